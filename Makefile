@@ -1,0 +1,52 @@
+# The first command creates the virtual environment $(VENV); later ones reuse it.
+# Another interpreter or place: make test PYTHON=python3.12 VENV=/some/where
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format types imports check clean
+
+help:  ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: $(INSTALLED)  ## simulate genomes, pretrain a small model on them, show what it learned
+	$(BIN)/python -m spacescale.testing.demo
+
+test: $(INSTALLED)  ## the default tests (CPU)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(INSTALLED)  ## repair style and formatting
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: $(INSTALLED)  ## static types
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+imports: $(INSTALLED)  ## the floors: which part may import which
+	$(BIN)/lint-imports
+
+check: lint types imports test  ## all of the above
+
+clean:  ## remove caches and build products; keeps $(VENV) and runs
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# torch comes first and alone: its pin decides, and no later package brings another one.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, but '$(PYTHON)' is not; name one: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' failed; on Debian or Ubuntu: apt-get install python3-venv make" >&2; \
+	  exit 1; }
+	$(BIN)/python -m pip install -c constraints.txt torch
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@
