@@ -1,0 +1,331 @@
+"""Run configuration: frozen models, presets and `section.field=value` overrides.
+
+Two configuration worlds do not overlap. DeepSpeed's JSON owns ZeRO, precision, micro-batch,
+accumulation and clipping; everything here is ours: model, data, losses, schedule, run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from spacescale.errors import UserError
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelConfig(_Section):
+    """Shape of a SPACE model. Paper: arXiv 2506.01833; defaults are those of the large model."""
+
+    species: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="species name → assay (profile type) of each of its tracks, in head order; "
+        "filled from the data sets at the start of a run",
+    )
+    seq_length: int = Field(default=131_072, gt=0, description="bp of sequence the model sees")
+    target_length: int = Field(default=896, gt=0, description="bins predicted, centred")
+    num_downsamples: int = Field(default=7, ge=2, description="halvings; a bin is 2**this bp")
+    dim: int = Field(default=1536, gt=0, description="channels of the transformer")
+    dim_divisible_by: int = Field(default=128, gt=0, description="rounding of tower channels")
+    depth: int = Field(default=11, ge=1, description="transformer blocks")
+    heads: int = Field(default=8, gt=0, description="attention heads")
+    attn_dim_key: int = Field(default=64, gt=0, description="key and query width per head")
+    species_num_experts: int = Field(
+        default=4, ge=0, description="experts of each block's cross-species MoE; 0 = one dense FFN"
+    )
+    species_top_k: int = Field(default=3, ge=1, description="experts chosen per token")
+    tracks_num_experts: int = Field(
+        default=8, ge=0, description="experts of the profile-grouped decoder; 0 = no decoder"
+    )
+    tracks_top_k: int = Field(default=3, ge=1, description="experts chosen per track and group")
+    groups_per_type: int = Field(default=2, ge=1, description="decoder gates per profile type")
+    dropout: Fraction = Field(default=0.4, description="residual and expert dropout")
+    attn_dropout: Fraction = Field(default=0.05, description="dropout of attention weights")
+    pos_dropout: Fraction = Field(default=0.01, description="dropout of the positional basis")
+
+    @property
+    def bin_size(self) -> int:
+        """Base pairs per output bin."""
+        return 2**self.num_downsamples
+
+    @property
+    def profile_types(self) -> tuple[str, ...]:
+        """Assays of all species, each once, sorted: the decoder's profile types."""
+        return tuple(sorted({assay for assays in self.species.values() for assay in assays}))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        if self.dim % self.heads:
+            raise ValueError(f"model.dim={self.dim} must be divisible by heads={self.heads}")
+        if (self.dim // self.heads) % 6:
+            raise ValueError(
+                f"model.dim={self.dim} / heads={self.heads} = {self.dim // self.heads} must be "
+                "divisible by 6 (the positional basis has 3 families in 2 symmetries)"
+            )
+        if 0 < self.species_num_experts < self.species_top_k:
+            raise ValueError(
+                f"model.species_top_k={self.species_top_k} exceeds "
+                f"species_num_experts={self.species_num_experts}"
+            )
+        if 0 < self.tracks_num_experts < self.tracks_top_k:
+            raise ValueError(
+                f"model.tracks_top_k={self.tracks_top_k} exceeds "
+                f"tracks_num_experts={self.tracks_num_experts}"
+            )
+        if self.dim % self.dim_divisible_by:
+            raise ValueError(
+                f"model.dim={self.dim} must be divisible by "
+                f"dim_divisible_by={self.dim_divisible_by}"
+            )
+        self._check_crop()
+        return self
+
+    def _check_crop(self) -> None:
+        """As many whole bins must be cropped on the left as on the right, or labels shift."""
+        span = self.target_length * self.bin_size
+        excess, step = self.seq_length - span, 2 * self.bin_size
+        if excess < 0 or excess % step:
+            below = span + excess // step * step
+            fits = f"{below} or {below + step}" if excess > 0 else str(span)
+            raise ValueError(
+                f"model.seq_length={self.seq_length} bp must be target_length={self.target_length} "
+                f"bins of {self.bin_size} bp plus equal whole bins on both sides; {fits} would do"
+            )
+
+
+class LossConfig(_Section):
+    """Weights of the loss terms (paper, section 3.4)."""
+
+    mi_weight: NonNegative = Field(default=0.01, description="species–expert mutual information")
+    z_weight: NonNegative = Field(
+        default=0.001,
+        description="mean square of a layer's gate logits, over all species and types (the "
+        "released code adds up one mean per species, and per type in the decoder)",
+    )
+    cv_weight: NonNegative = Field(default=0.005, description="squared variation of expert usage")
+    species_weight: dict[str, NonNegative] = Field(
+        default_factory=dict,
+        description="weight of a species' Poisson loss, 1 where not named; noisy or sparse data "
+        "otherwise rule the shared trunk",
+    )
+    track_scale: Literal["mean", "none"] = Field(
+        default="mean",
+        description="'mean' divides every target by its track's training mean, so that loud and "
+        "quiet tracks weigh the same; 'none' trains on the stored values",
+    )
+
+
+class OptimConfig(_Section):
+    """AdamW with linear warm-up and cosine decay."""
+
+    lr: Annotated[float, Field(gt=0)] = Field(default=5e-4, description="peak learning rate")
+    weight_decay: NonNegative = Field(default=0.01, description="not on biases, norms, tokens")
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    max_steps: int = Field(default=50_000, ge=1, description="optimiser steps of the whole run")
+    warmup_steps: int = Field(default=5_000, ge=0, description="linear from 0 to lr")
+    final_lr_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="learning rate at max_steps as a fraction of lr"
+    )
+
+    @model_validator(mode="after")
+    def _peak_is_reached(self) -> OptimConfig:
+        if self.warmup_steps > self.max_steps:
+            raise ValueError(
+                f"optim.warmup_steps={self.warmup_steps} exceeds max_steps={self.max_steps}; "
+                "set it too"
+            )
+        return self
+
+
+class DataConfig(_Section):
+    """Which windows are read, in what proportion, and how they are augmented."""
+
+    paths: tuple[str, ...] = Field(
+        default=(), description="species folders, or folders of them; none = the embedded set"
+    )
+    micro_batch_size: int = Field(
+        default=1,
+        ge=1,
+        description="windows per process and micro-step where DeepSpeed's JSON says 'auto'",
+    )
+    species_balance: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1.0,
+        description="1 = every species equally often; 0 = in proportion to its windows",
+    )
+    shift_bp: int = Field(default=3, ge=0, description="sequence shift drawn from ±this")
+    reverse_complement: bool = Field(default=True, description="flip half of the windows")
+    roll_targets_windows: int = Field(
+        default=0,
+        ge=0,
+        description="control experiment: training targets are those of the window this many "
+        "places further on the same chromosome (0 = off)",
+    )
+    num_workers: int = Field(default=0, ge=0, description="reader processes per rank")
+
+
+class ParallelConfig(_Section):
+    """How the experts are spread over processes."""
+
+    ep_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto",
+        description="processes that share one set of experts; 'auto' = the largest common "
+        "divisor of processes and experts up to max_ep_size",
+    )
+    max_ep_size: int = Field(default=2, ge=1, description="upper bound of 'auto'")
+
+
+class RunConfig(_Section):
+    """Seeds, intervals and what is kept."""
+
+    seed: int = Field(default=0, ge=0)
+    log_every: int = Field(default=10, ge=1, description="steps between logged points")
+    valid_every: int = Field(default=500, ge=1, description="steps between validations")
+    valid_windows: int = Field(default=128, ge=1, description="at most this many per species")
+    save_every: int = Field(default=500, ge=1, description="steps between checkpoints")
+    keep_last: int = Field(default=2, ge=1, description="checkpoints kept beside the best")
+    max_nonfinite_steps: int = Field(
+        default=3, ge=1, description="non-finite steps in a row that end the run"
+    )
+
+
+class Config(_Section):
+    """The whole configuration of one run; stored in every checkpoint."""
+
+    preset: str = "space_large"
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    data: DataConfig = DataConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    run: RunConfig = RunConfig()
+
+
+# Each preset names only what differs from the defaults above (the published large model).
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "space_large": {
+        "model": {"seq_length": 196_608},
+        "data": {"micro_batch_size": 2, "num_workers": 4},
+    },
+    "space_small": {
+        "model": {"dim": 768, "tracks_num_experts": 10},
+        "data": {"micro_batch_size": 2, "num_workers": 4},
+    },
+    "space_tiny": {
+        "model": {
+            "seq_length": 16_384,
+            "target_length": 112,
+            "dim": 192,
+            "dim_divisible_by": 16,
+            "depth": 4,
+            "heads": 4,
+            "attn_dim_key": 32,
+            "dropout": 0.1,
+        },
+        "optim": {"lr": 1e-3, "max_steps": 1200, "warmup_steps": 50},
+        "data": {"micro_batch_size": 2},
+        "run": {"valid_every": 250, "save_every": 250},
+    },
+    "space_demo": {
+        "model": {
+            "seq_length": 2048,
+            "target_length": 48,
+            "num_downsamples": 5,
+            "dim": 96,
+            "dim_divisible_by": 16,
+            "depth": 2,
+            "heads": 4,
+            "attn_dim_key": 16,
+            "dropout": 0.1,
+        },
+        "optim": {"lr": 2e-3, "max_steps": 600, "warmup_steps": 50},
+        "data": {"micro_batch_size": 12},
+        "run": {"valid_every": 150, "save_every": 150},
+    },
+}
+FROM_DATA = {("data", "paths"), ("model", "species")}
+EMBEDDED_PRESET, DEFAULT_PRESET = "space_demo", "space_tiny"
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Return ' (did you mean X?)' for the known name nearest to `name`, or ''."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def build_config(preset: str, overrides: list[str]) -> Config:
+    """Build a run's configuration from a preset and `section.field=value` overrides.
+
+    Values are read as JSON where they parse as JSON, else as text.
+    Raises UserError naming the preset, section, field or value that is wrong and what is allowed.
+    """
+    if preset not in PRESETS:
+        known = sorted(PRESETS)
+        raise UserError(
+            f"unknown preset {preset!r}{nearest(preset, known)}; there are: {', '.join(known)}"
+        )
+    values: dict[str, Any] = {
+        "preset": preset,
+        **{section: dict(fields) for section, fields in PRESETS[preset].items()},
+    }
+    for override in overrides:
+        section, field, value = _parse_override(override)
+        values.setdefault(section, {})[field] = value
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(error)) from None
+
+
+def _parse_override(override: str) -> tuple[str, str, Any]:
+    key, equals, text = override.partition("=")
+    section, dot, field = key.partition(".")
+    if not equals or not dot:
+        raise UserError(
+            f"{override!r} is not an override; expected section.field=value, "
+            "for example optim.lr=1e-3"
+        )
+    sections = {
+        name: info.annotation
+        for name, info in Config.model_fields.items()
+        if isinstance(info.annotation, type) and issubclass(info.annotation, _Section)
+    }
+    if section not in sections:
+        raise UserError(
+            f"{override!r}: unknown section {section!r}{nearest(section, list(sections))}; "
+            f"there are: {', '.join(sections)}"
+        )
+    fields = list(sections[section].model_fields)
+    if field not in fields:
+        raise UserError(
+            f"{override!r}: section {section!r} has no field {field!r}{nearest(field, fields)}; "
+            f"there are: {', '.join(fields)}"
+        )
+    if (section, field) in FROM_DATA:
+        raise UserError(f"{override!r}: {section}.{field} comes from --data; leave it out")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    return section, field, value
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        where = ".".join(str(part) for part in problem["loc"] if part != "constrained-int")
+        message = problem["msg"].removeprefix("Value error, ")
+        shown = problem["input"]
+        if problem["type"] == "value_error" or isinstance(shown, dict | BaseModel):
+            lines.append(message)
+        else:
+            lines.append(f"{where}={shown!r}: {message}")
+    return "; ".join(dict.fromkeys(lines))

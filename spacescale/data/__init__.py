@@ -1,0 +1,1 @@
+"""Species datasets on disk: format, writer, reader. README.md describes every file."""

@@ -1,0 +1,1 @@
+"""Genomes and signal tracks as files: bases, contigs, coverage, targets tables. NumPy only."""

@@ -1,0 +1,65 @@
+"""Bases as integer codes: A 0, C 1, G 2, T 3, N (unknown) 4, always uint8."""
+
+import numpy as np
+
+from spacescale.errors import UserError
+
+A, C, G, T, N = range(5)
+_AMBIGUOUS, _INVALID = 5, 255
+# An alphabet that spends this share of its letters outside ACGTN is not DNA.
+_PROTEIN_SHARE = 0.2
+
+
+def _letter_table() -> bytes:
+    table = bytearray([_INVALID]) * 256
+    for code, letter in enumerate("ACGTN"):
+        table[ord(letter)] = table[ord(letter.lower())] = code
+    for letter in "RYSWKMBDHV":
+        table[ord(letter)] = table[ord(letter.lower())] = _AMBIGUOUS
+    return bytes(table)
+
+
+_LETTERS = _letter_table()
+_COMPLEMENT = np.array([T, G, C, A, N], dtype=np.uint8)
+
+
+def encode(sequence: str | bytes, name: str = "sequence") -> np.ndarray:
+    """Return the codes, uint8 [L], of a DNA string of L letters, upper or lower case.
+
+    IUPAC ambiguity letters become N. Any other character raises UserError
+    naming `name` and the 1-based position.
+    """
+    return encode_counting(sequence, name)[0]
+
+
+def encode_counting(sequence: str | bytes, name: str = "sequence") -> tuple[np.ndarray, int]:
+    """Like `encode`, and also return how many IUPAC ambiguity letters became N."""
+    letters = sequence.encode("utf-8") if isinstance(sequence, str) else sequence
+    codes = np.frombuffer(bytearray(letters.translate(_LETTERS)), dtype=np.uint8)
+    ambiguous = codes == _AMBIGUOUS
+    num_ambiguous = int(np.count_nonzero(ambiguous))
+    _refuse_other_alphabets(letters, codes, num_ambiguous, name)
+    codes[ambiguous] = N
+    return codes, num_ambiguous
+
+
+def _refuse_other_alphabets(
+    letters: bytes, codes: np.ndarray, num_ambiguous: int, name: str
+) -> None:
+    invalid = np.flatnonzero(codes == _INVALID)
+    foreign = invalid.size + num_ambiguous
+    if foreign > _PROTEIN_SHARE * len(letters) and letters.replace(b"*", b"").isalpha():
+        raise UserError(
+            f"{name}: {100 * foreign / len(letters):.0f} % of the letters are not ACGTN; "
+            "is this a protein sequence?"
+        )
+    if invalid.size:
+        position = int(invalid[0])
+        raise UserError(
+            f"{name}:{position + 1} has {chr(letters[position])!r}, which is no DNA letter"
+        )
+
+
+def reverse_complement(codes: np.ndarray) -> np.ndarray:
+    """Reverse the last axis of codes, uint8 [..., L], and swap A with T, C with G; N stays."""
+    return _COMPLEMENT[codes[..., ::-1]]

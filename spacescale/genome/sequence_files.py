@@ -1,0 +1,97 @@
+"""Read genomes from FASTA (plain, gzip, bgzip) or 2bit; nothing is written beside the file."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from spacescale.errors import UserError
+from spacescale.genome.dna import encode_counting
+from spacescale.genome.two_bit import is_two_bit, two_bit_records
+
+_GZIP = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class Genome:
+    """A whole genome in memory, one byte a base.
+
+    contigs: {name: codes, uint8 [length]} in the order of the file.
+    num_ambiguous: IUPAC letters that were read as N.
+    """
+
+    path: Path
+    contigs: dict[str, np.ndarray]
+    num_ambiguous: int
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Length in bp of each contig, in the order of the file."""
+        return {name: codes.size for name, codes in self.contigs.items()}
+
+
+def read_genome(path: Path) -> Genome:
+    """Read every contig of a FASTA (.gz too) or 2bit file; the content decides, not the name.
+
+    Contig names end at the first blank. Raises UserError, naming file and contig, for a missing,
+    empty, truncated or binary file, text without a header, an empty or repeated contig, letters
+    that are no DNA.
+    """
+    contigs: dict[str, np.ndarray] = {}
+    num_ambiguous = 0
+    for name, letters in _records(path):
+        if name in contigs:
+            raise UserError(f"{path}: contig {name!r} occurs twice")
+        if not letters:
+            raise UserError(f"{path}: contig {name!r} is empty")
+        contigs[name], ambiguous = encode_counting(letters, f"{path}: {name}")
+        num_ambiguous += ambiguous
+    if not contigs:
+        raise UserError(f"{path} holds no sequence")
+    return Genome(path, contigs, num_ambiguous)
+
+
+def _records(path: Path) -> Iterator[tuple[str, bytes]]:
+    if not path.is_file():
+        raise UserError(f"no such FASTA or 2bit file: {path}")
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if not magic:
+        raise UserError(f"{path} is an empty file")
+    if is_two_bit(magic):
+        return two_bit_records(path)
+    return _fasta_records(path, gzip.open if magic.startswith(_GZIP) else Path.open)
+
+
+def _fasta_records(path: Path, opener) -> Iterator[tuple[str, bytes]]:
+    try:
+        with opener(path, "rb") as file:
+            yield from _parse_fasta(path, file)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} is a damaged or truncated gzip file ({error})") from error
+
+
+def _parse_fasta(path: Path, file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+    name, parts = None, []
+    for number, line in enumerate(file, start=1):
+        if line.startswith(b">"):
+            if name is not None:
+                yield name, b"".join(parts)
+            name, parts = _contig_name(path, number, line), []
+        elif name is not None:
+            parts.append(line.rstrip())
+        elif line.strip():
+            raise UserError(f"{path}:{number}: expected a FASTA header line '>name'")
+    if name is not None:
+        yield name, b"".join(parts)
+
+
+def _contig_name(path: Path, number: int, line: bytes) -> str:
+    words = line[1:].split(maxsplit=1)
+    if not words:
+        raise UserError(f"{path}:{number}: a FASTA header without a name")
+    return words[0].decode("utf-8", errors="replace")
