@@ -1,0 +1,50 @@
+"""Feed-forward experts stored as stacked tensors.
+
+Shapes: R rows, E experts, D dim, H hidden width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class StackedExperts(nn.Module):
+    """E two-layer ReLU experts D → H → D with biases, applied to rows sorted by expert.
+
+    The parameters are named after the three tensors that DeepSpeed's expert-parallel checkpoints
+    know: w1 (E, H, D), w2 (E, D, H), and w3 (E, 1, H + D), which holds both biases.
+    """
+
+    def __init__(self, num_experts: int, dim: int, hidden: int, dropout: float, out_dropout: bool):
+        super().__init__()
+        self.dim, self.hidden = dim, hidden
+        bound_in, bound_out = dim**-0.5, hidden**-0.5
+        self.w1 = nn.Parameter(torch.empty(num_experts, hidden, dim).uniform_(-bound_in, bound_in))
+        self.w2 = nn.Parameter(
+            torch.empty(num_experts, dim, hidden).uniform_(-bound_out, bound_out)
+        )
+        self.w3 = nn.Parameter(
+            torch.cat(
+                [
+                    torch.empty(num_experts, 1, hidden).uniform_(-bound_in, bound_in),
+                    torch.empty(num_experts, 1, dim).uniform_(-bound_out, bound_out),
+                ],
+                dim=2,
+            )
+        )
+        self.hidden_dropout = nn.Dropout(dropout)
+        self.out_dropout = nn.Dropout(dropout if out_dropout else 0.0)
+
+    @property
+    def num_experts(self) -> int:
+        """Experts held here (all of them, or this process's share)."""
+        return self.w1.shape[0]
+
+    def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
+        """(R, D) rows, the first counts[0] for expert 0 and so on → (R, D)."""
+        bias_in, bias_out = self.w3.split([self.hidden, self.dim], dim=2)
+        outputs = []
+        for expert, chunk in enumerate(rows.split(counts)):
+            h = F.relu(F.linear(chunk, self.w1[expert], bias_in[expert, 0]))
+            outputs.append(F.linear(self.hidden_dropout(h), self.w2[expert], bias_out[expert, 0]))
+        return self.out_dropout(torch.cat(outputs))

@@ -1,0 +1,79 @@
+"""The cross-species mixture of experts of each transformer block (paper, section 3.2).
+
+Shapes: B batch, N tokens, D dim, E experts, K top-k, R = B·N·K routed rows.
+Router, experts and the exchange of rows are kept apart: expert parallelism replaces
+`RoutedExperts` and nothing else.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from spacescale.model.experts import StackedExperts
+from spacescale.model.router import RoutingSums, SpeciesRouter
+
+
+class RoutedExperts(nn.Module):
+    """All experts in this process: sort rows by expert, run, add back with the gate weights."""
+
+    def __init__(self, experts: StackedExperts):
+        super().__init__()
+        self.experts = experts
+
+    def forward(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        """Tokens (T, D), chosen experts (T, K), gate weights (T, K) → weighted sum (T, D)."""
+        rows, order, counts = sort_by_expert(x, chosen, self.experts.num_experts)
+        return combine(self.experts(rows, counts.tolist()), order, weights, x)
+
+
+def sort_by_expert(x: Tensor, chosen: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Repeat each token for its K experts and sort the rows by expert.
+
+    x (T, D), chosen (T, K). Returns rows (T·K, D), the order (T·K,) such that row i serves entry
+    order[i] of the flattened `chosen`, and the rows per expert (E,) int64.
+    """
+    flat = chosen.flatten()
+    order = torch.argsort(flat, stable=True)
+    return x[order // chosen.shape[1]], order, torch.bincount(flat, minlength=num_experts)
+
+
+def combine(rows: Tensor, order: Tensor, weights: Tensor, like: Tensor) -> Tensor:
+    """Undo `sort_by_expert`: add the weighted expert rows (T·K, D) to their tokens (T, D)."""
+    weighted = rows.float() * weights.flatten()[order, None]
+    out = torch.zeros_like(like, dtype=torch.float32)
+    return out.index_add(0, order // weights.shape[1], weighted).to(like.dtype)
+
+
+class SpeciesMoE(nn.Module):
+    """x + Σ gate · expert(LayerNorm(x)); the gate of the window's species sees x itself."""
+
+    def __init__(self, dim: int, num_species: int, num_experts: int, top_k: int, dropout: float):
+        super().__init__()
+        self.router = SpeciesRouter(dim, num_species, num_experts, top_k)
+        self.norm = nn.LayerNorm(dim)
+        self.mixture = RoutedExperts(
+            StackedExperts(num_experts, dim, 2 * dim, dropout, out_dropout=True)
+        )
+
+    def forward(self, x: Tensor, species: Tensor) -> tuple[Tensor, RoutingSums]:
+        """(B, N, D) of windows of species (B,) → (B, N, D) and the routing sums."""
+        routing = self.router(x, species)
+        out = self.mixture(
+            self.norm(x).flatten(0, 1), routing.experts.flatten(0, 1), routing.weights.flatten(0, 1)
+        )
+        return x + out.view_as(x), routing.sums
+
+
+class DenseFeedForward(nn.Module):
+    """The plain feed-forward block: x + FFN(LayerNorm(x)), no routing."""
+
+    def __init__(self, dim: int, dropout: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.input = nn.Linear(dim, 2 * dim)
+        self.output = nn.Linear(2 * dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, species: Tensor) -> tuple[Tensor, None]:
+        """(B, N, D) → (B, N, D); `species` is not used."""
+        h = self.dropout(torch.relu(self.input(self.norm(x))))
+        return x + self.dropout(self.output(h)), None

@@ -1,0 +1,275 @@
+"""SPACE: convolutional trunk, species-aware transformer, profile-grouped decoder.
+
+Shapes: B batch (all species together), L bases, N bins, D dim, T tracks, E experts, S species.
+Paper: arXiv 2506.01833. Where the released code and the paper differ, the docstrings say which
+is followed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from spacescale.config import ModelConfig
+from spacescale.errors import UserError
+from spacescale.model.attention import Attention, positional_basis
+from spacescale.model.decoder import ProfileDecoder
+from spacescale.model.layers import (
+    GELU,
+    NUM_BASES,
+    AttentionPool,
+    ConvBlock,
+    ResidualConvBlock,
+    centre_crop,
+    one_hot,
+    tower_channels,
+)
+from spacescale.model.moe import DenseFeedForward, SpeciesMoE
+from spacescale.model.router import RoutingSums
+
+EXPORT_FORMAT, EXPORT_VERSION = "spacescale-model", 1
+
+
+@dataclass
+class SpaceOutput:
+    """Results of one forward pass, keyed by species name where they belong to one species."""
+
+    prediction: dict[str, Tensor]  # (B_s, N, T_s) float32, softplus applied
+    enhanced: dict[str, Tensor]  # the same of the decoder's prediction alone; {} without decoder
+    embedding: dict[str, Tensor]  # (B_s, N, 2D) final pointwise features
+    encoder_routing: list[RoutingSums]  # one per MoE block, rows = species
+    decoder_routing: RoutingSums | None  # rows = species × profile types, species-major
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm attention with residual, then the mixture of experts (or a dense FFN)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.dim)
+        self.attention = Attention(
+            config.dim,
+            heads=config.heads,
+            dim_key=config.attn_dim_key,
+            dropout=config.attn_dropout,
+            pos_dropout=config.pos_dropout,
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.moe: nn.Module
+        if config.species_num_experts:
+            self.moe = SpeciesMoE(
+                config.dim,
+                len(config.species),
+                config.species_num_experts,
+                config.species_top_k,
+                config.dropout,
+            )
+        else:
+            self.moe = DenseFeedForward(config.dim, config.dropout)
+
+    def forward(
+        self, x: Tensor, basis: Tensor, species: Tensor
+    ) -> tuple[Tensor, RoutingSums | None]:
+        """(B, N, D) → (B, N, D) and the routing sums, if routed."""
+        x = x + self.dropout(self.attention(self.norm(x), basis))
+        return self.moe(x, species)
+
+
+class Space(nn.Module):
+    """Predict every track of every species from DNA.
+
+    One pass through the shared trunk takes windows of several species; heads and decoder then
+    work on each species' own windows.
+    """
+
+    def __init__(self, config: ModelConfig):
+        """Build with fresh weights. Raises ValueError if the configuration names no species."""
+        super().__init__()
+        if not config.species:
+            raise ValueError("model.species is empty; a model needs at least one species")
+        self.config = config
+        self.species = tuple(config.species)
+        half = config.dim // 2
+        self.stem = nn.Sequential(
+            nn.Conv1d(NUM_BASES, half, 15, padding=7), ResidualConvBlock(half), AttentionPool(half)
+        )
+        channels = tower_channels(
+            half, config.dim, config.num_downsamples - 1, config.dim_divisible_by
+        )
+        self.conv_tower = nn.Sequential(
+            *(
+                nn.Sequential(ConvBlock(c_in, c, 5), ResidualConvBlock(c), AttentionPool(c))
+                for c_in, c in zip([half, *channels], channels, strict=False)
+            )
+        )
+        self.species_token = nn.Parameter(torch.randn(len(self.species), config.dim))
+        self.transformer = nn.ModuleList(TransformerBlock(config) for _ in range(config.depth))
+        self.pointwise = ConvBlock(config.dim, 2 * config.dim, 1)
+        self.pointwise_out = nn.Sequential(nn.Dropout(config.dropout / 8), GELU())
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(2 * config.dim, len(t)) for name, t in config.species.items()}
+        )
+        self.decoder: ProfileDecoder | None = None
+        if config.tracks_num_experts:
+            self._add_decoder(config)
+        self._basis: Tensor | None = None
+
+    def _add_decoder(self, config: ModelConfig) -> None:
+        types = config.profile_types
+        self.decoder = ProfileDecoder(
+            config.dim,
+            config.target_length,
+            len(types),
+            config.groups_per_type,
+            config.tracks_num_experts,
+            config.tracks_top_k,
+            config.dropout,
+        )
+        for name, assays in config.species.items():
+            self.register_buffer(
+                f"track_types_{name}",
+                torch.tensor([types.index(assay) for assay in assays]),
+                persistent=False,
+            )
+
+    def forward(self, codes: dict[str, Tensor]) -> SpaceOutput:
+        """Predict tracks from base codes, species name → (B_s, L) uint8.
+
+        Raises ValueError naming an unknown species.
+        """
+        if not codes:
+            raise ValueError("an empty batch: give the sequences of at least one species")
+        if unknown := set(codes) - set(self.species):
+            raise ValueError(f"species {sorted(unknown)}: this model knows {list(self.species)}")
+        present = [name for name in self.species if name in codes]
+        sizes = [codes[name].shape[0] for name in present]
+        species = torch.repeat_interleave(
+            torch.tensor([self.species.index(name) for name in present]), torch.tensor(sizes)
+        ).to(self.species_token.device)
+        features, state, encoder_routing = self._trunk(
+            torch.cat([codes[name] for name in present]), species
+        )
+        features = features + self._touch_absent_heads(present)
+        output = SpaceOutput({}, {}, {}, encoder_routing, None)
+        decoder_sums = {}
+        for name, f, s in zip(present, features.split(sizes), state.split(sizes), strict=True):
+            base = self.heads[name](f).float()  # (B_s, N, T_s)
+            output.embedding[name] = f
+            if self.decoder is None:
+                output.prediction[name] = F.softplus(base)
+                continue
+            enhanced, decoder_sums[name] = self.decoder(
+                base, f, s, getattr(self, f"track_types_{name}")
+            )
+            output.enhanced[name] = F.softplus(enhanced.float())
+            output.prediction[name] = F.softplus((base + enhanced.float()) / 2)
+        if decoder_sums:
+            output.decoder_routing = self._stack_species(decoder_sums)
+        return output
+
+    def _trunk(self, codes: Tensor, species: Tensor) -> tuple[Tensor, Tensor, list[RoutingSums]]:
+        """Codes (B, L) → features (B, N, 2D), the species token's final state (B, D), routing."""
+        x = one_hot(codes, self.species_token.dtype)
+        x = self.conv_tower(self.stem(x)).transpose(1, 2)  # (B, bins, D)
+        # The released code appends the token at the end (the paper draws it in front).
+        x = torch.cat([x, self.species_token[species][:, None].to(x.dtype)], dim=1)
+        basis = self._positional_basis(x.shape[1], x.device)
+        routing = []
+        for block in self.transformer:
+            x, sums = block(x, basis, species)
+            if sums is not None:
+                routing.append(sums)
+        x, state = x[:, :-1], x[:, -1]
+        x = centre_crop(x, self.config.target_length)
+        x = self.pointwise(x.transpose(1, 2)).transpose(1, 2)
+        return self.pointwise_out(x), state, routing
+
+    def _positional_basis(self, num_positions: int, device: torch.device) -> Tensor:
+        """The basis depends on the length alone: computed once, for all blocks and steps."""
+        basis = self._basis
+        if basis is None or basis.shape[0] != 2 * num_positions - 1 or basis.device != device:
+            with torch.inference_mode(False):  # it is kept, and later passes may need gradients
+                basis = positional_basis(
+                    num_positions, self.config.dim // self.config.heads, device
+                )
+            self._basis = basis
+        return basis
+
+    def _touch_absent_heads(self, present: list[str]) -> Tensor:
+        """Zero that depends on the heads of species without windows here.
+
+        Data-parallel gradient buckets are only sound when the same parameters take part in every
+        process (DeepSpeed ZeRO-2 packs gradients in the order in which they arrive).
+        """
+        zero = self.species_token.new_zeros(())
+        for name, head in self.heads.items():
+            if name not in present:
+                zero = zero + 0.0 * sum(p.sum() for p in head.parameters())
+        return zero
+
+    def _stack_species(self, sums: dict[str, RoutingSums]) -> RoutingSums:
+        some = next(iter(sums.values()))
+        absent = RoutingSums(*(torch.zeros_like(part) for part in some))
+        rows = [sums.get(name, absent) for name in self.species]
+        return RoutingSums(
+            gate_mass=torch.cat([r.gate_mass for r in rows]),
+            logit_squares=torch.stack([r.logit_squares for r in rows]).sum(),
+            num_logits=torch.stack([r.num_logits for r in rows]).sum(),
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Space:
+        """Load a folder written by `spacescale convert`, in evaluation mode, on the CPU.
+
+        Reads `config.json` and `model.safetensors`. Raises UserError naming the file and what is
+        missing, unexpected or of another shape.
+        """
+        folder = Path(folder)
+        config = ModelConfig.model_validate(read_export(folder)["model"])
+        weights_file = folder / "model.safetensors"
+        if not weights_file.is_file():
+            raise UserError(f"{weights_file}: no such file")
+        model = cls(config)
+        load_weights(model, load_file(weights_file), str(weights_file))
+        return model.eval()
+
+
+def read_export(folder: Path) -> dict[str, Any]:
+    """Read an export's `config.json`; UserError if it is missing or not one of ours."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected a folder written by `spacescale convert`")
+    try:
+        payload = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from None
+    found = payload.get("format"), payload.get("format_version")
+    if found != (EXPORT_FORMAT, EXPORT_VERSION):
+        raise UserError(
+            f"{path}: format {found[0]!r} version {found[1]!r}; "
+            f"expected {EXPORT_FORMAT!r} version {EXPORT_VERSION}"
+        )
+    return payload
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Load a complete state dict; UserError names the first keys that do not fit."""
+    own = model.state_dict()
+    problems = [f"missing {key}" for key in own.keys() - weights.keys()]
+    problems += [f"unexpected {key}" for key in weights.keys() - own.keys()]
+    problems += [
+        f"{key} is {tuple(weights[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own.keys() & weights.keys()
+        if own[key].shape != weights[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise UserError(f"{source}: {'; '.join(sorted(problems)[:5])}{more}")
+    model.load_state_dict(weights)
