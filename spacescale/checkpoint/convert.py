@@ -1,0 +1,65 @@
+"""Export a checkpoint as plain PyTorch weights, proved equal before it is called done."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from spacescale import __version__
+from spacescale.checkpoint import layout
+from spacescale.checkpoint.consolidate import load_space
+from spacescale.checkpoint.probe import compare_with_probe, predict_probe
+from spacescale.errors import UserError
+from spacescale.model.space import EXPORT_FORMAT, EXPORT_VERSION, Space
+
+
+def convert(source: Path, out: Path) -> float:
+    """Write `model.safetensors`, `config.json` and `tracks/*.tsv` of a checkpoint to `out`.
+
+    `source` is a checkpoint or a run folder (then its best checkpoint). The folder is first
+    written beside `out`, loaded back, and its predictions for the checkpoint's probe compared with
+    those the distributed model made when it was saved; returns the largest relative difference.
+    Raises UserError, leaving nothing behind, if they differ or `out` exists.
+    """
+    checkpoint = layout.find_checkpoint(source, "best")
+    if checkpoint is None:
+        raise UserError(f"{source}: no checkpoint here")
+    if out.exists():
+        raise UserError(f"{out}: already exists; choose another --out")
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        _write_export(checkpoint, partial)
+        model = Space.from_pretrained(partial)
+        predictions = predict_probe(model, model.config, torch.device("cpu"))
+        difference = compare_with_probe(checkpoint / "probe.safetensors", predictions)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return difference
+
+
+def _write_export(checkpoint: Path, folder: Path) -> None:
+    model, config = load_space(checkpoint)
+    state = layout.read_state(checkpoint)
+    save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    payload = {
+        "format": EXPORT_FORMAT,
+        "format_version": EXPORT_VERSION,
+        "model": config.model.model_dump(mode="json"),
+        "track_scale": config.loss.track_scale,
+        "trained": {
+            "step": state["step"],
+            "metrics": state["metrics"],
+            "data_manifests": state["data_manifests"],
+            "versions": state["versions"],
+            "exported_with": __version__,
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(payload, indent=1))
+    shutil.copytree(checkpoint / "tracks", folder / "tracks")

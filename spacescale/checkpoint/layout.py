@@ -1,0 +1,124 @@
+"""Names, manifest and atomic pointers of a run folder (README.md beside this file)."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from spacescale.data.checksums import sha256
+from spacescale.errors import UserError
+
+FORMAT, VERSION = "spacescale-checkpoint", 1
+PARTIAL = ".partial"
+
+
+def checkpoints_folder(output: Path) -> Path:
+    """Where a run keeps its checkpoints."""
+    return output / "checkpoints"
+
+
+def step_name(step: int) -> str:
+    """Folder name of the checkpoint of an optimiser step."""
+    return f"step-{step:08d}"
+
+
+def lock_run(output: Path) -> IO[str]:
+    """Hold the run folder for this process until it ends; UserError if another run holds it."""
+    output.mkdir(parents=True, exist_ok=True)
+    handle = (output / "run.lock").open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{output}: in use by another run; choose another --output") from None
+    return handle
+
+
+def holds_run(output: Path) -> bool:
+    """Whether a run was started in this folder."""
+    return (output / "config.json").exists() or checkpoints_folder(output).exists()
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace a small file so that readers see the old or the new one, even after a crash."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+
+
+def write_manifest(folder: Path) -> None:
+    """List every file of a checkpoint with size and sha256, after syncing it to disk."""
+    files = {}
+    for path in _files(folder):
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+        files[path.relative_to(folder).as_posix()] = {
+            "bytes": path.stat().st_size,
+            "sha256": sha256(path),
+        }
+    text = json.dumps({"format": FORMAT, "format_version": VERSION, "files": files}, indent=1)
+    write_text_atomically(folder / "manifest.json", text)
+
+
+def verify(folder: Path) -> None:
+    """Hold a checkpoint against its manifest. UserError names the first file that differs."""
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        raise UserError(f"{folder}: not a complete checkpoint (no manifest.json)")
+    payload = json.loads(manifest.read_text())
+    if (payload.get("format"), payload.get("format_version")) != (FORMAT, VERSION):
+        raise UserError(
+            f"{manifest}: format {payload.get('format')!r} version "
+            f"{payload.get('format_version')!r}; expected {FORMAT!r} version {VERSION}"
+        )
+    for name, expected in payload["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing from the checkpoint")
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            raise UserError(f"{path}: {size} bytes, expected {expected['bytes']}")
+        if sha256(path) != expected["sha256"]:
+            raise UserError(f"{path}: damaged (its sha256 differs from the manifest's)")
+
+
+def find_checkpoint(path: Path, pointer: str = "latest") -> Path | None:
+    """Resolve a checkpoint folder, a run folder, or its checkpoints folder to one checkpoint.
+
+    A run stands for the one that `pointer` names: 'latest', or 'best' (the latest if there is no
+    best). None where there is no checkpoint at all.
+    """
+    if (path / "spacescale.json").is_file():
+        return path
+    folder = checkpoints_folder(path) if checkpoints_folder(path).is_dir() else path
+    for name in (pointer, "latest"):
+        if (folder / name).is_file():
+            found = folder / (folder / name).read_text().strip()
+            if not found.is_dir():
+                raise UserError(f"{folder / name}: names {found.name!r}, which does not exist")
+            return found
+    return None
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read a checkpoint's `spacescale.json`."""
+    path = folder / "spacescale.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: not a spacescale checkpoint (no spacescale.json)")
+    return json.loads(path.read_text())

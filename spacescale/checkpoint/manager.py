@@ -1,0 +1,220 @@
+"""Save and resume the whole training state: weights, optimiser, random state, position."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from safetensors.torch import load_file, save_file
+
+from spacescale import __version__
+from spacescale.checkpoint import layout
+from spacescale.checkpoint.probe import predict_probe, write_probe
+from spacescale.config import Config, LossConfig, RunConfig
+from spacescale.errors import UserError
+from spacescale.genome.tracks import Track, write_tracks
+from spacescale.model.space import Space
+from spacescale.parallel import comm
+
+# What a resumed run may change without a word, and what it may change but hears about. Everything
+# else shapes the model, the optimiser's state or the order of the data.
+FREE_SETTINGS = {
+    ("data", "paths"),
+    ("data", "num_workers"),
+    *(("run", name) for name in RunConfig.model_fields if name != "seed"),
+}
+CHANGEABLE_SETTINGS = {
+    *(("loss", name) for name in LossConfig.model_fields),
+    *(("optim", name) for name in ("lr", "max_steps", "warmup_steps", "final_lr_fraction")),
+}
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointManager:
+    """Writes a run's checkpoints and keeps the last few and the best."""
+
+    def __init__(
+        self,
+        output: Path,
+        config: Config,
+        tracks: dict[str, list[Track]],
+        engine: deepspeed.DeepSpeedEngine,
+        ep_size: int,
+        data_manifests: dict[str, str],
+        model: Space,
+        device: torch.device,
+    ):
+        self.folder = layout.checkpoints_folder(output)
+        self.config, self.tracks, self.engine = config, tracks, engine
+        self.ep_size, self.data_manifests = ep_size, data_manifests
+        self.model, self.device = model, device
+
+    def save(self, step: int, metrics: dict[str, float], best_score: float, is_best: bool) -> Path:
+        """Write the checkpoint of an optimiser step; returns its folder once `latest` names it.
+
+        All ranks call it together. `metrics` are the last validation's, `best_score` the best
+        validation's so far. The previous checkpoint stays intact until the new one is complete.
+        """
+        name = layout.step_name(step)
+        partial = self.folder / (name + layout.PARTIAL)
+        comm.on_main(lambda: shutil.rmtree(partial, ignore_errors=True))
+        self.engine.save_checkpoint(str(self.folder), tag=partial.name, save_latest=False)
+        save_file(_random_state(), partial / f"rng-{comm.rank():05d}.safetensors")
+        probe = predict_probe(self.model, self.config.model, self.device)
+        comm.barrier()
+        state = self._state(step, metrics, best_score)
+        comm.on_main(lambda: self._complete(partial, state, probe, is_best))
+        return self.folder / name
+
+    def _complete(
+        self,
+        partial: Path,
+        state: dict[str, Any],
+        probe: dict[str, torch.Tensor],
+        is_best: bool,
+    ) -> None:
+        write_probe(partial / "probe.safetensors", probe)
+        for species, tracks in self.tracks.items():
+            (partial / "tracks").mkdir(exist_ok=True)
+            write_tracks(partial / "tracks" / f"{species}.tsv", tracks)
+        (partial / "spacescale.json").write_text(json.dumps(state, indent=1, allow_nan=False))
+        layout.write_manifest(partial)
+        final = partial.with_name(layout.step_name(state["step"]))
+        shutil.rmtree(final, ignore_errors=True)
+        partial.replace(final)
+        layout.write_text_atomically(self.folder / "latest", final.name)
+        for script in ("zero_to_fp32.py", "zero_to_torch.py"):
+            # DeepSpeed leaves these; they fail on expert files. `spacescale convert` is the way.
+            (self.folder / script).unlink(missing_ok=True)
+        if is_best:
+            layout.write_text_atomically(self.folder / "best", final.name)
+        self._remove_old()
+
+    def _state(self, step: int, metrics: dict[str, float], best_score: float) -> dict[str, Any]:
+        return {
+            "format": layout.FORMAT,
+            "format_version": layout.VERSION,
+            "step": step,
+            "metrics": {k: v if math.isfinite(v) else None for k, v in metrics.items()},
+            "best_score": best_score if math.isfinite(best_score) else None,
+            "config": self.config.model_dump(mode="json"),
+            "layout": self._layout(),
+            "data_manifests": self.data_manifests,
+            "versions": {
+                "spacescale": __version__,
+                "torch": torch.__version__,
+                "deepspeed": deepspeed.__version__,
+            },
+        }
+
+    def _remove_old(self) -> None:
+        pointers = (self.folder / name for name in ("latest", "best"))
+        keep = {pointer.read_text().strip() for pointer in pointers if pointer.is_file()}
+        steps = sorted(self.folder.glob("step-*"))
+        partial = [p for p in steps if p.name.endswith(layout.PARTIAL)]  # of a run that died
+        done = [p for p in steps if p not in partial]
+        for old in (*partial, *done[: -self.config.run.keep_last]):
+            if old.name not in keep:
+                shutil.rmtree(old)
+
+    def load(self, checkpoint: Path) -> dict[str, Any]:
+        """Restore weights, optimiser and random state; returns the checkpoint's state.
+
+        All ranks call it together. Raises UserError, on every rank alike, for a damaged
+        checkpoint, other species, tracks or data, or another layout of processes and batches.
+        """
+        state = comm.on_main(lambda: self._check(checkpoint))
+        loaded, _ = self.engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
+        assert loaded is not None, f"DeepSpeed found nothing to load in {checkpoint}"
+        _set_random_state(load_file(checkpoint / f"rng-{comm.rank():05d}.safetensors"))
+        return state
+
+    def _check(self, checkpoint: Path) -> dict[str, Any]:
+        layout.verify(checkpoint)
+        state = layout.read_state(checkpoint)
+        saved = Config.model_validate(state["config"])
+        _check_species(checkpoint, saved.model.species, self.config.model.species)
+        _check_settings(checkpoint, saved, self.config)
+        for name, now in self._layout().items():
+            if state["layout"][name] != now:
+                raise UserError(
+                    f"{checkpoint}: was saved with {name}={state['layout'][name]}, this run has "
+                    f"{now}; resume with the same"
+                )
+        for name, now in self.data_manifests.items():
+            if state["data_manifests"][name] != now:
+                raise UserError(
+                    f"{checkpoint}: the data set of {name!r} is not the one it was trained on "
+                    f"(manifest {state['data_manifests'][name][:12]}, now {now[:12]})"
+                )
+        return state
+
+    def _layout(self) -> dict[str, int]:
+        """What must stay the same for the data and the optimiser shards to continue exactly."""
+        return {
+            "world_size": comm.world_size(),
+            "ep_size": self.ep_size,
+            "zero_stage": self.engine.zero_optimization_stage(),
+            "micro_batch_size": self.engine.train_micro_batch_size_per_gpu(),
+            "gradient_accumulation_steps": self.engine.gradient_accumulation_steps(),
+        }
+
+
+def _check_settings(checkpoint: Path, saved: Config, now: Config) -> None:
+    """Refuse settings that the state cannot follow; say which of the others have changed."""
+    before, after = saved.model_dump(), now.model_dump()
+    for section in ("model", "loss", "optim", "data", "run"):
+        for field, value in before[section].items():
+            if value == after[section][field] or (section, field) in FREE_SETTINGS:
+                continue
+            change = f"{section}.{field} was {value}, is now {after[section][field]}"
+            if (section, field) not in CHANGEABLE_SETTINGS:
+                raise UserError(f"{checkpoint}: {change}; resume with the same")
+            logger.warning("resuming with a change: %s", change)
+
+
+def _check_species(
+    checkpoint: Path,
+    saved: dict[str, tuple[str, ...]],
+    data: dict[str, tuple[str, ...]],
+) -> None:
+    if list(saved) != list(data):
+        raise UserError(
+            f"{checkpoint}: holds species {', '.join(saved)}; the data are of {', '.join(data)}"
+        )
+    for name, assays in data.items():
+        if len(assays) != len(saved[name]):
+            raise UserError(
+                f"{checkpoint}: species {name!r} has {len(saved[name])} tracks there, "
+                f"but {len(assays)} in the data"
+            )
+        if assays != saved[name]:
+            index = next(
+                i
+                for i, pair in enumerate(zip(assays, saved[name], strict=True))
+                if pair[0] != pair[1]
+            )
+            raise UserError(
+                f"{checkpoint}: track {index} of species {name!r} was {saved[name][index]!r}, "
+                f"in the data it is {assays[index]!r}"
+            )
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

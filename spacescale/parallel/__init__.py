@@ -1,0 +1,1 @@
+"""Processes: launching, collectives, expert parallelism, and the door to DeepSpeed."""

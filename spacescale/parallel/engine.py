@@ -1,0 +1,169 @@
+"""The one door to `deepspeed.initialize`.
+
+DeepSpeed's JSON is passed on as it is, except that values saying "auto" are filled in here:
+micro-batch from the preset, `torch_autocast` by device.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
+from torch import nn
+
+from spacescale.config import OptimConfig
+from spacescale.errors import UserError
+from spacescale.parallel import comm
+
+Engine = deepspeed.DeepSpeedEngine
+NO_DECAY_MARKS = ("bias", "token", "embedding", ".w3")
+
+
+def init_distributed() -> torch.device:
+    """Join the process group and return this process's device."""
+    comm.launch_environment()
+    comm.share_cores()
+    logging.basicConfig(
+        format="%(asctime)s %(message)s", level=logging.INFO if comm.is_main() else logging.WARNING
+    )
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    # DeepSpeed's own call; nothing a user could change.
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor. is deprecated")
+    # The shared-memory op would compile C++ at first use; gloo alone serves CPUs well.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    device = comm.device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    deepspeed.init_distributed(
+        dist_backend="nccl" if device.type == "cuda" else "gloo",
+        timeout=comm.COLLECTIVE_TIMEOUT,
+        verbose=False,
+    )
+    return device
+
+
+def read_deepspeed_config(path: Path) -> dict[str, Any]:
+    """Read DeepSpeed's JSON. Raises UserError naming the file, and line where it does not parse."""
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such DeepSpeed configuration file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(config).__name__}")
+    return config
+
+
+def resolve_deepspeed_config(
+    config: dict[str, Any], source: str, micro_batch_size: int
+) -> dict[str, Any]:
+    """Fill in what says "auto" and refuse what this trainer cannot run soundly.
+
+    `micro_batch_size` is the preset's (data.micro_batch_size). Raises UserError naming `source`,
+    the key, its value and the cure.
+    """
+    config = json.loads(json.dumps(config))
+    for key in ("optimizer", "scheduler"):
+        if key in config:
+            raise UserError(f"{source}: remove {key!r}; the optim.* settings own it")
+    if not config.get("gradient_clipping"):
+        raise UserError(
+            f"{source}: write 'gradient_clipping' (the paper's value is 0.2); "
+            "DeepSpeed silently clips at 1.0 when it is absent"
+        )
+    for key in ("bf16", "fp16"):
+        if isinstance(config.get(key), dict) and config[key].get("enabled"):
+            raise UserError(
+                f"{source}: switch {key!r} off and use 'torch_autocast'; BatchNorm's fp32 "
+                "statistics cannot meet 16-bit weights"
+            )
+    zero = config.get("zero_optimization")
+    stage = zero.get("stage", 0) if isinstance(zero, dict) else zero
+    if stage not in (1, 2):
+        raise UserError(
+            f"{source}: zero_optimization.stage={stage!r}; supported are 1 and 2. (Stage 0 "
+            "computes a wrong clipping norm with expert parallelism; stage 3 has no converter yet)"
+        )
+    if not isinstance(zero, dict):
+        raise UserError(f"{source}: zero_optimization={zero!r} must be an object with a 'stage'")
+    if zero.get("overlap_comm"):
+        raise UserError(f"{source}: set zero_optimization.overlap_comm to false")
+    if config.get("torch_autocast") == "auto":
+        has_bf16 = comm.uses_gpu() and torch.cuda.is_bf16_supported()
+        config["torch_autocast"] = {"enabled": has_bf16, "dtype": "bfloat16"}
+    _resolve_batch(config, source, micro_batch_size)
+    return config
+
+
+def _resolve_batch(config: dict[str, Any], source: str, micro_batch_size: int) -> None:
+    world = comm.world_size()
+    if config.get("gradient_accumulation_steps", "auto") == "auto":
+        config["gradient_accumulation_steps"] = 1
+    total = config.get("train_batch_size", "auto")
+    micro = config.get("train_micro_batch_size_per_gpu", "auto")
+    accumulation = config["gradient_accumulation_steps"]
+    for name, value in (
+        ("gradient_accumulation_steps", accumulation),
+        ("train_batch_size", total),
+        ("train_micro_batch_size_per_gpu", micro),
+    ):
+        if value != "auto" and (not isinstance(value, int) or value < 1):
+            raise UserError(f"{source}: {name}={value!r} must be a positive whole number or 'auto'")
+    if micro == "auto":
+        micro = micro_batch_size
+        if total != "auto":
+            micro, rest = divmod(total, world * accumulation)
+            if rest or not micro:
+                raise UserError(
+                    f"{source}: train_batch_size={total} does not divide by {world} processes × "
+                    f"gradient_accumulation_steps={accumulation}"
+                )
+    if total != "auto" and total != micro * accumulation * world:
+        raise UserError(
+            f"{source}: train_batch_size={total} is not train_micro_batch_size_per_gpu={micro} × "
+            f"gradient_accumulation_steps={accumulation} × {world} processes"
+        )
+    config["train_micro_batch_size_per_gpu"] = micro
+    config["train_batch_size"] = micro * accumulation * world
+
+
+def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
+    """AdamW groups with and without weight decay, experts apart from the rest.
+
+    Biases, norms, tokens and embeddings are not decayed.
+    """
+    groups: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": []}
+    for name, parameter in model.named_parameters():
+        plain = parameter.ndim < 2 or any(mark in name for mark in NO_DECAY_MARKS)
+        groups["no_decay" if plain else "decay"].append(parameter)
+    split = split_params_into_different_moe_groups_for_optimizer(
+        [
+            {"name": "decay", "params": groups["decay"], "weight_decay": optim.weight_decay},
+            {"name": "no_decay", "params": groups["no_decay"], "weight_decay": 0.0},
+        ]
+    )
+    return [group for group in split if group["params"]]
+
+
+def build_engine(model: nn.Module, optim: OptimConfig, deepspeed_config: dict[str, Any]) -> Engine:
+    """Wrap a model whose experts are already distributed. `deepspeed_config` must be resolved."""
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, optim), lr=optim.lr, betas=(optim.beta1, optim.beta2)
+    )
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config)
+    return engine
+
+
+def set_learning_rate(engine: Engine, rate: float) -> None:
+    """Use `rate` in the optimiser's next step."""
+    for group in engine.optimizer.param_groups:  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+        group["lr"] = rate
