@@ -1,0 +1,253 @@
+"""Figures for people: predicted tracks, accuracy, expert use and loss curves, as PNG files.
+
+matplotlib is imported when a figure is drawn; `Figure` without pyplot needs no display and
+keeps no global state. Colours are those of Okabe and Ito, told apart by colour-blind readers.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spacescale.metrics.writer import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, GREY, OBSERVED = "#222222", "#8c8c8c", "#b9b9b9"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
+DPI = 150
+# Names in metrics.jsonl: of all species together, or with the species as last part.
+TRAINING_LOSS = re.compile(r"train/loss(?:/([^/]+))?")
+VALIDATION_PEARSON = re.compile(r"valid/pearson_log1p(?:/([^/]+))?")
+ALL_SPECIES = "all species"
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", dpi=DPI)
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _tidy(axes: "Axes") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(labelsize=8, color=GREY)
+
+
+def _colour(position: int) -> str:
+    return COLOURS[position % len(COLOURS)]
+
+
+def tracks_over_region(
+    path: Path,
+    chrom: str,
+    start: int,
+    bin_size: int,
+    predicted: np.ndarray,
+    observed: np.ndarray,
+    names: Sequence[str],
+    title: str,
+) -> None:
+    """Draw predicted over observed coverage, both [bins, T], one panel per track.
+
+    start: bp of the first bin, 0-based; bin_size in bp; names: of the T tracks.
+    """
+    num_bins, num_tracks = predicted.shape
+    figure = _figure(9.0, 0.9 + 0.75 * num_tracks)
+    panels = figure.subplots(num_tracks, 1, sharex=True, squeeze=False)[:, 0]
+    edges = (start + bin_size * np.arange(num_bins + 1)) / 1000
+    for track, (axes, name) in enumerate(zip(panels, names, strict=True)):
+        axes.stairs(observed[:, track], edges, fill=True, color=OBSERVED, label="observed coverage")
+        axes.stairs(
+            predicted[:, track], edges, color=COLOURS[0], linewidth=1.2, label="predicted coverage"
+        )
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8, color=INK)
+        axes.set_ylim(bottom=0)
+        axes.locator_params(axis="y", nbins=2)
+        axes.margins(x=0)
+        _tidy(axes)
+    panels[-1].set_xlabel(f"{chrom}, position (kb)", fontsize=9)
+    panels[-1].ticklabel_format(axis="x", useOffset=False, style="plain")
+    figure.align_ylabels()
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower right", ncols=2, fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def pearson_per_assay(
+    path: Path, pearson: Mapping[str, Mapping[str, Sequence[float]]], scale: str = "log1p"
+) -> None:
+    """Draw a dot per track and a bar at the mean over tracks; NaN (constant tracks) is left out.
+
+    pearson: {species: {assay: [per track]}}; scale: the name of the scale, for the axis.
+    """
+    assays = sorted({assay for parts in pearson.values() for assay in parts})
+    figure = _figure(max(5.0, 1.2 + 0.55 * len(assays) * max(len(pearson), 2)), 3.6)
+    axes = figure.subplots()
+    step = 0.8 / len(pearson)
+    for place, (species, parts) in enumerate(pearson.items()):
+        label: str | None = species
+        for assay, values in parts.items():
+            centre = assays.index(assay) + (place - (len(pearson) - 1) / 2) * step
+            _dots_and_mean(axes, centre, step, np.asarray(values), _colour(place), label)
+            label = None
+    axes.axhline(0, color=GREY, linewidth=0.6)
+    axes.set_xticks(range(len(assays)), assays)
+    axes.set_xlim(-0.5, len(assays) - 0.5)
+    axes.set_ylim(top=1.0)
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_ylabel(f"Pearson r, {scale} scale", fontsize=9)
+    axes.set_title("Accuracy per track (dot), mean over tracks (bar)", loc="left", fontsize=11)
+    _tidy(axes)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def _dots_and_mean(
+    axes: "Axes", centre: float, width: float, values: np.ndarray, colour: str, label: str | None
+) -> None:
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return
+    spread = 0.6 * width * min(1.0, 0.1 * (len(values) - 1))
+    golden = (np.arange(len(values)) * 0.618034) % 1.0 - 0.5  # even, not random
+    alpha = float(np.clip(30 / len(values), 0.1, 0.7))
+    axes.scatter(
+        centre + spread * golden, values, s=14, color=colour, alpha=alpha, linewidths=0, label=label
+    )
+    half = 0.36 * width
+    axes.hlines(values.mean(), centre - half, centre + half, color=colour, linewidth=2.2)
+
+
+def expert_use(
+    path: Path,
+    per_species: Mapping[str, np.ndarray],
+    per_assay: Mapping[tuple[str, str], np.ndarray],
+) -> None:
+    """Draw shares of gate mass as heat maps.
+
+    per_species: shares [layers, experts] of the cross-species experts; per_assay: shares
+    [experts] of the decoder's experts per (species, assay). Either may be empty.
+    """
+    num_layers = max((len(part) for part in per_species.values()), default=0)
+    per_species = per_species if num_layers else {}
+    heights = [0.34 * num_layers + 1.0] * bool(per_species)
+    heights += [0.3 * len(per_assay) + 1.0] * bool(per_assay)
+    figure = _figure(max(5.5, 2.3 * len(per_species) + 1.2), sum(heights) + 0.5)
+    rows = iter(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
+    if per_species:
+        part = next(rows)
+        panels = part.subplots(1, len(per_species), sharey=True, squeeze=False)[0]
+        top = max(float(np.nanmax(shares)) for shares in per_species.values())
+        for axes, (species, shares) in zip(panels, per_species.items(), strict=True):
+            image = _heat(axes, np.asarray(shares), top)
+            axes.set_title(species, fontsize=9)
+            axes.set_yticks(range(len(shares)), [str(layer + 1) for layer in range(len(shares))])
+        panels[0].set_ylabel("block", fontsize=9)
+        part.suptitle("Cross-species experts", fontsize=11, x=0.01, ha="left")
+        _share_bar(part, image, panels)
+    if per_assay:
+        part = next(rows)
+        axes = part.subplots()
+        shares = np.stack([np.asarray(shares) for shares in per_assay.values()])
+        image = _heat(axes, shares, float(np.nanmax(shares)))
+        names = [f"{species} · {assay}" for species, assay in per_assay]
+        axes.set_yticks(range(len(names)), names)
+        part.suptitle("Decoder experts", fontsize=11, x=0.01, ha="left")
+        _share_bar(part, image, axes)
+    _save(figure, path)
+
+
+def _share_bar(figure: Any, image: Any, panels: Any) -> None:
+    bar = figure.colorbar(image, ax=panels, fraction=0.05, pad=0.02, aspect=12)
+    bar.set_label("share of gate mass", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
+
+
+def _heat(axes: "Axes", shares: np.ndarray, top: float) -> Any:
+    """Draw shares [rows, experts] from 0 to `top`, with percentages while they are legible."""
+    image = axes.imshow(shares, cmap="cividis", vmin=0.0, vmax=top, aspect="auto")
+    axes.set_xticks(range(shares.shape[1]), [str(e + 1) for e in range(shares.shape[1])])
+    axes.set_xlabel("expert", fontsize=9)
+    axes.tick_params(labelsize=8, length=0)
+    axes.spines[:].set_visible(False)
+    if shares.shape[1] <= 8:
+        for (row, expert), share in np.ndenumerate(shares):
+            if np.isfinite(share):
+                ink = "black" if share > 0.55 * top else "white"
+                axes.text(
+                    expert, row, f"{100 * share:.0f}%", ha="center", va="center", fontsize=7,
+                    color=ink,
+                )  # fmt: skip
+    return image
+
+
+def loss_curves(path: Path, metrics_jsonl: Path) -> None:
+    """Draw a run's training loss and validation Pearson, of all species and of each."""
+    records = read_metrics(metrics_jsonl)
+    figure = _figure(8.5, 3.4)
+    left, right = figure.subplots(1, 2)
+    _curves(left, _series(records, TRAINING_LOSS), smooth=True)
+    left.set_ylabel("training loss", fontsize=9)
+    left.set_title("Training loss, running mean", loc="left", fontsize=11)
+    _curves(right, _series(records, VALIDATION_PEARSON), smooth=False)
+    right.set_ylabel("Pearson r, log1p scale", fontsize=9)
+    right.set_title("Validation accuracy", loc="left", fontsize=11)
+    for axes in (left, right):
+        axes.set_xlabel("optimiser step", fontsize=9)
+        axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+        _tidy(axes)
+        if axes.lines:
+            axes.legend(fontsize=8, frameon=False)
+        else:
+            axes.text(0.5, 0.5, "not logged yet", transform=axes.transAxes, ha="center", color=GREY)
+    _save(figure, path)
+
+
+def _series(records: list[dict[str, Any]], name: re.Pattern[str]) -> dict[str, np.ndarray]:
+    """Return {label: [points, 2] of step and value} of the matching names; null is left out."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for record in records:
+        for key, value in record.items():
+            match = name.fullmatch(key)
+            if match and value is not None:
+                label = match.group(1) or ALL_SPECIES
+                points.setdefault(label, []).append((record["step"], value))
+    return {label: np.array(pairs, dtype=float) for label, pairs in points.items()}
+
+
+def _curves(axes: "Axes", series: dict[str, np.ndarray], smooth: bool) -> None:
+    """Draw a curve per species and one in black for all; if `smooth`, running means."""
+    species = [label for label in series if label != ALL_SPECIES]
+    colours = {ALL_SPECIES: INK} | {label: _colour(i) for i, label in enumerate(species)}
+    for label in [ALL_SPECIES] * (ALL_SPECIES in series) + species:
+        points = series[label]
+        steps, values = points.T
+        if smooth:
+            axes.plot(steps, values, color=colours[label], alpha=0.18, linewidth=0.7)
+            values = _running_mean(values, max(1, len(values) // 30))
+        marker = None if smooth else "o"
+        axes.plot(
+            steps, values, color=colours[label], linewidth=1.5, marker=marker, markersize=3.5,
+            label=label,
+        )  # fmt: skip
+
+
+def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Return the mean of each value and up to `window` − 1 before it."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)

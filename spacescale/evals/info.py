@@ -1,0 +1,97 @@
+"""A few lines on what lies at a path: run, checkpoint, export or species data set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spacescale.checkpoint import layout
+from spacescale.data.loader import open_datasets
+from spacescale.data.shard_reader import SpeciesData
+from spacescale.errors import UserError
+from spacescale.model.space import read_export
+
+
+def describe(path: Path) -> str:
+    """Describe what lies at `path`; UserError if it is none of ours."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if (path / "model.safetensors").is_file():
+        return _describe_export(path)
+    checkpoint = layout.find_checkpoint(path)
+    if checkpoint is not None:
+        return _describe_checkpoint(checkpoint)
+    try:
+        datasets = open_datasets([path])
+    except UserError as error:
+        raise UserError(f"{path}: no run, checkpoint or export; as data: {error}") from None
+    return "\n\n".join(_describe_data(data) for data in datasets.values())
+
+
+def _describe_checkpoint(checkpoint: Path) -> str:
+    state = layout.read_state(checkpoint)
+    best = checkpoint.parent / "best"
+    lines = [
+        f"checkpoint   {checkpoint}",
+        f"step         {state['step']}",
+        f"best of run  {best.read_text().strip() if best.is_file() else 'not known'}",
+        "layout       {world_size} processes, expert parallel {ep_size}, ZeRO-{zero_stage}, "
+        "{micro_batch_size} windows × {gradient_accumulation_steps} per process and step".format(
+            **state["layout"]
+        ),
+    ]
+    return "\n".join(lines + _model_lines(state["config"]["model"], state))
+
+
+def _describe_export(path: Path) -> str:
+    payload = read_export(path)
+    means = payload["track_scale"] == "mean"
+    lines = [
+        f"export       {path}",
+        f"step         {payload['trained']['step']}",
+        f"predicts     {'multiples of each track mean' if means else 'stored values'}",
+    ]
+    return "\n".join(lines + _model_lines(payload["model"], payload["trained"]))
+
+
+def _model_lines(model: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
+    bins = f"{model['target_length']} bins of {2 ** model['num_downsamples']} bp"
+    lines = [
+        f"input        {model['seq_length']:,} bp, predicts {bins}",
+        f"size         dim {model['dim']}, depth {model['depth']}, "
+        f"{model['species_num_experts']} species experts (top {model['species_top_k']}), "
+        f"{model['tracks_num_experts']} track experts (top {model['tracks_top_k']})",
+    ]
+    for name, assays in model["species"].items():
+        lines.append(f"{name:<12} {_count(assays)}")
+    scores = state["metrics"]
+    for name in model["species"]:
+        score = scores.get(f"valid/pearson_log1p/{name}")
+        if score is not None:
+            lines.append(f"validation   {name}: Pearson (log1p) {score:.3f}")
+    versions = ", ".join(f"{name} {version}" for name, version in state["versions"].items())
+    return [*lines, f"made with    {versions}"]
+
+
+def _describe_data(data: SpeciesData) -> str:
+    manifest = data.manifest
+    splits = ", ".join(f"{count} {split}" for split, count in manifest.num_windows.items())
+    size = sum(entry.bytes for entry in manifest.files.values())
+    return "\n".join(
+        [
+            f"data set     {data.path}",
+            f"species      {data.name}",
+            f"windows      {splits}; targets {data.target_length} bins of {data.bin_size} bp",
+            f"tracks       {_count([track.assay for track in data.tracks])}",
+            f"transform    {manifest.transform.name} v{manifest.transform.version}",
+            f"size         {size / 2**20:.1f} MiB in {len(manifest.files)} files",
+            f"identity     {data.manifest_hash[:16]} (sha256 of manifest.json)",
+        ]
+    )
+
+
+def _count(assays: Sequence[str]) -> str:
+    counts = ", ".join(f"{n} {assay}" for assay, n in sorted(Counter(assays).items()))
+    return f"{len(assays)} tracks: {counts}"

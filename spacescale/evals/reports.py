@@ -1,0 +1,80 @@
+"""Accuracy as files others can read, and as a table for the terminal."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spacescale.metrics.writer import json_safe
+
+
+@dataclass(frozen=True)
+class AccRow:
+    """One track of acc.txt, the table of the field; NaN for a constant track."""
+
+    index: int
+    pearsonr: float
+    r2: float
+    identifier: str
+    description: str
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """Mean accuracy over the tracks of one assay of one species."""
+
+    species: str
+    assay: str
+    tracks: int
+    pearson_log1p: float
+    pearson_raw: float
+    baseline_log1p: float  # of the mean profile, which knows nothing of the sequence
+    constant: int = 0  # tracks left out of the means
+
+
+def write_acc_table(path: Path, rows: Iterable[AccRow]) -> None:
+    """Write acc.txt, tab separated with a header, five decimals."""
+    lines = ["index\tpearsonr\tr2\tidentifier\tdescription"]
+    lines += [
+        f"{row.index}\t{row.pearsonr:.5f}\t{row.r2:.5f}\t{row.identifier}\t{row.description}"
+        for row in rows
+    ]
+    _write(path, "\n".join([*lines, ""]))
+
+
+def write_metrics_json(path: Path, payload: Any) -> None:
+    """Write plain dicts, lists, texts and numbers as JSON; NaN and infinities become null."""
+    _write(path, json.dumps(json_safe(payload), indent=2, allow_nan=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def summary_table(rows: Sequence[SummaryRow]) -> str:
+    """Return aligned columns: species, assay, tracks, Pearson on both scales, baseline, note."""
+    header = ("species", "assay", "tracks", "Pearson log1p", "Pearson raw", "mean profile", "")
+    cells = [header] + [
+        (
+            row.species,
+            row.assay,
+            str(row.tracks),
+            f"{row.pearson_log1p:.3f}",
+            f"{row.pearson_raw:.3f}",
+            f"{row.baseline_log1p:.3f}",
+            f"{row.constant} constant" if row.constant else "",
+        )
+        for row in rows
+    ]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    return "\n".join(_line(row, widths) for row in cells)
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    texts = [
+        text.ljust(width) if column in (0, 1, 6) else text.rjust(width)
+        for column, (text, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    return "  ".join(texts).rstrip()

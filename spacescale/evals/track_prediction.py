@@ -1,0 +1,138 @@
+"""How well a model predicts held-out tracks: one streaming definition for training and reports.
+
+Pearson correlation per track over all positions of all windows, on two scales: `raw`, and
+`log1p` of prediction and target in multiples of the track's training mean (so that the figure
+does not depend on a track's sequencing depth). Shapes: B windows, N bins, T tracks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spacescale.config import ModelConfig
+from spacescale.data.augment import flip
+from spacescale.data.batch import SpeciesBatch
+from spacescale.metrics.regression import PearsonMoments
+from spacescale.metrics.routing import ExpertUse
+from spacescale.model.space import SpaceOutput
+
+Predict = Callable[[dict[str, Tensor]], SpaceOutput]
+
+
+class TrackScores:
+    """Addable moments of one species' tracks on the two scales that are always reported."""
+
+    def __init__(self, num_tracks: int, device: torch.device | str = "cpu"):
+        self.raw = PearsonMoments(num_tracks, device)
+        self.log1p = PearsonMoments(num_tracks, device)
+
+    @classmethod
+    def from_tensor(cls, sums: Tensor) -> TrackScores:
+        """Scores held by a float64 (2, 6, T) tensor, for example after an all-reduce."""
+        scores = cls(0)
+        scores.raw, scores.log1p = (PearsonMoments.from_tensor(part) for part in sums)
+        return scores
+
+    def tensor(self) -> Tensor:
+        """A copy of all moments, float64 (2, 6, T): raw, log1p."""
+        return torch.stack([self.raw.tensor(), self.log1p.tensor()])
+
+    def update(self, prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> None:
+        """Add windows (B, N, T) in multiples of the track mean; log1p takes negatives as 0.
+
+        `weight` (B,) is 0 for windows that only fill a batch up.
+        """
+        self.raw.update(prediction, target, weight)
+        self.log1p.update(prediction.clamp(min=0).log1p(), target.clamp(min=0).log1p(), weight)
+
+
+def count_experts_of(model: ModelConfig, device: torch.device | str = "cpu") -> ExpertUse:
+    """An empty count of expert use for a model of this configuration."""
+    return ExpertUse(
+        list(model.species),
+        model.profile_types,
+        model.depth if model.species_num_experts else 0,
+        model.species_num_experts,
+        model.tracks_num_experts,
+        device,
+    )
+
+
+def add_expert_use(use: ExpertUse, output: SpaceOutput) -> None:
+    """Add the gate mass of one forward pass."""
+    decoder = output.decoder_routing
+    use.update(
+        [sums.gate_mass for sums in output.encoder_routing],
+        decoder.gate_mass if decoder is not None else None,
+    )
+
+
+def safe_scale(track_mean: np.ndarray) -> Tensor:
+    """Divisor of each track (T,) float32: its training mean, or 1 for a track without signal."""
+    mean = torch.from_numpy(np.asarray(track_mean, dtype=np.float32))
+    return torch.where(mean > 0, mean, torch.ones_like(mean))
+
+
+@torch.no_grad()
+def predict_windows(
+    predict: Predict,
+    species: str,
+    batch: SpeciesBatch,
+    strand_pair: np.ndarray | None = None,
+) -> tuple[Tensor, SpaceOutput]:
+    """Predict one batch of a species: float32 (B, N, T) in the model's units, and the output.
+
+    With `strand_pair` (T,) the mean of the predictions for both strands is taken.
+    """
+    output = predict({species: batch.codes})
+    prediction = output.prediction[species].float()
+    if strand_pair is None:
+        return prediction, output
+    flipped = torch.from_numpy(
+        np.stack(
+            [
+                flip(c, np.empty((0, len(strand_pair))), strand_pair)[0]
+                for c in batch.codes.cpu().numpy()
+            ]
+        )
+    ).to(batch.codes.device)
+    other = predict({species: flipped}).prediction[species].float()
+    pair = torch.from_numpy(strand_pair).to(other.device)
+    return (prediction + other.flip(1)[..., pair]) / 2, output
+
+
+def in_track_means(
+    prediction: Tensor, batch: SpeciesBatch, scale: Tensor, trained_on_means: bool
+) -> tuple[Tensor, Tensor]:
+    """Prediction and target (B, N, T) float32, both in multiples of the track's training mean."""
+    if not trained_on_means:
+        prediction = prediction / scale
+    return prediction, batch.targets.float() / scale
+
+
+def score_split(
+    predict: Predict,
+    species: str,
+    batches: Iterable[tuple[SpeciesBatch, Tensor | None]],
+    scale: Tensor,
+    trained_on_means: bool,
+    strand_pair: np.ndarray | None = None,
+    observe: Callable[[SpeciesBatch, Tensor, SpaceOutput], None] | None = None,
+) -> TrackScores:
+    """Score the windows of one species.
+
+    `batches` yields windows on the model's device (where `scale` lies too) with the weight of each;
+    `observe` is shown every batch with its prediction in track means and the model's output.
+    """
+    scores = TrackScores(len(scale), scale.device)
+    for batch, weight in batches:
+        prediction, output = predict_windows(predict, species, batch, strand_pair)
+        prediction, target = in_track_means(prediction, batch, scale, trained_on_means)
+        scores.update(prediction, target, weight)
+        if observe is not None:
+            observe(batch, prediction, output)
+    return scores

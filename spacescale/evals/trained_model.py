@@ -1,0 +1,120 @@
+"""A trained model as plain PyTorch, from a run, a checkpoint or an export."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spacescale.checkpoint import layout
+from spacescale.checkpoint.consolidate import load_space
+from spacescale.data.shard_reader import SpeciesData
+from spacescale.errors import UserError
+from spacescale.evals.track_prediction import safe_scale
+from spacescale.genome.tracks import Track, read_targets
+from spacescale.model.space import Space, read_export
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainedModel:
+    """A model in evaluation mode, on a GPU where there is one, and what it was trained on."""
+
+    model: Space
+    source: Path
+    trained_on_means: bool
+    tracks: dict[str, list[Track]]
+    data_manifests: dict[str, str]  # identity of each species' data set
+    data_paths: list[Path]  # where they lay; [] for an export
+    run: Path | None  # the run folder, if it comes from one
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.species_token.device
+
+    def scale(self, species: str) -> Tensor:
+        """Training mean of each track (T,), on the model's device; 1 where there is no signal."""
+        means = np.array([track.mean for track in self.tracks[species]], dtype=np.float32)
+        return safe_scale(means).to(self.device)
+
+    def check_data(self, data: SpeciesData) -> None:
+        """Refuse data whose species, tracks or geometry are not the model's.
+
+        Raises UserError; warns where the data set is another than the one trained on.
+        """
+        config = self.model.config
+        if data.name not in config.species:
+            raise UserError(
+                f"{data.path}: species {data.name!r}; {self.source} knows "
+                f"{', '.join(config.species)}"
+            )
+        ours, theirs = self.tracks[data.name], data.tracks
+        if len(theirs) != len(ours):
+            raise UserError(
+                f"{data.path}: {len(theirs)} tracks; {self.source} predicts {len(ours)} of "
+                f"{data.name}"
+            )
+        for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            if a.identifier != b.identifier:
+                raise UserError(
+                    f"{data.path}: track {index} is {b.identifier!r}; {self.source} predicts "
+                    f"{a.identifier!r} there"
+                )
+        bins, bin_size = data.target_length, data.bin_size
+        if (bins, bin_size) != (config.target_length, config.bin_size):
+            raise UserError(
+                f"{data.path}: {bins} bins of {bin_size} bp; {self.source} predicts "
+                f"{config.target_length} of {config.bin_size} bp"
+            )
+        if data.manifest_hash != self.data_manifests[data.name]:
+            logger.warning(
+                "%s is not the data set that %s was trained on: its splits may differ, and "
+                "held-out windows may have been trained on",
+                data.path,
+                self.source,
+            )
+
+
+def load_trained(path: Path) -> TrainedModel:
+    """Load an export, a checkpoint, or a run folder (its best checkpoint).
+
+    Raises UserError where there is none of them, or it is damaged.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if (path / "model.safetensors").is_file():
+        payload = read_export(path)
+        return TrainedModel(
+            model=Space.from_pretrained(path).to(device),
+            source=path,
+            trained_on_means=payload["track_scale"] == "mean",
+            tracks=_read_tracks(path),
+            data_manifests=payload["trained"]["data_manifests"],
+            data_paths=[],
+            run=None,
+        )
+    checkpoint = layout.find_checkpoint(path, "best")
+    if checkpoint is None:
+        raise UserError(f"{path}: neither a run folder, a checkpoint nor an export")
+    model, config = load_space(checkpoint)
+    in_run = checkpoint.resolve().parent == layout.checkpoints_folder(
+        checkpoint.resolve().parent.parent
+    )
+    return TrainedModel(
+        model=model.to(device),
+        source=checkpoint,
+        trained_on_means=config.loss.track_scale == "mean",
+        tracks=_read_tracks(checkpoint),
+        data_manifests=layout.read_state(checkpoint)["data_manifests"],
+        data_paths=[Path(data) for data in config.data.paths],
+        run=checkpoint.parent.parent if in_run else None,
+    )
+
+
+def _read_tracks(folder: Path) -> dict[str, list[Track]]:
+    return {path.stem: read_targets(path) for path in sorted((folder / "tracks").glob("*.tsv"))}

@@ -1,0 +1,77 @@
+"""Pretrain a SPACE model: `deepspeed spacescale/pretrain.py --deepspeed ds_configs/zero2_moe.json`.
+
+Also under torchrun and srun, and with plain `python` for one process. README.md shows the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from spacescale.config import DEFAULT_PRESET, EMBEDDED_PRESET, PRESETS, build_config
+from spacescale.errors import UserError
+from spacescale.train.signals import StopRequest
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Parse the command line; `section.field=value` overrides may stand anywhere in it."""
+    parser = argparse.ArgumentParser(
+        prog="pretrain.py",
+        description="Pretrain a SPACE model on species data sets.",
+        usage="%(prog)s --deepspeed JSON [--preset P] [--data DIR ...] [--output DIR] "
+        "[--resume auto|must|PATH] [section.field=value ...]",
+    )
+    parser.add_argument("--deepspeed", type=Path, required=True, help="DeepSpeed's JSON")
+    parser.add_argument(
+        "--preset",
+        help=f"{', '.join(PRESETS)} (default: {EMBEDDED_PRESET} for the embedded data, "
+        f"{DEFAULT_PRESET} for yours)",
+    )
+    parser.add_argument(
+        "--data", type=Path, nargs="+", default=[], help="species folders made by shard.py"
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/pretrain"), help="run folder")
+    parser.add_argument(
+        "--resume",
+        help="'auto': go on from the latest checkpoint if there is one; 'must': fail if there is "
+        "none; PATH: from that checkpoint or run",
+    )
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # added by deepspeed
+    overrides = [a for a in arguments if re.match(r"[\w.]+=", a)]
+    args = parser.parse_args([a for a in arguments if a not in overrides])
+    args.overrides = overrides
+    return args
+
+
+def main(arguments: list[str]) -> int:
+    """Run one training process; returns the exit status."""
+    stop = StopRequest()  # before the slow imports, which a signal must not interrupt
+    args = parse_arguments(arguments)
+    from spacescale.parallel import comm
+    from spacescale.parallel.engine import init_distributed
+    from spacescale.testing.embedded_data import embedded_data
+    from spacescale.train.run import prepare
+
+    try:
+        preset = args.preset or (DEFAULT_PRESET if args.data else EMBEDDED_PRESET)
+        config = build_config(preset, args.overrides)
+        device = init_distributed()
+        paths = args.data or [Path(comm.on_main(lambda: str(embedded_data())))]
+        run = prepare(config, paths, args.deepspeed, args.output, args.resume, device, stop)
+    except UserError as error:  # the same on every rank
+        if comm.is_main():
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    try:
+        run.trainer.fit(run.first_step)
+    except (UserError, OSError) as error:
+        print(f"error on rank {comm.rank()}: {error}", file=sys.stderr, flush=True)
+        return 3
+    comm.leave()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,197 @@
+"""Assemble one training run from a configuration: data, model, engine, checkpoints, trainer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from spacescale.checkpoint import layout
+from spacescale.checkpoint.manager import CheckpointManager
+from spacescale.config import Config
+from spacescale.data.loader import TrainingWindows, open_datasets
+from spacescale.data.sampler import SampleOrder
+from spacescale.data.shard_reader import SpeciesData
+from spacescale.errors import UserError
+from spacescale.model.space import Space
+from spacescale.parallel import comm
+from spacescale.parallel.engine import (
+    build_engine,
+    read_deepspeed_config,
+    resolve_deepspeed_config,
+)
+from spacescale.parallel.expert_parallel import distribute_experts, resolve_ep_size
+from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
+from spacescale.train.signals import StopRequest
+from spacescale.train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class PreparedRun:
+    """A run ready to train."""
+
+    trainer: Trainer
+    first_step: int
+    lock: IO[str] | None  # holds the run folder as long as it is open
+
+
+def prepare(
+    config: Config,
+    paths: list[Path],
+    deepspeed_json: Path,
+    output: Path,
+    resume: str | None,
+    device: torch.device,
+    stop: StopRequest,
+) -> PreparedRun:
+    """Build everything up to the first step. Called by every rank alike.
+
+    Raises UserError, on all ranks alike, for anything in the arguments, data or run folder that
+    cannot work.
+    """
+    datasets = comm.on_all(lambda: open_datasets(paths))
+    config = complete_config(config, datasets)
+    ep_size = resolve_ep_size(config.parallel, config.model, comm.world_size())
+    deepspeed_config = resolve_deepspeed_config(
+        comm.on_all(lambda: read_deepspeed_config(deepspeed_json)),
+        str(deepspeed_json),
+        config.data.micro_batch_size,
+    )
+    windows = training_windows(config, datasets, deepspeed_config["train_micro_batch_size_per_gpu"])
+    checkpoint = comm.on_main(lambda: _starting_point(output, resume))
+    lock = comm.on_main_only(lambda: layout.lock_run(output))
+
+    torch.manual_seed(config.run.seed)  # the same weights on every rank, whatever ep_size
+    model = Space(config.model)
+    distribute_experts(model, ep_size)
+    synchronise_batchnorm(model)
+    torch.manual_seed(config.run.seed + 1 + comm.rank())  # dropout differs between ranks
+    engine = build_engine(model, config.optim, deepspeed_config)
+    manager = CheckpointManager(
+        output,
+        config,
+        {name: data.tracks for name, data in datasets.items()},
+        engine,
+        ep_size,
+        {name: data.manifest_hash for name, data in datasets.items()},
+        model,
+        device,
+    )
+    trainer = Trainer(engine, config, datasets, windows, manager, output, device, stop)
+    first_step = trainer.restore(Path(checkpoint)) if checkpoint else 0
+    comm.on_main(lambda: _write_config(output, config, deepspeed_config))
+    _announce(config, datasets, output, ep_size, deepspeed_config, first_step)
+    return PreparedRun(trainer, first_step, lock)
+
+
+def _announce(
+    config: Config,
+    datasets: dict[str, SpeciesData],
+    output: Path,
+    ep_size: int,
+    deepspeed_config: dict[str, Any],
+    first_step: int,
+) -> None:
+    for name, data in datasets.items():
+        split = ", ".join(f"{n} {s}" for s, n in data.manifest.num_windows.items())
+        logger.info("%s: %d tracks; windows: %s", name, len(data.tracks), split)
+    logger.info(
+        "preset %s, %s processes, expert parallel %d, ZeRO-%d, %d windows per step, output %s",
+        config.preset,
+        comm.world_size(),
+        ep_size,
+        deepspeed_config["zero_optimization"]["stage"],
+        deepspeed_config["train_batch_size"],
+        output,
+    )
+    logger.info("steps %d to %d", first_step, config.optim.max_steps)
+
+
+def complete_config(config: Config, datasets: dict[str, SpeciesData]) -> Config:
+    """Complete a configuration with the paths, species and tracks of the data.
+
+    Raises UserError where the data's geometry is not the model's, naming both and the cure.
+    """
+    model = config.model
+    for data in datasets.values():
+        if data.bin_size != model.bin_size:
+            raise UserError(
+                f"{data.path}: bins of {data.bin_size} bp; the model's are {model.bin_size} bp "
+                f"(2**model.num_downsamples). Set model.num_downsamples or shard with "
+                f"--bin-size {model.bin_size}"
+            )
+        if data.target_length != model.target_length:
+            raise UserError(
+                f"{data.path}: {data.target_length} bins per window; preset {config.preset!r} "
+                f"predicts {model.target_length}. Set model.target_length={data.target_length} "
+                f"or shard with --target-length {model.target_length}"
+            )
+        if not len(data.rows("train")):
+            raise UserError(f"{data.path}: no training windows")
+    if unknown := set(config.loss.species_weight) - set(datasets):
+        raise UserError(
+            f"loss.species_weight names {', '.join(sorted(unknown))}; the data are of "
+            f"{', '.join(datasets)}"
+        )
+    species = {n: tuple(track.assay for track in d.tracks) for n, d in datasets.items()}
+    payload = config.model_dump()
+    payload["model"]["species"] = species
+    payload["data"]["paths"] = tuple(str(data.path.resolve()) for data in datasets.values())
+    return Config.model_validate(payload)
+
+
+def training_windows(
+    config: Config, datasets: dict[str, SpeciesData], micro_batch_size: int
+) -> TrainingWindows:
+    """The training windows of this rank, in the order of the run."""
+    data = config.data
+    order = SampleOrder(
+        seed=config.run.seed,
+        num_windows={name: len(d.rows("train")) for name, d in datasets.items()},
+        balance=data.species_balance,
+        micro_batch_size=micro_batch_size,
+        world_size=comm.world_size(),
+        shift_bp=data.shift_bp,
+        reverse_complement=data.reverse_complement,
+    )
+    return TrainingWindows(
+        datasets, order, comm.rank(), config.model.seq_length, data.roll_targets_windows
+    )
+
+
+def _starting_point(output: Path, resume: str | None) -> str | None:
+    """The checkpoint to start from, or None to start anew."""
+    if resume is None:
+        if layout.holds_run(output):
+            raise UserError(
+                f"{output}: holds a run already; continue it with --resume auto or choose "
+                "another --output"
+            )
+        return None
+    source = output if resume in ("auto", "must") else Path(resume)
+    found = layout.find_checkpoint(source)
+    if found is None and resume != "auto":
+        raise UserError(f"{source}: no checkpoint to resume from (--resume {resume})")
+    newest = layout.find_checkpoint(output)
+    if found and layout.holds_run(output) and (newest is None or not found.samefile(newest)):
+        raise UserError(
+            f"{output}: holds a run whose latest checkpoint is not {found}; choose another "
+            "--output to branch off"
+        )
+    return str(found) if found else None
+
+
+def _write_config(output: Path, config: Config, deepspeed_config: dict[str, Any]) -> None:
+    payload = {
+        "spacescale": config.model_dump(mode="json"),
+        "deepspeed": deepspeed_config,
+        "world_size": comm.world_size(),
+    }
+    layout.checkpoints_folder(output).mkdir(parents=True, exist_ok=True)
+    layout.write_text_atomically(output / "config.json", json.dumps(payload, indent=1))

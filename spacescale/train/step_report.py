@@ -1,0 +1,70 @@
+"""What happened in one optimiser step, summed over micro-steps and gathered from all ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spacescale.parallel import comm
+
+
+@dataclass(frozen=True)
+class StepSummary:
+    """One optimiser step over all ranks."""
+
+    losses: dict[str, float]  # named as they are logged
+    windows: int
+    bad_ranks: list[int]  # ranks whose loss was not finite
+    stop_signal: int  # a signal that some rank received, or 0
+
+
+class StepReport:
+    """Collects the loss terms of one rank's micro-steps; one collective shares them all.
+
+    Logged are `train/loss` (the sum that was differentiated), `train/loss/SPECIES` (mean Poisson
+    loss over that species' windows, times its loss.species_weight) and `train/TERM` for the
+    routing losses.
+    """
+
+    def __init__(self, species: list[str], device: torch.device):
+        self.species, self.device = species, device
+        self.windows = dict.fromkeys(species, 0)
+        self.sums: dict[str, Tensor] = {}
+        self.micro_steps = 0
+
+    def add(self, losses: dict[str, Tensor], total: Tensor, windows: dict[str, int]) -> None:
+        """Add one micro-step: weighted loss terms, their sum, and windows per species."""
+        self.micro_steps += 1
+        self._add("train/loss", total)
+        for name, value in losses.items():
+            kind, _, species = name.partition("/")
+            if kind == "poisson":  # weighted by its share of the batch: back to a sum over windows
+                self._add(f"train/loss/{species}", value * sum(windows.values()))
+            else:
+                self._add(f"train/{name}", value)
+        for name, count in windows.items():
+            self.windows[name] += count
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + value.detach().float()
+
+    def gather(self, stop_signal: int) -> StepSummary:
+        """Share with all ranks; every rank gets the same summary."""
+        names = sorted(self.sums)
+        counts = [float(n) for n in (*self.windows.values(), stop_signal)]
+        row = torch.cat(
+            [torch.stack([self.sums[n] for n in names]), torch.tensor(counts, device=self.device)]
+        )
+        rows = comm.gather_rows(row).cpu()  # (world, terms + species + 1)
+        sums = dict(zip(names, rows[:, : len(names)].T, strict=True))
+        windows = dict(zip(self.species, rows[:, len(names) : -1].sum(0).tolist(), strict=True))
+        micro_steps = len(rows) * self.micro_steps
+        per = {f"train/loss/{name}": count for name, count in windows.items()}
+        return StepSummary(
+            losses={n: float(v.sum()) / per.get(n, micro_steps) for n, v in sums.items()},
+            windows=int(sum(windows.values())),
+            bad_ranks=[r for r, v in enumerate(sums["train/loss"]) if not v.isfinite()],
+            stop_signal=int(rows[:, -1].max()),
+        )

@@ -1,0 +1,207 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spacescale.checkpoint.manager import CheckpointManager
+from spacescale.config import Config
+from spacescale.data.batch import Batch
+from spacescale.data.loader import TrainingWindows, training_batches
+from spacescale.data.shard_reader import SpeciesData
+from spacescale.errors import UserError
+from spacescale.evals.track_prediction import safe_scale
+from spacescale.metrics.throughput import Throughput, memory_gib
+from spacescale.metrics.writer import RunLog, TrainingProgress
+from spacescale.model.losses import training_losses
+from spacescale.parallel import comm
+from spacescale.parallel.engine import Engine, set_learning_rate
+from spacescale.train.schedule import learning_rate
+from spacescale.train.signals import StopRequest
+from spacescale.train.step_report import StepReport, StepSummary
+from spacescale.train.validation import validate
+
+
+class Trainer:
+    """Runs optimiser steps, validates, saves, and watches for steps that are not finite.
+
+    All ranks run it in lockstep; rank 0 speaks and writes.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: Config,
+        datasets: dict[str, SpeciesData],
+        windows: TrainingWindows,
+        manager: CheckpointManager,
+        output: Path,
+        device: torch.device,
+        stop: StopRequest,
+    ):
+        self.engine, self.config, self.datasets = engine, config, datasets
+        self.windows = windows
+        self.manager, self.output, self.device, self.stop = manager, output, device, stop
+        self.accumulation = engine.gradient_accumulation_steps()
+        self.trained_on_means = config.loss.track_scale == "mean"
+        self.scales = {name: self._scale(data) for name, data in datasets.items()}
+        self.scores: dict[str, float] = {}  # of the last validation, and its step
+        self.best_score = -math.inf
+        self.nonfinite_in_a_row = 0
+
+    def _scale(self, data: SpeciesData) -> Tensor:
+        scale = safe_scale(data.track_mean)
+        return (scale if self.trained_on_means else torch.ones_like(scale)).to(self.device)
+
+    def restore(self, checkpoint: Path) -> int:
+        """Load a checkpoint; returns the first step to run."""
+        state = self.manager.load(checkpoint)
+        self.scores = state["metrics"]
+        if state["best_score"] is not None:
+            self.best_score = state["best_score"]
+        return state["step"]
+
+    def fit(self, first_step: int) -> None:
+        """Train from `first_step` to `optim.max_steps`, or until a stop is requested.
+
+        Raises UserError after too many steps in a row that were not finite.
+        """
+        last = self.config.optim.max_steps
+        self.log = RunLog(self.output, enabled=comm.is_main(), resume_step=first_step)
+        self.progress = TrainingProgress(
+            last, first_step, self.config.run.log_every, enabled=comm.is_main()
+        )
+        self.log.text("config", f"```json\n{self.config.model_dump_json(indent=1)}\n```")
+        self.throughput = Throughput()
+        try:
+            batches = training_batches(
+                self.windows,
+                first_step * self.accumulation,
+                last * self.accumulation,
+                self.config.data.num_workers,
+                pin_memory=self.device.type == "cuda",
+            )
+            self.engine.train()
+            for step in range(first_step, last):
+                summary = self._optimiser_step(step, batches)
+                done = step + 1
+                stopping, is_best = summary.stop_signal != 0, False
+                if done % self.config.run.valid_every == 0 or done == last:
+                    is_best = self._validate(done)
+                if is_best or stopping or done % self.config.run.save_every == 0 or done == last:
+                    self._save(done, is_best)
+                if stopping:
+                    self._leave(summary.stop_signal, done)
+                    return
+        finally:
+            self.progress.close()
+            self.log.close()
+
+    def _optimiser_step(self, step: int, batches: Iterator[Batch]) -> StepSummary:
+        rate = learning_rate(step, self.config.optim)
+        set_learning_rate(self.engine, rate)
+        report = StepReport(list(self.datasets), self.device)
+        for _ in range(self.accumulation):
+            self._micro_step(next(batches), report)
+        summary = report.gather(self.stop.signal or 0)
+        self.throughput.step(summary.windows)
+        norm = self._gradient_norm()
+        self._watch(step, summary, norm)
+        self._show(step + 1, summary)
+        if (step + 1) % self.config.run.log_every == 0 or step == 0:
+            self._log_step(step + 1, summary, norm, rate)
+        return summary
+
+    def _micro_step(self, batch: Batch, report: StepReport) -> None:
+        batch = {name: part.to(self.device) for name, part in batch.items()}
+        output = self.engine({name: part.codes for name, part in batch.items()})
+        targets = {name: p.targets.float() / self.scales[name] for name, p in batch.items()}
+        losses = training_losses(output, targets, self.config.loss, comm.sum_over_ranks)
+        total = torch.stack(list(losses.values())).sum()
+        self.engine.backward(total)
+        self.engine.step()
+        report.add(losses, total, {name: len(part.codes) for name, part in batch.items()})
+
+    def _gradient_norm(self) -> float:
+        """Norm before clipping; NaN where DeepSpeed skipped the step because it was not finite."""
+        norm = self.engine.get_global_grad_norm() if self.engine.was_step_applied() else None
+        return math.nan if norm is None else float(norm)
+
+    def _watch(self, step: int, summary: StepSummary, norm: float) -> None:
+        """Report a step that was not finite (DeepSpeed skips it without a word), or end the run."""
+        if not summary.bad_ranks and math.isfinite(norm):
+            self.nonfinite_in_a_row = 0
+            return
+        self.nonfinite_in_a_row += 1
+        ranks = ", ".join(map(str, summary.bad_ranks))
+        what = (
+            f"loss not finite on rank {ranks}"
+            if ranks
+            else f"gradient norm, over ranks 0 to {comm.world_size() - 1}, not finite"
+        )
+        self.progress.say(f"step {step + 1}: {what}; the step was skipped")
+        where = [f"loss/rank{rank}" for rank in summary.bad_ranks] or ["gradient_norm"]
+        self.log.scalars(step + 1, {f"nonfinite/{place}": 1.0 for place in where})
+        if self.nonfinite_in_a_row >= self.config.run.max_nonfinite_steps:
+            raise UserError(
+                f"{self.nonfinite_in_a_row} steps in a row were not finite (up to step "
+                f"{step + 1}: {what}); look at the targets with `spacescale info`, or lower "
+                "optim.lr"
+            )
+
+    def _log_step(self, step: int, summary: StepSummary, norm: float, rate: float) -> None:
+        self.log.scalars(
+            step,
+            summary.losses
+            | {
+                "optim/gradient_norm": norm,
+                "optim/learning_rate": rate,
+                "speed/windows_per_s": self.throughput.windows_per_s,
+                "speed/memory_gib": memory_gib(self.device),
+            },
+        )
+
+    def _show(self, step: int, summary: StepSummary) -> None:
+        losses = {"total": summary.losses["train/loss"]} | {
+            name: summary.losses[key]
+            for name in self.datasets
+            if (key := f"train/loss/{name}") in summary.losses
+        }
+        left = self.throughput.time_left_s(self.config.optim.max_steps - step)
+        self.progress.update(step, losses, self.throughput.windows_per_s, left)
+
+    def _validate(self, step: int) -> bool:
+        """Score the validation windows; whether that is the best score so far."""
+        self.engine.eval()
+        found = validate(self.engine, self.datasets, self.config, self.device)
+        self.engine.train()
+        self.scores = {"step": step} | found.scalars
+        self.log.scalars(step, found.scalars)
+        shown = (
+            f"{name} {found.scalars[key]:.3f}"
+            for name in self.datasets
+            if (key := f"valid/pearson_log1p/{name}") in found.scalars
+        )
+        self.progress.say(f"step {step}: validation Pearson (log1p) {', '.join(shown)}")
+        self.throughput.restart()
+        is_best = found.overall > self.best_score
+        if is_best:
+            self.best_score = found.overall
+        return is_best
+
+    def _save(self, step: int, is_best: bool) -> None:
+        scores = {n: v for n, v in self.scores.items() if not n.startswith("valid_experts/")}
+        folder = self.manager.save(step, scores, self.best_score, is_best)
+        self.progress.say(f"step {step}: saved {folder}{' (best so far)' if is_best else ''}")
+        self.throughput.restart()
+
+    def _leave(self, number: int, step: int) -> None:
+        name = signal.Signals(number).name
+        self.progress.say(f"{name}: saved step {step}, leaving; continue with --resume auto")
+        comm.on_main(lambda: (self.output / "REQUEUE").write_text(f"{name} at step {step}\n"))

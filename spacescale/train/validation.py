@@ -1,0 +1,104 @@
+"""Score the validation split during training, spread over all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spacescale.config import Config
+from spacescale.data.batch import SpeciesBatch
+from spacescale.data.loader import evaluation_batches
+from spacescale.data.shard_reader import SpeciesData
+from spacescale.evals.track_prediction import (
+    Predict,
+    TrackScores,
+    add_expert_use,
+    count_experts_of,
+    safe_scale,
+    score_split,
+)
+from spacescale.metrics.regression import mean_by_assay
+from spacescale.metrics.routing import ExpertUse
+from spacescale.parallel import comm
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores of one validation, named as they are logged, and which experts were used."""
+
+    scalars: dict[str, float]
+    overall: float  # mean over the species of the mean log1p Pearson; NaN if no track varies
+
+
+def validate(
+    predict: Predict, datasets: dict[str, SpeciesData], config: Config, device: torch.device
+) -> Validation:
+    """Score every species' first `run.valid_windows` validation windows, over all ranks.
+
+    The model must be in evaluation mode. A species without validation windows is left out.
+    """
+    model, scalars, overall = config.model, {}, []
+    use = count_experts_of(model, device)
+    for name, data in datasets.items():
+        if not data.manifest.num_windows.get("valid"):
+            continue
+        accuracy = _score_species(predict, data, config, device, use)
+        overall.append(float(accuracy.log1p.pearson().nanmean()))
+        scalars[f"valid/pearson_log1p/{name}"] = overall[-1]
+        scalars[f"valid/pearson_raw/{name}"] = float(accuracy.raw.pearson().nanmean())
+        for assay, value in mean_by_assay(accuracy.log1p.pearson(), model.species[name]).items():
+            scalars[f"valid/pearson_log1p/{name}/{assay}"] = value
+    known = [score for score in overall if np.isfinite(score)]
+    mean = float(np.mean(known)) if known else float("nan")
+    return Validation({"valid/pearson_log1p": mean} | scalars | _expert_scalars(use), mean)
+
+
+def _score_species(
+    predict: Predict, data: SpeciesData, config: Config, device: torch.device, use: ExpertUse
+) -> TrackScores:
+    local = score_split(
+        predict,
+        data.name,
+        _rank_share(data, config, device),
+        safe_scale(data.track_mean).to(device),
+        config.loss.track_scale == "mean",
+        observe=lambda batch, prediction, output: add_expert_use(use, output),
+    )
+    return TrackScores.from_tensor(comm.add_over_ranks(local.tensor()))
+
+
+def _rank_share(
+    data: SpeciesData, config: Config, device: torch.device
+) -> Iterator[tuple[SpeciesBatch, Tensor]]:
+    """This rank's windows. Every rank makes as many calls, as expert parallelism requires:
+    windows that only fill up the last round have weight 0.
+    """
+    rows = data.rows("valid")[: config.run.valid_windows]
+    mine = rows[comm.rank() :: comm.world_size()]
+    filler = -(-len(rows) // comm.world_size()) - len(mine)  # 0 or 1
+    weights = torch.tensor([1.0] * len(mine) + [0.0] * filler, device=device)
+    batch_size = config.data.micro_batch_size
+    batches = evaluation_batches(
+        data, np.concatenate([mine, rows[:filler]]), config.model.seq_length, batch_size
+    )
+    for batch, weight in zip(batches, weights.split(batch_size), strict=True):
+        yield batch.to(device), weight
+
+
+def _expert_scalars(use: ExpertUse) -> dict[str, float]:
+    """Share of gate mass per species, layer and expert; the same numbers on every rank."""
+    for mass in use.tensors():
+        mass.copy_(comm.add_over_ranks(mass))
+    found = {}
+    for species, by_layer in use.encoder_shares().items():
+        for layer, shares in enumerate(by_layer.tolist()):
+            for expert, share in enumerate(shares):
+                found[f"valid_experts/{species}/block{layer}/expert{expert}"] = share
+    for (species, assay), shares in use.decoder_shares().items():
+        for expert, share in enumerate(shares.tolist()):
+            found[f"valid_experts/{species}/decoder/{assay}/expert{expert}"] = share
+    return found
