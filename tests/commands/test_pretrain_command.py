@@ -1,0 +1,355 @@
+"""The main job as a user runs it: pretrain, look at it, evaluate, convert, resume, stop."""
+
+import json
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from conftest import (
+    BIN,
+    DEEPSPEED_JSON,
+    REPO,
+    SCRIPT,
+    SPECIES,
+    TINY,
+    arguments,
+    deepspeed_command,
+    run,
+    start_pair,
+)
+from safetensors.torch import load_file
+
+from spacescale.checkpoint import layout
+from spacescale.checkpoint.consolidate import consolidate
+from spacescale.config import build_config
+from spacescale.data.checksums import list_files
+from spacescale.data.codecs import codec_warning_ignored
+from spacescale.data.loader import open_datasets
+from spacescale.data.sampler import SampleOrder
+from spacescale.metrics.writer import read_metrics
+from spacescale.parallel.comm import free_port
+
+SPACESCALE = BIN / "spacescale"
+
+
+def by_step(output):
+    """metrics.jsonl as step → all that was logged at it."""
+    found = {}
+    for record in read_metrics(output / "metrics.jsonl"):
+        found.setdefault(record["step"], {}).update(record)
+    return found
+
+
+def latest(output):
+    return (output / "checkpoints/latest").read_text().strip()
+
+
+# ---- The run ------------------------------------------------------------------------------------
+
+
+def test_the_deepspeed_command_trains_on_two_processes_and_logs_what_it_promises(finished):
+    output, done = finished
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    logged = by_step(output)
+    assert list(logged) == [1, 2, 3, 4, 5, 6]
+    everything = {name for record in logged.values() for name in record}
+    for species in SPECIES:
+        assert f"train/loss/{species}" in everything
+        assert f"valid/pearson_log1p/{species}" in logged[6]
+        assert f"valid/pearson_raw/{species}" in logged[6]
+        assert f"valid/pearson_log1p/{species}/cage" in logged[6]
+        shares = [logged[6][f"valid_experts/{species}/block0/expert{i}"] for i in range(4)]
+        assert sum(shares) == pytest.approx(1)
+        shares = [logged[6][f"valid_experts/{species}/decoder/cage/expert{i}"] for i in range(4)]
+        assert sum(shares) == pytest.approx(1)
+    for step in logged.values():
+        assert step["train/loss"] > 0
+        assert step["optim/gradient_norm"] > 0
+        assert step["speed/windows_per_s"] > 0
+        assert step["speed/memory_gib"] > 0
+    rates = [step["optim/learning_rate"] for step in logged.values()]
+    assert rates[0] < rates[1] and rates[-1] < rates[2]
+    assert any(p.stat().st_size > 1000 for p in (output / "tensorboard").glob("events.out.*"))
+
+
+def test_the_log_on_the_terminal_is_rank_0s_alone_and_names_the_layout(finished):
+    output, done = finished
+    assert done.stdout.count("step 6/6:") == 1
+    assert done.stderr.count("2 processes, expert parallel 2, ZeRO-2, 4 windows per step") == 1
+    assert f"saved {output}/checkpoints/step-00000006" in done.stdout
+
+
+def test_checkpoints_are_complete_named_and_free_of_leftovers(finished):
+    output, _ = finished
+    folder = output / "checkpoints"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "best", "latest", "step-00000003", "step-00000006",
+    ]  # fmt: skip
+    assert latest(output) == "step-00000006"
+    scores = {
+        name: json.loads((folder / name / "spacescale.json").read_text())["metrics"][
+            "valid/pearson_log1p"
+        ]
+        for name in ("step-00000003", "step-00000006")
+    }
+    assert (folder / "best").read_text() == max(scores, key=scores.__getitem__)
+    for name in scores:
+        layout.verify(folder / name)
+    experts = list((folder / "step-00000006").glob("layer_0_expert_*_model_states.pt"))
+    assert len(experts) == 4, "one file per expert, from both processes"
+
+
+def test_training_changed_every_weight(finished):
+    output, _ = finished
+    before, after = (
+        consolidate(output / "checkpoints" / name) for name in ("step-00000003", "step-00000006")
+    )
+    still = [name for name in after if torch.equal(before[name], after[name])]
+    assert not still
+
+
+# ---- Looking at it, evaluating, converting ------------------------------------------------------
+
+
+def test_info_describes_the_run(finished):
+    done = run(SPACESCALE, "info", finished[0])
+    assert done.returncode == 0, done.stderr
+    assert "step         6" in done.stdout
+    assert "2 processes, expert parallel 2, ZeRO-2" in done.stdout
+    for species, tracks in (("finch", 10), ("perch", 6), ("moth", 4)):
+        assert f"{species:<12} {tracks} tracks: " in done.stdout
+
+
+def test_evaluate_writes_tables_and_figures_of_the_test_windows(finished):
+    output, _ = finished
+    done = run(SPACESCALE, "evaluate", output)
+    assert done.returncode == 0, done.stderr
+    folder = output / "evaluation/test"
+    scores = json.loads((folder / "metrics.json").read_text())
+    for species, tracks in (("finch", 10), ("perch", 6), ("moth", 4)):
+        lines = (folder / species / "acc.txt").read_text().splitlines()
+        assert len(lines) == 1 + tracks
+        assert -1 <= scores["species"][species]["pearson_log1p"] <= 1
+        assert species in done.stdout
+    drawn = {p.name for p in (folder / "figures").glob("*.png") if p.stat().st_size > 1000}
+    expected = {"pearson_per_assay.png", "expert_use.png", "loss_curves.png"}
+    assert drawn >= expected | {f"tracks_{name}.png" for name in SPECIES}
+
+
+def test_evaluating_one_process_gives_the_scores_that_two_logged_while_training(finished):
+    output, _ = finished
+    checkpoint = output / "checkpoints/step-00000006"
+    done = run(SPACESCALE, "evaluate", checkpoint, "--split", "valid", "--out", output / "again")
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((output / "again/metrics.json").read_text())["species"]
+    logged = by_step(output)[6]
+    for species in SPECIES:
+        for kind in ("pearson_log1p", "pearson_raw"):
+            expected = logged[f"valid/{kind}/{species}"]
+            assert scores[species][kind] == pytest.approx(expected, abs=1e-5)
+
+
+LOAD_WITHOUT_DEEPSPEED = """
+import sys
+sys.modules["deepspeed"] = sys.modules["zarr"] = None  # importing them now fails
+import torch
+from safetensors.torch import save_file
+from spacescale.checkpoint.probe import predict_probe
+from spacescale.model import Space
+model = Space.from_pretrained(sys.argv[1])
+save_file(predict_probe(model, model.config, torch.device("cpu")), sys.argv[2])
+"""
+
+
+def test_converted_weights_load_without_deepspeed_and_predict_the_same(finished, tmp_path):
+    output, _ = finished
+    done = run(SPACESCALE, "convert", output, "--out", tmp_path / "export")
+    assert done.returncode == 0, done.stderr
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["export"]
+    tracks = sorted(p.name for p in (tmp_path / "export/tracks").iterdir())
+    assert tracks == sorted(f"{name}.tsv" for name in SPECIES)
+    predicted = tmp_path / "predicted.safetensors"
+    loaded = run(sys.executable, "-c", LOAD_WITHOUT_DEEPSPEED, tmp_path / "export", predicted)
+    assert loaded.returncode == 0, loaded.stderr
+    best = layout.find_checkpoint(output, "best")
+    live, plain = load_file(best / "probe.safetensors"), load_file(predicted)
+    assert list(plain) == list(live)
+    for species, expected in live.items():
+        tolerance = 1e-5 * float(expected.max())
+        torch.testing.assert_close(plain[species], expected, rtol=0, atol=tolerance)
+
+
+# ---- Stopping and going on ----------------------------------------------------------------------
+
+
+def test_a_resumed_run_ends_with_bit_identical_weights_under_another_launcher(
+    finished, data, tmp_path
+):
+    whole, _ = finished
+    output = tmp_path / "run"
+    shutil.copytree(whole, output)
+    shutil.rmtree(output / "checkpoints/step-00000006")
+    (output / "checkpoints/latest").write_text("step-00000003\n")
+    (output / "checkpoints/best").write_text("step-00000003\n")
+    torchrun = [BIN / "torchrun", "--nproc-per-node", 2, "--master-port", free_port()]
+    done = run(*torchrun, SCRIPT, *arguments(data, output, "--resume", "must"))
+    assert done.returncode == 0, done.stderr
+    assert "step 3/6" not in done.stdout and "step 4/6" in done.stdout
+
+    first, second = (folder / "checkpoints/step-00000006" for folder in (whole, output))
+    weights, again = consolidate(first), consolidate(second)
+    assert list(weights) == list(again)
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, again[name]), name
+    for name in ("probe.safetensors", "rng-00000.safetensors", "rng-00001.safetensors"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+    expected, found = by_step(whole), by_step(output)
+    assert list(found) == [1, 2, 3, 4, 5, 6]
+    for step, record in expected.items():
+        for name, value in record.items():
+            if not name.startswith(("time", "speed/")):
+                assert found[step][name] == value, f"step {step}: {name}"
+
+
+def test_a_signal_to_one_rank_saves_and_ends_all_ranks_well(data, tmp_path):
+    output = tmp_path / "run"
+    endless = ["optim.max_steps=100000", "run.valid_every=100000", "run.save_every=100000"]
+    ranks = start_pair(*arguments(data, output, *endless))
+    try:
+        deadline = time.monotonic() + 120
+        log = output / "metrics.jsonl"
+        while not (log.exists() and log.read_text().count("\n") >= 2):
+            assert time.monotonic() < deadline and ranks[0].poll() is None, "never started"
+            time.sleep(0.1)
+        ranks[1].send_signal(signal.SIGTERM)
+        texts = [rank.communicate(timeout=120)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(texts)
+    name = latest(output)
+    step = int(name.removeprefix("step-"))
+    assert step >= 2
+    assert (output / "REQUEUE").read_text() == f"SIGTERM at step {step}\n"
+    assert "SIGTERM: saved step" in texts[0] and "--resume auto" in texts[0]
+    layout.verify(output / "checkpoints" / name)
+    assert list(by_step(output)) == list(range(1, step + 1))
+
+
+# ---- Steps that are not finite ------------------------------------------------------------------
+
+
+def poison(data, folder, rows):
+    """Copy the data and put an inf into the targets of these rows (species → rows)."""
+    shutil.copytree(data, folder)
+    for species, chosen in rows.items():
+        with codec_warning_ignored():
+            targets = zarr.open_array(folder / species / "targets", mode="r+")
+        for row in chosen:
+            values = np.asarray(targets[int(row)])
+            values[3, 0] = np.inf
+            targets[int(row)] = values
+        path = folder / species / "manifest.json"
+        files = {n: entry.model_dump() for n, entry in list_files(folder / species).items()}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"files": files}))
+    return folder
+
+
+def draws_of_the_tiny_run(datasets, num_steps, world_size):
+    """(step from 1, rank) → {(species, row)} as the sampler deals them out."""
+    config = build_config("space_demo", TINY[1:])
+    rows = {name: d.rows("train") for name, d in datasets.items()}
+    order = SampleOrder(
+        seed=config.run.seed,
+        num_windows={name: len(r) for name, r in rows.items()},
+        balance=config.data.species_balance,
+        micro_batch_size=config.data.micro_batch_size,
+        world_size=world_size,
+        shift_bp=config.data.shift_bp,
+        reverse_complement=config.data.reverse_complement,
+    )
+    return {
+        (step + 1, rank): {(d.species, int(rows[d.species][d.window])) for d in draws}
+        for step in range(num_steps)
+        for rank in range(world_size)
+        if (draws := order.draws(step, rank))
+    }
+
+
+def test_one_bad_window_is_logged_with_step_and_rank_and_survived(data, tmp_path):
+    draws = draws_of_the_tiny_run(open_datasets([data]), 6, 2)
+    species, row = min(draws[2, 1])
+    bad = [place for place, windows in draws.items() if (species, row) in windows]
+    assert bad == [(2, 1)], "the test needs a window that is drawn once"
+    poisoned = poison(data, tmp_path / "shards", {species: [row]})
+    output = tmp_path / "run"
+    done = run(*deepspeed_command(*arguments(poisoned, output)))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step 2: loss not finite on rank 1; the step was skipped") == 1
+    logged = by_step(output)
+    assert logged[2]["nonfinite/loss/rank1"] == 1.0
+    assert [s for s, record in logged.items() if "nonfinite/loss/rank1" in record] == [2]
+    assert [s for s, record in logged.items() if record["train/loss"] is None] == [2]
+    weights = consolidate(output / "checkpoints" / latest(output))
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_three_bad_steps_in_a_row_end_the_run(data, tmp_path):
+    rows = {name: d.rows("train") for name, d in open_datasets([data]).items()}
+    poisoned = poison(data, tmp_path / "shards", rows)
+    output = tmp_path / "run"
+    done = run(sys.executable, SCRIPT, *arguments(poisoned, output))
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert "error on rank 0: 3 steps in a row were not finite (up to step 3: " in done.stderr
+    assert [r["step"] for r in read_metrics(output / "metrics.jsonl") if "train/loss" in r] == [
+        1, 2,
+    ]  # fmt: skip
+    assert not (output / "checkpoints/latest").exists()
+
+
+# ---- Other ways to start ------------------------------------------------------------------------
+
+
+def test_plain_python_trains_one_process(alone):
+    output, done = alone
+    assert done.returncode == 0, done.stderr
+    assert "1 processes, expert parallel 1" in done.stderr
+    assert latest(output) == "step-00000003"
+
+
+def test_without_data_the_embedded_genomes_are_made_and_trained_on(tmp_path):
+    tiny = [
+        *TINY[1:],
+        "optim.max_steps=1",
+        "optim.warmup_steps=0",
+        "data.micro_batch_size=1",
+        "run.valid_windows=1",
+    ]
+    start = [sys.executable, REPO / SCRIPT, "--deepspeed", REPO / DEEPSPEED_JSON]
+    done = run(*start, *tiny, cwd=tmp_path, XDG_CACHE_HOME=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    assert latest(tmp_path / "runs/pretrain") == "step-00000001"
+    made = [p.parent.name for p in (tmp_path / "cache").rglob("manifest.json")]
+    assert sorted(made) == sorted(SPECIES)
+
+
+@pytest.mark.slow
+def test_the_bare_command_trains_on_the_embedded_genomes(tmp_path):
+    command = deepspeed_command("--deepspeed", REPO / DEEPSPEED_JSON)
+    command = [REPO / part if part == SCRIPT else part for part in command]
+    done = run(*command, cwd=tmp_path, timeout=3600, XDG_CACHE_HOME=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    logged = by_step(tmp_path / Path("runs/pretrain"))
+    last = logged[max(logged)]
+    for species in SPECIES:
+        assert last[f"valid/pearson_log1p/{species}"] > 0.4

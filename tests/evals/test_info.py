@@ -1,0 +1,132 @@
+import json
+
+import pytest
+
+from spacescale.config import ModelConfig
+from spacescale.data.shard_plan import ShardOptions
+from spacescale.data.shard_writer import shard_species
+from spacescale.errors import UserError
+from spacescale.evals.info import describe
+from spacescale.testing.simulated_genomes import write_simulated_genomes
+
+MODEL = ModelConfig(
+    species={"finch": ("cage", "cage", "dnase_atac"), "perch": ("cage",)},
+    seq_length=2048,
+    target_length=48,
+    num_downsamples=5,
+    dim=96,
+    dim_divisible_by=16,
+    depth=2,
+    heads=4,
+).model_dump(mode="json")
+METRICS = {"valid/pearson_log1p/finch": 0.61249, "valid/pearson_log1p/perch": None}
+VERSIONS = {"spacescale": "0.1.0", "torch": "2.9"}
+OF_THE_MODEL = [
+    "input        2,048 bp, predicts 48 bins of 32 bp",
+    "size         dim 96, depth 2, 4 species experts (top 3), 8 track experts (top 3)",
+    "finch        3 tracks: 2 cage, 1 dnase_atac",
+    "perch        1 tracks: 1 cage",
+    "validation   finch: Pearson (log1p) 0.612",
+    "made with    spacescale 0.1.0, torch 2.9",
+]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with one checkpoint, as far as it is read here."""
+    folder = tmp_path / "run" / "checkpoints"
+    checkpoint = folder / "step-00000040"
+    checkpoint.mkdir(parents=True)
+    state = {
+        "step": 40,
+        "layout": {
+            "world_size": 2,
+            "ep_size": 2,
+            "zero_stage": 2,
+            "micro_batch_size": 12,
+            "gradient_accumulation_steps": 3,
+        },
+        "config": {"model": MODEL},
+        "metrics": METRICS,
+        "versions": VERSIONS,
+    }
+    (checkpoint / "spacescale.json").write_text(json.dumps(state))
+    (folder / "latest").write_text(checkpoint.name)
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def export(tmp_path):
+    """An export, as far as it is read here."""
+    payload = {
+        "format": "spacescale-model",
+        "format_version": 1,
+        "model": MODEL,
+        "track_scale": "mean",
+        "trained": {"step": 40, "metrics": METRICS, "versions": VERSIONS},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(payload))
+    (tmp_path / "model.safetensors").touch()
+    return tmp_path
+
+
+def test_a_run_is_described_by_its_latest_checkpoint(run):
+    lines = describe(run).splitlines()
+    assert lines[0] == f"checkpoint   {run / 'checkpoints' / 'step-00000040'}"
+    assert lines[1:3] == ["step         40", "best of run  not known"]
+    assert lines[3].startswith("layout       2 processes, expert parallel 2, ZeRO-2")
+    assert lines[4:] == OF_THE_MODEL
+
+
+def test_a_checkpoint_names_the_best_of_its_run(run):
+    (run / "checkpoints" / "best").write_text("step-00000030")
+    lines = describe(run / "checkpoints" / "step-00000040").splitlines()
+    assert lines[2] == "best of run  step-00000030"
+
+
+def test_a_pointer_to_a_missing_checkpoint_is_an_error(run):
+    (run / "checkpoints" / "latest").write_text("step-00000050")
+    with pytest.raises(UserError, match=r"latest: names 'step-00000050', which does not exist"):
+        describe(run)
+
+
+def test_an_export_says_what_it_predicts(export):
+    assert describe(export).splitlines() == [
+        f"export       {export}",
+        "step         40",
+        "predicts     multiples of each track mean",
+        *OF_THE_MODEL,
+    ]
+    payload = json.loads((export / "config.json").read_text())
+    (export / "config.json").write_text(json.dumps(payload | {"track_scale": "none"}))
+    assert describe(export).splitlines()[2] == "predicts     stored values"
+
+
+def test_data_sets_are_described_one_after_the_other(tmp_path):
+    species = write_simulated_genomes(tmp_path / "genomes", scale=0.05)
+    for each in species[1:]:
+        shard_species(
+            ShardOptions(
+                species=each.name,
+                fasta=each.fasta,
+                targets=each.targets,
+                contigs=each.contigs,
+                out=tmp_path / "shards",
+                seq_length=2048,
+                bin_size=32,
+                target_length=48,
+            )
+        )
+    moth, perch = describe(tmp_path / "shards").split("\n\n")
+    assert "species      moth" in moth and "species      perch" in perch
+    assert "tracks       4 tracks: 2 cage, 1 dnase_atac, 1 tf_chip" in moth
+    assert "2 valid, 2 test; targets 48 bins of 32 bp" in moth
+    assert "transform    basenji2020 v1" in moth
+    assert describe(tmp_path / "shards" / "moth") == moth
+
+
+def test_anything_else_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="nothing: no such file or folder"):
+        describe(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"no run, checkpoint or export; as data: .* no species"):
+        describe(tmp_path)

@@ -1,0 +1,81 @@
+import gzip
+import struct
+
+import pytest
+
+from spacescale.errors import UserError
+from spacescale.genome import dna
+from spacescale.genome.sequence_files import read_genome
+
+FASTA = ">chr1 some text\nACGT\nAC\n\n>chr2\nnnnn\n"
+
+
+def test_plain_gzip_and_crlf_read_alike(tmp_path):
+    plain, packed, crlf = tmp_path / "a.fa", tmp_path / "a.fa.gz", tmp_path / "crlf.fa"
+    plain.write_text(FASTA)
+    packed.write_bytes(gzip.compress(FASTA.encode()))
+    crlf.write_bytes(FASTA.replace("\n", "\r\n").encode())
+    for path in (plain, packed, crlf):
+        genome = read_genome(path)
+        assert genome.lengths == {"chr1": 6, "chr2": 4}
+        assert genome.contigs["chr1"].tolist() == dna.encode("ACGTAC").tolist()
+        assert set(genome.contigs["chr2"].tolist()) == {dna.N}
+
+
+def test_a_stale_index_does_not_matter_and_none_is_written(tmp_path):
+    path = tmp_path / "a.fa"
+    path.write_text(FASTA)
+    (tmp_path / "a.fa.fai").write_text("chr1\t999\t3\t60\t61\n")
+    assert read_genome(path).lengths["chr1"] == 6
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.fa", "a.fa.fai"]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "is an empty file"),
+        (b"ACGT\n", ":1: expected a FASTA header"),
+        (b"<!DOCTYPE html>", ":1: expected a FASTA header"),
+        (b">a\nAC\n>a\nAC\n", "contig 'a' occurs twice"),
+        (b">a\n>b\nAC\n", "contig 'a' is empty"),
+        (b">\nAC\n", ":1: a FASTA header without a name"),
+        (b">a\nAC-T" + b"ACGT" * 9, "a:3 has '-'"),
+        (gzip.compress(FASTA.encode() * 99)[:40], "damaged or truncated gzip"),
+    ],
+)
+def test_faults(tmp_path, content, message):
+    path = tmp_path / "bad.fa"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_genome(path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_ambiguity_letters_are_counted_over_contigs(tmp_path):
+    path = tmp_path / "a.fa"
+    path.write_text(">a\nACGTACGTACGR\n>b\nACGTACGTACGTACGTYR\n")
+    assert read_genome(path).num_ambiguous == 3
+
+
+def two_bit(order: str) -> bytes:
+    """Contig c of ten bases ACGTNNACGT, with one masked block."""
+    packed = bytes([0b10_01_11_00, 0b00_00_10_01, 0b11_00_00_00])
+    numbers = (10, 1, 4, 2, 1, 0, 3, 0)  # bases, one gap: 4, 2; one masked block: 0, 3; reserved
+    header = struct.pack(order + "IIII", 0x1A412743, 0, 1, 0) + b"\x01c"
+    return header + struct.pack(order + "I8I", 22, *numbers) + packed
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_two_bit_of_either_byte_order(tmp_path, order):
+    path = tmp_path / "a.2bit"
+    path.write_bytes(two_bit(order))
+    assert read_genome(path).contigs["c"].tolist() == dna.encode("ACGTNNACGT").tolist()
+
+
+@pytest.mark.parametrize("size", [10, 20, 24, 40, 56])
+def test_truncated_two_bit(tmp_path, size):
+    path = tmp_path / "a.2bit"
+    path.write_bytes(two_bit("<")[:size])
+    with pytest.raises(UserError, match="damaged or truncated 2bit"):
+        read_genome(path)

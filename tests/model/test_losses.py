@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+import torch
+from tiny_models import no_ranks, some_codes, some_targets, tiny_model
+
+from spacescale.config import LossConfig
+from spacescale.model.losses import (
+    cv_loss,
+    mi_loss,
+    poisson_loss,
+    routing_losses,
+    training_losses,
+)
+from spacescale.model.router import RoutingSums
+
+S, E = 3, 4
+BALANCED = torch.full((S, E), 5.0)
+COLLAPSED = torch.tensor([[5.0, 0, 0, 0]] * S)  # everything to one expert
+SPECIALISED = torch.tensor([[5.0, 0, 0, 0], [0, 5.0, 0, 0], [0, 0, 5.0, 0]])
+
+
+def random_mass() -> torch.Tensor:
+    return torch.rand(S, E, generator=torch.Generator().manual_seed(0)) * 100
+
+
+def test_poisson_loss_in_numpy():
+    prediction = np.array([[[0.5, 2.0], [0.0, 1e-30]]], dtype=np.float32)
+    target = np.array([[[1.0, 3.0], [0.0, 2.0]]], dtype=np.float32)
+    expected = np.mean(prediction - target * np.log(np.maximum(prediction, 1e-20)))
+    found = poisson_loss(torch.from_numpy(prediction), torch.from_numpy(target))
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_poisson_loss_is_least_at_the_target():
+    target = torch.tensor([0.3, 1.0, 7.0])
+    prediction = target.clone().requires_grad_()
+    poisson_loss(prediction, target).backward()
+    torch.testing.assert_close(prediction.grad, torch.zeros(3))
+
+
+def test_mi_loss_in_numpy():
+    mass = random_mass()
+    joint = mass.numpy() / mass.numpy().sum()
+    independent = np.outer(joint.sum(1), joint.sum(0))
+    expected = -(joint * np.log(joint / independent)).sum()
+    assert float(mi_loss(mass)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_mi_loss_rewards_experts_that_know_their_species():
+    assert float(mi_loss(SPECIALISED)) == pytest.approx(-np.log(3), rel=1e-5)
+    assert float(mi_loss(BALANCED)) == pytest.approx(0, abs=1e-6)
+    assert float(mi_loss(COLLAPSED)) == pytest.approx(0, abs=1e-6)
+
+
+def test_mi_loss_does_not_depend_on_how_much_was_routed():
+    assert float(mi_loss(1000 * random_mass())) == pytest.approx(float(mi_loss(random_mass())))
+
+
+def test_mi_loss_of_one_species_alone_is_zero():
+    alone = torch.zeros(S, E)
+    alone[1] = random_mass()[1]
+    alone.requires_grad_()
+    loss = mi_loss(alone)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
+    assert torch.isfinite(alone.grad).all()
+
+
+def test_cv_loss_in_numpy():
+    usage = random_mass().numpy().sum(0)
+    expected = usage.var(ddof=1) / usage.mean() ** 2
+    assert float(cv_loss(random_mass())) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_cv_loss_tells_balance_from_collapse():
+    assert float(cv_loss(BALANCED)) == 0
+    assert float(cv_loss(COLLAPSED)) == pytest.approx(E)
+    assert 0 < float(cv_loss(SPECIALISED)) < E
+
+
+def test_a_single_expert_is_balanced():
+    mass = torch.rand(S, 1, requires_grad=True)
+    loss = cv_loss(mass) + mi_loss(mass)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
+    assert torch.isfinite(mass.grad).all()
+
+
+def sums_of(mass: torch.Tensor, squares: float, count: float) -> RoutingSums:
+    return RoutingSums(mass, torch.tensor(squares), torch.tensor(count))
+
+
+def test_routing_losses_are_weighted_sums_over_layers():
+    layers = [sums_of(SPECIALISED, 6.0, 3.0), sums_of(COLLAPSED, 5.0, 5.0)]
+    weights = LossConfig(mi_weight=2.0, z_weight=3.0, cv_weight=0.5)
+    found = {name: float(value) for name, value in routing_losses(layers, weights, "x").items()}
+    assert found == {
+        "x_mi": pytest.approx(-2 * np.log(3), rel=1e-5),
+        "x_z": pytest.approx(3 * (2 + 1)),
+        "x_cv": pytest.approx(0.5 * (float(cv_loss(SPECIALISED)) + E)),
+    }
+    assert routing_losses([], weights, "x") == {}
+
+
+def test_poisson_terms_add_up_to_a_mean_over_windows():
+    model = tiny_model(tracks_num_experts=0)
+    with torch.no_grad():
+        output = model({"finch": some_codes(3), "perch": some_codes(1, seed=5)})
+    targets = some_targets(output)
+    found = training_losses(output, targets, LossConfig(), no_ranks)
+    per_window = [
+        float(poisson_loss(prediction, target))
+        for name in targets
+        for prediction, target in zip(output.prediction[name], targets[name], strict=True)
+    ]
+    total = float(found["poisson/finch"] + found["poisson/perch"])
+    assert total == pytest.approx(np.mean(per_window), rel=1e-5)
+
+
+def test_poisson_term_is_the_mean_of_output_and_enhancement():
+    with torch.no_grad():
+        output = tiny_model()({"finch": some_codes(2)})
+    targets = some_targets(output)
+    predictions = (output.prediction["finch"], output.enhanced["finch"])
+    expected = np.mean([float(poisson_loss(p, targets["finch"])) for p in predictions])
+    found = training_losses(output, targets, LossConfig(), no_ranks)
+    assert float(found["poisson/finch"]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_routing_terms_of_two_ranks_are_those_of_their_windows_together():
+    """What each rank computes once `sum_over_ranks` has added the other's sums."""
+    model = tiny_model()
+    finch, perch = some_codes(3), some_codes(1, seed=5)
+    with torch.no_grad():
+        together = model({"finch": finch, "perch": perch})
+        first, second = model({"finch": finch[:2]}), model({"finch": finch[2:], "perch": perch})
+    flat = [
+        torch.cat([part.flatten() for part in sums])
+        for sums in (*second.encoder_routing, second.decoder_routing)
+    ]
+    others = iter(flat)
+    found = training_losses(
+        first, some_targets(first), LossConfig(), lambda sums: sums + next(others)
+    )
+    expected = training_losses(together, some_targets(together), LossConfig(), no_ranks)
+    for name in ("encoder_mi", "encoder_z", "encoder_cv", "decoder_mi", "decoder_z", "decoder_cv"):
+        assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-4), name
+
+
+def test_a_species_weight_scales_its_poisson_term_alone():
+    model = tiny_model()
+    with torch.no_grad():
+        output = model({"finch": some_codes(2), "perch": some_codes(1)})
+    targets = some_targets(output)
+    plain = training_losses(output, targets, LossConfig(), no_ranks)
+    weighted = training_losses(
+        output, targets, LossConfig(species_weight={"perch": 0.25}), no_ranks
+    )
+    for name, value in plain.items():
+        factor = 0.25 if name == "poisson/perch" else 1.0
+        torch.testing.assert_close(weighted[name], factor * value)

@@ -1,0 +1,34 @@
+"""run_ranks: real processes whose results come back by rank and whose failures are seen."""
+
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from spacescale.parallel import comm
+from spacescale.testing.ranks import run_ranks
+
+
+def meet_then_maybe_fail(failing_rank):
+    total = comm.add_over_ranks(torch.tensor(float(comm.rank() + 1)))
+    if comm.rank() == failing_rank:
+        raise ValueError(f"rank {failing_rank} cannot go on")
+    return {"rank": comm.rank(), "world": dist.get_world_size(), "total": float(total)}
+
+
+def test_results_come_back_in_rank_order_from_one_joined_group():
+    assert run_ranks(meet_then_maybe_fail, 2, None) == [
+        {"rank": 0, "world": 2, "total": 3.0},
+        {"rank": 1, "world": 2, "total": 3.0},
+    ]
+
+
+def test_a_failing_rank_is_raised_with_its_traceback():
+    with pytest.raises(Exception, match=r"(?s)Process 1 .*meet_then.*rank 1 cannot go on"):
+        run_ranks(meet_then_maybe_fail, 2, 1)
+
+
+def test_processes_that_never_end_are_killed():
+    with pytest.raises(TimeoutError, match="sleep: not done after 1 s"):
+        run_ranks(time.sleep, 1, 600, timeout_s=1)

@@ -1,0 +1,91 @@
+import math
+
+import pytest
+import torch
+
+from spacescale.parallel import comm
+from spacescale.train.step_report import StepReport, StepSummary
+
+CPU = torch.device("cpu")
+
+
+def add(report: StepReport, per_species: dict[str, tuple[int, float]], mi: float = 0.0) -> None:
+    """Add a micro-step as `training_losses` gives it: species → windows and their mean loss."""
+    windows = {name: count for name, (count, _) in per_species.items()}
+    losses = {
+        f"poisson/{name}": torch.tensor(loss * count / sum(windows.values()))
+        for name, (count, loss) in per_species.items()
+    }
+    losses["encoder_mi"] = torch.tensor(mi)
+    report.add(losses, torch.stack(list(losses.values())).sum(), windows)
+
+
+def gather(reports: list[StepReport], signals: list[int], monkeypatch) -> list[StepSummary]:
+    """What the ranks' reports become when every rank sees every row."""
+    rows: list[torch.Tensor] = []
+
+    def keep(row: torch.Tensor) -> torch.Tensor:
+        rows.append(row)
+        return row[None]
+
+    monkeypatch.setattr(comm, "gather_rows", keep)
+    for report, signal in zip(reports, signals, strict=True):
+        report.gather(signal)
+    together = torch.stack(rows)
+    monkeypatch.setattr(comm, "gather_rows", lambda row: together)
+    return [report.gather(s) for report, s in zip(reports, signals, strict=True)]
+
+
+def test_species_loss_is_a_mean_over_windows_not_over_micro_steps():
+    report = StepReport(["finch", "perch"], CPU)
+    add(report, {"finch": (2, 1.0), "perch": (1, 4.0)})
+    add(report, {"finch": (1, 7.0)})
+    summary = report.gather(0)
+    assert summary.losses["train/loss/finch"] == pytest.approx((1 + 1 + 7) / 3)
+    assert summary.losses["train/loss/perch"] == pytest.approx(4)
+    assert summary.windows == 4
+
+
+def test_total_and_routing_terms_are_means_over_micro_steps():
+    report = StepReport(["finch"], CPU)
+    add(report, {"finch": (2, 1.0)}, mi=-0.5)
+    add(report, {"finch": (2, 3.0)}, mi=-0.1)
+    losses = report.gather(0).losses
+    assert losses["train/encoder_mi"] == pytest.approx(-0.3)
+    assert losses["train/loss"] == pytest.approx(((1 - 0.5) + (3 - 0.1)) / 2)
+
+
+def test_all_ranks_get_the_summary_of_all_windows(monkeypatch):
+    reports = [StepReport(["finch", "perch"], CPU) for _ in range(2)]
+    for report, finch in zip(reports, (1.0, 2.0), strict=True):
+        add(report, {"finch": (1, finch), "perch": (1, 5.0)}, mi=-0.2)
+    first, second = gather(reports, [0, 0], monkeypatch)
+    assert first == second
+    assert first.losses["train/loss/finch"] == pytest.approx(1.5)
+    assert first.losses["train/encoder_mi"] == pytest.approx(-0.2)
+    assert first.losses["train/loss"] == pytest.approx((1 + 2 + 5 + 5) / 4 - 0.2)
+    assert (first.windows, first.bad_ranks, first.stop_signal) == (4, [], 0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_ranks_with_a_loss_that_is_not_finite_are_named(bad, monkeypatch):
+    reports = [StepReport(["finch"], CPU) for _ in range(3)]
+    for report, loss in zip(reports, (1.0, bad, 1.0), strict=True):
+        add(report, {"finch": (1, 1.0)})
+        add(report, {"finch": (1, loss)})
+    for summary in gather(reports, [0, 0, 0], monkeypatch):
+        assert summary.bad_ranks == [1]
+
+
+def test_a_signal_to_one_rank_reaches_all(monkeypatch):
+    reports = [StepReport(["finch"], CPU) for _ in range(2)]
+    for report in reports:
+        add(report, {"finch": (1, 1.0)})
+    assert [s.stop_signal for s in gather(reports, [0, 15], monkeypatch)] == [15, 15]
+
+
+def test_reports_keep_no_graph():
+    report = StepReport(["finch"], CPU)
+    loss = torch.tensor(1.0, requires_grad=True) * 2
+    report.add({"poisson/finch": loss}, loss, {"finch": 1})
+    assert not any(value.requires_grad for value in report.sums.values())
