@@ -63,6 +63,7 @@ def main(arguments: list[str]) -> int:
     except UserError as error:  # the same on every rank
         if comm.is_main():
             print(f"error: {error}", file=sys.stderr, flush=True)
+        comm.leave()
         return 2
     try:
         run.trainer.fit(run.first_step)

@@ -227,7 +227,11 @@ def _together(work: Callable[[], T]) -> T:
 
 
 def leave() -> None:
-    """Leave the process group, as NCCL asks for at the end."""
+    """Leave the process group before the interpreter ends.
+
+    NCCL asks for it, and gloo needs it: its thread may still drop the last Python tensor of a
+    collective, which aborts a process whose interpreter has begun to end.
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
 
