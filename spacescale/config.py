@@ -16,6 +16,7 @@ from spacescale.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+Stage = Literal["stem", "conv_tower", "transformer", "pointwise", "decoder"]
 
 
 class _Section(BaseModel):
@@ -42,14 +43,55 @@ class ModelConfig(_Section):
         default=4, ge=0, description="experts of each block's cross-species MoE; 0 = one dense FFN"
     )
     species_top_k: int = Field(default=3, ge=1, description="experts chosen per token")
+    species_token: bool = Field(
+        default=True, description="append a learned token of the window's species to its bins"
+    )
+    decoder: Literal["moe", "mlp", "none"] = Field(
+        default="moe",
+        description="profile-grouped experts; or one dense network as large as all of them; or "
+        "none, so that the heads' prediction stands",
+    )
     tracks_num_experts: int = Field(
-        default=8, ge=0, description="experts of the profile-grouped decoder; 0 = no decoder"
+        default=8, ge=1, description="experts of the decoder (with 'mlp': its width)"
     )
     tracks_top_k: int = Field(default=3, ge=1, description="experts chosen per track and group")
     groups_per_type: int = Field(default=2, ge=1, description="decoder gates per profile type")
     dropout: Fraction = Field(default=0.4, description="residual and expert dropout")
     attn_dropout: Fraction = Field(default=0.05, description="dropout of attention weights")
     pos_dropout: Fraction = Field(default=0.01, description="dropout of the positional basis")
+    batchnorm: Literal["mixed", "per_species"] = Field(
+        default="mixed",
+        description="whose windows share training statistics: the whole batch's, so that training "
+        "and evaluation agree; or each species' own, one after the other (released)",
+    )
+    group_weights: Literal["mean_of_softmaxes", "softmax_of_sum"] = Field(
+        default="mean_of_softmaxes",
+        description="how the decoder joins sequence and species: mean of two softmaxes (released) "
+        "or one softmax of the sum (paper)",
+    )
+    odd_crop: Literal["exact", "released"] = Field(
+        default="exact",
+        description="where an odd number of bins is cropped away: keep target_length; or one bin "
+        "fewer (released)",
+    )
+    zero_gates: Literal["keep", "released"] = Field(
+        default="keep",
+        description="a chosen expert whose weight underflows to exactly 0: keep its place; or drop "
+        "it and shift every later token's experts (released; without expert parallelism)",
+    )
+    unused_layer_norm: bool = Field(
+        default=False,
+        description="carry the decoder's LayerNorm that takes part in nothing (released)",
+    )
+    track_grouping: Literal["table", "released"] = Field(
+        default="table",
+        description="profile type of each track: its assay in the targets table; or the released "
+        "grouping of the Basenji tables of human and mouse (paper's Table 6 gives only counts)",
+    )
+    checkpoint_stages: tuple[Stage, ...] = Field(
+        default=(),
+        description="stages whose activations are computed again in the backward pass, not kept",
+    )
 
     @property
     def bin_size(self) -> int:
@@ -75,7 +117,7 @@ class ModelConfig(_Section):
                 f"model.species_top_k={self.species_top_k} exceeds "
                 f"species_num_experts={self.species_num_experts}"
             )
-        if 0 < self.tracks_num_experts < self.tracks_top_k:
+        if self.decoder == "moe" and self.tracks_num_experts < self.tracks_top_k:
             raise ValueError(
                 f"model.tracks_top_k={self.tracks_top_k} exceeds "
                 f"tracks_num_experts={self.tracks_num_experts}"
@@ -91,7 +133,8 @@ class ModelConfig(_Section):
     def _check_crop(self) -> None:
         """As many whole bins must be cropped on the left as on the right, or labels shift."""
         span = self.target_length * self.bin_size
-        excess, step = self.seq_length - span, 2 * self.bin_size
+        one_side = self.odd_crop == "released"
+        excess, step = self.seq_length - span, self.bin_size * (1 if one_side else 2)
         if excess < 0 or excess % step:
             below = span + excess // step * step
             fits = f"{below} or {below + step}" if excess > 0 else str(span)
@@ -102,14 +145,10 @@ class ModelConfig(_Section):
 
 
 class LossConfig(_Section):
-    """Weights of the loss terms (paper, section 3.4)."""
+    """Weights and forms of the loss terms (paper, section 3.4)."""
 
     mi_weight: NonNegative = Field(default=0.01, description="species–expert mutual information")
-    z_weight: NonNegative = Field(
-        default=0.001,
-        description="mean square of a layer's gate logits, over all species and types (the "
-        "released code adds up one mean per species, and per type in the decoder)",
-    )
+    z_weight: NonNegative = Field(default=0.001, description="mean square of gate logits")
     cv_weight: NonNegative = Field(default=0.005, description="squared variation of expert usage")
     species_weight: dict[str, NonNegative] = Field(
         default_factory=dict,
@@ -119,7 +158,39 @@ class LossConfig(_Section):
     track_scale: Literal["mean", "none"] = Field(
         default="mean",
         description="'mean' divides every target by its track's training mean, so that loud and "
-        "quiet tracks weigh the same; 'none' trains on the stored values",
+        "quiet tracks weigh the same; 'none' trains on the stored values (released)",
+    )
+    poisson_reduction: Literal["windows", "species"] = Field(
+        default="windows",
+        description="mean over all windows; or the sum of one mean per species (released)",
+    )
+    routing_scope: Literal["ranks", "rank"] = Field(
+        default="ranks",
+        description="MI, z and cv of one micro-step's windows on all ranks together; or of each "
+        "rank's own (released), which changes with the number of ranks",
+    )
+    mi_normaliser: Literal["mass", "tokens"] = Field(
+        default="mass",
+        description="gate mass becomes a distribution by its sum; or by windows × mi_num_tokens "
+        "(released), which is not the number of tokens: at 196,608 bp it sums to 1.5",
+    )
+    mi_num_tokens: int = Field(
+        default=1024, ge=1, description="tokens per window that mi_normaliser=tokens counts"
+    )
+    cv_over: Literal["usage", "gates"] = Field(
+        default="usage",
+        description="the encoder's variation over the experts' usage; or over single gates "
+        "(released), which cannot tell balance from collapse",
+    )
+    z_reduction: Literal["mean", "sum"] = Field(
+        default="mean",
+        description="one mean per layer; or the sum of one mean per species, and in the decoder "
+        "per profile type and gate (released)",
+    )
+    empty_types: Literal["skip", "nan"] = Field(
+        default="skip",
+        description="with z_reduction=sum, a species without tracks of a profile type adds "
+        "nothing; or NaN (released)",
     )
 
 
@@ -209,15 +280,71 @@ class Config(_Section):
     run: RunConfig = RunConfig()
 
 
+# What the released code computes, where the defaults above follow the paper or mend a fault.
+RELEASED: dict[str, dict[str, Any]] = {
+    "model": {
+        "batchnorm": "per_species",
+        "group_weights": "mean_of_softmaxes",
+        "odd_crop": "released",
+        "zero_gates": "released",
+        "unused_layer_norm": True,
+        "track_grouping": "released",
+    },
+    "loss": {
+        "track_scale": "none",
+        "poisson_reduction": "species",
+        "routing_scope": "rank",
+        "mi_normaliser": "tokens",
+        "cv_over": "gates",
+        "z_reduction": "sum",
+        "empty_types": "nan",
+    },
+}
+_LARGE = {"seq_length": 196_608, "unused_layer_norm": True}
+_SMALL = {"dim": 768, "tracks_num_experts": 10, "unused_layer_norm": True}
+_ON_GPUS = {"micro_batch_size": 2, "num_workers": 4}
 # Each preset names only what differs from the defaults above (the published large model).
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "space_large": {
-        "model": {"seq_length": 196_608},
-        "data": {"micro_batch_size": 2, "num_workers": 4},
+    "space_10b": {
+        "model": {"seq_length": 196_608, "dim": 3072, "species_num_experts": 24},
+        "data": _ON_GPUS | {"micro_batch_size": 1},
+        "parallel": {"max_ep_size": 8},
     },
-    "space_small": {
-        "model": {"dim": 768, "tracks_num_experts": 10},
-        "data": {"micro_batch_size": 2, "num_workers": 4},
+    "space_2b": {
+        "model": {"seq_length": 196_608, "species_num_experts": 24},
+        "data": _ON_GPUS,
+        "parallel": {"max_ep_size": 8},
+    },
+    "space_large": {"model": _LARGE, "data": _ON_GPUS},
+    "space_small": {"model": _SMALL, "data": _ON_GPUS},
+    # The published large run, faults included; with this one the published curves can be compared.
+    "space_released": {
+        "model": _LARGE | RELEASED["model"],
+        "loss": RELEASED["loss"],
+        "data": _ON_GPUS,
+    },
+    # The paper's ablations (Table 4), at its smaller size, and the model it started from.
+    "space_no_decoder": {
+        "model": {"dim": 768, "decoder": "none"},
+        "data": _ON_GPUS,
+    },
+    "space_mlp_decoder": {
+        "model": {"dim": 768, "decoder": "mlp", "tracks_num_experts": 10},
+        "data": _ON_GPUS,
+    },
+    "space_dense_encoder": {"model": _SMALL | {"species_num_experts": 0}, "data": _ON_GPUS},
+    "space_dense_no_species": {
+        "model": _SMALL | {"species_num_experts": 0, "species_token": False},
+        "data": _ON_GPUS,
+    },
+    "enformer": {
+        "model": {
+            "seq_length": 196_608,
+            "species_num_experts": 0,
+            "species_token": False,
+            "decoder": "none",
+        },
+        "data": _ON_GPUS,
     },
     "space_tiny": {
         "model": {
