@@ -77,7 +77,7 @@ class ModelConfig(_Section):
     zero_gates: Literal["keep", "released"] = Field(
         default="keep",
         description="a chosen expert whose weight underflows to exactly 0: keep its place; or drop "
-        "it and shift every later token's experts (released; without expert parallelism)",
+        "it and give every later token experts chosen for others (released)",
     )
     unused_layer_norm: bool = Field(
         default=False,
@@ -133,8 +133,10 @@ class ModelConfig(_Section):
     def _check_crop(self) -> None:
         """As many whole bins must be cropped on the left as on the right, or labels shift."""
         span = self.target_length * self.bin_size
-        one_side = self.odd_crop == "released"
-        excess, step = self.seq_length - span, self.bin_size * (1 if one_side else 2)
+        # As released, an odd number of bins is cropped to one bin fewer, which the decoder of
+        # fixed length cannot take.
+        any_number = self.odd_crop == "released" and self.decoder == "none"
+        excess, step = self.seq_length - span, self.bin_size * (1 if any_number else 2)
         if excess < 0 or excess % step:
             below = span + excess // step * step
             fits = f"{below} or {below + step}" if excess > 0 else str(span)

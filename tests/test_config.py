@@ -63,7 +63,7 @@ def test_overriding_does_not_change_the_preset():
     "preset, overrides, message",
     [
         ("space_tyni", [], "unknown preset 'space_tyni' .did you mean 'space_tiny'..; there are: "),
-        ("zzz", [], "unknown preset 'zzz'; there are: space_demo, space_large"),
+        ("zzz", [], "unknown preset 'zzz'; there are: enformer, space_10b, "),
         ("space_demo", ["optim.lr"], "'optim.lr' is not an override; expected section.field="),
         ("space_demo", ["lr=1"], "'lr=1' is not an override"),
         ("space_demo", ["optm.lr=1"], "unknown section 'optm' .did you mean 'optim'."),

@@ -55,6 +55,7 @@ def _write_export(checkpoint: Path, folder: Path) -> None:
         "track_scale": config.loss.track_scale,
         "trained": {
             "step": state["step"],
+            "loss": config.loss.model_dump(mode="json"),
             "metrics": state["metrics"],
             "data_manifests": state["data_manifests"],
             "versions": state["versions"],

@@ -27,6 +27,7 @@ from spacescale.parallel import comm
 FREE_SETTINGS = {
     ("data", "paths"),
     ("data", "num_workers"),
+    ("model", "checkpoint_stages"),
     *(("run", name) for name in RunConfig.model_fields if name != "seed"),
 }
 CHANGEABLE_SETTINGS = {

@@ -10,6 +10,7 @@ from typing import Any
 from spacescale.checkpoint import layout
 from spacescale.data.loader import open_datasets
 from spacescale.data.shard_reader import SpeciesData
+from spacescale.config import RELEASED
 from spacescale.errors import UserError
 from spacescale.model.space import read_export
 
@@ -42,7 +43,8 @@ def _describe_checkpoint(checkpoint: Path) -> str:
             **state["layout"]
         ),
     ]
-    return "\n".join(lines + _model_lines(state["config"]["model"], state))
+    config = state["config"]
+    return "\n".join(lines + _model_lines(config["model"], config["loss"], state))
 
 
 def _describe_export(path: Path) -> str:
@@ -53,16 +55,21 @@ def _describe_export(path: Path) -> str:
         f"step         {payload['trained']['step']}",
         f"predicts     {'multiples of each track mean' if means else 'stored values'}",
     ]
-    return "\n".join(lines + _model_lines(payload["model"], payload["trained"]))
+    trained = payload["trained"]
+    return "\n".join(lines + _model_lines(payload["model"], trained.get("loss", {}), trained))
 
 
-def _model_lines(model: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
+def _model_lines(
+    model: Mapping[str, Any], loss: Mapping[str, Any], state: Mapping[str, Any]
+) -> list[str]:
     bins = f"{model['target_length']} bins of {2 ** model['num_downsamples']} bp"
     lines = [
         f"input        {model['seq_length']:,} bp, predicts {bins}",
         f"size         dim {model['dim']}, depth {model['depth']}, "
         f"{model['species_num_experts']} species experts (top {model['species_top_k']}), "
-        f"{model['tracks_num_experts']} track experts (top {model['tracks_top_k']})",
+        f"decoder {model['decoder']} of {model['tracks_num_experts']} experts "
+        f"(top {model['tracks_top_k']})",
+        f"as released  {_as_released({'model': model, 'loss': loss})}",
     ]
     for name, assays in model["species"].items():
         lines.append(f"{name:<12} {_count(assays)}")
@@ -73,6 +80,17 @@ def _model_lines(model: Mapping[str, Any], state: Mapping[str, Any]) -> list[str
             lines.append(f"validation   {name}: Pearson (log1p) {score:.3f}")
     versions = ", ".join(f"{name} {version}" for name, version in state["versions"].items())
     return [*lines, f"made with    {versions}"]
+
+
+def _as_released(config: Mapping[str, Mapping[str, Any]]) -> str:
+    """The switches that stand as in the released code; the others follow our defaults."""
+    switches = [
+        f"{section}.{field}"
+        for section, fields in RELEASED.items()
+        for field, value in fields.items()
+        if config[section].get(field) == value
+    ]
+    return ", ".join(switches) or "no switch"
 
 
 def _describe_data(data: SpeciesData) -> str:

@@ -57,7 +57,7 @@ def count_experts_of(model: ModelConfig, device: torch.device | str = "cpu") -> 
         model.profile_types,
         model.depth if model.species_num_experts else 0,
         model.species_num_experts,
-        model.tracks_num_experts,
+        model.tracks_num_experts if model.decoder == "moe" else 0,
         device,
     )
 

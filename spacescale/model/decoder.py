@@ -1,13 +1,14 @@
-"""The profile-grouped decoder: experts that run along the bin axis of each track.
+"""Decoders that refine the predicted profile of each track along its bins.
 
 Shapes: B windows of one species, N bins, T tracks, D dim, P profile types, G groups per type,
-E experts. Source: paper, section 3.3.
+E experts. Source: paper, section 3.3, and Table 4 for the dense one.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spacescale.config import ModelConfig
 from spacescale.model.experts import StackedExperts
 from spacescale.model.router import LEAKY_SLOPE, RoutingSums, top_k_gates
 
@@ -16,31 +17,28 @@ class ProfileDecoder(nn.Module):
     """Refine every track's predicted profile with a few of E experts shared by all tracks.
 
     Each profile type has G gates; how much each gate counts is decided per window from the
-    pooled sequence features and from the species token's final hidden state.
+    pooled sequence features and, where there is one, the species token's final hidden state.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        target_length: int,
-        num_types: int,
-        groups: int,
-        num_experts: int,
-        top_k: int,
-        dropout: float,
-    ):
+    def __init__(self, config: ModelConfig):
         super().__init__()
-        self.top_k, self.groups, self.num_types = top_k, groups, num_types
-        self.from_sequence = nn.Linear(2 * dim, num_types * groups)
-        self.from_species = nn.Linear(dim, num_types * groups)
-        self.gates = nn.Linear(target_length, num_types * groups * num_experts)
-        self.type_embedding = nn.Parameter(torch.randn(num_types, target_length))
+        bins = config.target_length
+        self.top_k, self.groups = config.tracks_top_k, config.groups_per_type
+        self.num_types = len(config.profile_types)
+        self.softmax_of_sum = config.group_weights == "softmax_of_sum"
+        num_gates = self.num_types * self.groups
+        self.from_sequence = nn.Linear(2 * config.dim, num_gates)
+        self.from_species = nn.Linear(config.dim, num_gates) if config.species_token else None
+        self.gates = nn.Linear(bins, num_gates * config.tracks_num_experts)
+        self.type_embedding = nn.Parameter(torch.randn(self.num_types, bins))
         self.experts = StackedExperts(
-            num_experts, target_length, 2 * target_length, dropout, out_dropout=False
+            config.tracks_num_experts, bins, 2 * bins, config.dropout, out_dropout=False
         )
+        # The released checkpoints hold it, and no computation uses it.
+        self.layer_norm = nn.LayerNorm(bins) if config.unused_layer_norm else None
 
     def forward(
-        self, base: Tensor, features: Tensor, species_state: Tensor, track_types: Tensor
+        self, base: Tensor, features: Tensor, species_state: Tensor | None, track_types: Tensor
     ) -> tuple[Tensor, RoutingSums]:
         """Enhance the base predictions (before softplus) of windows of one species.
 
@@ -49,21 +47,27 @@ class ProfileDecoder(nn.Module):
         """
         profiles = base.transpose(1, 2)  # (B, T, N)
         with torch.autocast(base.device.type, enabled=False):
-            group_logits = torch.stack(
-                [
-                    self.from_sequence(features.float().mean(1)),
-                    self.from_species(species_state.float()),
-                ]
-            ).unflatten(-1, (self.num_types, self.groups))  # (2, B, P, G)
-            group_weights = group_logits.softmax(-1).mean(0)  # (B, P, G)
+            views = self._group_logits(features, species_state)  # (V, B, P, G)
+            group_weights = self._group_weights(views)  # (B, P, G)
             logits = self._gate_logits(profiles.float(), track_types)  # (B, T, G, E)
             experts, weights = top_k_gates(logits, self.top_k)  # (B, T, G, K)
             weights = weights * group_weights[:, track_types, :, None]
-            per_group = torch.zeros_like(logits).scatter(3, experts, weights)
-            gates = per_group.sum(2)  # (B, T, E)
+            gates = torch.zeros_like(logits).scatter(3, experts, weights).sum(2)  # (B, T, E)
             chosen = torch.zeros_like(logits, dtype=torch.bool).scatter(3, experts, True).any(2)
-            sums = self._sums(gates, logits, group_logits, track_types)
-        return base + self._mix(profiles, gates, chosen).transpose(1, 2), sums
+            sums = self._sums(gates, logits, views, track_types)
+        enhanced = base + self._mix(profiles, gates, chosen).transpose(1, 2)
+        return enhanced + self._touch_unused(), sums
+
+    def _group_logits(self, features: Tensor, species_state: Tensor | None) -> Tensor:
+        """What the sequence, and the species where the model knows it, say of each gate."""
+        views = [self.from_sequence(features.float().mean(1))]
+        if self.from_species is not None and species_state is not None:
+            views.append(self.from_species(species_state.float()))
+        return torch.stack(views).unflatten(-1, (self.num_types, self.groups))
+
+    def _group_weights(self, views: Tensor) -> Tensor:
+        """(V, B, P, G) → (B, P, G), which sum to 1 over the groups of a type."""
+        return views.sum(0).softmax(-1) if self.softmax_of_sum else views.softmax(-1).mean(0)
 
     def _gate_logits(self, profiles: Tensor, track_types: Tensor) -> Tensor:
         """All types' gates see every profile; each track keeps those of its own type."""
@@ -84,14 +88,45 @@ class ProfileDecoder(nn.Module):
         return mixed.to(profiles.dtype).view_as(profiles)
 
     def _sums(
-        self, gates: Tensor, logits: Tensor, group_logits: Tensor, track_types: Tensor
+        self, gates: Tensor, logits: Tensor, views: Tensor, track_types: Tensor
     ) -> RoutingSums:
-        per_track = gates.sum(0)  # (T, E)
-        squares = F.leaky_relu(logits, LEAKY_SLOPE).square().sum() + group_logits.square().sum()
+        def per_type(per_track: Tensor) -> Tensor:
+            rows = per_track.new_zeros(self.num_types, *per_track.shape[1:])
+            return rows.index_add(0, track_types, per_track)
+
+        windows, num_tracks, _, num_experts = logits.shape
+        profiles = windows * per_type(logits.new_ones(num_tracks))  # (P,)
+        squares = F.leaky_relu(logits, LEAKY_SLOPE).square().sum((0, 3))  # (T, G)
+        group_squares = views.square().sum((1, 3)).t()  # (P, V)
+        num_group_logits = torch.full_like(group_squares, float(windows * self.groups))
+        num_logits = num_experts * profiles[:, None].expand(-1, self.groups)
         return RoutingSums(
-            gate_mass=gates.new_zeros(self.num_types, gates.shape[-1]).index_add(
-                0, track_types, per_track
-            ),
-            logit_squares=squares,
-            num_logits=gates.new_tensor(float(logits.numel() + group_logits.numel())),
+            gate_mass=per_type(gates.sum(0)),
+            gate_squares=per_type(gates.square().sum((0, 2))),
+            num_gates=num_experts * profiles,
+            logit_squares=torch.cat([per_type(squares), group_squares], dim=1),
+            num_logits=torch.cat([num_logits, num_group_logits], dim=1),
+            num_items=profiles,
         )
+
+    def _touch_unused(self) -> Tensor | float:
+        """Zero that depends on the unused LayerNorm, as gradient buckets need every parameter."""
+        if self.layer_norm is None:
+            return 0.0
+        return 0.0 * (self.layer_norm.weight.sum() + self.layer_norm.bias.sum())
+
+
+class MLPDecoder(nn.Module):
+    """One dense network for every profile, as wide as the experts of a ProfileDecoder together."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        bins = config.target_length
+        hidden = 2 * bins * config.tracks_num_experts
+        self.input, self.output = nn.Linear(bins, hidden), nn.Linear(hidden, bins)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, base: Tensor) -> Tensor:
+        """(B, N, T) base predictions before softplus → base + refinement (B, N, T)."""
+        h = self.dropout(torch.relu(self.input(base.transpose(1, 2))))
+        return base + self.output(h).transpose(1, 2)

@@ -4,6 +4,7 @@ Shapes: B batch, C channels, L positions.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -81,12 +82,17 @@ class AttentionPool(nn.Module):
         return torch.lerp(x[..., 1::2], x[..., 0::2], left.to(x.dtype))
 
 
-def centre_crop(x: Tensor, length: int) -> Tensor:
-    """Keep the `length` central positions of (B, N, D); an odd remainder drops one more at the end.
+def centre_crop(x: Tensor, length: int, odd: Literal["exact", "released"] = "exact") -> Tensor:
+    """Keep the `length` central positions of (B, N, D).
 
-    Raises ValueError if there are fewer than `length`.
+    Where an odd number is cropped away, the extra one goes at the end; or, as `released`, one more
+    goes on either side, which leaves `length` − 1. Raises ValueError if there are fewer than
+    `length`.
     """
     excess = x.shape[1] - length
     if excess < 0:
         raise ValueError(f"{x.shape[1]} bins cannot be cropped to {length}")
+    if odd == "released":
+        trim = (excess + 1) // 2
+        return x[:, trim : x.shape[1] - trim]
     return x[:, excess // 2 : excess // 2 + length]

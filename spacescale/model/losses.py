@@ -1,4 +1,4 @@
-"""Training losses of SPACE (paper, section 3.4).
+"""Training losses of SPACE (paper, section 3.4), each in the form that LossConfig names.
 
 Shapes: B batch, N bins, T tracks, E experts; "rows" are species, or species × profile types.
 """
@@ -6,6 +6,7 @@ Shapes: B batch, N bins, T tracks, E experts; "rows" are species, or species × 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,39 +26,64 @@ def poisson_loss(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction - target * prediction.clamp(min=1e-20).log()).mean()
 
 
-def mi_loss(gate_mass: Tensor) -> Tensor:
-    """Negative mutual information between rows and experts, from gate mass (rows, E).
+def mi_loss(sums: RoutingSums, weights: LossConfig, tokens_per_item: int) -> Tensor:
+    """Negative mutual information between rows and experts (paper, eq. 6).
 
-    The mass is normalised to a distribution; the released code divides by a fixed count instead,
-    which is not the number of tokens. Zero when only one row holds mass.
+    Gate mass becomes a joint distribution as `weights.mi_normaliser` says. Zero when only one row
+    holds mass.
     """
-    joint = gate_mass / gate_mass.sum()
-    independent = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
+    if weights.mi_normaliser == "mass":
+        joint = sums.gate_mass / sums.gate_mass.sum()
+    else:
+        joint = sums.gate_mass / (sums.num_items.sum() * tokens_per_item)
     eps = 1e-10
-    return -(joint * torch.log(joint / (independent + eps) + eps)).sum()
+    rows, experts = joint.sum(1, keepdim=True) + eps, joint.sum(0, keepdim=True) + eps
+    return -(joint * torch.log(joint / rows / experts + eps)).sum()
 
 
-def cv_loss(gate_mass: Tensor) -> Tensor:
-    """Squared coefficient of variation of expert usage, from gate mass (rows, E).
-
-    Usage is the mass of each expert over all rows, so that balanced routing scores 0. (The released
-    encoder takes the variation over single gates, which cannot tell balance from collapse.)
-    """
-    usage = gate_mass.sum(0)
+def cv_of_usage(sums: RoutingSums) -> Tensor:
+    """Squared coefficient of variation of the experts' gate mass: balanced routing scores 0."""
+    usage = sums.gate_mass.sum(0)
     if len(usage) == 1:  # one expert is all there is: balanced, and without a variance
         return 0.0 * usage.sum()
     return usage.var() / (usage.mean() ** 2 + 1e-10)
 
 
-def routing_losses(layers: list[RoutingSums], weights: LossConfig, name: str) -> dict[str, Tensor]:
+def cv_of_gates(sums: RoutingSums) -> Tensor:
+    """Squared coefficient of variation of single gates, added up over the rows that have any."""
+    count = sums.num_gates.clamp(min=2)  # absent rows add nothing below
+    mean = sums.gate_mass.sum(1) / count
+    variance = (sums.gate_squares - count * mean**2) / (count - 1)
+    return (variance / (mean**2 + 1e-10)).sum()
+
+
+def z_loss(sums: RoutingSums, weights: LossConfig) -> Tensor:
+    """Mean square of the gate logits, reduced as `weights.z_reduction` says."""
+    if weights.z_reduction == "mean":
+        return sums.logit_squares.sum() / sums.num_logits.sum()
+    if weights.empty_types == "nan":
+        present = (sums.num_logits > 0).any(1)  # species that the batch holds
+        return (sums.logit_squares / sums.num_logits)[present].sum()
+    return (sums.logit_squares / sums.num_logits.clamp(min=1)).sum()
+
+
+def routing_losses(
+    layers: list[RoutingSums], weights: LossConfig, part: Literal["encoder", "decoder"]
+) -> dict[str, Tensor]:
     """Weighted MI, z and cv losses, each the sum over the layers."""
     if not layers:
         return {}
+    in_encoder = part == "encoder"
+    tokens_per_item = weights.mi_num_tokens if in_encoder else 1
+    cv_loss = cv_of_gates if in_encoder and weights.cv_over == "gates" else cv_of_usage
+    terms = {
+        "mi": (weights.mi_weight, [mi_loss(sums, weights, tokens_per_item) for sums in layers]),
+        "z": (weights.z_weight, [z_loss(sums, weights) for sums in layers]),
+        "cv": (weights.cv_weight, [cv_loss(sums) for sums in layers]),
+    }
     return {
-        f"{name}_mi": weights.mi_weight * torch.stack([mi_loss(s.gate_mass) for s in layers]).sum(),
-        f"{name}_z": weights.z_weight
-        * torch.stack([s.logit_squares / s.num_logits for s in layers]).sum(),
-        f"{name}_cv": weights.cv_weight * torch.stack([cv_loss(s.gate_mass) for s in layers]).sum(),
+        f"{part}_{name}": weight * torch.stack(values).sum()
+        for name, (weight, values) in terms.items()
     }
 
 
@@ -69,11 +95,11 @@ def training_losses(
 ) -> dict[str, Tensor]:
     """All loss terms of one micro-step; their sum is what is differentiated.
 
-    `targets` are (B_s, N, T_s) float32 per species. A species' Poisson term is weighted by its
-    share of the batch's windows, so the terms of the species add up to a mean over windows, and by
-    its `species_weight`. The
-    routing terms are those of all ranks' windows together: `sum_over_ranks` adds a tensor over
-    ranks, differentiably.
+    `targets` are (B_s, N, T_s) float32 per species. With `poisson_reduction` "windows" a species'
+    Poisson term is weighted by its share of the batch's windows, so that the terms add up to a
+    mean over windows; its `species_weight` multiplies it in any case. With `routing_scope` "ranks"
+    the routing terms are those of all ranks' windows together: `sum_over_ranks` adds a tensor
+    over ranks, differentiably.
     """
     num_windows = sum(t.shape[0] for t in targets.values())
     losses = {}
@@ -81,14 +107,15 @@ def training_losses(
         loss = poisson_loss(output.prediction[name], target)
         if output.enhanced:
             loss = (loss + poisson_loss(output.enhanced[name], target)) / 2
-        share = target.shape[0] / num_windows
+        share = target.shape[0] / num_windows if weights.poisson_reduction == "windows" else 1.0
         losses[f"poisson/{name}"] = loss * share * weights.species_weight.get(name, 1.0)
-    encoder = [_summed(sums, sum_over_ranks) for sums in output.encoder_routing]
+    encoder, decoder = output.encoder_routing, [output.decoder_routing]
+    decoder = [sums for sums in decoder if sums is not None]
+    if weights.routing_scope == "ranks":
+        encoder = [_summed(sums, sum_over_ranks) for sums in encoder]
+        decoder = [_summed(sums, sum_over_ranks) for sums in decoder]
     losses |= routing_losses(encoder, weights, "encoder")
-    if output.decoder_routing is not None:
-        decoder = [_summed(output.decoder_routing, sum_over_ranks)]
-        losses |= routing_losses(decoder, weights, "decoder")
-    return losses
+    return losses | routing_losses(decoder, weights, "decoder")
 
 
 def _summed(sums: RoutingSums, sum_over_ranks: SumOverRanks) -> RoutingSums:

@@ -8,6 +8,7 @@ Router, experts and the exchange of rows are kept apart: expert parallelism repl
 import torch
 from torch import Tensor, nn
 
+from spacescale.config import ModelConfig
 from spacescale.model.experts import StackedExperts
 from spacescale.model.router import RoutingSums, SpeciesRouter
 
@@ -46,12 +47,13 @@ def combine(rows: Tensor, order: Tensor, weights: Tensor, like: Tensor) -> Tenso
 class SpeciesMoE(nn.Module):
     """x + Σ gate · expert(LayerNorm(x)); the gate of the window's species sees x itself."""
 
-    def __init__(self, dim: int, num_species: int, num_experts: int, top_k: int, dropout: float):
+    def __init__(self, config: ModelConfig):
         super().__init__()
-        self.router = SpeciesRouter(dim, num_species, num_experts, top_k)
+        dim, num_experts = config.dim, config.species_num_experts
+        self.router = SpeciesRouter(config)
         self.norm = nn.LayerNorm(dim)
         self.mixture = RoutedExperts(
-            StackedExperts(num_experts, dim, 2 * dim, dropout, out_dropout=True)
+            StackedExperts(num_experts, dim, 2 * dim, config.dropout, out_dropout=True)
         )
 
     def forward(self, x: Tensor, species: Tensor) -> tuple[Tensor, RoutingSums]:

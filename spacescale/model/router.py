@@ -11,15 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spacescale.config import ModelConfig
+
 LEAKY_SLOPE = 0.01
 
 
 class RoutingSums(NamedTuple):
-    """Addable routing statistics of one MoE layer, float32, differentiable."""
+    """Addable routing statistics of one MoE layer, float32, differentiable.
 
-    gate_mass: Tensor  # (rows, E): gate weight per expert; a row is a species or species × type
-    logit_squares: Tensor  # (): sum of squared gate logits
-    num_logits: Tensor  # (): how many logits
+    A row is a species, in the decoder a species × profile type. A kind is one set of logits: the
+    encoder has one, the decoder one per gate of a type and those that weigh its gates.
+    """
+
+    gate_mass: Tensor  # (rows, E): gate weight per expert
+    gate_squares: Tensor  # (rows,): sum of squared gate weights
+    num_gates: Tensor  # (rows,): how many gate weights, zeros included
+    logit_squares: Tensor  # (rows, kinds): sum of squared gate logits
+    num_logits: Tensor  # (rows, kinds): how many logits
+    num_items: Tensor  # (rows,): windows; in the decoder, profiles (window × track)
 
 
 class Routing(NamedTuple):
@@ -40,17 +49,27 @@ def top_k_gates(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     return experts, F.leaky_relu(top, LEAKY_SLOPE).softmax(dim=-1)
 
 
+def shift_zero_gates(experts: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Misroute as the released code does where a chosen weight (T, K) underflows to exactly 0.
+
+    It leaves such entries out of its list and then counts K entries per token, so every later
+    token gets experts chosen for others; the last tokens get none.
+    """
+    order = torch.argsort((weights == 0).flatten().int(), stable=True)
+    return experts.flatten()[order].view_as(experts), weights.flatten()[order].view_as(weights)
+
+
 class SpeciesRouter(nn.Module):
     """One linear gate per species, stacked, so that all take part on every rank."""
 
-    def __init__(self, dim: int, num_species: int, num_experts: int, top_k: int):
+    def __init__(self, config: ModelConfig):
         super().__init__()
-        self.top_k, self.num_species = top_k, num_species
-        bound = dim**-0.5  # nn.Linear's initial range
-        self.weight = nn.Parameter(
-            torch.empty(num_species, num_experts, dim).uniform_(-bound, bound)
-        )
-        self.bias = nn.Parameter(torch.empty(num_species, num_experts).uniform_(-bound, bound))
+        self.top_k, self.num_species = config.species_top_k, len(config.species)
+        self.released_zero_gates = config.zero_gates == "released"
+        shape = (self.num_species, config.species_num_experts)
+        bound = config.dim**-0.5  # nn.Linear's initial range
+        self.weight = nn.Parameter(torch.empty(*shape, config.dim).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
     def forward(self, x: Tensor, species: Tensor) -> Routing:
         """Route the residual stream (B, N, D) of windows of species (B,) int64, in float32."""
@@ -61,16 +80,39 @@ class SpeciesRouter(nn.Module):
                 self.weight[species].float().transpose(1, 2),
             )  # (B, N, E)
             experts, weights = top_k_gates(logits, self.top_k)
-            return Routing(experts, weights, self._sums(logits, experts, weights, species))
+            sums = self._sums(logits, experts, weights, species)
+        if self.released_zero_gates:
+            experts, weights = self._shift_each_species(experts, weights, species)
+        return Routing(experts, weights, sums)
+
+    def _shift_each_species(
+        self, experts: Tensor, weights: Tensor, species: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The windows of a species stand together, and the released code sees them alone."""
+        sizes = torch.bincount(species, minlength=self.num_species)
+        sizes = [size for size in sizes.tolist() if size]
+        shifted = [
+            shift_zero_gates(e, w)
+            for e, w in zip(experts.split(sizes), weights.split(sizes), strict=True)
+        ]
+        return torch.cat([e for e, _ in shifted]), torch.cat([w for _, w in shifted])
 
     def _sums(
         self, logits: Tensor, experts: Tensor, weights: Tensor, species: Tensor
     ) -> RoutingSums:
-        num_experts = logits.shape[-1]
-        gates = torch.zeros_like(logits).scatter(2, experts, weights).sum(1)  # (B, E)
-        mass = logits.new_zeros(self.num_species, num_experts).index_add(0, species, gates)
+        def per_species(per_window: Tensor) -> Tensor:
+            rows = per_window.new_zeros(self.num_species, *per_window.shape[1:])
+            return rows.index_add(0, species, per_window)
+
+        gates = torch.zeros_like(logits).scatter(2, experts, weights)  # (B, N, E)
+        squares = F.leaky_relu(logits, LEAKY_SLOPE).square().sum((1, 2))
+        windows = per_species(logits.new_ones(len(logits)))
+        per_window = float(logits[0].numel())
         return RoutingSums(
-            gate_mass=mass,
-            logit_squares=F.leaky_relu(logits, LEAKY_SLOPE).square().sum(),
-            num_logits=logits.new_tensor(float(logits.numel())),
+            gate_mass=per_species(gates.sum(1)),
+            gate_squares=per_species(gates.square().sum((1, 2))),
+            num_gates=per_window * windows,
+            logit_squares=per_species(squares)[:, None],
+            num_logits=per_window * windows[:, None],
+            num_items=windows,
         )

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from spacescale.config import ModelConfig
+from spacescale.config import ModelConfig, Stage
 from spacescale.errors import UserError
 from spacescale.model.attention import Attention, positional_basis
-from spacescale.model.decoder import ProfileDecoder
+from spacescale.model.checkpointing import recompute_in_backward
+from spacescale.model.decoder import MLPDecoder, ProfileDecoder
 from spacescale.model.layers import (
     GELU,
     NUM_BASES,
@@ -64,13 +65,7 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.moe: nn.Module
         if config.species_num_experts:
-            self.moe = SpeciesMoE(
-                config.dim,
-                len(config.species),
-                config.species_num_experts,
-                config.species_top_k,
-                config.dropout,
-            )
+            self.moe = SpeciesMoE(config)
         else:
             self.moe = DenseFeedForward(config.dim, config.dropout)
 
@@ -86,7 +81,8 @@ class Space(nn.Module):
     """Predict every track of every species from DNA.
 
     One pass through the shared trunk takes windows of several species; heads and decoder then
-    work on each species' own windows.
+    work on each species' own windows. Every parameter takes part in every pass: those of species
+    without windows get zero gradients.
     """
 
     def __init__(self, config: ModelConfig):
@@ -109,35 +105,28 @@ class Space(nn.Module):
                 for c_in, c in zip([half, *channels], channels, strict=False)
             )
         )
-        self.species_token = nn.Parameter(torch.randn(len(self.species), config.dim))
+        self.species_token: nn.Parameter | None = None
+        if config.species_token:
+            self.species_token = nn.Parameter(torch.randn(len(self.species), config.dim))
         self.transformer = nn.ModuleList(TransformerBlock(config) for _ in range(config.depth))
         self.pointwise = ConvBlock(config.dim, 2 * config.dim, 1)
         self.pointwise_out = nn.Sequential(nn.Dropout(config.dropout / 8), GELU())
         self.heads = nn.ModuleDict(
             {name: nn.Linear(2 * config.dim, len(t)) for name, t in config.species.items()}
         )
-        self.decoder: ProfileDecoder | None = None
-        if config.tracks_num_experts:
-            self._add_decoder(config)
+        self.decoder: ProfileDecoder | MLPDecoder | None = None
+        if config.decoder == "moe":
+            self.decoder = ProfileDecoder(config)
+        elif config.decoder == "mlp":
+            self.decoder = MLPDecoder(config)
+        self._number_track_types()
         self._basis: Tensor | None = None
 
-    def _add_decoder(self, config: ModelConfig) -> None:
-        types = config.profile_types
-        self.decoder = ProfileDecoder(
-            config.dim,
-            config.target_length,
-            len(types),
-            config.groups_per_type,
-            config.tracks_num_experts,
-            config.tracks_top_k,
-            config.dropout,
-        )
-        for name, assays in config.species.items():
-            self.register_buffer(
-                f"track_types_{name}",
-                torch.tensor([types.index(assay) for assay in assays]),
-                persistent=False,
-            )
+    def _number_track_types(self) -> None:
+        types = self.config.profile_types
+        for name, assays in self.config.species.items():
+            numbers = torch.tensor([types.index(assay) for assay in assays])
+            self.register_buffer(f"track_types_{name}", numbers, persistent=False)
 
     def forward(self, codes: dict[str, Tensor]) -> SpaceOutput:
         """Predict tracks from base codes, species name → (B_s, L) uint8.
@@ -150,46 +139,82 @@ class Space(nn.Module):
             raise ValueError(f"species {sorted(unknown)}: this model knows {list(self.species)}")
         present = [name for name in self.species if name in codes]
         sizes = [codes[name].shape[0] for name in present]
-        species = torch.repeat_interleave(
-            torch.tensor([self.species.index(name) for name in present]), torch.tensor(sizes)
-        ).to(self.species_token.device)
         features, state, encoder_routing = self._trunk(
-            torch.cat([codes[name] for name in present]), species
+            torch.cat([codes[name] for name in present]), present, sizes
         )
         features = features + self._touch_absent_heads(present)
+        states = [None] * len(present) if state is None else state.split(sizes)
         output = SpaceOutput({}, {}, {}, encoder_routing, None)
         decoder_sums = {}
-        for name, f, s in zip(present, features.split(sizes), state.split(sizes), strict=True):
+        for name, f, s in zip(present, features.split(sizes), states, strict=True):
             base = self.heads[name](f).float()  # (B_s, N, T_s)
             output.embedding[name] = f
             if self.decoder is None:
                 output.prediction[name] = F.softplus(base)
                 continue
-            enhanced, decoder_sums[name] = self.decoder(
-                base, f, s, getattr(self, f"track_types_{name}")
-            )
+            enhanced, sums = self._decode(name, base, f, s)
+            if sums is not None:
+                decoder_sums[name] = sums
             output.enhanced[name] = F.softplus(enhanced.float())
             output.prediction[name] = F.softplus((base + enhanced.float()) / 2)
         if decoder_sums:
             output.decoder_routing = self._stack_species(decoder_sums)
         return output
 
-    def _trunk(self, codes: Tensor, species: Tensor) -> tuple[Tensor, Tensor, list[RoutingSums]]:
-        """Codes (B, L) → features (B, N, 2D), the species token's final state (B, D), routing."""
-        x = one_hot(codes, self.species_token.dtype)
-        x = self.conv_tower(self.stem(x)).transpose(1, 2)  # (B, bins, D)
-        # The released code appends the token at the end (the paper draws it in front).
-        x = torch.cat([x, self.species_token[species][:, None].to(x.dtype)], dim=1)
+    def _decode(
+        self, name: str, base: Tensor, features: Tensor, state: Tensor | None
+    ) -> tuple[Tensor, RoutingSums | None]:
+        if isinstance(self.decoder, MLPDecoder):
+            return self._stage("decoder", self.decoder, base), None
+        track_types = getattr(self, f"track_types_{name}")
+        return self._stage("decoder", self.decoder, base, features, state, track_types)
+
+    def _trunk(
+        self, codes: Tensor, present: list[str], sizes: list[int]
+    ) -> tuple[Tensor, Tensor | None, list[RoutingSums]]:
+        """Codes (B, L) → features (B, N, 2D), species tokens' final states (B, D), routing."""
+        x = torch.cat([self._convolve(part) for part in self._normalised_apart(codes, sizes)])
+        x = x.transpose(1, 2)  # (B, bins, D)
+        # Built on the host: a known output size spares the device a synchronisation.
+        species = torch.repeat_interleave(
+            torch.tensor([self.species.index(name) for name in present]), torch.tensor(sizes)
+        ).to(x.device)
+        if self.species_token is not None:
+            # The released code appends the token at the end (the paper draws it in front).
+            x = torch.cat([x, self.species_token[species][:, None].to(x.dtype)], dim=1)
         basis = self._positional_basis(x.shape[1], x.device)
         routing = []
         for block in self.transformer:
-            x, sums = block(x, basis, species)
+            x, sums = self._stage("transformer", block, x, basis, species)
             if sums is not None:
                 routing.append(sums)
-        x, state = x[:, :-1], x[:, -1]
-        x = centre_crop(x, self.config.target_length)
-        x = self.pointwise(x.transpose(1, 2)).transpose(1, 2)
-        return self.pointwise_out(x), state, routing
+        state = None
+        if self.species_token is not None:
+            x, state = x[:, :-1], x[:, -1]
+        x = centre_crop(x, self.config.target_length, self.config.odd_crop)
+        parts = self._normalised_apart(x.transpose(1, 2), sizes)
+        x = torch.cat([self._stage("pointwise", self.pointwise, part) for part in parts])
+        return self.pointwise_out(x.transpose(1, 2)), state, routing
+
+    def _normalised_apart(self, x: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+        """Split windows (B, …) into those whose BatchNorm statistics are taken together."""
+        apart = self.training and self.config.batchnorm == "per_species"
+        return x.split(sizes) if apart else (x,)
+
+    def _convolve(self, codes: Tensor) -> Tensor:
+        """(B, L) uint8 → (B, D, bins)."""
+        x = one_hot(codes, self.stem[0].weight.dtype)  # pyright: ignore[reportArgumentType]
+        x = self._stage("stem", self.stem, x)
+        for layer in self.conv_tower:
+            x = self._stage("conv_tower", layer, x)
+        return x
+
+    def _stage(self, stage: Stage, module: nn.Module | None, *inputs: Any) -> Any:
+        """Run a part of a stage, keeping its activations or only its inputs for backward."""
+        assert module is not None
+        if stage in self.config.checkpoint_stages and self.training and torch.is_grad_enabled():
+            return recompute_in_backward(module, *inputs)
+        return module(*inputs)
 
     def _positional_basis(self, num_positions: int, device: torch.device) -> Tensor:
         """The basis depends on the length alone: computed once, for all blocks and steps."""
@@ -208,7 +233,7 @@ class Space(nn.Module):
         Data-parallel gradient buckets are only sound when the same parameters take part in every
         process (DeepSpeed ZeRO-2 packs gradients in the order in which they arrive).
         """
-        zero = self.species_token.new_zeros(())
+        zero = next(self.heads.parameters()).new_zeros(())
         for name, head in self.heads.items():
             if name not in present:
                 zero = zero + 0.0 * sum(p.sum() for p in head.parameters())
@@ -218,11 +243,7 @@ class Space(nn.Module):
         some = next(iter(sums.values()))
         absent = RoutingSums(*(torch.zeros_like(part) for part in some))
         rows = [sums.get(name, absent) for name in self.species]
-        return RoutingSums(
-            gate_mass=torch.cat([r.gate_mass for r in rows]),
-            logit_squares=torch.stack([r.logit_squares for r in rows]).sum(),
-            num_logits=torch.stack([r.num_logits for r in rows]).sum(),
-        )
+        return RoutingSums(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Space:

@@ -5,11 +5,13 @@ from tiny_models import no_ranks, some_codes, some_targets, tiny_model
 
 from spacescale.config import LossConfig
 from spacescale.model.losses import (
-    cv_loss,
+    cv_of_gates,
+    cv_of_usage,
     mi_loss,
     poisson_loss,
     routing_losses,
     training_losses,
+    z_loss,
 )
 from spacescale.model.router import RoutingSums
 
@@ -38,29 +40,51 @@ def test_poisson_loss_is_least_at_the_target():
     torch.testing.assert_close(prediction.grad, torch.zeros(3))
 
 
+def sums_of(mass: torch.Tensor, squares: float = 0.0, count: float = 1.0) -> RoutingSums:
+    """Routing sums with one kind of logit, all of whose squares are in the first row."""
+    rows = len(mass)
+    first = torch.eye(rows, 1)
+    return RoutingSums(
+        gate_mass=mass,
+        gate_squares=mass.square().sum(1),
+        num_gates=torch.full((rows,), 10.0),
+        logit_squares=squares * first,
+        num_logits=count * first,
+        num_items=torch.full((rows,), 2.0),
+    )
+
+
+def mi(mass: torch.Tensor) -> torch.Tensor:
+    return mi_loss(sums_of(mass), LossConfig(), 1)
+
+
+def cv(mass: torch.Tensor) -> torch.Tensor:
+    return cv_of_usage(sums_of(mass))
+
+
 def test_mi_loss_in_numpy():
     mass = random_mass()
     joint = mass.numpy() / mass.numpy().sum()
     independent = np.outer(joint.sum(1), joint.sum(0))
     expected = -(joint * np.log(joint / independent)).sum()
-    assert float(mi_loss(mass)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(mi(mass)) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_mi_loss_rewards_experts_that_know_their_species():
-    assert float(mi_loss(SPECIALISED)) == pytest.approx(-np.log(3), rel=1e-5)
-    assert float(mi_loss(BALANCED)) == pytest.approx(0, abs=1e-6)
-    assert float(mi_loss(COLLAPSED)) == pytest.approx(0, abs=1e-6)
+    assert float(mi(SPECIALISED)) == pytest.approx(-np.log(3), rel=1e-5)
+    assert float(mi(BALANCED)) == pytest.approx(0, abs=1e-6)
+    assert float(mi(COLLAPSED)) == pytest.approx(0, abs=1e-6)
 
 
 def test_mi_loss_does_not_depend_on_how_much_was_routed():
-    assert float(mi_loss(1000 * random_mass())) == pytest.approx(float(mi_loss(random_mass())))
+    assert float(mi(1000 * random_mass())) == pytest.approx(float(mi(random_mass())))
 
 
 def test_mi_loss_of_one_species_alone_is_zero():
     alone = torch.zeros(S, E)
     alone[1] = random_mass()[1]
     alone.requires_grad_()
-    loss = mi_loss(alone)
+    loss = mi(alone)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
     assert torch.isfinite(alone.grad).all()
@@ -69,41 +93,92 @@ def test_mi_loss_of_one_species_alone_is_zero():
 def test_cv_loss_in_numpy():
     usage = random_mass().numpy().sum(0)
     expected = usage.var(ddof=1) / usage.mean() ** 2
-    assert float(cv_loss(random_mass())) == pytest.approx(float(expected), rel=1e-5)
+    assert float(cv(random_mass())) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_cv_loss_tells_balance_from_collapse():
-    assert float(cv_loss(BALANCED)) == 0
-    assert float(cv_loss(COLLAPSED)) == pytest.approx(E)
-    assert 0 < float(cv_loss(SPECIALISED)) < E
+    assert float(cv(BALANCED)) == 0
+    assert float(cv(COLLAPSED)) == pytest.approx(E)
+    assert 0 < float(cv(SPECIALISED)) < E
 
 
 def test_a_single_expert_is_balanced():
     mass = torch.rand(S, 1, requires_grad=True)
-    loss = cv_loss(mass) + mi_loss(mass)
+    loss = cv(mass) + mi(mass)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
     assert torch.isfinite(mass.grad).all()
 
 
-def sums_of(mass: torch.Tensor, squares: float, count: float) -> RoutingSums:
-    return RoutingSums(mass, torch.tensor(squares), torch.tensor(count))
+def test_released_mi_divides_by_a_fixed_number_of_tokens():
+    weights = LossConfig(mi_normaliser="tokens")
+    joint = random_mass().double().numpy() / (2 * S * 7)
+    rows, experts = joint.sum(1, keepdims=True), joint.sum(0, keepdims=True)
+    expected = -(joint * np.log(joint / (rows * experts))).sum()
+    assert joint.sum() != pytest.approx(1)
+    assert float(mi_loss(sums_of(random_mass()), weights, 7)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_released_cv_over_gates_cannot_tell_balance_from_collapse():
+    gates = torch.eye(4).repeat(5, 1)  # (20 tokens, 4 experts), balanced, all to one each
+    collapsed = torch.tensor([[1.0, 0, 0, 0]]).repeat(20, 1)
+    found = []
+    for chosen in (gates, collapsed):
+        sums = sums_of(chosen.sum(0)[None])._replace(
+            gate_squares=chosen.square().sum()[None], num_gates=torch.tensor([80.0])
+        )
+        expected = chosen.var() / chosen.mean() ** 2
+        assert float(cv_of_gates(sums)) == pytest.approx(float(expected), rel=1e-5)
+        found.append(float(cv_of_gates(sums)))
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_cv_over_gates_adds_nothing_for_species_without_windows():
+    some = sums_of(random_mass())
+    absent = RoutingSums(*(torch.zeros_like(part) for part in some))
+    both = RoutingSums(*(torch.cat(parts) for parts in zip(some, absent, strict=True)))
+    assert float(cv_of_gates(both)) == pytest.approx(float(cv_of_gates(some)))
+
+
+def typed_sums(num_logits: list[list[float]]) -> RoutingSums:
+    counts = torch.tensor(num_logits)
+    squares = torch.arange(1.0, counts.numel() + 1).view_as(counts) * (counts > 0)
+    some = sums_of(torch.ones(len(counts), E))
+    return some._replace(logit_squares=squares, num_logits=counts)
+
+
+def test_released_z_adds_one_mean_per_row_and_kind():
+    sums = typed_sums([[2.0, 4.0], [1.0, 8.0]])
+    assert float(z_loss(sums, LossConfig())) == pytest.approx((1 + 2 + 3 + 4) / 15)
+    released = LossConfig(z_reduction="sum", empty_types="nan")
+    assert float(z_loss(sums, released)) == pytest.approx(1 / 2 + 2 / 4 + 3 / 1 + 4 / 8)
+
+
+def test_a_species_without_a_profile_type_gives_nan_only_as_released():
+    empty, absent = [0.0, 4.0], [0.0, 0.0]  # type without tracks; species without windows
+    sums = typed_sums([[2.0, 4.0], empty, absent])
+    skipped = LossConfig(z_reduction="sum")
+    assert float(z_loss(sums, skipped)) == pytest.approx(1 / 2 + 2 / 4 + 4 / 4)
+    assert float(z_loss(sums, LossConfig())) == pytest.approx((1 + 2 + 4) / 10)
+    assert z_loss(sums, LossConfig(z_reduction="sum", empty_types="nan")).isnan()
 
 
 def test_routing_losses_are_weighted_sums_over_layers():
     layers = [sums_of(SPECIALISED, 6.0, 3.0), sums_of(COLLAPSED, 5.0, 5.0)]
     weights = LossConfig(mi_weight=2.0, z_weight=3.0, cv_weight=0.5)
-    found = {name: float(value) for name, value in routing_losses(layers, weights, "x").items()}
-    assert found == {
-        "x_mi": pytest.approx(-2 * np.log(3), rel=1e-5),
-        "x_z": pytest.approx(3 * (2 + 1)),
-        "x_cv": pytest.approx(0.5 * (float(cv_loss(SPECIALISED)) + E)),
+    found = {
+        name: float(value) for name, value in routing_losses(layers, weights, "encoder").items()
     }
-    assert routing_losses([], weights, "x") == {}
+    assert found == {
+        "encoder_mi": pytest.approx(-2 * np.log(3), rel=1e-5),
+        "encoder_z": pytest.approx(3 * (2 + 1)),
+        "encoder_cv": pytest.approx(0.5 * (float(cv(SPECIALISED)) + E)),
+    }
+    assert routing_losses([], weights, "encoder") == {}
 
 
 def test_poisson_terms_add_up_to_a_mean_over_windows():
-    model = tiny_model(tracks_num_experts=0)
+    model = tiny_model(decoder="none")
     with torch.no_grad():
         output = model({"finch": some_codes(3), "perch": some_codes(1, seed=5)})
     targets = some_targets(output)
@@ -159,3 +234,24 @@ def test_a_species_weight_scales_its_poisson_term_alone():
     for name, value in plain.items():
         factor = 0.25 if name == "poisson/perch" else 1.0
         torch.testing.assert_close(weighted[name], factor * value)
+
+
+def test_released_poisson_terms_are_one_mean_per_species():
+    with torch.no_grad():
+        output = tiny_model()({"finch": some_codes(3), "perch": some_codes(1, seed=5)})
+    targets = some_targets(output)
+    shares = training_losses(output, targets, LossConfig(), no_ranks)
+    whole = training_losses(output, targets, LossConfig(poisson_reduction="species"), no_ranks)
+    torch.testing.assert_close(whole["poisson/finch"] * 0.75, shares["poisson/finch"])
+    torch.testing.assert_close(whole["poisson/perch"] * 0.25, shares["poisson/perch"])
+
+
+def test_with_the_scope_of_a_rank_nothing_is_summed_over_ranks():
+    with torch.no_grad():
+        output = tiny_model()({"finch": some_codes(2), "perch": some_codes(1)})
+    targets = some_targets(output)
+    found = training_losses(
+        output, targets, LossConfig(routing_scope="rank"), lambda sums: pytest.fail("summed")
+    )
+    expected = training_losses(output, targets, LossConfig(), no_ranks)
+    torch.testing.assert_close(found, expected)

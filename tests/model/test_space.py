@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from tiny_models import SPECIES, no_ranks, some_codes, some_targets, tiny_config, tiny_model
 
-from spacescale.config import LossConfig, ModelConfig, build_config
+from spacescale.config import RELEASED, LossConfig
 from spacescale.errors import UserError
 from spacescale.model import Space
 from spacescale.model.losses import training_losses
@@ -15,8 +15,14 @@ from spacescale.model.space import load_weights
 VARIANTS = [
     pytest.param({}, id="both"),
     pytest.param({"species_num_experts": 0}, id="dense"),
-    pytest.param({"tracks_num_experts": 0}, id="no decoder"),
-    pytest.param({"species_num_experts": 0, "tracks_num_experts": 0}, id="plain"),
+    pytest.param({"decoder": "none"}, id="no decoder"),
+    pytest.param({"species_num_experts": 0, "decoder": "none"}, id="plain"),
+    pytest.param({"decoder": "mlp"}, id="dense decoder"),
+    pytest.param({"species_token": False}, id="no token"),
+    pytest.param({"species_num_experts": 0, "species_token": False}, id="dense, no token"),
+    pytest.param(RELEASED["model"], id="released"),
+    pytest.param({"batchnorm": "per_species"}, id="per species"),
+    pytest.param({"group_weights": "softmax_of_sum"}, id="softmax of sum"),
     pytest.param({"species_top_k": 1, "tracks_top_k": 1}, id="top 1"),
     pytest.param({"species_top_k": 4, "tracks_top_k": 3}, id="all experts"),
     pytest.param(
@@ -53,13 +59,14 @@ def test_outputs_have_the_documented_shapes(changes):
         assert output.prediction[name].shape == (batch, 10, len(SPECIES[name]))
         assert output.prediction[name].dtype == torch.float32
         assert output.embedding[name].shape == (batch, 10, 96)
-    with_decoder, routed = model.decoder is not None, changes.get("species_num_experts") != 0
-    assert set(output.enhanced) == (set(SPECIES) if with_decoder else set())
-    assert (output.decoder_routing is not None) == with_decoder
-    assert len(output.encoder_routing) == (2 if routed else 0)
+    config = model.config
+    assert set(output.enhanced) == (set() if config.decoder == "none" else set(SPECIES))
+    assert (output.decoder_routing is not None) == (config.decoder == "moe")
+    assert len(output.encoder_routing) == (2 if config.species_num_experts else 0)
     for sums in output.encoder_routing:
         # 16 bins and the species token, whose gate weights sum to 1
-        torch.testing.assert_close(sums.gate_mass.sum(1), torch.tensor([34.0, 17.0]))
+        tokens = 16.0 + config.species_token
+        torch.testing.assert_close(sums.gate_mass.sum(1), torch.tensor([2 * tokens, tokens]))
     if output.decoder_routing is not None:
         tracks = torch.tensor([2.0 * len(SPECIES["finch"]), 1.0 * len(SPECIES["perch"])])
         torch.testing.assert_close(
@@ -139,7 +146,7 @@ def test_output_is_the_softplus_of_the_mean_of_base_and_enhancement():
 
 def test_equal_experts_and_a_silent_decoder_make_the_dense_model():
     """Upcycling: the mixture starts as the feed-forward block that its experts were copied from."""
-    dense = tiny_model(species_num_experts=0, tracks_num_experts=0)
+    dense = tiny_model(species_num_experts=0, decoder="none")
     moe = tiny_model(seed=1)
     weights = moe.state_dict() | {
         key: tensor for key, tensor in dense.state_dict().items() if key in moe.state_dict()
@@ -195,22 +202,6 @@ def test_unknown_species_are_named():
         tiny_model()({})
     with pytest.raises(ValueError, match=r"model\.species is empty"):
         Space(tiny_config(species={}))
-
-
-def test_parameter_count_of_the_published_large_model():
-    """588,750,036 in the released code, of which 1,792 (`tracks.layer_norm`) take no part."""
-    human = {"dnase_atac": 684, "tf_chip": 1889, "histone_chip": 2102, "cage": 638}
-    mouse = {"dnase_atac": 228, "tf_chip": 291, "histone_chip": 767, "cage": 357}
-    config = ModelConfig(
-        **build_config("space_large", []).model.model_dump(exclude={"species"}),
-        species={
-            name: tuple(assay for assay, count in counts.items() for _ in range(count))
-            for name, counts in (("human", human), ("mouse", mouse))
-        },
-    )
-    with torch.device("meta"):
-        model = Space(config)
-    assert sum(p.numel() for p in model.parameters()) == 588_750_036 - 1_792
 
 
 @pytest.fixture
