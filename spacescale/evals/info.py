@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from spacescale.checkpoint import layout
+from spacescale.config import RELEASED
 from spacescale.data.loader import open_datasets
 from spacescale.data.shard_reader import SpeciesData
-from spacescale.config import RELEASED
 from spacescale.errors import UserError
 from spacescale.model.space import read_export
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spacescale.config import ModelConfig
 from spacescale.model.experts import StackedExperts
+from spacescale.model.precision import at_least_float32
 from spacescale.model.router import LEAKY_SLOPE, RoutingSums, top_k_gates
 
 
@@ -49,7 +50,7 @@ class ProfileDecoder(nn.Module):
         with torch.autocast(base.device.type, enabled=False):
             views = self._group_logits(features, species_state)  # (V, B, P, G)
             group_weights = self._group_weights(views)  # (B, P, G)
-            logits = self._gate_logits(profiles.float(), track_types)  # (B, T, G, E)
+            logits = self._gate_logits(at_least_float32(profiles), track_types)  # (B, T, G, E)
             experts, weights = top_k_gates(logits, self.top_k)  # (B, T, G, K)
             weights = weights * group_weights[:, track_types, :, None]
             gates = torch.zeros_like(logits).scatter(3, experts, weights).sum(2)  # (B, T, E)
@@ -60,9 +61,9 @@ class ProfileDecoder(nn.Module):
 
     def _group_logits(self, features: Tensor, species_state: Tensor | None) -> Tensor:
         """What the sequence, and the species where the model knows it, say of each gate."""
-        views = [self.from_sequence(features.float().mean(1))]
+        views = [self.from_sequence(at_least_float32(features).mean(1))]
         if self.from_species is not None and species_state is not None:
-            views.append(self.from_species(species_state.float()))
+            views.append(self.from_species(at_least_float32(species_state)))
         return torch.stack(views).unflatten(-1, (self.num_types, self.groups))
 
     def _group_weights(self, views: Tensor) -> Tensor:
@@ -83,8 +84,8 @@ class ProfileDecoder(nn.Module):
         rows_in = profiles.flatten(0, 1)  # (B*T, N)
         expert, row = chosen.flatten(0, 1).t().nonzero(as_tuple=True)  # sorted by expert
         counts = torch.bincount(expert, minlength=gates.shape[-1]).tolist()
-        out = self.experts(rows_in[row], counts).float() * gates.flatten(0, 1)[row, expert, None]
-        mixed = torch.zeros_like(rows_in, dtype=torch.float32).index_add(0, row, out)
+        out = self.experts(rows_in[row], counts) * gates.flatten(0, 1)[row, expert, None]
+        mixed = torch.zeros_like(rows_in, dtype=out.dtype).index_add(0, row, out)
         return mixed.to(profiles.dtype).view_as(profiles)
 
     def _sums(

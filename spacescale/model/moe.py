@@ -39,8 +39,8 @@ def sort_by_expert(x: Tensor, chosen: Tensor, num_experts: int) -> tuple[Tensor,
 
 def combine(rows: Tensor, order: Tensor, weights: Tensor, like: Tensor) -> Tensor:
     """Undo `sort_by_expert`: add the weighted expert rows (T·K, D) to their tokens (T, D)."""
-    weighted = rows.float() * weights.flatten()[order, None]
-    out = torch.zeros_like(like, dtype=torch.float32)
+    weighted = rows * weights.flatten()[order, None]  # float32 from the weights on
+    out = torch.zeros_like(like, dtype=weighted.dtype)
     return out.index_add(0, order // weights.shape[1], weighted).to(like.dtype)
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spacescale.config import ModelConfig
+from spacescale.model.precision import at_least_float32
 
 LEAKY_SLOPE = 0.01
 
@@ -75,9 +76,9 @@ class SpeciesRouter(nn.Module):
         """Route the residual stream (B, N, D) of windows of species (B,) int64, in float32."""
         with torch.autocast(x.device.type, enabled=False):
             logits = torch.baddbmm(
-                self.bias[species][:, None].float(),
-                x.float(),
-                self.weight[species].float().transpose(1, 2),
+                at_least_float32(self.bias[species][:, None]),
+                at_least_float32(x),
+                at_least_float32(self.weight[species]).transpose(1, 2),
             )  # (B, N, E)
             experts, weights = top_k_gates(logits, self.top_k)
             sums = self._sums(logits, experts, weights, species)

@@ -33,6 +33,7 @@ from spacescale.model.layers import (
     tower_channels,
 )
 from spacescale.model.moe import DenseFeedForward, SpeciesMoE
+from spacescale.model.precision import at_least_float32
 from spacescale.model.router import RoutingSums
 
 EXPORT_FORMAT, EXPORT_VERSION = "spacescale-model", 1
@@ -147,7 +148,7 @@ class Space(nn.Module):
         output = SpaceOutput({}, {}, {}, encoder_routing, None)
         decoder_sums = {}
         for name, f, s in zip(present, features.split(sizes), states, strict=True):
-            base = self.heads[name](f).float()  # (B_s, N, T_s)
+            base = at_least_float32(self.heads[name](f))  # (B_s, N, T_s)
             output.embedding[name] = f
             if self.decoder is None:
                 output.prediction[name] = F.softplus(base)
@@ -155,8 +156,9 @@ class Space(nn.Module):
             enhanced, sums = self._decode(name, base, f, s)
             if sums is not None:
                 decoder_sums[name] = sums
-            output.enhanced[name] = F.softplus(enhanced.float())
-            output.prediction[name] = F.softplus((base + enhanced.float()) / 2)
+            enhanced = at_least_float32(enhanced)
+            output.enhanced[name] = F.softplus(enhanced)
+            output.prediction[name] = F.softplus((base + enhanced) / 2)
         if decoder_sums:
             output.decoder_routing = self._stack_species(decoder_sums)
         return output
