@@ -1,4 +1,4 @@
-"""The `spacescale` command: evaluate, convert, info."""
+"""The `spacescale` command: evaluate, convert, import, export, info, plan."""
 
 from __future__ import annotations
 
@@ -34,9 +34,66 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--out", type=Path, required=True, help="folder to make")
     convert.set_defaults(run=_convert)
 
+    importer = commands.add_parser("import", help="make an export of weights of another layout")
+    importer.add_argument("source", type=Path, help="folder: config.json and weights")
+    importer.add_argument("--out", type=Path, required=True, help="folder to make")
+    importer.add_argument(
+        "--from",
+        dest="layout",
+        choices=("released", "enformer"),
+        default="released",
+        help="released SPACE, or enformer-pytorch (default: %(default)s)",
+    )
+    importer.add_argument(
+        "--upcycle",
+        nargs="+",
+        default=[],
+        metavar=("PRESET", "model.field=value"),
+        help="Enformer's weights into a model with experts, which at first predicts the same",
+    )
+    importer.add_argument(
+        "--targets",
+        nargs="+",
+        default=[],
+        metavar="SPECIES=TABLE",
+        help="targets tables of the tracks (default: numbered tracks)",
+    )
+    importer.set_defaults(run=_import)
+
+    export = commands.add_parser("export", help="write an export in the released SPACE's layout")
+    export.add_argument("source", type=Path, help="folder made by convert or import")
+    export.add_argument("--out", type=Path, required=True, help="folder to make")
+    export.set_defaults(run=_export)
+
     info = commands.add_parser("info", help="say what a run, checkpoint, export or data set holds")
     info.add_argument("path", type=Path)
     info.set_defaults(run=_info)
+
+    plan = commands.add_parser("plan", help="say what a run would cost, before it is run")
+    plan.add_argument("overrides", nargs="*", metavar="section.field=value", help="as in training")
+    plan.add_argument("--preset", default="space_large", help="default: %(default)s")
+    plan.add_argument(
+        "--data", type=Path, nargs="+", default=[], help="default: the published human and mouse"
+    )
+    plan.add_argument("--gpus", type=int, default=8, help="default: %(default)s")
+    plan.add_argument("--zero", type=int, default=2, help="ZeRO stage (default: %(default)s)")
+    plan.add_argument(
+        "--ep", type=int, help="processes that share one set of experts (default: the preset's)"
+    )
+    plan.add_argument("--micro-batch", type=int, help="windows per GPU (default: the preset's)")
+    plan.add_argument(
+        "--precision",
+        choices=("bf16", "fp32"),
+        default="bf16",
+        help="of activations; weights are fp32 with both (default: %(default)s)",
+    )
+    plan.add_argument(
+        "--measure",
+        action="store_true",
+        help="also run one micro-step here (in fp32 without a GPU) and set it beside the plan",
+    )
+    plan.add_argument("--json", action="store_true", help="bytes and FLOPs for programs")
+    plan.set_defaults(run=_plan)
     return parser
 
 
@@ -56,10 +113,57 @@ def _convert(args: argparse.Namespace) -> None:
     )
 
 
+def _import(args: argparse.Namespace) -> None:
+    from spacescale.checkpoint.enformer import import_enformer
+    from spacescale.checkpoint.released import import_released
+    from spacescale.config import build_config
+    from spacescale.genome.tracks import read_targets
+
+    named = [text.partition("=") for text in args.targets]
+    for species, _, table in named:
+        if not table:
+            raise UserError(f"--targets {species}: expected SPECIES=TABLE")
+    targets = {species: read_targets(Path(table)) for species, _, table in named}
+    if args.layout == "enformer":
+        upcycled = build_config(args.upcycle[0], args.upcycle[1:]).model if args.upcycle else None
+        count = import_enformer(args.source, args.out, targets, upcycled)
+    elif args.upcycle:
+        raise UserError(f"--upcycle {args.upcycle[0]}: needs --from enformer")
+    else:
+        count = import_released(args.source, args.out, targets)
+    print(f"{args.out}: imported {count} tensors")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from spacescale.checkpoint.released import export_released
+
+    count = export_released(args.source, args.out)
+    print(f"{args.out}: exported {count} tensors in the released layout")
+
+
 def _info(args: argparse.Namespace) -> None:
     from spacescale.evals.info import describe
 
     print(describe(args.path))
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from spacescale.planning.measure import measure_plan
+    from spacescale.planning.plan import plan_preset
+    from spacescale.planning.report import as_json, as_text
+
+    plan = plan_preset(
+        args.preset,
+        args.overrides,
+        args.data,
+        gpus=args.gpus,
+        zero_stage=args.zero,
+        ep_size=args.ep,
+        micro_batch=args.micro_batch,
+        precision=args.precision,
+    )
+    measured = measure_plan(plan) if args.measure else None
+    print((as_json if args.json else as_text)(plan, measured))
 
 
 def main() -> int:

@@ -1,0 +1,134 @@
+"""Settings and tracks of imported models: from others' `config.json` to ours, and back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from spacescale.checkpoint import key_map
+from spacescale.config import ModelConfig
+from spacescale.errors import UserError
+from spacescale.genome.tracks import Track
+
+logger = logging.getLogger(__name__)
+
+Fields = Iterable[tuple[str, str, Any]]
+
+
+def read_fields(foreign: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
+    """Our settings from theirs, or their defaults."""
+    return {ours: foreign.get(theirs, default) for ours, theirs, default in fields}
+
+
+def model_config(values: Mapping[str, Any], fields: Fields, source: str) -> ModelConfig:
+    """Our configuration; UserError names `source`, their name of the setting, and its value."""
+    names = {ours: theirs for ours, theirs, _ in fields}
+    try:
+        return ModelConfig.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        message = problem["msg"].removeprefix("Value error, ")
+        place = ""
+        if problem["loc"]:
+            field = str(problem["loc"][0])
+            place = f"{names.get(field, field)}={problem['input']!r}: "
+        raise UserError(f"{source}: {place}{message}") from None
+
+
+def output_heads(foreign: Mapping[str, Any], source: str) -> dict[str, int]:
+    """Species → number of tracks; by default those of the Basenji tables."""
+    heads = foreign.get("output_heads", key_map.RELEASED_HEADS)
+    valid = isinstance(heads, dict) and all(type(n) is int and n > 0 for n in heads.values())
+    if not valid or not heads:
+        raise UserError(
+            f"{source}: output_heads={heads!r}: expected species and their numbers of tracks"
+        )
+    return heads
+
+
+def warn_of_gamma_basis(source: str) -> None:
+    """Say that a stored table of gamma features, scaled otherwise, is not used."""
+    logger.warning(
+        "%s: enformer-pytorch reads Enformer's published weights with gamma features scaled over "
+        "the distances (use_tf_gamma); here they are scaled over the features, as in the released "
+        "SPACE. The weights are the same, the predictions are not",
+        source,
+    )
+
+
+def released_grouping(species: str) -> tuple[str, ...]:
+    """Our assay of each track of a species, in the original order of the Basenji tables.
+
+    These are the groups that the released weights were trained with; the rule on track names
+    (`genome.tracks.assay_of`) puts some human ChIP-seq tracks elsewhere. UserError for a species
+    other than human and mouse.
+    """
+    if species not in key_map.RELEASED_HEADS:
+        known = ", ".join(key_map.RELEASED_HEADS)
+        raise UserError(f"species {species!r}: the released grouping is of {known}")
+    table = _track_types()
+    runs = re.findall(r"([A-Z])(\d+)", table[species])
+    return tuple(table["legend"][letter] for letter, count in runs for _ in range(int(count)))
+
+
+def grouping_of(species: Mapping[str, tuple[str, ...]]) -> Literal["table", "released"]:
+    """Which `track_grouping` the assays of these species' tracks are."""
+    known = key_map.RELEASED_HEADS
+    released = (s in known and assays == released_grouping(s) for s, assays in species.items())
+    return "released" if all(released) else "table"
+
+
+@cache
+def _track_types() -> dict[str, Any]:
+    return json.loads(Path(__file__).with_name("released_track_types.json").read_text())
+
+
+def imported_tracks(
+    heads: Mapping[str, int],
+    targets: Mapping[str, list[Track]],
+    grouping: Literal["table", "released"],
+    source: str,
+) -> dict[str, list[Track]]:
+    """The tracks of each head of imported weights, which themselves only count them.
+
+    `targets` are targets tables that the user gave. Tracks without one are named by their number.
+    Their assay comes from the released grouping where it is of as many tracks, if `grouping` says
+    so or there is no table; else from the table; else it is 'other'. Raises UserError for a table
+    of an unknown species or another number of tracks.
+    """
+    if unknown := targets.keys() - heads.keys():
+        raise UserError(f"targets of {min(unknown)!r}: {source} has species {', '.join(heads)}")
+    tracks = {}
+    for species, count in heads.items():
+        table = targets.get(species) or _numbered(species, count)
+        if len(table) != count:
+            raise UserError(
+                f"targets of {species!r}: {len(table)} tracks; {source} has {count} of them"
+            )
+        if count == key_map.RELEASED_HEADS.get(species) and (
+            grouping == "released" or species not in targets
+        ):
+            assays = released_grouping(species)
+            table = [replace(t, assay=a) for t, a in zip(table, assays, strict=True)]
+        tracks[species] = table
+    return tracks
+
+
+def _numbered(species: str, count: int) -> list[Track]:
+    return [
+        Track(index=i, identifier=f"{species}_{i}", file="unknown", strand_pair=i)
+        for i in range(count)
+    ]
+
+
+def assays_of(tracks: Mapping[str, list[Track]]) -> dict[str, tuple[str, ...]]:
+    """What `ModelConfig.species` holds."""
+    return {species: tuple(track.assay for track in table) for species, table in tracks.items()}

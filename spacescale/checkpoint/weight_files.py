@@ -1,0 +1,159 @@
+"""Folders of weights: read others' without running code, write ours whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from spacescale import __version__
+from spacescale.config import ModelConfig
+from spacescale.errors import UserError
+from spacescale.genome.tracks import Track, write_tracks
+from spacescale.model.space import EXPORT_FORMAT, EXPORT_VERSION, Space
+
+SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
+LISTED_PROBLEMS = 5
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A folder's `config.json`; UserError if it is missing or not one JSON object."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file; expected a folder with config.json and {PICKLED} or "
+            f"{SAFETENSORS}"
+        )
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(config).__name__}")
+    return config
+
+
+def read_weights(folder: Path) -> tuple[dict[str, Tensor], Path]:
+    """Every tensor of a folder's `model.safetensors`, else `pytorch_model.bin`; and that file.
+
+    Nothing in the file is executed. Raises UserError if there is neither, or it is damaged or
+    holds anything but named tensors.
+    """
+    for name, read in ((SAFETENSORS, _read_safetensors), (PICKLED, _read_pickled)):
+        if (folder / name).is_file():
+            return read(folder / name), folder / name
+    raise UserError(f"{folder}: neither {SAFETENSORS} nor {PICKLED} is there")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged, or not a safetensors file: {error}") from None
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    try:
+        # Only files of PyTorch's older format are no zip archives and cannot be mapped.
+        mapped = zipfile.is_zipfile(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # whatever a damaged or hostile file provokes
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it asks for {asked[1]}, and pickled code is never run" if asked else "damaged?"
+        raise UserError(f"{path}: cannot be read as plain tensors ({reason})") from None
+    if not isinstance(weights, dict):
+        raise UserError(f"{path}: expected named tensors, found {type(weights).__name__}")
+    for key, value in weights.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UserError(f"{path}: {key!r} is {type(value).__name__}, expected a tensor")
+    return weights
+
+
+def check_weights(
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str
+) -> None:
+    """Hold weights against what is expected; the values of `expected` are not looked at.
+
+    Raises UserError naming the first keys that are missing, unexpected, of another shape, or
+    whole numbers instead of floating point or the reverse.
+    """
+    problems = [f"missing {key}" for key in expected if key not in weights]
+    problems += [f"unexpected {key}" for key in weights if key not in expected]
+    for key in expected.keys() & weights.keys():
+        found, wanted = weights[key], expected[key]
+        if found.shape != wanted.shape:
+            problems.append(f"{key} is {tuple(found.shape)}, expected {tuple(wanted.shape)}")
+        elif found.is_floating_point() != wanted.is_floating_point():
+            problems.append(f"{key} is {found.dtype}, expected {wanted.dtype}")
+    if problems:
+        more = len(problems) - LISTED_PROBLEMS
+        rest = f" and {more} more" if more > 0 else ""
+        raise UserError(f"{source}: {'; '.join(sorted(problems)[:LISTED_PROBLEMS])}{rest}")
+
+
+def shapes_of(config: ModelConfig) -> dict[str, Tensor]:
+    """The state dict of a model of this configuration, without memory behind it."""
+    with torch.device("meta"):
+        return Space(config).state_dict()
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill; it becomes `out` at the end, or vanishes on an error.
+
+    Raises UserError if `out` exists.
+    """
+    if out.exists():
+        raise UserError(f"{out}: already exists; choose another --out")
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_imported(
+    out: Path,
+    weights: Mapping[str, Tensor],
+    model: ModelConfig,
+    tracks: Mapping[str, list[Track]],
+    origin: dict[str, Any],
+) -> None:
+    """Write weights under our names as an export, which `Space.from_pretrained` reads.
+
+    `origin` says where they come from and is kept in `config.json`. Raises UserError if `out`
+    exists.
+    """
+    payload = {
+        "format": EXPORT_FORMAT,
+        "format_version": EXPORT_VERSION,
+        "model": model.model_dump(mode="json"),
+        "track_scale": "none",
+        "trained": {
+            "step": None,
+            "metrics": {},
+            "data_manifests": dict.fromkeys(model.species),
+            "versions": {"imported with spacescale": __version__},
+        },
+        "origin": origin,
+    }
+    with new_folder(out) as folder:
+        contiguous = {key: tensor.contiguous() for key, tensor in weights.items()}
+        save_file(contiguous, folder / SAFETENSORS, metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(payload, indent=1))
+        (folder / "tracks").mkdir()
+        for species, table in tracks.items():
+            write_tracks(folder / "tracks" / f"{species}.tsv", table)
