@@ -73,7 +73,7 @@ _FEED_FORWARD = _BLOCK + "feed_forward."
 RELEASED = (
     *(Row(ours, f"model.{theirs}", join) for ours, theirs, join in _CONVOLUTIONS),
     *_attention(_BLOCK + "attention.fn"),
-    Row("species_token", "model.transformer.species_embedding.{each_species}", "rows"),
+    Row("species_token.weight", "model.transformer.species_embedding.{each_species}", "rows"),
     Row("transformer.{block}.moe.norm.{affine}", _FEED_FORWARD + "layer_norm.{affine}"),
     Row("heads.{species}.{affine}", "model.heads.{species}.0.{affine}"),
 )

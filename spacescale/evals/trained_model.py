@@ -36,7 +36,7 @@ class TrainedModel:
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        return self.model.species_token.device
+        return next(self.model.parameters()).device
 
     def scale(self, species: str) -> Tensor:
         """Training mean of each track (T,), on the model's device; 1 where there is no signal."""

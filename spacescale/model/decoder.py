@@ -57,7 +57,9 @@ class ProfileDecoder(nn.Module):
             chosen = torch.zeros_like(logits, dtype=torch.bool).scatter(3, experts, True).any(2)
             sums = self._sums(gates, logits, views, track_types)
         enhanced = base + self._mix(profiles, gates, chosen).transpose(1, 2)
-        return enhanced + self._touch_unused(), sums
+        if self.layer_norm is not None:  # on no profile: gradient buckets need every parameter
+            enhanced = enhanced + self.layer_norm(profiles[:0]).sum()
+        return enhanced, sums
 
     def _group_logits(self, features: Tensor, species_state: Tensor | None) -> Tensor:
         """What the sequence, and the species where the model knows it, say of each gate."""
@@ -109,12 +111,6 @@ class ProfileDecoder(nn.Module):
             num_logits=torch.cat([num_logits, num_group_logits], dim=1),
             num_items=profiles,
         )
-
-    def _touch_unused(self) -> Tensor | float:
-        """Zero that depends on the unused LayerNorm, as gradient buckets need every parameter."""
-        if self.layer_norm is None:
-            return 0.0
-        return 0.0 * (self.layer_norm.weight.sum() + self.layer_norm.bias.sum())
 
 
 class MLPDecoder(nn.Module):

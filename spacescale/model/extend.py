@@ -34,7 +34,7 @@ def add_species(model: Space, name: str, tracks: Sequence[str], like: str | None
     row = known.index(like) if like else None
     weights = extended.state_dict()
     for key, old in model.state_dict().items():
-        if key == "species_token" or ".moe.router." in key:
+        if key == "species_token.weight" or ".moe.router." in key:
             weights[key] = _with_row(old, row)
         elif weights[key].shape == old.shape:
             weights[key] = old

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv1d_weight
 
 NUM_BASES = 4
 GELU_SLOPE = 1.702
@@ -165,13 +166,10 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv1d(x, weight, bias, padding=kernel // 2)
     taps = _taps(x, kernel)
     w = weight.permute(2, 0, 1)[:, None].expand(-1, x.shape[0], -1, -1)  # (K, B, C', C)
-    if bias is None:
-        out = torch.bmm(w[0], taps[0])
-    else:
-        out = torch.baddbmm(bias[:, None], w[0], taps[0])
+    out = torch.bmm(w[0], taps[0])
     for i in range(1, kernel):
         out.baddbmm_(w[i], taps[i])
-    return out
+    return out if bias is None else out.add_(bias[:, None])
 
 
 def convolve_backward_input(grad: Tensor, weight: Tensor) -> Tensor:
@@ -183,7 +181,7 @@ def convolve_backward_weight(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Gradient of `convolve`'s weight: grad (B, C', L), x (B, C, L) → (C', C, K)."""
     kernel = weight.shape[2]
     if kernel > 1 and not _adds_up_exactly(x):
-        return torch.nn.grad.conv1d_weight(x, weight.shape, grad, padding=kernel // 2)
+        return conv1d_weight(x, weight.shape, grad, padding=kernel // 2)
     return torch.stack([torch.bmm(grad, tap.mT).sum(0) for tap in _taps(x, kernel)], dim=2)
 
 
@@ -209,7 +207,8 @@ class ConvBlock(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """The three layers as one operation that keeps its input alone."""
-        norm, _, conv = self
+        norm, conv = self[0], self[2]
+        assert isinstance(norm, BatchNorm) and isinstance(conv, nn.Conv1d)
         return _NormActivateConvolve.apply(
             input, *norm.statistics(input), norm.weight, norm.bias, conv.weight, conv.bias, norm.eps
         )  # pyright: ignore[reportReturnType]

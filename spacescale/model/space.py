@@ -106,9 +106,9 @@ class Space(nn.Module):
                 for c_in, c in zip([half, *channels], channels, strict=False)
             )
         )
-        self.species_token: nn.Parameter | None = None
+        self.species_token: nn.Embedding | None = None
         if config.species_token:
-            self.species_token = nn.Parameter(torch.randn(len(self.species), config.dim))
+            self.species_token = nn.Embedding(len(self.species), config.dim)
         self.transformer = nn.ModuleList(TransformerBlock(config) for _ in range(config.depth))
         self.pointwise = ConvBlock(config.dim, 2 * config.dim, 1)
         self.pointwise_out = nn.Sequential(nn.Dropout(config.dropout / 8), GELU())
@@ -143,7 +143,7 @@ class Space(nn.Module):
         features, state, encoder_routing = self._trunk(
             torch.cat([codes[name] for name in present]), present, sizes
         )
-        features = features + self._touch_absent_heads(present)
+        features = features + self._touch_absent_heads(features, present)
         states = [None] * len(present) if state is None else state.split(sizes)
         output = SpaceOutput({}, {}, {}, encoder_routing, None)
         decoder_sums = {}
@@ -183,7 +183,7 @@ class Space(nn.Module):
         ).to(x.device)
         if self.species_token is not None:
             # The released code appends the token at the end (the paper draws it in front).
-            x = torch.cat([x, self.species_token[species][:, None].to(x.dtype)], dim=1)
+            x = torch.cat([x, self.species_token(species)[:, None].to(x.dtype)], dim=1)
         basis = self._positional_basis(x.shape[1], x.device)
         routing = []
         for block in self.transformer:
@@ -229,16 +229,16 @@ class Space(nn.Module):
             self._basis = basis
         return basis
 
-    def _touch_absent_heads(self, present: list[str]) -> Tensor:
-        """Zero that depends on the heads of species without windows here.
+    def _touch_absent_heads(self, features: Tensor, present: list[str]) -> Tensor:
+        """Zero that depends on the heads of species without windows here, run on no window.
 
         Data-parallel gradient buckets are only sound when the same parameters take part in every
         process (DeepSpeed ZeRO-2 packs gradients in the order in which they arrive).
         """
-        zero = next(self.heads.parameters()).new_zeros(())
+        zero = features.new_zeros(())
         for name, head in self.heads.items():
             if name not in present:
-                zero = zero + 0.0 * sum(p.sum() for p in head.parameters())
+                zero = zero + head(features[:0]).sum()
         return zero
 
     def _stack_species(self, sums: dict[str, RoutingSums]) -> RoutingSums:

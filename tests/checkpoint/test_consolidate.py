@@ -47,10 +47,10 @@ def test_experts_are_stacked_by_number_not_by_file_name(written):
 def test_half_precision_weights_come_back_as_float32_and_counters_stay_integers(written):
     path = written.checkpoint / "mp_rank_00_model_states.pt"
     state = torch.load(path, weights_only=True)["module"]
-    state["species_token"] = state["species_token"].bfloat16()
+    state["species_token.weight"] = state["species_token.weight"].bfloat16()
     torch.save({"module": state}, path)
     found = consolidate(written.checkpoint)
-    assert found["species_token"].dtype == torch.float32
+    assert found["species_token.weight"].dtype == torch.float32
     assert found["stem.1.block.0.num_batches_tracked"].dtype == torch.int64
 
 

@@ -188,7 +188,7 @@ def test_upcycled_with_token_predicts_what_the_dense_model_with_it_predicts(deco
     model = Space(config)
     model.load_state_dict(weights)
     baseline = Space(ModelConfig.model_validate(DENSE.model_dump() | {"species_token": True}))
-    baseline.load_state_dict(dense | {"species_token": weights["species_token"]})
+    baseline.load_state_dict(dense | {"species_token.weight": weights["species_token.weight"]})
     codes = some_codes()
     assert_close(predict(model, codes), predict(baseline, codes))
 
@@ -204,7 +204,7 @@ def test_every_expert_is_a_copy_and_the_rest_is_fresh_and_repeatable():
         w1 = weights["transformer.1.moe.mixture.experts.w1"][expert]
         assert torch.equal(w1, dense["transformer.1.moe.input.weight"])
     fresh = [key for key in weights if not torch.equal(weights[key], other[key])]
-    assert "species_token" in fresh
+    assert "species_token.weight" in fresh
     assert "transformer.0.moe.router.weight" in fresh
     assert not {key for key in fresh if key in dense}
 

@@ -36,7 +36,8 @@ def test_a_new_species_starts_like_the_one_named():
 def test_without_a_likeness_it_starts_at_the_mean():
     model = tiny_model()
     extended = add_species(model, "moth", ("cage",))
-    torch.testing.assert_close(extended.species_token[2], model.species_token.mean(0))
+    token = model.species_token.weight.mean(0)
+    torch.testing.assert_close(extended.species_token.weight[2], token)
     router = extended.transformer[1].moe.router.weight
     torch.testing.assert_close(router[2], model.transformer[1].moe.router.weight.mean(0))
 
@@ -46,7 +47,7 @@ def test_an_extended_model_trains_the_new_species():
     assert extended.training
     extended({"moth": some_codes(2)}).prediction["moth"].sum().backward()
     assert extended.heads["moth"].weight.grad.any()
-    assert extended.species_token.grad[2].any()
+    assert extended.species_token.weight.grad[2].any()
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,8 @@ def test_absent_species_heads_take_part_with_zero_gradients():
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert not model.heads["finch"].weight.grad.any() and not model.heads["finch"].bias.grad.any()
     assert model.heads["perch"].weight.grad.any()
-    assert not model.species_token.grad[0].any() and model.species_token.grad[1].any()
+    token = model.species_token.weight
+    assert not token.grad[0].any() and token.grad[1].any()
     router = model.transformer[0].moe.router
     assert not router.weight.grad[0].any() and router.weight.grad[1].any()
 
@@ -250,11 +251,12 @@ def test_load_weights_names_the_keys_that_do_not_fit():
     model = tiny_model()
     weights = model.state_dict()
     before = {key: tensor.clone() for key, tensor in weights.items()}
-    del weights["species_token"]
+    del weights["species_token.weight"]
     weights["extra"] = torch.zeros(1)
     weights["stem.0.bias"] = torch.zeros(3)
     expected = (
-        r"here: missing species_token; stem\.0\.bias is \(3,\), expected \(24,\); unexpected extra"
+        r"here: missing species_token\.weight; stem\.0\.bias is \(3,\), expected \(24,\); "
+        "unexpected extra"
     )
     with pytest.raises(UserError, match=expected):
         load_weights(model, weights, "here")
