@@ -105,7 +105,7 @@ class ProfileDecoder(nn.Module):
         num_logits = num_experts * profiles[:, None].expand(-1, self.groups)
         return RoutingSums(
             gate_mass=per_type(gates.sum(0)),
-            gate_squares=per_type(gates.square().sum((0, 2))),
+            gate_spread=per_type((gates - 1 / num_experts).square().sum((0, 2))),
             num_gates=num_experts * profiles,
             logit_squares=torch.cat([per_type(squares), group_squares], dim=1),
             num_logits=torch.cat([num_logits, num_group_logits], dim=1),

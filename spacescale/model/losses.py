@@ -32,13 +32,14 @@ def mi_loss(sums: RoutingSums, weights: LossConfig, tokens_per_item: int) -> Ten
     Gate mass becomes a joint distribution as `weights.mi_normaliser` says. Zero when only one row
     holds mass.
     """
+    mass = sums.gate_mass.double()  # near independence the terms cancel
     if weights.mi_normaliser == "mass":
-        joint = sums.gate_mass / sums.gate_mass.sum()
+        joint = mass / mass.sum()
     else:
-        joint = sums.gate_mass / (sums.num_items.sum() * tokens_per_item)
+        joint = mass / (sums.num_items.sum() * tokens_per_item)
     eps = 1e-10
     rows, experts = joint.sum(1, keepdim=True) + eps, joint.sum(0, keepdim=True) + eps
-    return -(joint * torch.log(joint / rows / experts + eps)).sum()
+    return -(joint * torch.log(joint / rows / experts + eps)).sum().to(sums.gate_mass.dtype)
 
 
 def cv_of_usage(sums: RoutingSums) -> Tensor:
@@ -53,8 +54,7 @@ def cv_of_gates(sums: RoutingSums) -> Tensor:
     """Squared coefficient of variation of single gates, added up over the rows that have any."""
     count = sums.num_gates.clamp(min=2)  # absent rows add nothing below
     mean = sums.gate_mass.sum(1) / count
-    variance = (sums.gate_squares - count * mean**2) / (count - 1)
-    return (variance / (mean**2 + 1e-10)).sum()
+    return (sums.gate_spread / (count - 1) / (mean**2 + 1e-10)).sum()
 
 
 def z_loss(sums: RoutingSums, weights: LossConfig) -> Tensor:

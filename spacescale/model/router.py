@@ -25,7 +25,7 @@ class RoutingSums(NamedTuple):
     """
 
     gate_mass: Tensor  # (rows, E): gate weight per expert
-    gate_squares: Tensor  # (rows,): sum of squared gate weights
+    gate_spread: Tensor  # (rows,): sum of (gate weight − 1/E)², of which 1/E is the exact mean
     num_gates: Tensor  # (rows,): how many gate weights, zeros included
     logit_squares: Tensor  # (rows, kinds): sum of squared gate logits
     num_logits: Tensor  # (rows, kinds): how many logits
@@ -111,7 +111,7 @@ class SpeciesRouter(nn.Module):
         per_window = float(logits[0].numel())
         return RoutingSums(
             gate_mass=per_species(gates.sum(1)),
-            gate_squares=per_species(gates.square().sum((1, 2))),
+            gate_spread=per_species((gates - 1 / gates.shape[-1]).square().sum((1, 2))),
             num_gates=per_window * windows,
             logit_squares=per_species(squares)[:, None],
             num_logits=per_window * windows[:, None],

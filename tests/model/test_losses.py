@@ -46,7 +46,7 @@ def sums_of(mass: torch.Tensor, squares: float = 0.0, count: float = 1.0) -> Rou
     first = torch.eye(rows, 1)
     return RoutingSums(
         gate_mass=mass,
-        gate_squares=mass.square().sum(1),
+        gate_spread=mass.square().sum(1),
         num_gates=torch.full((rows,), 10.0),
         logit_squares=squares * first,
         num_logits=count * first,
@@ -125,7 +125,7 @@ def test_released_cv_over_gates_cannot_tell_balance_from_collapse():
     found = []
     for chosen in (gates, collapsed):
         sums = sums_of(chosen.sum(0)[None])._replace(
-            gate_squares=chosen.square().sum()[None], num_gates=torch.tensor([80.0])
+            gate_spread=(chosen - 1 / 4).square().sum()[None], num_gates=torch.tensor([80.0])
         )
         expected = chosen.var() / chosen.mean() ** 2
         assert float(cv_of_gates(sums)) == pytest.approx(float(expected), rel=1e-5)

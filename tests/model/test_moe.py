@@ -80,22 +80,24 @@ def test_species_moe_equals_a_loop_over_tokens(top_k):
     moe = SpeciesMoE(config(species_top_k=top_k))
     x, species = 3 * torch.randn(3, 4, DIM), torch.tensor([1, 0, 1])
     found, sums = moe(x, species)
-    mass, gate_squares, squares = torch.zeros(2, EXPERTS), torch.zeros(2), torch.zeros(2, 1)
+    mass, gate_spread, squares = torch.zeros(2, EXPERTS), torch.zeros(2), torch.zeros(2, 1)
     expected = x.clone()
     for b in range(3):
         gate = species[b]
         for n in range(4):
             logits = moe.router.weight[gate] @ x[b, n] + moe.router.bias[gate]
             squares[gate] += F.leaky_relu(logits, 0.01).square().sum()
+            gates = torch.zeros(EXPERTS)
             for e, weight in gate_weights(logits, top_k).items():
                 mass[gate, e] += weight
-                gate_squares[gate] += weight**2
+                gates[e] = weight
                 row = moe.norm(x[b, n])
                 expected[b, n] += weight * one_expert(moe.mixture.experts, e, row)
+            gate_spread[gate] += (gates - 1 / EXPERTS).square().sum()
     torch.testing.assert_close(found, expected)
     gates = torch.tensor([16.0, 32.0])  # windows × 4 tokens × 4 experts
     windows = torch.tensor([1.0, 2.0])
-    expected_sums = RoutingSums(mass, gate_squares, gates, squares, gates[:, None], windows)
+    expected_sums = RoutingSums(mass, gate_spread, gates, squares, gates[:, None], windows)
     torch.testing.assert_close(tuple(sums), tuple(expected_sums))
 
 
@@ -111,7 +113,7 @@ def test_decoder_equals_a_loop_over_tracks(top_k):
     base, features, state, track_types = decoder_inputs(2)
     found, sums = decoder(base, features, state, track_types)
     expected, mass = base.clone(), torch.zeros(TYPES, EXPERTS)
-    squares, gate_squares = torch.zeros(TYPES, GROUPS + 2), torch.zeros(TYPES)
+    squares, gate_spread = torch.zeros(TYPES, GROUPS + 2), torch.zeros(TYPES)
     gate_weight = decoder.gates.weight.view(TYPES, GROUPS, EXPERTS, BINS)
     gate_bias = decoder.gates.bias.view(TYPES, GROUPS, EXPERTS)
     for b in range(2):
@@ -130,12 +132,12 @@ def test_decoder_equals_a_loop_over_tracks(top_k):
                     gates[e] += weight
                     expected[b, :, t] += weight * one_expert(decoder.experts, e, profile)
             mass[kind] += gates
-            gate_squares[kind] += gates.square().sum()
+            gate_spread[kind] += (gates - 1 / EXPERTS).square().sum()
     torch.testing.assert_close(found, expected)
     profiles = torch.tensor([2.0, 0, 6])  # two windows
     num_logits = torch.full((TYPES, GROUPS + 2), 2.0 * GROUPS)
     num_logits[:, :GROUPS] = EXPERTS * profiles[:, None]
-    expected_sums = (mass, gate_squares, EXPERTS * profiles, squares, num_logits, profiles)
+    expected_sums = (mass, gate_spread, EXPERTS * profiles, squares, num_logits, profiles)
     torch.testing.assert_close(tuple(sums), expected_sums)
 
 

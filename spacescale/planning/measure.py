@@ -1,0 +1,157 @@
+"""One real micro-step in this process, measured: bytes kept for backward, states and arithmetic."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from spacescale.config import Config
+from spacescale.errors import UserError
+from spacescale.metrics.throughput import memory_gib
+from spacescale.model.layers import NUM_BASES
+from spacescale.model.losses import training_losses
+from spacescale.model.space import Space
+from spacescale.planning.plan import Plan, Precision, make_plan
+from spacescale.planning.states import Layout, StateBytes
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one micro-step and one AdamW step took."""
+
+    activations: int  # bytes kept for backward at the end of the forward pass
+    states: StateBytes
+    forward_flops: int
+    training_flops: int
+    peak_gib: float  # of the process (CPU, with Python and PyTorch), or allocated on the GPU
+    device: str
+
+
+class Comparison(NamedTuple):
+    """A measurement beside the plan of exactly that."""
+
+    planned: Plan
+    measured: Measured
+
+
+def measure_plan(plan: Plan) -> Comparison:
+    """Measure a plan's micro-batch in one process without ZeRO.
+
+    On a GPU if there is one; on a CPU in fp32. Raises UserError for what cannot fit.
+    """
+    on_gpu = torch.cuda.is_available()
+    precision = plan.precision if on_gpu else "fp32"
+    alone = make_plan(plan.config, Layout(1, 0, 1), plan.windows, precision, on_gpu)
+    device = torch.device("cuda" if on_gpu else "cpu")
+    memory = _memory_bytes(device)
+    if alone.total_bytes > memory:
+        raise UserError(
+            f"--measure: one process would need {alone.total_bytes / 2**30:.1f} GiB at least; "
+            f"there are {memory / 2**30:.1f}. Take a smaller --preset, --micro-batch or "
+            "model.seq_length"
+        )
+    return Comparison(alone, measure(plan.config, plan.windows, precision, device))
+
+
+def _memory_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def measure(
+    config: Config, windows: dict[str, int], precision: Precision, device: torch.device
+) -> Measured:
+    """Train one micro-batch of random windows (species → number) once, in plain PyTorch.
+
+    Precision is "fp32", or "bf16" for autocast with fp32 weights.
+    """
+    torch.manual_seed(0)
+    model = Space(config.model).to(device).train()
+    optimiser = torch.optim.AdamW(model.parameters())
+    codes = {name: _random_codes(config, count, device) for name, count in windows.items()}
+    kept: dict[int, int] = {}
+    with (
+        _flop_counter() as forward,
+        _autocast(precision, device),
+        _counting_kept(kept, _addresses(model)),
+    ):
+        output = model(codes)
+        targets = {name: torch.rand_like(found) for name, found in output.prediction.items()}
+        losses = training_losses(output, targets, config.loss, lambda x: x)
+        total = torch.stack(list(losses.values())).sum()
+    with _flop_counter() as backward:
+        total.backward()
+    optimiser.step()
+    forward_flops = forward.get_total_flops()
+    return Measured(
+        sum(kept.values()),
+        _state_bytes(model, optimiser),
+        forward_flops,
+        forward_flops + backward.get_total_flops(),
+        memory_gib(device),
+        device.type,
+    )
+
+
+def _flop_counter() -> FlopCounterMode:
+    # PyTorch's counter does not know the in-place product of our convolutions on CPUs.
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: _baddbmm_flop})
+
+
+def _baddbmm_flop(_, left: list[int], right: list[int], out_shape=None, **scales: float) -> int:
+    batch, rows, inner = left
+    return 2 * batch * rows * inner * right[-1]
+
+
+def _random_codes(config: Config, count: int, device: torch.device) -> Tensor:
+    shape = (count, config.model.seq_length)
+    return torch.randint(NUM_BASES, shape, dtype=torch.uint8, device=device)
+
+
+def _autocast(precision: Precision, device: torch.device):
+    if precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def _addresses(model: nn.Module) -> set[int]:
+    """Addresses of parameters and buffers, which are there with or without a backward pass."""
+    return {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+
+
+@contextmanager
+def _counting_kept(kept: dict[int, int], known: set[int]) -> Iterator[None]:
+    """Record address → bytes of each distinct storage that autograd keeps."""
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield
+
+
+def _state_bytes(model: nn.Module, optimiser: torch.optim.Optimizer) -> StateBytes:
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    moments = [
+        value
+        for state in optimiser.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    ]
+    return StateBytes(_nbytes(model.parameters()), _nbytes(gradients), _nbytes(moments))
+
+
+def _nbytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)

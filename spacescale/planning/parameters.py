@@ -1,0 +1,58 @@
+"""Parameters of a model, counted without memory for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from spacescale.config import ModelConfig
+from spacescale.model.layers import ConvBlock
+from spacescale.model.moe import RoutedExperts
+from spacescale.model.space import Space
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Sizes of a model's parameters, in elements."""
+
+    total: int
+    active: int  # that one token meets: of each block's experts, the top k
+    experts: int  # of the cross-species MoE, which expert parallelism spreads over processes
+
+
+def count_parameters(config: ModelConfig) -> ParameterCounts:
+    """Count the parameters of the model that `config` describes."""
+    model = meta_model(config)
+    total = _size(model)
+    experts = _size_of_all(model, RoutedExperts)
+    idle = experts * (config.species_num_experts - config.species_top_k)
+    return ParameterCounts(total, total - idle // max(config.species_num_experts, 1), experts)
+
+
+def autocast_parameters(config: ModelConfig, ep_size: int) -> float:
+    """Parameters of one process whose 16-bit copies autocast keeps for the backward pass.
+
+    Convolution blocks and checkpointed stages make them anew.
+    """
+    held = 0.0
+    for name, stage in meta_model(config).named_children():
+        if name not in config.checkpoint_stages:
+            elsewhere = (1 - 1 / ep_size) * _size_of_all(stage, RoutedExperts)
+            held += _size(stage) - _size_of_all(stage, ConvBlock) - elsewhere
+    return held
+
+
+def meta_model(config: ModelConfig) -> Space:
+    """Build the model on PyTorch's meta device: shapes without storage."""
+    with torch.device("meta"):
+        return Space(config)
+
+
+def _size_of_all(model: nn.Module, kind: type[nn.Module]) -> int:
+    return sum(_size(module) for module in model.modules() if isinstance(module, kind))
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,112 @@
+"""The plan of a run: what a configuration costs on a given number of GPUs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from spacescale.config import Config, build_config
+from spacescale.errors import UserError
+from spacescale.planning.activations import Activations, activation_bytes
+from spacescale.planning.flops import (
+    forward_flops,
+    micro_batch_flops,
+    recomputed_flops,
+    training_flops,
+)
+from spacescale.planning.parameters import ParameterCounts, count_parameters
+from spacescale.planning.species import micro_batch_windows, with_species
+from spacescale.planning.states import Layout, StateBytes, resolve_layout, state_bytes
+
+Precision = Literal["bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of one micro-batch: by the model's definition, and as executed here."""
+
+    stages: dict[str, float]  # stage → forward
+    forward: float
+    training: float  # forward and backward
+    executed_forward: float
+    executed_training: float  # with what checkpointed stages compute again
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one configuration costs on one layout."""
+
+    config: Config
+    layout: Layout
+    windows: dict[str, int]  # species → windows of the largest micro-batch of one GPU
+    precision: Precision
+    parameters: ParameterCounts
+    window_work: dict[str, Work]  # species → of one window alone in its micro-batch
+    micro_batch_work: Work  # of `windows`
+    states: StateBytes
+    activations: Activations
+
+    @property
+    def total_bytes(self) -> float:
+        """Bytes on one GPU, without temporaries, communication buffers and allocator slack."""
+        return self.states.total + self.activations.total
+
+
+def plan_preset(
+    preset: str,
+    overrides: list[str],
+    data: list[Path],
+    *,
+    gpus: int,
+    zero_stage: int,
+    ep_size: int | None,
+    micro_batch: int | None,
+    precision: Precision,
+) -> Plan:
+    """Plan a preset; without `data` for the published tracks of human and mouse.
+
+    `ep_size` and `micro_batch` None are the preset's. Raises UserError for values that do not fit.
+    """
+    config = with_species(build_config(preset, overrides), data)
+    size = config.data.micro_batch_size if micro_batch is None else micro_batch
+    if size < 1:
+        raise UserError(f"--micro-batch {size}: expected at least 1")
+    layout = resolve_layout(config, gpus, zero_stage, ep_size)
+    return make_plan(config, layout, micro_batch_windows(config, size), precision)
+
+
+def make_plan(
+    config: Config,
+    layout: Layout,
+    windows: dict[str, int],
+    precision: Precision,
+    on_gpu: bool = True,
+) -> Plan:
+    """Plan a complete configuration, for micro-batches of that many windows per species."""
+    model = config.model
+    parameters = count_parameters(model)
+    return Plan(
+        config=config,
+        layout=layout,
+        windows=windows,
+        precision=precision,
+        parameters=parameters,
+        window_work={name: _work(config, {name: 1}) for name in model.species},
+        micro_batch_work=_work(config, windows),
+        states=state_bytes(parameters, layout),
+        activations=activation_bytes(model, windows, precision, on_gpu, layout.ep_size),
+    )
+
+
+def _work(config: Config, windows: dict[str, int]) -> Work:
+    model = config.model
+    stages = micro_batch_flops(model, windows)
+    executed = micro_batch_flops(model, windows, executed=True)
+    return Work(
+        stages={name: work.forward for name, work in stages.items()},
+        forward=forward_flops(stages),
+        training=training_flops(stages),
+        executed_forward=forward_flops(executed),
+        executed_training=training_flops(executed) + recomputed_flops(executed, model),
+    )

@@ -1,0 +1,39 @@
+"""Whose tracks a planned model predicts: the published model's, or those of given data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spacescale.checkpoint.released import released_grouping
+from spacescale.config import Config
+from spacescale.data.loader import open_datasets
+
+PUBLISHED_SPECIES = ("human", "mouse")
+
+
+def with_species(config: Config, paths: list[Path]) -> Config:
+    """Fill in the species and tracks of the data sets at `paths`; without any, the published ones.
+
+    Raises UserError for paths that hold no data set.
+    """
+    if paths:
+        species = {
+            name: tuple(track.assay for track in data.tracks)
+            for name, data in open_datasets(paths).items()
+        }
+    else:
+        species = {name: released_grouping(name) for name in PUBLISHED_SPECIES}
+    payload = config.model_dump()
+    payload["model"]["species"] = species
+    return Config.model_validate(payload)
+
+
+def micro_batch_windows(config: Config, size: int) -> dict[str, int]:
+    """Windows per species of the largest micro-batch of `size` windows.
+
+    Species take turns in a run; here those with most tracks come first.
+    """
+    names = sorted(config.model.species, key=lambda name: -len(config.model.species[name]))
+    shared, left = divmod(size, len(names))
+    windows = {name: shared + (place < left) for place, name in enumerate(names)}
+    return {name: count for name, count in windows.items() if count}

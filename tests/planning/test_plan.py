@@ -1,0 +1,104 @@
+"""`spacescale plan` as users run it, in this process."""
+
+import json
+
+import pytest
+
+from spacescale.cli import main
+from spacescale.data.shard_plan import ShardOptions
+from spacescale.data.shard_writer import shard_species
+from spacescale.testing.simulated_genomes import write_simulated_genomes
+
+
+@pytest.fixture
+def plan(monkeypatch, capsys):
+    """Run `spacescale plan`: exit status, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["spacescale", "plan", *map(str, arguments)])
+        status = main()
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters"), [("space_large", 588_750_036), ("space_small", 183_182_308)]
+)
+def test_the_first_line_is_the_number_of_parameters(plan, preset, parameters):
+    status, out, _ = plan("--preset", preset)
+    assert status == 0
+    assert out.splitlines()[0] == f"parameters {parameters}"
+
+
+def test_everything_has_a_default(plan):
+    status, out, _ = plan()
+    assert status == 0
+    assert "8 GPUs, ZeRO-2, expert parallel 2, micro-batch 1 human + 1 mouse" in out
+    for name in ("active per token 484890324", "forward and backward", "weights", "gradients",
+                 "optimiser", "activations", "total"):  # fmt: skip
+        assert f"{name} " in out
+
+
+def test_json_adds_up_and_follows_the_arguments(plan):
+    arguments = ("--gpus", 16, "--zero", 1, "--ep", 4, "--micro-batch", 3, "--json")
+    status, out, _ = plan("--preset", "space_2b", *arguments, "model.depth=2")
+    found = json.loads(out)
+    assert status == 0
+    assert found["layout"] == {"gpus": 16, "zero_stage": 1, "ep_size": 4}
+    assert found["micro_batch_windows"] == {"human": 2, "mouse": 1}
+    sizes = found["bytes_per_gpu"]
+    parts = ("weights", "gradients", "optimiser", "activations")
+    assert sizes["total"] == pytest.approx(sum(sizes[part] for part in parts))
+    human = found["flops_per_window"]["human"]
+    assert human["forward"] == pytest.approx(sum(human["stages"].values()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpus", "0"], "--gpus 0"),
+        (["--zero", "5"], "--zero 5"),
+        (["--ep", "3"], "--ep 3"),
+        (["--micro-batch", "0"], "--micro-batch 0"),
+        (["--preset", "space_larg"], "space_large"),
+        (["model.dept=3"], "depth"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--measure", "--preset", "space_10b"], "--measure: one process would need"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(plan, arguments, message):
+    status, out, err = plan(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+
+
+def test_species_of_data_sets(plan, tmp_path):
+    finch, moth, _ = write_simulated_genomes(tmp_path / "genomes", scale=0.05)
+    for each in (finch, moth):
+        shard_species(
+            ShardOptions(
+                species=each.name,
+                fasta=each.fasta,
+                targets=each.targets,
+                contigs=each.contigs,
+                out=tmp_path / "shards",
+                seq_length=2048,
+                bin_size=32,
+                target_length=48,
+            )
+        )
+    status, out, _ = plan("--preset", "space_demo", "--data", tmp_path / "shards", "--json")
+    assert status == 0
+    assert set(json.loads(out)["tracks"]) == {finch.name, moth.name}
+
+
+def test_measured_stands_beside_planned(plan):
+    size = ("model.seq_length=1536", "model.target_length=16", "model.depth=1")
+    status, out, _ = plan(*size, "--preset", "space_demo", "--micro-batch", 2, "--measure")
+    assert status == 0
+    table = out[out.index("measured:") :].splitlines()
+    assert "micro-step of 1 human + 1 mouse in one process on cpu, ZeRO-0, fp32" in table[0]
+    assert len(table) == 9
+    for line in table[2:8]:
+        assert float(line.split()[-1]) == pytest.approx(1.0, abs=0.1)
