@@ -1,8 +1,13 @@
+import copy
+import shutil
+
 import pytest
 import torch
+from torch import nn
 from torch.autograd import gradcheck
 
 from spacescale.model.layers import (
+    GELU,
     AttentionPool,
     ConvBlock,
     ResidualConvBlock,
@@ -82,14 +87,108 @@ def test_centre_crop_refuses_to_grow():
         centre_crop(torch.zeros(1, 6, 1), 7)
 
 
-def test_conv_block_is_norm_then_activation_then_convolution():
-    block = ConvBlock(2, 3, 5).eval()
-    x = torch.randn(1, 2, 9)
-    activated = x / (1 + 1e-5) ** 0.5
-    activated = activated * torch.sigmoid(1.702 * activated)
-    conv = block[2]
-    expected = torch.nn.functional.conv1d(activated, conv.weight, conv.bias, padding=2)
-    torch.testing.assert_close(block(x), expected)
+def plain_block(block: ConvBlock) -> nn.Sequential:
+    """torch's own layers with the weights of `block`."""
+    norm, conv = block[0], block[2]
+    plain = nn.Sequential(
+        nn.BatchNorm1d(norm.num_features, momentum=norm.momentum),
+        GELU(),
+        nn.Conv1d(conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding),
+    ).to(conv.weight.dtype)
+    plain.load_state_dict(block.state_dict())
+    return plain.train(block.training)
+
+
+def random_block(channels: int, out: int, kernel: int) -> ConvBlock:
+    torch.manual_seed(kernel)
+    block = ConvBlock(channels, out, kernel)
+    with torch.no_grad():
+        for tensor in (block[0].weight, block[0].bias, block[0].running_mean):
+            tensor += 0.3 * torch.randn_like(tensor)
+    return block
+
+
+def run_block(block: nn.Module, x: torch.Tensor, bf16: bool = False) -> dict[str, torch.Tensor]:
+    """Output, gradients, and what the buffers hold afterwards."""
+    x = x.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        y = block(x)
+    (y.to(x.dtype) * torch.linspace(-1, 2, y.shape[-1], dtype=x.dtype)).square().sum().backward()
+    found = {name: p.grad for name, p in block.named_parameters()}
+    block.zero_grad()
+    return found | dict(block.named_buffers()) | {"y": y.detach(), "x": x.grad}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kernel, length", [(1, 1), (1, 7), (5, 1), (5, 2), (5, 12)])
+def test_conv_block_is_norm_then_activation_then_convolution(training, kernel, length):
+    block = random_block(4, 3, kernel).double().train(training)
+    x = 2 * torch.randn(3, 4, length, dtype=torch.float64) + 1
+    plain = plain_block(block)
+    torch.testing.assert_close(run_block(block, x), run_block(plain, x))
+
+
+def test_conv_block_gradients():
+    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    block = random_block(3, 2, 5).double()
+    block[0].track_running_stats = False
+    parameters = tuple(block.parameters())
+
+    def run(x, *_):
+        return block(x)
+
+    assert gradcheck(run, (x, *parameters))
+    block.eval()
+    assert gradcheck(run, (x, *parameters))
+
+
+def test_conv_block_keeps_its_input_alone():
+    block, x = random_block(4, 6, 5), torch.randn(2, 4, 50, requires_grad=True)
+    kept = set()
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.add((t.data_ptr(), t.numel())) or t, lambda t: t
+    ):
+        block(x)
+    assert {pointer for pointer, size in kept if size >= x.numel()} == {x.data_ptr()}
+
+
+def test_conv_block_without_tracking_uses_the_batch_and_stores_nothing():
+    block, x = random_block(4, 3, 1), torch.randn(2, 4, 9)
+    expected = run_block(plain_block(block), x)
+    before = {name: buffer.clone() for name, buffer in block.named_buffers()}
+    block[0].track_running_stats = False
+    found = run_block(block, x)
+    torch.testing.assert_close({n: found[n] for n in before}, before)
+    torch.testing.assert_close(found["y"], expected["y"])
+
+
+def test_conv_block_needs_two_values_for_batch_statistics():
+    with pytest.raises(ValueError, match="more than one value"):
+        random_block(4, 3, 1)(torch.randn(1, 4, 1))
+
+
+@pytest.mark.parametrize("kernel", [1, 5])
+def test_conv_block_under_autocast_convolves_in_bf16_and_counts_in_float32(kernel):
+    block, x = random_block(8, 8, kernel), torch.randn(2, 8, 300)
+    exact = run_block(plain_block(block).double(), x.double())
+    usual = run_block(plain_block(block), x.bfloat16(), bf16=True)
+    found = run_block(block, x.bfloat16(), bf16=True)
+    assert found["y"].dtype == found["x"].dtype == torch.bfloat16
+    assert found["0.running_var"].dtype == found["2.weight"].dtype == torch.float32
+    for name in ("y", "x", "0.weight", "0.bias", "2.weight", "2.bias", "0.running_var"):
+        scale = exact[name].abs().max()
+        error, allowed = ((t[name] - exact[name]).abs().max() / scale for t in (found, usual))
+        assert error < max(2 * allowed, 1e-3), name
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_equal_eager_ones():
+    torch.manual_seed(0)
+    eager = nn.Sequential(ConvBlock(6, 8, 5), ResidualConvBlock(8), AttentionPool(8))
+    x = torch.randn(2, 6, 33)
+    compiled = torch.compile(copy.deepcopy(eager), fullgraph=True)
+    found = {n.removeprefix("_orig_mod."): t for n, t in run_block(compiled, x).items()}
+    torch.testing.assert_close(found, run_block(eager, x), rtol=1e-4, atol=1e-4)
 
 
 def test_residual_block_adds_its_input():
