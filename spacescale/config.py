@@ -59,6 +59,12 @@ class ModelConfig(_Section):
     dropout: Fraction = Field(default=0.4, description="residual and expert dropout")
     attn_dropout: Fraction = Field(default=0.05, description="dropout of attention weights")
     pos_dropout: Fraction = Field(default=0.01, description="dropout of the positional basis")
+    gamma_scale: Literal["position", "feature"] = Field(
+        default="position",
+        description="gamma functions of the positional basis, scaled to a maximum of 1 over the "
+        "features at each distance (released SPACE); or each over all distances, as in the "
+        "TensorFlow Enformer",
+    )
     batchnorm: Literal["mixed", "per_species"] = Field(
         default="mixed",
         description="whose windows share training statistics: the whole batch's, so that training "

@@ -22,7 +22,6 @@ from spacescale.checkpoint.foreign_config import (
     model_config,
     output_heads,
     read_fields,
-    warn_of_gamma_basis,
 )
 from spacescale.checkpoint.tensor_map import TensorMap
 from spacescale.checkpoint.weight_files import (
@@ -62,6 +61,9 @@ def enformer_config(
     """Our configuration of Enformer's `config.json`: the preset `enformer`, with its sizes."""
     values = PRESETS["enformer"]["model"] | read_fields(foreign, key_map.ENFORMER_CONFIG)
     values |= {"species": species, "track_grouping": grouping_of(species)}
+    # Left out, the weights still are TensorFlow's, and enformer-pytorch reads them so.
+    stored_table = foreign.get("use_tf_gamma") is not False
+    values["gamma_scale"] = "feature" if stored_table else "position"
     return model_config(values, key_map.ENFORMER_CONFIG, source)
 
 
@@ -120,8 +122,6 @@ def import_enformer(
     grouping = upcycled.track_grouping if upcycled else "table"
     tracks = imported_tracks(output_heads(foreign, place), targets or {}, grouping, place)
     dense = enformer_config(foreign, assays_of(tracks), place)
-    if foreign.get("use_tf_gamma") is not False:  # left out, the published weights still want it
-        warn_of_gamma_basis(place)
     if upcycled:
         _check_same_trunk(upcycled, dense, place)
     read, path = read_weights(source)
@@ -129,7 +129,7 @@ def import_enformer(
     check_weights(own, to_enformer(shapes_of(dense), dense), str(path))
     weights, config = from_enformer(own, dense, str(path)), dense
     if upcycled:
-        species = {name: getattr(dense, name) for name in ("species", "track_grouping")}
+        species = {name: getattr(dense, name) for name in ("species", "track_grouping", "gamma_scale")}
         config = upcycled.model_copy(update=species)
         weights = upcycle(weights, config)
     origin = {"layout": "enformer", "config": foreign}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -18,7 +17,6 @@ from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.genome.tracks import Track
 
-logger = logging.getLogger(__name__)
 
 Fields = Iterable[tuple[str, str, Any]]
 
@@ -52,16 +50,6 @@ def output_heads(foreign: Mapping[str, Any], source: str) -> dict[str, int]:
             f"{source}: output_heads={heads!r}: expected species and their numbers of tracks"
         )
     return heads
-
-
-def warn_of_gamma_basis(source: str) -> None:
-    """Say that a stored table of gamma features, scaled otherwise, is not used."""
-    logger.warning(
-        "%s: enformer-pytorch reads Enformer's published weights with gamma features scaled over "
-        "the distances (use_tf_gamma); here they are scaled over the features, as in the released "
-        "SPACE. The weights are the same, the predictions are not",
-        source,
-    )
 
 
 def released_grouping(species: str) -> tuple[str, ...]:

@@ -24,7 +24,6 @@ from spacescale.checkpoint.foreign_config import (
     output_heads,
     read_fields,
     released_grouping,
-    warn_of_gamma_basis,
 )
 from spacescale.checkpoint.tensor_map import TensorMap
 from spacescale.checkpoint.weight_files import (
@@ -120,6 +119,7 @@ def released_config(
     if "species" not in modules:
         values["species_num_experts"] = 0
     values["track_grouping"] = grouping_of(species)
+    values["gamma_scale"] = "feature" if foreign.get("use_tf_gamma") else "position"
     return model_config(values, key_map.RELEASED_CONFIG, source)
 
 
@@ -161,6 +161,7 @@ def to_released_config(config: ModelConfig, original: Mapping[str, Any]) -> dict
     modules += ["tracks"] * (config.decoder == "moe")
     if not original:
         foreign["moe"] = modules or ["baseline"]
+        foreign["use_tf_gamma"] = config.gamma_scale == "feature"
     return foreign
 
 
@@ -177,8 +178,6 @@ def import_released(
     place = str(source / "config.json")
     tracks = imported_tracks(output_heads(foreign, place), targets or {}, "released", place)
     config = released_config(foreign, assays_of(tracks), place)
-    if foreign.get("use_tf_gamma"):
-        warn_of_gamma_basis(place)
     expected = to_released(shapes_of(config), config)
     weights, path = read_weights(source)
     current = _current_names(weights, str(path))

@@ -224,7 +224,10 @@ class Space(nn.Module):
         if basis is None or basis.shape[0] != 2 * num_positions - 1 or basis.device != device:
             with torch.inference_mode(False):  # it is kept, and later passes may need gradients
                 basis = positional_basis(
-                    num_positions, self.config.dim // self.config.heads, device
+                    num_positions,
+                    self.config.dim // self.config.heads,
+                    device,
+                    self.config.gamma_scale,
                 )
             self._basis = basis
         return basis

@@ -29,6 +29,7 @@ from spacescale.model.layers import one_hot
 from spacescale.model.space import Space
 
 FOREIGN = {
+    "use_tf_gamma": False,
     "seq_length": 128,
     "target_length": 10,
     "num_downsamples": 3,
@@ -255,14 +256,17 @@ def test_misfits_are_named_and_nothing_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_another_gamma_basis_is_told(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "said, expected",
+    [({}, "feature"), ({"use_tf_gamma": True}, "feature"), ({"use_tf_gamma": False}, "position")],
+)
+def test_the_gamma_basis_is_that_of_the_source(tmp_path, said, expected):
+    """The published weights come from TensorFlow, and their configuration does not say so."""
     source, _ = write_enformer(tmp_path / "hub")
-    import_enformer(source, tmp_path / "published")
-    assert "(use_tf_gamma)" in caplog.text
-    caplog.clear()
-    (source / "config.json").write_text(json.dumps(FOREIGN | {"use_tf_gamma": False}))
-    import_enformer(source, tmp_path / "own")
-    assert not caplog.text
+    unsaid = {field: value for field, value in FOREIGN.items() if field != "use_tf_gamma"}
+    (source / "config.json").write_text(json.dumps(unsaid | said))
+    import_enformer(source, tmp_path / "ours")
+    assert Space.from_pretrained(tmp_path / "ours").config.gamma_scale == expected
 
 
 def test_from_enformer_names_unknown_keys():
