@@ -11,6 +11,7 @@ from typing import IO, Any
 import torch
 
 from spacescale.checkpoint import layout
+from spacescale.checkpoint.foreign_config import released_grouping
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.config import Config
 from spacescale.data.loader import TrainingWindows, open_datasets
@@ -19,6 +20,7 @@ from spacescale.data.shard_reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.model.space import Space
 from spacescale.parallel import comm
+from spacescale.parallel.agreement import require_agreement
 from spacescale.parallel.engine import (
     build_engine,
     read_deepspeed_config,
@@ -28,6 +30,8 @@ from spacescale.parallel.expert_parallel import distribute_experts, resolve_ep_s
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
 from spacescale.train.signals import StopRequest
 from spacescale.train.trainer import Trainer
+
+PLAN_COMPARED = 64  # micro-steps
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +59,20 @@ def prepare(
     Raises UserError, on all ranks alike, for anything in the arguments, data or run folder that
     cannot work.
     """
-    datasets = comm.on_all(lambda: open_datasets(paths))
-    config = complete_config(config, datasets)
-    ep_size = resolve_ep_size(config.parallel, config.model, comm.world_size())
-    deepspeed_config = resolve_deepspeed_config(
-        comm.on_all(lambda: read_deepspeed_config(deepspeed_json)),
-        str(deepspeed_json),
-        config.data.micro_batch_size,
+    datasets, config, deepspeed_config, ep_size, windows = comm.on_all(
+        lambda: _settle(config, paths, deepspeed_json)
     )
-    windows = training_windows(config, datasets, deepspeed_config["train_micro_batch_size_per_gpu"])
+    require_agreement(
+        config.model_dump(mode="json", exclude={"data": {"paths"}})  # each machine may have a copy
+        | {
+            "species order": list(datasets),
+            "data manifest": {name: data.manifest_hash for name, data in datasets.items()},
+            "deepspeed": deepspeed_config,
+            "species of the first micro-steps": windows.order.species_plan(PLAN_COMPARED),
+            "--output": str(output),
+            "--resume": resume,
+        }
+    )
     checkpoint = comm.on_main(lambda: _starting_point(output, resume))
     lock = comm.on_main_only(lambda: layout.lock_run(output))
 
@@ -88,6 +97,20 @@ def prepare(
     comm.on_main(lambda: _write_config(output, config, deepspeed_config))
     _announce(config, datasets, output, ep_size, deepspeed_config, first_step)
     return PreparedRun(trainer, first_step, lock)
+
+
+def _settle(
+    config: Config, paths: list[Path], deepspeed_json: Path
+) -> tuple[dict[str, SpeciesData], Config, dict[str, Any], int, TrainingWindows]:
+    """All that follows from the arguments and the data alone, on this rank."""
+    datasets = open_datasets(paths)
+    config = complete_config(config, datasets)
+    ep_size = resolve_ep_size(config.parallel, config.model, comm.world_size())
+    deepspeed_config = resolve_deepspeed_config(
+        read_deepspeed_config(deepspeed_json), str(deepspeed_json), config.data.micro_batch_size
+    )
+    windows = training_windows(config, datasets, deepspeed_config["train_micro_batch_size_per_gpu"])
+    return datasets, config, deepspeed_config, ep_size, windows
 
 
 def _announce(
@@ -139,11 +162,24 @@ def complete_config(config: Config, datasets: dict[str, SpeciesData]) -> Config:
             f"loss.species_weight names {', '.join(sorted(unknown))}; the data are of "
             f"{', '.join(datasets)}"
         )
-    species = {n: tuple(track.assay for track in d.tracks) for n, d in datasets.items()}
+    species = {name: _profile_types(data, model.track_grouping) for name, data in datasets.items()}
     payload = config.model_dump()
     payload["model"]["species"] = species
     payload["data"]["paths"] = tuple(str(data.path.resolve()) for data in datasets.values())
     return Config.model_validate(payload)
+
+
+def _profile_types(data: SpeciesData, grouping: str) -> tuple[str, ...]:
+    """Profile type of each track, as `model.track_grouping` says."""
+    if grouping == "table":
+        return tuple(track.assay for track in data.tracks)
+    released = released_grouping(data.name)
+    if len(released) != len(data.tracks):
+        raise UserError(
+            f"{data.path}: {len(data.tracks)} tracks; model.track_grouping=released is for the "
+            f"{len(released)} of the Basenji table of {data.name}. Use model.track_grouping=table"
+        )
+    return released
 
 
 def training_windows(
