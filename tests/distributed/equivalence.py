@@ -1,0 +1,242 @@
+"""One training run in any number of processes: what each process does, and the plain statement.
+
+Every world sees the same windows in the same micro-steps, so one reference serves them all.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from deepspeed.utils import safe_get_full_optimizer_state
+from torch import Tensor, nn
+
+from spacescale.config import LossConfig, ModelConfig, OptimConfig
+from spacescale.model.losses import training_losses
+from spacescale.model.router import SpeciesRouter
+from spacescale.model.space import Space
+from spacescale.parallel import comm
+from spacescale.parallel.engine import (
+    Engine,
+    build_engine,
+    parameter_groups,
+    resolve_deepspeed_config,
+)
+from spacescale.parallel.expert_parallel import ExpertParallelExperts, distribute_experts
+from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
+
+MODEL = ModelConfig(
+    species={"ant": ("DNASE", "CAGE", "CAGE"), "bee": ("CHIP", "DNASE")},
+    seq_length=64,
+    target_length=4,
+    num_downsamples=3,
+    dim=24,
+    dim_divisible_by=8,
+    depth=2,
+    heads=2,
+    attn_dim_key=8,
+    tracks_num_experts=4,
+    tracks_top_k=2,
+    dropout=0.0,
+    attn_dropout=0.0,
+    pos_dropout=0.0,
+)
+STAGES = ("stem", "conv_tower", "transformer", "pointwise", "decoder")
+OPTIM = OptimConfig(lr=3e-4)  # higher, and rounding grows past 1e-3 in 50 steps
+LOSS = LossConfig(mi_weight=0.1, z_weight=0.01, cv_weight=0.05)
+CLIP, ACCUMULATION, STEPS = 0.2, 2, 50
+WINDOWS = {"ant": 8, "bee": 4}  # of all ranks in a micro-step
+BEES_EVERY = 3  # bees are absent from the other micro-steps
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to run it."""
+
+    zero: int
+    ep_size: int
+    recompute: bool
+
+
+def cases(world: int) -> list[Case]:
+    sizes = [n for n in (1, 2, 4) if world % n == 0]
+    return [Case(*c) for c in itertools.product((1, 2, 3), sizes, (False, True))]
+
+
+def fresh_model(recompute: bool = False) -> Space:
+    torch.manual_seed(98)  # a seed with clear choices of experts
+    stages = STAGES if recompute else ()
+    model = Space(MODEL.model_copy(update={"checkpoint_stages": stages}))
+    with torch.no_grad():  # attention's output starts at zero, which would hide its gradients
+        for block in model.transformer:
+            block.attention.to_out.weight.normal_(std=0.1)
+    return model
+
+
+def batch(micro_step: int, rank: int, world: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Codes and targets of a rank's windows, from those of all ranks."""
+    found = {}
+    for i, (name, total) in enumerate(WINDOWS.items()):
+        if name == "bee" and micro_step % BEES_EVERY:
+            continue
+        generator = torch.Generator().manual_seed(1000 * micro_step + i)
+        codes = torch.randint(0, 4, (total, MODEL.seq_length), generator=generator)
+        shape = (total, MODEL.target_length, len(MODEL.species[name]))
+        targets = (
+            torch.rand(shape, generator=generator) * torch.arange(1.0, total + 1)[:, None, None]
+        )
+        found[name] = (codes.to(torch.uint8)[rank::world], targets[rank::world])
+    return found
+
+
+def loss_terms(
+    model, windows: dict[str, tuple[Tensor, Tensor]], sum_over_ranks
+) -> dict[str, Tensor]:
+    output = model({name: codes for name, (codes, _) in windows.items()})
+    targets = {name: targets for name, (_, targets) in windows.items()}
+    return training_losses(output, targets, LOSS, sum_over_ranks)
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(terms.values())).sum()
+
+
+def run_reference() -> dict:
+    """Plain PyTorch over all windows: loss terms, gradients, norms and the losses of 50 steps."""
+    model = fresh_model()
+    margins = watch_margins(model)
+    optimizer = torch.optim.AdamW(parameter_groups(model, OPTIM), lr=OPTIM.lr)
+    found = {"terms": [], "losses": [], "norms": [], "no_gradient": without_gradient()}
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        micro_steps = micro_steps_of(step)
+        terms = [accumulate(model, i, len(micro_steps)) for i in micro_steps]
+        found["norms"].append(float(nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
+        found["losses"].append(sum(sum(t.values()) for t in terms) / len(terms))
+        optimizer.step()
+        if step == 0:
+            found |= {"terms": terms, "margin": min(margins)}
+            found["moments"] = {
+                n: optimizer.state[p]["exp_avg"].clone() for n, p in model.named_parameters()
+            }
+    return found
+
+
+def micro_steps_of(step: int) -> range:
+    """The first step accumulates; the others, which only carry the curve on, take one each."""
+    return range(ACCUMULATION) if step == 0 else range(ACCUMULATION + step - 1, ACCUMULATION + step)
+
+
+def accumulate(model: Space, micro_step: int, accumulation: int) -> dict[str, float]:
+    """Add the gradients of one micro-step of all ranks' windows; its loss terms."""
+    windows = {
+        name: (codes, targets.to(model.heads[name].weight.dtype))
+        for name, (codes, targets) in batch(micro_step, 0, 1).items()
+    }
+    terms = loss_terms(model, windows, lambda x: x)
+    (total(terms) / accumulation).backward()
+    return {name: float(term.detach()) for name, term in terms.items()}
+
+
+def without_gradient() -> set[str]:
+    """Parameters whose gradient is zero but for rounding, such as biases before a BatchNorm."""
+    model = fresh_model().double()
+    for micro_step in range(ACCUMULATION):
+        accumulate(model, micro_step, ACCUMULATION)
+    largest = {n: float(p.grad.abs().max()) for n, p in model.named_parameters()}
+    return {name for name, value in largest.items() if value < 1e-12 * max(largest.values())}
+
+
+def watch_margins(model: nn.Module) -> list[float]:
+    """How far the last chosen expert's logit is above the first not chosen, for every call."""
+    margins: list[float] = []
+
+    def look(router: SpeciesRouter, inputs, _) -> None:
+        x, species = inputs
+        logits = torch.einsum("bnd,bed->bne", x, router.weight[species])
+        logits = (logits + router.bias[species][:, None]).sort(descending=True).values
+        gap = logits[..., router.top_k - 1] - logits[..., router.top_k]
+        margins.append(float(gap.detach().min()))
+
+    for module in model.modules():
+        if isinstance(module, SpeciesRouter):
+            module.register_forward_hook(look)
+    return margins
+
+
+def run_case(case: Case) -> dict:
+    """The same through DeepSpeed, on this rank. Only cases that keep activations run 50 steps."""
+    model = fresh_model(case.recompute)
+    distribute_experts(model, case.ep_size)
+    synchronise_batchnorm(model)
+    world = comm.world_size()
+    config = {
+        "train_micro_batch_size_per_gpu": sum(WINDOWS.values()) // world,
+        "gradient_accumulation_steps": ACCUMULATION,
+        "gradient_clipping": CLIP,
+        "zero_optimization": {"stage": case.zero, "stage3_param_persistence_threshold": 0},
+    }
+    engine = build_engine(model, OPTIM, resolve_deepspeed_config(config, "equivalence", 1))
+    found = {"terms": [], "losses": [], "norms": []}
+    for step in range(1 if case.recompute else STEPS):
+        terms = []
+        if step == 1:
+            engine.set_train_batch_size(sum(WINDOWS.values()))  # no accumulation from here on
+        for micro_step in micro_steps_of(step):
+            here = loss_terms(engine, batch(micro_step, comm.rank(), world), comm.sum_over_ranks)
+            engine.backward(total(here))
+            engine.step()
+            terms.append({name: float(term.detach()) for name, term in here.items()})
+        found["losses"].append(sum(sum(t.values()) for t in terms) / len(terms))
+        found["norms"].append(float(engine.get_global_grad_norm()))
+        if step == 0:
+            found |= {"terms": terms, "moments": first_moments(engine, model)}
+    return found
+
+
+def first_moments(engine: Engine, model: nn.Module) -> dict[str, Tensor]:
+    """Adam's first moment of every parameter, put together from the ranks' shards.
+
+    After one step it is the clipped gradient times a constant.
+    """
+    if engine.zero_optimization_stage() < 3:
+        # DeepSpeed links the states in its first group's first step, before the others have any.
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+    return {
+        name: safe_get_full_optimizer_state(parameter, "exp_avg").clone()
+        for name, parameter in model.named_parameters()
+    }
+
+
+def run_cases() -> dict[Case, dict]:
+    return {case: run_case(case) for case in cases(comm.world_size())}
+
+
+def gradients_by_hand(dtype: torch.dtype) -> dict[str, Tensor]:
+    """Gradients of one micro-step on two ranks that share the experts, without DeepSpeed."""
+    model = fresh_model().to(dtype)
+    distribute_experts(model, ep_size=2)
+    synchronise_batchnorm(model)
+    for module in model.modules():
+        if isinstance(module, ExpertParallelExperts):
+            module.ep_group = torch.distributed.group.WORLD
+    windows = {
+        name: (codes, targets.to(dtype))
+        for name, (codes, targets) in batch(0, comm.rank(), 2).items()
+    }
+    total(loss_terms(model, windows, comm.sum_over_ranks)).backward()
+    return {
+        # An expert's gradient already holds what all ranks sent it.
+        name: (p.grad if ".mixture." in name else comm.add_over_ranks(p.grad)) / 2
+        for name, p in model.named_parameters()
+    }
+
+
+def run_by_hand_and_mutated() -> dict:
+    """Gradients in both precisions; then a run whose all-to-all is 1 % off in the backward pass."""
+    found = {dtype: gradients_by_hand(dtype) for dtype in (torch.float32, torch.float64)}
+    honest = comm._AllToAll.backward
+    comm._AllToAll.backward = staticmethod(
+        lambda ctx, grad: (1.01 * honest(ctx, grad)[0], None, None, None)
+    )
+    return found | {"mutated": run_case(Case(2, ep_size=2, recompute=True))}

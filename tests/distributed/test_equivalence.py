@@ -1,0 +1,154 @@
+"""Runs in 1, 2 and 4 processes equal the plain model in one, for every ZeRO stage and EP size.
+
+Each world is started once; every case prints a line at the end of the run.
+"""
+
+import pytest
+import torch
+from equivalence import (
+    ACCUMULATION,
+    CLIP,
+    STEPS,
+    Case,
+    accumulate,
+    cases,
+    fresh_model,
+    run_by_hand_and_mutated,
+    run_cases,
+    run_reference,
+)
+
+from spacescale.testing.ranks import run_ranks
+
+WORLDS = (1, 2, 4)
+GRADIENT, LOSS, CURVE = 1e-4, 1e-5, 1e-3
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return run_reference()
+
+
+@pytest.fixture(scope="module")
+def ran():
+    """Results of each world, by rank; one that failed fails all its cases without a new start."""
+    results: dict[int, list[dict[Case, dict]] | Exception] = {}
+
+    def by_world(world: int) -> list[dict[Case, dict]]:
+        if world not in results:
+            try:
+                results[world] = run_ranks(run_cases, world, timeout_s=600)
+            except Exception as error:
+                results[world] = error
+        found = results[world]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    return by_world
+
+
+ALL = [
+    pytest.param(world, case, id=f"zero{case.zero}-ep{case.ep_size}-world{world}-" + kind)
+    for world in WORLDS
+    for case in cases(world)
+    for kind in ["recompute" if case.recompute else "keep"]
+]
+
+
+def whole(ranks: list[dict], case: Case, name: str, expected: torch.Tensor) -> torch.Tensor:
+    """A tensor of the distributed model; expert shares put together, replicas held equal."""
+    shares = [rank["moments"][name] for rank in ranks]
+    if ".mixture.experts." in name:
+        groups = [
+            torch.cat(shares[i : i + case.ep_size]) for i in range(0, len(shares), case.ep_size)
+        ]
+        shares = groups
+    assert all(torch.equal(shares[0], other) for other in shares), f"{name} differs between ranks"
+    return shares[0].view_as(expected)
+
+
+def gradient_error(ranks: list[dict], case: Case, reference: dict) -> tuple[float, str]:
+    """The worst error of a parameter's gradient, relative to the tensor's maximum.
+
+    One that is zero but for rounding is held against the largest gradient of all.
+    """
+    expected = reference["moments"]
+    largest = max(float(t.abs().max()) for t in expected.values())
+    errors = {}
+    for name, tensor in expected.items():
+        error = float((whole(ranks, case, name, tensor) - tensor).abs().max())
+        nothing = name in reference["no_gradient"]
+        errors[name] = error / (largest if nothing else float(tensor.abs().max()))
+    worst = max(errors, key=lambda name: errors[name])
+    return errors[worst], worst
+
+
+def term_error(ranks: list[dict], reference: dict) -> float:
+    """The worst relative error of a loss term in the first step; terms of ranks are averaged.
+
+    Mutual information with one species is zero but for rounding: held against the loss.
+    """
+    worst = 0.0
+    for i, terms in enumerate(reference["terms"]):
+        floor = 1e-3 * sum(terms.values())
+        for name, expected in terms.items():
+            mean = sum(rank["terms"][i][name] for rank in ranks) / len(ranks)
+            worst = max(worst, abs(mean - expected) / max(abs(expected), floor))
+    return worst
+
+
+@pytest.mark.parametrize("world, case", ALL)
+def test_equivalence(world, case, reference, ran, equivalence_lines):
+    ranks = [rank[case] for rank in ran(world)]
+    gradient, worst = gradient_error(ranks, case, reference)
+    loss = term_error(ranks, reference)
+    curve = torch.tensor([rank["losses"] for rank in ranks]).mean(0)
+    expected = torch.tensor(reference["losses"][: len(curve)])
+    drift = float(((curve - expected) / expected).abs().max())
+    kind = "recomputed" if case.recompute else f"curve={drift:.1e}"
+    equivalence_lines.append(
+        f"equivalence zero={case.zero} ep={case.ep_size} world={world} "
+        f"grad={gradient:.1e} loss={loss:.1e} {kind}"
+    )
+    assert gradient < GRADIENT, worst
+    assert loss < LOSS
+    for rank in ranks:
+        assert rank["norms"][0] == pytest.approx(reference["norms"][0], rel=1e-4)
+    assert drift < CURVE
+
+
+def test_equivalence_is_tried_where_it_could_fail(reference):
+    assert reference["margin"] > 1e-3, "a choice of experts could flip by rounding"
+    assert reference["norms"][0] > 2 * CLIP, "clipping must take part"
+    assert ACCUMULATION > 1 and len(reference["losses"]) == STEPS
+    named = reference["moments"].keys() - reference["no_gradient"]
+    assert {"species_token.weight", "heads.bee.weight", "stem.0.weight"} < named
+    assert all("bias" in name for name in reference["no_gradient"])
+
+
+@pytest.fixture(scope="module")
+def two_ranks():
+    return run_ranks(run_by_hand_and_mutated, 2)
+
+
+def test_equivalence_bites_an_all_to_all_that_is_one_percent_off(two_ranks, reference):
+    case = Case(2, ep_size=2, recompute=True)
+    error, _ = gradient_error([rank["mutated"] for rank in two_ranks], case, reference)
+    assert error > 10 * GRADIENT
+
+
+def test_equivalence_is_closer_in_float64(two_ranks):
+    worst = {}
+    for dtype in (torch.float32, torch.float64):
+        model = fresh_model().to(dtype)
+        accumulate(model, 0, accumulation=1)
+        errors = []
+        for name, parameter in model.named_parameters():
+            shares = [rank[dtype][name] for rank in two_ranks]
+            found = torch.cat(shares) if ".mixture." in name else shares[0]
+            expected = parameter.grad
+            errors.append(float((found - expected).norm()))
+        worst[dtype] = max(errors)
+    assert worst[torch.float32] < 1e-5
+    assert worst[torch.float64] < 1e-6 * worst[torch.float32]
