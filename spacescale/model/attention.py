@@ -5,17 +5,25 @@ Source: Avsec et al. 2021 (Enformer), Methods, "relative positional encodings".
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def positional_basis(num_positions: int, num_features: int, device: torch.device) -> Tensor:
+def positional_basis(
+    num_positions: int,
+    num_features: int,
+    device: torch.device,
+    gamma_scale: Literal["position", "feature"] = "position",
+) -> Tensor:
     """Basis functions of the distance j − i, for distances −(N−1) … N−1.
 
     Returns float32 (2N−1, num_features): exponential, central-mask and gamma families, each once
     as is and once multiplied by the sign of the distance. `num_features` is a multiple of 6.
+    `gamma_scale` says over what the gamma family is scaled to a maximum of 1: over the features at
+    a distance, or each feature over the distances.
     """
     distance = torch.arange(1 - num_positions, num_positions, device=device, dtype=torch.float32)
     width = num_features // 6
@@ -24,7 +32,7 @@ def positional_basis(num_positions: int, num_features: int, device: torch.device
         [
             _exponential(magnitude, width, num_positions),
             _central_mask(magnitude, width),
-            _gamma(magnitude, width, num_positions),
+            _gamma(magnitude, width, num_positions, per_feature=gamma_scale == "feature"),
         ],
         dim=1,
     )
@@ -41,8 +49,8 @@ def _central_mask(magnitude: Tensor, width: int) -> Tensor:
     return (reach > magnitude).float()
 
 
-def _gamma(magnitude: Tensor, width: int, num_positions: int) -> Tensor:
-    """Gamma densities with means spread over the length, each position scaled to a maximum of 1."""
+def _gamma(magnitude: Tensor, width: int, num_positions: int, per_feature: bool) -> Tensor:
+    """Gamma densities with means spread over the length, scaled to a maximum of 1."""
     stddev = num_positions / (2 * width)
     mean = torch.linspace(num_positions / width, num_positions, width, device=magnitude.device)
     concentration, rate = (mean / stddev) ** 2, mean / stddev**2
@@ -52,7 +60,7 @@ def _gamma(magnitude: Tensor, width: int, num_positions: int) -> Tensor:
         - (torch.lgamma(concentration) - concentration * torch.log(rate))
     )
     density = log_density.exp() + 1e-8
-    return density / density.amax(dim=1, keepdim=True)
+    return density / density.amax(dim=0 if per_feature else 1, keepdim=True)
 
 
 class Attention(nn.Module):
@@ -102,12 +110,30 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
+class _RelativeShift(torch.autograd.Function):
+    """`as_strided` with a backward pass that knows that no two entries of the view overlap."""
+
+    @staticmethod
+    def forward(ctx, relative: Tensor) -> Tensor:
+        return _shifted_view(relative)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        n = grad.shape[-1]
+        relative = grad.new_zeros(*grad.shape[:-1], 2 * n - 1)
+        _shifted_view(relative).copy_(grad)
+        return relative
+
+
 def relative_shift(relative: Tensor) -> Tensor:
     """Logits by distance (B, H, N, 2N−1) → by position (B, H, N, N), as a view.
 
     Entry (i, j) of the result is the logit of distance j − i, column N−1+j−i of row i.
     """
-    relative = relative.contiguous()
+    return _RelativeShift.apply(relative.contiguous())  # pyright: ignore[reportReturnType]
+
+
+def _shifted_view(relative: Tensor) -> Tensor:
     batch, heads, n, width = relative.shape
     return relative.as_strided(
         (batch, heads, n, n),

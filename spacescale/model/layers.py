@@ -112,7 +112,7 @@ class _NormActivateConvolve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, mean, variance, gamma, beta, weight, bias, eps: float) -> Tensor:
-        dtype = _product_dtype(x, weight)
+        dtype = product_dtype(x, weight)
         ctx.eps, ctx.dtype = eps, dtype
         ctx.save_for_backward(x, mean, variance, gamma, beta, weight)
         with torch.autocast(x.device.type, enabled=False):
@@ -143,7 +143,8 @@ class _NormActivateConvolve(torch.autograd.Function):
         )  # fmt: skip
 
 
-def _product_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+def product_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """What products of x and weight are computed in: autocast's type where it is on."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 

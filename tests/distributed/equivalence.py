@@ -118,6 +118,7 @@ def run_reference() -> dict:
             found["moments"] = {
                 n: optimizer.state[p]["exp_avg"].clone() for n, p in model.named_parameters()
             }
+            found["statistics"] = running_statistics(model)
     return found
 
 
@@ -190,7 +191,12 @@ def run_case(case: Case) -> dict:
         found["norms"].append(float(engine.get_global_grad_norm()))
         if step == 0:
             found |= {"terms": terms, "moments": first_moments(engine, model)}
+            found["statistics"] = running_statistics(model)
     return found
+
+
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    return {name: b.clone() for name, b in model.named_buffers() if "running" in name}
 
 
 def first_moments(engine: Engine, model: nn.Module) -> dict[str, Tensor]:

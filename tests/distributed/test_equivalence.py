@@ -116,6 +116,10 @@ def test_equivalence(world, case, reference, ran, equivalence_lines):
     for rank in ranks:
         assert rank["norms"][0] == pytest.approx(reference["norms"][0], rel=1e-4)
     assert drift < CURVE
+    for rank in ranks:
+        for name, expected in reference["statistics"].items():
+            error = (rank["statistics"][name] - expected).abs().max() / expected.abs().max()
+            assert error < 1e-4, name
 
 
 def test_equivalence_is_tried_where_it_could_fail(reference):
