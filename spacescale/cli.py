@@ -82,10 +82,30 @@ def build_parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--micro-batch", type=int, help="windows per GPU (default: the preset's)")
     plan.add_argument(
+        "--accumulation", type=int, default=1, help="micro-steps per step (default: %(default)s)"
+    )
+    plan.add_argument(
         "--precision",
         choices=("bf16", "fp32"),
         default="bf16",
         help="of activations; weights are fp32 with both (default: %(default)s)",
+    )
+    plan.add_argument(
+        "--machine",
+        default="a40",
+        help="rates of a40, h100 or h200; the next options replace them (default: %(default)s)",
+    )
+    plan.add_argument("--tflops", type=float, help="10^12 operations a GPU achieves per second")
+    plan.add_argument(
+        "--link-gbytes-per-s",
+        type=float,
+        nargs=2,
+        metavar=("WITHIN", "BETWEEN"),
+        help="10^9 bytes a GPU sends per second within its node, and its share of the network",
+    )
+    plan.add_argument("--gpus-per-node", type=int, help="GPUs that the first link joins")
+    plan.add_argument(
+        "--latency-us", type=float, help="of a collective, per doubling of the GPUs in it"
     )
     plan.add_argument(
         "--measure",
@@ -148,10 +168,20 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _plan(args: argparse.Namespace) -> None:
+    from spacescale.planning.machine import named_machine
     from spacescale.planning.measure import measure_plan
     from spacescale.planning.plan import plan_preset
     from spacescale.planning.report import as_json, as_text
 
+    within, between = args.link_gbytes_per_s or (None, None)
+    machine = named_machine(
+        args.machine,
+        tflops=args.tflops,
+        within_gbytes=within,
+        between_gbytes=between,
+        gpus_per_node=args.gpus_per_node,
+        latency_us=args.latency_us,
+    )
     plan = plan_preset(
         args.preset,
         args.overrides,
@@ -161,15 +191,27 @@ def _plan(args: argparse.Namespace) -> None:
         ep_size=args.ep,
         micro_batch=args.micro_batch,
         precision=args.precision,
+        accumulation=args.accumulation,
+        machine=machine,
     )
     measured = measure_plan(plan) if args.measure else None
     print((as_json if args.json else as_text)(plan, measured))
 
 
+def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line; overrides may stand anywhere among the options of `plan`."""
+    args, apart = parser.parse_known_args()
+    if apart:
+        if "overrides" not in args or any(word.startswith("-") for word in apart):
+            parser.error(f"unrecognized arguments: {' '.join(apart)}")
+        args.overrides += apart
+    return args
+
+
 def main() -> int:
     """Entry point; returns the exit status: 2 for bad input, whose message goes to stderr."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    args = build_parser().parse_args()
+    args = parse_arguments(build_parser())
     try:
         args.run(args)
     except (UserError, OSError) as error:

@@ -44,6 +44,12 @@ def autocast_parameters(config: ModelConfig, ep_size: int) -> float:
     return held
 
 
+def autocast_layer_parameters(config: ModelConfig) -> int:
+    """Parameters whose gradients DeepSpeed sends in bf16 under `torch_autocast`, by layer type."""
+    layers = (m for m in meta_model(config).modules() if type(m) in (nn.Linear, nn.Conv1d))
+    return sum(_size(layer) for layer in layers)
+
+
 def meta_model(config: ModelConfig) -> Space:
     """Build the model on PyTorch's meta device: shapes without storage."""
     with torch.device("meta"):

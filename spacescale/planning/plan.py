@@ -15,9 +15,11 @@ from spacescale.planning.flops import (
     recomputed_flops,
     training_flops,
 )
+from spacescale.planning.machine import MACHINES, Machine, StepTime, step_time
 from spacescale.planning.parameters import ParameterCounts, count_parameters
 from spacescale.planning.species import micro_batch_windows, with_species
 from spacescale.planning.states import Layout, StateBytes, resolve_layout, state_bytes
+from spacescale.planning.traffic import Traffic, step_traffic
 
 Precision = Literal["bf16", "fp32"]
 
@@ -46,11 +48,25 @@ class Plan:
     micro_batch_work: Work  # of `windows`
     states: StateBytes
     activations: Activations
+    accumulation: int  # micro-steps per optimiser step
+    traffic: Traffic  # of an optimiser step
+    machine: Machine
 
     @property
     def total_bytes(self) -> float:
         """Bytes on one GPU, without temporaries, communication buffers and allocator slack."""
         return self.states.total + self.activations.total
+
+    @property
+    def step(self) -> StepTime:
+        """Time of an optimiser step, from the machine's rates."""
+        flops = self.accumulation * self.micro_batch_work.executed_training
+        return step_time(self.machine, self.layout, self.traffic, flops)
+
+    @property
+    def windows_per_step(self) -> int:
+        """Windows that all GPUs train on in an optimiser step."""
+        return self.layout.gpus * self.accumulation * sum(self.windows.values())
 
 
 def plan_preset(
@@ -63,6 +79,8 @@ def plan_preset(
     ep_size: int | None,
     micro_batch: int | None,
     precision: Precision,
+    accumulation: int,
+    machine: Machine,
 ) -> Plan:
     """Plan a preset; without `data` for the published tracks of human and mouse.
 
@@ -72,8 +90,17 @@ def plan_preset(
     size = config.data.micro_batch_size if micro_batch is None else micro_batch
     if size < 1:
         raise UserError(f"--micro-batch {size}: expected at least 1")
+    if accumulation < 1:
+        raise UserError(f"--accumulation {accumulation}: expected at least 1")
     layout = resolve_layout(config, gpus, zero_stage, ep_size)
-    return make_plan(config, layout, micro_batch_windows(config, size), precision)
+    return make_plan(
+        config,
+        layout,
+        micro_batch_windows(config, size),
+        precision,
+        accumulation=accumulation,
+        machine=machine,
+    )
 
 
 def make_plan(
@@ -82,6 +109,8 @@ def make_plan(
     windows: dict[str, int],
     precision: Precision,
     on_gpu: bool = True,
+    accumulation: int = 1,
+    machine: Machine = MACHINES["a40"],
 ) -> Plan:
     """Plan a complete configuration, for micro-batches of that many windows per species."""
     model = config.model
@@ -96,6 +125,9 @@ def make_plan(
         micro_batch_work=_work(config, windows),
         states=state_bytes(parameters, layout),
         activations=activation_bytes(model, windows, precision, on_gpu, layout.ep_size),
+        accumulation=accumulation,
+        traffic=step_traffic(config, layout, windows, precision, accumulation),
+        machine=machine,
     )
 
 

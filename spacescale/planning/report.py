@@ -9,14 +9,15 @@ from typing import Any
 
 from spacescale.planning.measure import Comparison
 from spacescale.planning.plan import Plan
+from spacescale.planning.traffic import sent_bytes
 
-GIB, GFLOP = 2**30, 1e9
+GIB, GB, GFLOP = 2**30, 1e9, 1e9
 _WIDTH = 26  # of the first column
 
 
 def as_text(plan: Plan, comparison: Comparison | None = None) -> str:
     """The whole plan, and what was measured; the first line reads `parameters N`."""
-    sections = [_parameters(plan), _setting(plan), _work(plan), _memory(plan)]
+    sections = [_parameters(plan), _setting(plan), _work(plan), _memory(plan), _time(plan)]
     if comparison:
         sections.append(_comparison(comparison))
     return "\n\n".join("\n".join(lines) for lines in sections)
@@ -46,6 +47,12 @@ def _plain(plan: Plan) -> dict[str, Any]:
         "bytes_per_gpu": asdict(plan.states)
         | {"activations": plan.activations.total, "total": plan.total_bytes},
         "activation_bytes": asdict(plan.activations),
+        "accumulation": plan.accumulation,
+        "bytes_sent_per_step": sent_bytes(plan.traffic),
+        "machine": asdict(plan.machine),
+        "seconds_per_step": asdict(plan.step) | {"total": plan.step.total},
+        "windows_per_s": plan.windows_per_step / plan.step.total,
+        "scaling_efficiency": plan.step.efficiency,
     }
 
 
@@ -60,12 +67,15 @@ def _parameters(plan: Plan) -> list[str]:
 def _setting(plan: Plan) -> list[str]:
     config, model, layout = plan.config, plan.config.model, plan.layout
     tracks = ", ".join(f"{len(assays):,} of {name}" for name, assays in model.species.items())
-    return [
+    lines = [
         f"{config.preset}: {model.seq_length:,} bp to {model.target_length} bins of "
         f"{model.bin_size} bp; tracks: {tracks}",
         f"{layout.gpus} GPUs, ZeRO-{layout.zero_stage}, expert parallel {layout.ep_size}, "
         f"micro-batch {_batch(plan)}, {_precision(plan)}",
     ]
+    if layout.zero_stage == 0:
+        lines.append("the trainer refuses ZeRO-0: take 1, 2 or 3")
+    return lines
 
 
 def _work(plan: Plan) -> list[str]:
@@ -92,7 +102,27 @@ def _memory(plan: Plan) -> list[str]:
         _row("  optimiser", [_gib(states.optimiser)]),
         _row("  activations", [_gib(activations.total)]),
         *(_row(f"    {part}", [_gib(size)]) for part, size in parts.items()),
-        _row("total", [_gib(plan.total_bytes)]),
+        _row("total", [_gib(plan.total_bytes), f"of {plan.machine.memory_gib:.1f}"]),
+    ]
+
+
+def _time(plan: Plan) -> list[str]:
+    machine, step, sent = plan.machine, plan.step, sent_bytes(plan.traffic)
+    return [
+        f"a step of {plan.windows_per_step:,} windows ({plan.accumulation} per-GPU micro-batches), "
+        "nothing overlapped",
+        f"at {machine.tflops:g} TFLOP/s per GPU, {machine.within_gbytes:g} GB/s within and "
+        f"{machine.between_gbytes:g} between nodes of {machine.gpus_per_node} GPUs, "
+        f"{machine.latency_us:g} µs",
+        _row("", ["GB sent", "ms"]),
+        _row("  computing", ["", _ms(step.compute)]),
+        *(
+            _row(f"  {kind}", [f"{sent[kind] / GB:.3f}", _ms(seconds)])
+            for kind, seconds in step.communication.items()
+        ),
+        _row("total", [f"{sum(sent.values()) / GB:.3f}", _ms(step.total)]),
+        _row("windows/s", ["", f"{plan.windows_per_step / step.total:,.1f}"]),
+        _row("scaling efficiency", ["", f"{step.efficiency:.1%}"]),
     ]
 
 
@@ -133,6 +163,10 @@ def _row(name: str, values: Iterable[str]) -> str:
 
 def _gib(size: float) -> str:
     return f"{size / GIB:.2f}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:,.1f}"
 
 
 def _gflop(work: float) -> str:

@@ -36,8 +36,23 @@ def test_everything_has_a_default(plan):
     assert status == 0
     assert "8 GPUs, ZeRO-2, expert parallel 2, micro-batch 1 human + 1 mouse" in out
     for name in ("active per token 484890324", "forward and backward", "weights", "gradients",
-                 "optimiser", "activations", "total"):  # fmt: skip
+                 "optimiser", "activations", "total", "computing", "expert gradients", "BatchNorm",
+                 "windows/s", "scaling efficiency"):  # fmt: skip
         assert f"{name} " in out
+    assert "refuses" not in out
+
+
+def test_zero_0_is_planned_but_said_to_be_refused(plan):
+    _, out, _ = plan("--zero", 0)
+    assert "the trainer refuses ZeRO-0" in out
+
+
+def test_overrides_may_stand_among_the_options(plan):
+    _, apart, _ = plan("model.depth=2", "--gpus", 4, "model.dropout=0", "--json")
+    _, together, _ = plan("--gpus", 4, "--json", "model.depth=2", "model.dropout=0")
+    assert apart == together
+    with pytest.raises(SystemExit):
+        plan("model.depth=2", "--gpus", 4, "--wrong")
 
 
 def test_json_adds_up_and_follows_the_arguments(plan):
@@ -50,6 +65,7 @@ def test_json_adds_up_and_follows_the_arguments(plan):
     sizes = found["bytes_per_gpu"]
     parts = ("weights", "gradients", "optimiser", "activations")
     assert sizes["total"] == pytest.approx(sum(sizes[part] for part in parts))
+    assert set(found["bytes_sent_per_step"]) == set(found["seconds_per_step"]["communication"])
     human = found["flops_per_window"]["human"]
     assert human["forward"] == pytest.approx(sum(human["stages"].values()))
 
@@ -61,6 +77,9 @@ def test_json_adds_up_and_follows_the_arguments(plan):
         (["--zero", "5"], "--zero 5"),
         (["--ep", "3"], "--ep 3"),
         (["--micro-batch", "0"], "--micro-batch 0"),
+        (["--accumulation", "0"], "--accumulation 0"),
+        (["--machine", "b7"], "--machine b7"),
+        (["--tflops", "-3"], "--tflops -3"),
         (["--preset", "space_larg"], "space_large"),
         (["model.dept=3"], "depth"),
         (["--data", "nowhere"], "nowhere"),
@@ -71,6 +90,21 @@ def test_bad_input_is_refused_in_one_line(plan, arguments, message):
     status, out, err = plan(*arguments)
     assert (status, out) == (2, "")
     assert err.startswith("error: ") and message in err and err.count("\n") == 1
+
+
+def test_step_time_follows_the_stated_rates(plan):
+    links = ("--link-gbytes-per-s", 10, 5, "--gpus-per-node", 4, "--latency-us", 0)
+    options = ("--gpus", 4, "--ep", 1, "--accumulation", 3, "--tflops", 100, "model.depth=2")
+    _, out, _ = plan(*options, *links, "--machine", "h100", "--json")
+    found = json.loads(out)
+    seconds, sent = found["seconds_per_step"], found["bytes_sent_per_step"]
+    work = found["flops_per_micro_batch"]["executed_training"]
+    assert seconds["compute"] == pytest.approx(3 * work / 100e12)
+    assert seconds["communication"]["gradients"] == pytest.approx(sent["gradients"] / 10e9)
+    total = seconds["compute"] + sum(seconds["communication"].values())
+    assert seconds["total"] == pytest.approx(total)
+    assert found["windows_per_s"] == pytest.approx(4 * 3 * 2 / total)
+    assert found["scaling_efficiency"] == pytest.approx(seconds["compute"] / total)
 
 
 def test_species_of_data_sets(plan, tmp_path):
