@@ -274,6 +274,12 @@ class RunConfig(_Section):
     max_nonfinite_steps: int = Field(
         default=3, ge=1, description="non-finite steps in a row that end the run"
     )
+    hang_timeout_s: float = Field(
+        default=900,
+        ge=5,
+        le=1500,  # comm.COLLECTIVE_TIMEOUT comes after it
+        description="seconds without any progress after which all ranks end, naming the culprit",
+    )
 
 
 class Config(_Section):

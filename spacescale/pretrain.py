@@ -12,6 +12,7 @@ from pathlib import Path
 
 from spacescale.config import DEFAULT_PRESET, EMBEDDED_PRESET, PRESETS, build_config
 from spacescale.errors import UserError
+from spacescale.parallel.launcher import die_with_launcher
 from spacescale.train.signals import StopRequest
 
 
@@ -45,32 +46,46 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return args
 
 
+def refuse(error: UserError) -> int:
+    """Say once what every rank has found wrong; returns the exit status."""
+    from spacescale.parallel import comm
+
+    if comm.is_main():
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    comm.leave()
+    return 2
+
+
 def main(arguments: list[str]) -> int:
     """Run one training process; returns the exit status."""
     stop = StopRequest()  # before the slow imports, which a signal must not interrupt
+    die_with_launcher()
     args = parse_arguments(arguments)
     from spacescale.parallel import comm
+    from spacescale.parallel.agreement import require_agreement
     from spacescale.parallel.engine import init_distributed
+    from spacescale.parallel.watch import Watch
     from spacescale.testing.embedded_data import embedded_data
     from spacescale.train.run import prepare
 
     try:
-        preset = args.preset or (DEFAULT_PRESET if args.data else EMBEDDED_PRESET)
-        config = build_config(preset, args.overrides)
         device = init_distributed()
-        paths = args.data or [Path(comm.on_main(lambda: str(embedded_data())))]
-        run = prepare(config, paths, args.deepspeed, args.output, args.resume, device, stop)
-    except UserError as error:  # the same on every rank
-        if comm.is_main():
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        comm.leave()
-        return 2
-    try:
+        watch = Watch()
+    except UserError as error:
+        return refuse(error)
+    with watch:  # an error from here on ends all ranks
+        try:
+            preset = args.preset or (DEFAULT_PRESET if args.data else EMBEDDED_PRESET)
+            config = comm.on_all(lambda: build_config(preset, args.overrides))
+            places = {"--output": str(args.output), "--resume": args.resume}
+            require_agreement({"--data": "given" if args.data else "left out", **places})
+            paths = args.data or [Path(comm.on_main(lambda: str(embedded_data())))]
+            run = prepare(config, paths, args.deepspeed, args.output, args.resume, device, stop)
+        except UserError as error:
+            return refuse(error)
+        watch.follow(run.trainer.engine, args.output, config.run.hang_timeout_s)
         run.trainer.fit(run.first_step)
-    except (UserError, OSError) as error:
-        print(f"error on rank {comm.rank()}: {error}", file=sys.stderr, flush=True)
-        return 3
-    comm.leave()
+        comm.leave()
     return 0
 
 

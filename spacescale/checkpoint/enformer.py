@@ -129,7 +129,9 @@ def import_enformer(
     check_weights(own, to_enformer(shapes_of(dense), dense), str(path))
     weights, config = from_enformer(own, dense, str(path)), dense
     if upcycled:
-        species = {name: getattr(dense, name) for name in ("species", "track_grouping", "gamma_scale")}
+        species = {
+            name: getattr(dense, name) for name in ("species", "track_grouping", "gamma_scale")
+        }
         config = upcycled.model_copy(update=species)
         weights = upcycle(weights, config)
     origin = {"layout": "enformer", "config": foreign}

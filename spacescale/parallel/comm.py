@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -19,22 +18,26 @@ import torch.distributed as dist
 from torch import Tensor
 
 from spacescale.errors import UserError
+from spacescale.parallel import launcher
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=15)
+# The last resort; `watch` notices a hang after run.hang_timeout_s, which must be less.
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 T = TypeVar("T")
+
+
+class OtherRankFailed(UserError):
+    """Raised on the ranks that did well, where another's part of the work failed."""
 
 
 def launch_environment() -> None:
     """Make RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT complete.
 
     Launchers set them; srun's own variables are translated; plain `python` becomes one process.
-    Raises UserError where the launcher and Slurm disagree on the number of processes, which would
-    otherwise train that many independent copies.
+    Raises UserError where WORLD_SIZE is not what the launcher started, which would otherwise wait
+    for processes that never come or train several independent copies.
     """
     env = os.environ
-    if "CROSS_SIZE" in env or "TORCHELASTIC_RUN_ID" in env:  # set by deepspeed and torchrun
-        _die_with_launcher()
-    in_step = "SLURM_PROCID" in env and "SLURM_STEP_ID" in env
+    in_step = "SLURM_PROCID" in env and "SLURM_STEP_ID" in env and not launcher.is_launched()
     if "RANK" not in env and in_step and int(env.get("SLURM_NTASKS", "1")) > 1:
         env["RANK"], env["LOCAL_RANK"] = env["SLURM_PROCID"], env["SLURM_LOCALID"]
         env["WORLD_SIZE"] = env["SLURM_NTASKS"]
@@ -48,24 +51,24 @@ def launch_environment() -> None:
     env.setdefault("WORLD_SIZE", "1")
     env.setdefault("MASTER_ADDR", "127.0.0.1")
     env.setdefault("MASTER_PORT", str(free_port()) if env["WORLD_SIZE"] == "1" else "29500")
-    expected = env.get("SLURM_STEP_NUM_TASKS") if in_step else None
-    if expected and int(expected) > 1 and expected != env["WORLD_SIZE"]:
-        raise UserError(
-            f"WORLD_SIZE={env['WORLD_SIZE']} but Slurm started {expected} tasks; each would train "
-            "alone. Start one task per GPU with the variables of slurm/pretrain_8xA40.sh"
-        )
+    for name, expected in _announced_sizes(in_step).items():
+        if expected != env["WORLD_SIZE"]:
+            raise UserError(
+                f"WORLD_SIZE={env['WORLD_SIZE']}, but the launcher started {expected} processes "
+                f"({name}). Leave WORLD_SIZE to deepspeed and torchrun; under srun start one task "
+                "per GPU with the variables of slurm/pretrain_8xA40.sh"
+            )
 
 
-def _die_with_launcher() -> None:
-    """Ask Linux to kill this process when its launcher dies; without it, ranks train on unseen.
-
-    (The `deepspeed` launcher leaves them behind, and exits with 0, when it is killed.)
-    """
-    if sys.platform == "linux":
-        launcher, set_parent_death_signal = os.getppid(), 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        if os.getppid() != launcher:  # it died before we asked
-            sys.exit("the launcher is gone")
+def _announced_sizes(in_step: bool) -> dict[str, str]:
+    """The number of processes of the run, under each name the launcher gave it."""
+    env, found = os.environ, {}
+    if in_step and env.get("SLURM_STEP_NUM_TASKS", "1") != "1":  # 1: srun started a launcher
+        found["SLURM_STEP_NUM_TASKS"] = env["SLURM_STEP_NUM_TASKS"]
+    for machines, here in (("CROSS_SIZE", "LOCAL_SIZE"), ("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE")):
+        if env.get(machines) == "1" and here in env:  # machines may hold unequal numbers
+            found[here] = env[here]
+    return found
 
 
 def free_port() -> int:
@@ -198,31 +201,33 @@ def on_main(work: Callable[[], Any]) -> Any:
 
 def on_main_only(work: Callable[[], T]) -> T | None:
     """Run `work` on rank 0, which keeps its result; all ranks raise UserError if it fails."""
-    return _together(work if is_main() else lambda: None)
+    return _together(work if is_main() else lambda: None, num_workers=1)
 
 
 def on_all(work: Callable[[], T]) -> T:
     """Run `work` on every rank; if it fails on any, all raise UserError with the first message."""
-    return _together(work)
+    return _together(work, num_workers=world_size())
 
 
-def _together(work: Callable[[], T]) -> T:
+def _together(work: Callable[[], T], num_workers: int) -> T:
     result, bug, failure = None, None, None
     try:
         result = work()
     except (UserError, OSError) as error:
         failure = str(error)
     except Exception as error:  # the others must not wait for this rank
-        bug, failure = error, f"rank {rank()} failed: {error!r}"
+        bug, failure = error, f"failed: {error!r}"
     failures = [failure]
     if world_size() > 1:
         failures = [None] * world_size()
         dist.all_gather_object(failures, failure)
     if bug is not None:
         raise bug
-    first = next((f for f in failures if f is not None), None)
-    if first is not None:
-        raise UserError(first)
+    failed = {place: text for place, text in enumerate(failures) if text is not None}
+    if failed:
+        first, text = next(iter(failed.items()))
+        text = text if len(failed) == num_workers else f"rank {first}: {text}"
+        raise OtherRankFailed(text) if failure is None else UserError(text)
     return result  # pyright: ignore[reportReturnType]
 
 

@@ -19,9 +19,12 @@ from torch import nn
 
 from spacescale.config import OptimConfig
 from spacescale.errors import UserError
+from spacescale.model.layers import AttentionPool, ConvBlock
 from spacescale.parallel import comm
 
 Engine = deepspeed.DeepSpeedEngine
+OURS = {"optimizer": "optim.*", "scheduler": "optim.*", "expert_parallel": "parallel.*"}
+HALF = ("float16", "fp16", "half")
 NO_DECAY_MARKS = ("bias", "token", "embedding", ".w3")
 
 
@@ -33,8 +36,8 @@ def init_distributed() -> torch.device:
         format="%(asctime)s %(message)s", level=logging.INFO if comm.is_main() else logging.WARNING
     )
     deepspeed.utils.logger.setLevel(logging.WARNING)
-    # DeepSpeed's own call; nothing a user could change.
-    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor. is deprecated")
+    # DeepSpeed's own calls; nothing a user could change.
+    warnings.filterwarnings("ignore", message=".*(all_gather_into|reduce_scatter)_tensor. is depr")
     # The shared-memory op would compile C++ at first use; gloo alone serves CPUs well.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     device = comm.device()
@@ -72,14 +75,17 @@ def resolve_deepspeed_config(
     the key, its value and the cure.
     """
     config = json.loads(json.dumps(config))
-    for key in ("optimizer", "scheduler"):
+    for key, owner in OURS.items():
         if key in config:
-            raise UserError(f"{source}: remove {key!r}; the optim.* settings own it")
-    if not config.get("gradient_clipping"):
+            raise UserError(f"{source}: remove {key!r}; the {owner} settings own it")
+    clipping = config.get("gradient_clipping")
+    if not clipping:
         raise UserError(
             f"{source}: write 'gradient_clipping' (the paper's value is 0.2); "
             "DeepSpeed silently clips at 1.0 when it is absent"
         )
+    if not isinstance(clipping, int | float) or isinstance(clipping, bool) or clipping < 0:
+        raise UserError(f"{source}: gradient_clipping={clipping!r} must be a positive number")
     for key in ("bf16", "fp16"):
         if isinstance(config.get(key), dict) and config[key].get("enabled"):
             raise UserError(
@@ -88,18 +94,28 @@ def resolve_deepspeed_config(
             )
     zero = config.get("zero_optimization")
     stage = zero.get("stage", 0) if isinstance(zero, dict) else zero
-    if stage not in (1, 2):
+    if stage not in (1, 2, 3):
         raise UserError(
-            f"{source}: zero_optimization.stage={stage!r}; supported are 1 and 2. (Stage 0 "
-            "computes a wrong clipping norm with expert parallelism; stage 3 has no converter yet)"
+            f"{source}: zero_optimization.stage={stage!r}; take 1, 2 or 3 (stage 0 computes a "
+            "wrong clipping norm with expert parallelism)"
         )
     if not isinstance(zero, dict):
         raise UserError(f"{source}: zero_optimization={zero!r} must be an object with a 'stage'")
     if zero.get("overlap_comm"):
-        raise UserError(f"{source}: set zero_optimization.overlap_comm to false")
+        raise UserError(
+            f"{source}: set zero_optimization.overlap_comm to false; overlapped, gradients of "
+            "different parameters can be added where ranks are not in step"
+        )
+    zero["overlap_comm"] = False  # stage 3 would switch it on by itself
     if config.get("torch_autocast") == "auto":
         has_bf16 = comm.uses_gpu() and torch.cuda.is_bf16_supported()
         config["torch_autocast"] = {"enabled": has_bf16, "dtype": "bfloat16"}
+    autocast = config.get("torch_autocast") or {}
+    if autocast.get("enabled") and autocast.get("dtype") in HALF and not comm.uses_gpu():
+        raise UserError(
+            f"{source}: torch_autocast.dtype={autocast['dtype']!r} needs GPUs; write 'auto' or "
+            "'bfloat16'"
+        )
     _resolve_batch(config, source, micro_batch_size)
     return config
 
@@ -156,11 +172,25 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
 
 def build_engine(model: nn.Module, optim: OptimConfig, deepspeed_config: dict[str, Any]) -> Engine:
     """Wrap a model whose experts are already distributed. `deepspeed_config` must be resolved."""
+    if deepspeed_config["zero_optimization"]["stage"] == 3:
+        _announce_borrowed_parameters(model)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, optim), lr=optim.lr, betas=(optim.beta1, optim.beta2)
     )
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config)
     return engine
+
+
+def _announce_borrowed_parameters(model: nn.Module) -> None:
+    """Tell ZeRO-3 of modules that use their children's parameters without calling the children.
+
+    ZeRO-3 gathers a module's own parameters around its forward and backward pass, no others.
+    """
+    for module in model.modules():
+        if isinstance(module, ConvBlock | AttentionPool):
+            for child in module.children():
+                for parameter in child.parameters():
+                    deepspeed.zero.register_external_parameter(module, parameter)
 
 
 def set_learning_rate(engine: Engine, rate: float) -> None:

@@ -28,8 +28,9 @@ from spacescale.parallel.engine import (
 )
 from spacescale.parallel.expert_parallel import distribute_experts, resolve_ep_size
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
+from spacescale.parallel.watch import FAILED
 from spacescale.train.signals import StopRequest
-from spacescale.train.trainer import Trainer
+from spacescale.train.trainer import DONE, REQUEUE, Trainer
 
 PLAN_COMPARED = 64  # micro-steps
 
@@ -68,9 +69,7 @@ def prepare(
             "species order": list(datasets),
             "data manifest": {name: data.manifest_hash for name, data in datasets.items()},
             "deepspeed": deepspeed_config,
-            "species of the first micro-steps": windows.order.species_plan(PLAN_COMPARED),
-            "--output": str(output),
-            "--resume": resume,
+            "species of the first micro-steps": _species_plan(windows),
         }
     )
     checkpoint = comm.on_main(lambda: _starting_point(output, resume))
@@ -95,6 +94,7 @@ def prepare(
     trainer = Trainer(engine, config, datasets, windows, manager, output, device, stop)
     first_step = trainer.restore(Path(checkpoint)) if checkpoint else 0
     comm.on_main(lambda: _write_config(output, config, deepspeed_config))
+    comm.on_main(lambda: _remove_markers(output))
     _announce(config, datasets, output, ep_size, deepspeed_config, first_step)
     return PreparedRun(trainer, first_step, lock)
 
@@ -111,6 +111,14 @@ def _settle(
     )
     windows = training_windows(config, datasets, deepspeed_config["train_micro_batch_size_per_gpu"])
     return datasets, config, deepspeed_config, ep_size, windows
+
+
+def _species_plan(windows: TrainingWindows) -> list[list[str]]:
+    """Species per slot of this rank's first micro-steps, which all ranks must share."""
+    return [
+        [draw.species for draw in windows.order.draws(micro_step, windows.rank)]
+        for micro_step in range(PLAN_COMPARED)
+    ]
 
 
 def _announce(
@@ -221,6 +229,12 @@ def _starting_point(output: Path, resume: str | None) -> str | None:
             "--output to branch off"
         )
     return str(found) if found else None
+
+
+def _remove_markers(output: Path) -> None:
+    """What an earlier run in this folder said at its end holds no longer."""
+    for name in (FAILED, DONE, REQUEUE):
+        (output / name).unlink(missing_ok=True)
 
 
 def _write_config(output: Path, config: Config, deepspeed_config: dict[str, Any]) -> None:

@@ -7,12 +7,16 @@ from types import FrameType
 
 
 class StopRequest:
-    """Remembers a SIGTERM or SIGUSR1; schedulers send them, sometimes twice, before they kill."""
+    """Remembers a SIGTERM, SIGUSR1 or Ctrl-C; schedulers send theirs, sometimes twice, before they
+    kill. A second Ctrl-C interrupts at once.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._remember)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)

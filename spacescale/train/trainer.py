@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.config import Config
 from spacescale.data.batch import Batch
 from spacescale.data.loader import TrainingWindows, training_batches
+from spacescale.data.sampler import Turns
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.evals.track_prediction import safe_scale
@@ -26,6 +29,11 @@ from spacescale.train.schedule import learning_rate
 from spacescale.train.signals import StopRequest
 from spacescale.train.step_report import StepReport, StepSummary
 from spacescale.train.validation import validate
+
+# How a run ended, in its folder: all steps done, or stopped by a signal and to be continued.
+DONE, REQUEUE = "DONE", "REQUEUE"
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -65,7 +73,19 @@ class Trainer:
         self.scores = state["metrics"]
         if state["best_score"] is not None:
             self.best_score = state["best_score"]
+        self._continue_order(Turns(**state["turns"]), state["step"])
         return state["step"]
+
+    def _continue_order(self, turns: Turns, step: int) -> None:
+        order = self.windows.order.continued(turns, step * self.accumulation)
+        if order.turns != turns and len(self.datasets) > 1 and comm.is_main():
+            logger.warning(
+                "species take turns of %d windows instead of %d from here on: no window is lost or "
+                "read twice in an epoch, but steps hold other windows than before the change",
+                order.turns.windows,
+                turns.windows,
+            )
+        self.windows.order = order
 
     def fit(self, first_step: int) -> None:
         """Train from `first_step` to `optim.max_steps`, or until a stop is requested.
@@ -99,6 +119,7 @@ class Trainer:
                 if stopping:
                     self._leave(summary.stop_signal, done)
                     return
+            comm.on_main(lambda: (self.output / DONE).write_text(f"step {last}\n"))
         finally:
             self.progress.close()
             self.log.close()
@@ -197,11 +218,12 @@ class Trainer:
 
     def _save(self, step: int, is_best: bool) -> None:
         scores = {n: v for n, v in self.scores.items() if not n.startswith("valid_experts/")}
-        folder = self.manager.save(step, scores, self.best_score, is_best)
+        turns = asdict(self.windows.order.turns)
+        folder = self.manager.save(step, scores, self.best_score, is_best, turns)
         self.progress.say(f"step {step}: saved {folder}{' (best so far)' if is_best else ''}")
         self.throughput.restart()
 
     def _leave(self, number: int, step: int) -> None:
         name = signal.Signals(number).name
         self.progress.say(f"{name}: saved step {step}, leaving; continue with --resume auto")
-        comm.on_main(lambda: (self.output / "REQUEUE").write_text(f"{name} at step {step}\n"))
+        comm.on_main(lambda: (self.output / REQUEUE).write_text(f"{name} at step {step}\n"))

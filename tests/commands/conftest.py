@@ -79,12 +79,15 @@ def deepspeed_command(*rest):
     return [BIN / "deepspeed", "--num_gpus", "2", "--master_port", free_port(), SCRIPT, *rest]
 
 
-def start_pair(*rest):
-    """Two processes of one run, started without a launcher: rank → Popen."""
+def start_pair(*rest, of_rank=([], [])):
+    """Two processes of one run, started without a launcher: rank → Popen.
+
+    of_rank: arguments of one rank alone.
+    """
     shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     return [
         subprocess.Popen(
-            [sys.executable, str(SCRIPT), *map(str, rest)],
+            [sys.executable, str(SCRIPT), *map(str, rest), *of_rank[rank]],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

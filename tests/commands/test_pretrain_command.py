@@ -59,6 +59,7 @@ def test_the_deepspeed_command_trains_on_two_processes_and_logs_what_it_promises
     assert "Traceback" not in done.stderr
     logged = by_step(output)
     assert list(logged) == [1, 2, 3, 4, 5, 6]
+    assert (output / "DONE").read_text() == "step 6\n"
     everything = {name for record in logged.values() for name in record}
     for species in SPECIES:
         assert f"train/loss/{species}" in everything
@@ -102,8 +103,8 @@ def test_checkpoints_are_complete_named_and_free_of_leftovers(finished):
     assert (folder / "best").read_text() == max(scores, key=scores.__getitem__)
     for name in scores:
         layout.verify(folder / name)
-    experts = list((folder / "step-00000006").glob("layer_0_expert_*_model_states.pt"))
-    assert len(experts) == 4, "one file per expert, from both processes"
+    states = sorted(p.name for p in (folder / "step-00000006").glob("state-*"))
+    assert states == ["state-00000.safetensors", "state-00001.safetensors"]  # of both processes
 
 
 def test_training_changed_every_weight(finished):
@@ -199,10 +200,12 @@ def test_a_resumed_run_ends_with_bit_identical_weights_under_another_launcher(
     shutil.rmtree(output / "checkpoints/step-00000006")
     (output / "checkpoints/latest").write_text("step-00000003\n")
     (output / "checkpoints/best").write_text("step-00000003\n")
+    (output / "DONE").rename(output / "FAILED")
     torchrun = [BIN / "torchrun", "--nproc-per-node", 2, "--master-port", free_port()]
     done = run(*torchrun, SCRIPT, *arguments(data, output, "--resume", "must"))
     assert done.returncode == 0, done.stderr
     assert "step 3/6" not in done.stdout and "step 4/6" in done.stdout
+    assert (output / "DONE").exists() and not (output / "FAILED").exists()
 
     first, second = (folder / "checkpoints/step-00000006" for folder in (whole, output))
     weights, again = consolidate(first), consolidate(second)
@@ -240,6 +243,7 @@ def test_a_signal_to_one_rank_saves_and_ends_all_ranks_well(data, tmp_path):
     step = int(name.removeprefix("step-"))
     assert step >= 2
     assert (output / "REQUEUE").read_text() == f"SIGTERM at step {step}\n"
+    assert not (output / "DONE").exists() and not (output / "FAILED").exists()
     assert "SIGTERM: saved step" in texts[0] and "--resume auto" in texts[0]
     layout.verify(output / "checkpoints" / name)
     assert list(by_step(output)) == list(range(1, step + 1))

@@ -18,8 +18,11 @@ import pytest
 from conftest import DEEPSPEED_JSON, REPO, TINY, arguments, environment, make_data, start_pair
 
 MANY_CALLS = """
-import contextlib, io, json, sys, traceback
+import contextlib, io, json, os, sys, traceback
 from spacescale import pretrain
+from spacescale.parallel import comm
+os._exit = sys.exit  # what is no refusal must not end the cases after it
+comm.leave = lambda: None  # DeepSpeed keeps its first groups for ever
 results = []
 for arguments in json.load(sys.stdin):
     err = io.StringIO()
@@ -144,7 +147,7 @@ def fewer_species(place):
 
 
 def flipped_byte(place):
-    path = place.copied_run() / "mp_rank_00_model_states.pt"
+    path = place.copied_run() / "state-00000.safetensors"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -152,13 +155,13 @@ def flipped_byte(place):
 
 
 def truncated(place):
-    path = place.copied_run() / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    path = place.copied_run() / "state-00000.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     return place.arguments("--resume", "auto")
 
 
 def deleted(place):
-    (place.copied_run() / "layer_0_expert_2_mp_rank_00_model_states.pt").unlink()
+    (place.copied_run() / "buffers.safetensors").unlink()
     return place.arguments("--resume", "must")
 
 
@@ -204,7 +207,19 @@ CASES = [
     Case("json list", lambda place: place.json([1]), "expected a JSON object, found list"),
     Case("clipping", of_json(gradient_clipping=None), "deepspeed.json: write 'gradient_clipping'"),
     Case("optimizer", of_json(optimizer={"type": "Adam"}), "remove 'optimizer'.*optim"),
-    Case("stage", of_json(zero_optimization={"stage": 3}), "zero_optimization.stage=3"),
+    Case(
+        "clipping value",
+        of_json(gradient_clipping="some"),
+        "deepspeed.json: gradient_clipping='some' must be a positive number",
+    ),
+    Case("experts", of_json(expert_parallel={}), "remove 'expert_parallel'; the parallel.. "),
+    Case("stage", of_json(zero_optimization={"stage": 0}), "zero_optimization.stage=0; take 1, 2"),
+    Case("no stage", of_json(zero_optimization=None), "zero_optimization.stage=None; take 1, 2"),
+    Case(
+        "overlap",
+        of_json(zero_optimization={"stage": 1, "overlap_comm": True}),
+        "set zero_optimization.overlap_comm to false; .*gradients",
+    ),
     Case("bf16", of_json(bf16={"enabled": True}), "switch 'bf16' off and use 'torch_autocast'"),
     Case("zero", of_json(zero_optimization=2), "zero_optimization=2 must be an object"),
     Case(
@@ -245,10 +260,10 @@ CASES = [
     Case("path", resume_path_missing, "nowhere: no checkpoint to resume from"),
     Case("tracks", other_tracks, "species 'moth' has 4 tracks there, but 2 in the data"),
     Case("species", fewer_species, "holds species finch, moth, perch; the data are of finch"),
-    Case("byte", flipped_byte, "mp_rank_00_model_states.pt: damaged"),
-    Case("cut", truncated, r"zero_pp_rank_0_\w+.pt: \d+ bytes, expected \d+"),
-    Case("deleted", deleted, "layer_0_expert_2_mp_rank_00_model_states.pt: missing"),
-    Case("elsewhere", damaged_elsewhere, "other/.*mp_rank_00_model_states.pt: damaged"),
+    Case("byte", flipped_byte, "state-00000.safetensors: damaged"),
+    Case("cut", truncated, r"state-00000.safetensors: \d+ bytes, expected \d+"),
+    Case("deleted", deleted, "buffers.safetensors: missing"),
+    Case("elsewhere", damaged_elsewhere, "other/.*state-00000.safetensors: damaged"),
     Case("other run", another_run, "holds a run whose latest checkpoint is not .*elsewhere"),
     Case("seed", another_seed, "step-00000003: run.seed was 0, is now 5; resume with the same"),
     Case("dangling", dangling, "latest: names 'step-00000009', which does not exist"),
@@ -305,17 +320,36 @@ def test_bad_input_is_refused_by_name_in_one_line_and_leaves_nothing(outcomes, c
     assert after == before
 
 
-def test_two_processes_refuse_together_and_say_it_once(data, tmp_path):
-    config = tmp_path / "deepspeed.json"
-    config.write_text(json.dumps(GOOD_JSON | {"train_batch_size": 3}))
-    usual = arguments(data, tmp_path / "run")
-    ranks = start_pair(*[config if a == DEEPSPEED_JSON else a for a in usual])
+def end_of(ranks):
+    """Exit codes and texts of started ranks."""
     try:
         texts = [rank.communicate(timeout=120)[0] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
-    assert [rank.returncode for rank in ranks] == [2, 2], "\n".join(texts)
+    return [rank.returncode for rank in ranks], texts
+
+
+def test_two_processes_refuse_together_and_say_it_once(data, tmp_path):
+    config = tmp_path / "deepspeed.json"
+    config.write_text(json.dumps(GOOD_JSON | {"train_batch_size": 3}))
+    usual = arguments(data, tmp_path / "run")
+    codes, texts = end_of(start_pair(*[config if a == DEEPSPEED_JSON else a for a in usual]))
+    assert codes == [2, 2], "\n".join(texts)
     message = f"error: {config}: train_batch_size=3 does not divide by 2 processes"
     assert message in texts[0] and "error:" not in texts[1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_ranks_with_other_settings_refuse_before_anything_is_written(data, tmp_path):
+    folders = [str(data / name) for name in ("moth", "finch")]
+    one = ["run.seed=5", "--data", *folders]
+    other = ["--data", *reversed(folders)]
+    usual = arguments(data, tmp_path / "run")
+    codes, texts = end_of(start_pair(*usual, of_rank=[other, one]))
+    assert codes == [2, 2], "\n".join(texts)
+    assert "run.seed (0 on rank 0, 5 on rank 1)" in texts[0]
+    order = '["finch", "moth"] on rank 0, ["moth", "finch"] on rank 1'
+    assert f"species order ({order})" in texts[0]
+    assert texts[0].count("error: the ranks disagree on ") == 1 and "error:" not in texts[1]
     assert not (tmp_path / "run").exists()

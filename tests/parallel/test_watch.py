@@ -1,0 +1,32 @@
+"""Who is blamed for a standstill, and where a thread stands."""
+
+import os
+import threading
+
+from spacescale.data.checksums import sha256
+from spacescale.parallel.watch import Beat, _blamed, _where
+
+
+def test_who_began_fewer_steps_is_blamed_before_who_waits():
+    assert _blamed({0: Beat(7, waits=True), 1: Beat(6, waits=True), 2: Beat(7)}) == [1]
+
+
+def test_of_equally_far_ranks_those_that_wait_for_nobody_are_blamed():
+    assert _blamed({0: Beat(7, waits=True), 1: Beat(7), 2: Beat(7, waits=True)}) == [1]
+
+
+def test_where_all_wait_or_none_does_nobody_is_singled_out():
+    assert _blamed({0: Beat(7), 1: Beat(7)}) == [0, 1]
+    assert _blamed({0: Beat(7, waits=True), 1: Beat(7, waits=True)}) == [0, 1]
+
+
+def test_a_place_is_the_innermost_line_of_this_package(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=sha256, args=(pipe,), daemon=True)  # waits for a writer
+    reader.start()
+    reader.join(0.2)
+    place, waits = _where(reader.ident)
+    assert place.startswith("data/checksums.py:") and place.endswith("(sha256)") and not waits
+    pipe.write_bytes(b"")
+    reader.join(5)
