@@ -17,7 +17,6 @@ from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.genome.tracks import Track
 
-
 Fields = Iterable[tuple[str, str, Any]]
 
 

@@ -11,7 +11,7 @@ from typing import IO, Any
 from spacescale.data.checksums import sha256
 from spacescale.errors import UserError
 
-FORMAT, VERSION = "spacescale-checkpoint", 1
+FORMAT, VERSION = "spacescale-checkpoint", 2
 PARTIAL = ".partial"
 
 
@@ -85,7 +85,8 @@ def verify(folder: Path) -> None:
     if (payload.get("format"), payload.get("format_version")) != (FORMAT, VERSION):
         raise UserError(
             f"{manifest}: format {payload.get('format')!r} version "
-            f"{payload.get('format_version')!r}; expected {FORMAT!r} version {VERSION}"
+            f"{payload.get('format_version')!r}; expected {FORMAT!r} version {VERSION}. Use the "
+            "spacescale that wrote it"
         )
     for name, expected in payload["files"].items():
         path = folder / name

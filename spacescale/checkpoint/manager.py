@@ -1,4 +1,7 @@
-"""Save and resume the whole training state: weights, optimiser, random state, position."""
+"""Save and resume the whole training state: weights, optimiser, random state, position.
+
+A run may go on with another number of processes, expert parallelism or ZeRO stage.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from spacescale import __version__
 from spacescale.checkpoint import layout
+from spacescale.checkpoint.partitions import Partitions
+from spacescale.checkpoint.pieces import (
+    StoredPieces,
+    read_buffers,
+    save_tensors,
+    write_buffers,
+    write_pieces,
+)
 from spacescale.checkpoint.probe import predict_probe, write_probe
 from spacescale.config import Config, LossConfig, RunConfig
 from spacescale.errors import UserError
@@ -27,6 +39,7 @@ from spacescale.parallel import comm
 FREE_SETTINGS = {
     ("data", "paths"),
     ("data", "num_workers"),
+    ("data", "micro_batch_size"),  # windows per step are compared instead
     ("model", "checkpoint_stages"),
     *(("run", name) for name in RunConfig.model_fields if name != "seed"),
 }
@@ -57,22 +70,33 @@ class CheckpointManager:
         self.ep_size, self.data_manifests = ep_size, data_manifests
         self.model, self.device = model, device
 
-    def save(self, step: int, metrics: dict[str, float], best_score: float, is_best: bool) -> Path:
+    def save(
+        self,
+        step: int,
+        metrics: dict[str, float],
+        best_score: float,
+        is_best: bool,
+        turns: dict[str, Any],
+    ) -> Path:
         """Write the checkpoint of an optimiser step; returns its folder once `latest` names it.
 
         All ranks call it together. `metrics` are the last validation's, `best_score` the best
-        validation's so far. The previous checkpoint stays intact until the new one is complete.
+        validation's so far, `turns` the sample order's. The previous checkpoint stays intact until
+        the new one is complete.
         """
         name = layout.step_name(step)
         partial = self.folder / (name + layout.PARTIAL)
-        comm.on_main(lambda: shutil.rmtree(partial, ignore_errors=True))
-        self.engine.save_checkpoint(str(self.folder), tag=partial.name, save_latest=False)
-        save_file(_random_state(), partial / f"rng-{comm.rank():05d}.safetensors")
+        comm.on_main(lambda: _make_empty(partial))
+        comm.on_all(lambda: self._write_own(partial))
         probe = predict_probe(self.model, self.config.model, self.device)
-        comm.barrier()
-        state = self._state(step, metrics, best_score)
+        state = self._state(step, metrics, best_score, turns)
         comm.on_main(lambda: self._complete(partial, state, probe, is_best))
         return self.folder / name
+
+    def _write_own(self, partial: Path) -> None:
+        """Write what this rank alone holds."""
+        write_pieces(partial, comm.rank(), list(Partitions(self.engine).pieces()))
+        save_tensors(_random_state(), partial / _random_file())
 
     def _complete(
         self,
@@ -81,6 +105,7 @@ class CheckpointManager:
         probe: dict[str, torch.Tensor],
         is_best: bool,
     ) -> None:
+        write_buffers(partial, self.model)
         write_probe(partial / "probe.safetensors", probe)
         for species, tracks in self.tracks.items():
             (partial / "tracks").mkdir(exist_ok=True)
@@ -91,18 +116,19 @@ class CheckpointManager:
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)
         layout.write_text_atomically(self.folder / "latest", final.name)
-        for script in ("zero_to_fp32.py", "zero_to_torch.py"):
-            # DeepSpeed leaves these; they fail on expert files. `spacescale convert` is the way.
-            (self.folder / script).unlink(missing_ok=True)
         if is_best:
             layout.write_text_atomically(self.folder / "best", final.name)
         self._remove_old()
 
-    def _state(self, step: int, metrics: dict[str, float], best_score: float) -> dict[str, Any]:
+    def _state(
+        self, step: int, metrics: dict[str, float], best_score: float, turns: dict[str, Any]
+    ) -> dict[str, Any]:
         return {
             "format": layout.FORMAT,
             "format_version": layout.VERSION,
             "step": step,
+            "adam_step": Partitions(self.engine).adam_step(),
+            "turns": turns,
             "metrics": {k: v if math.isfinite(v) else None for k, v in metrics.items()},
             "best_score": best_score if math.isfinite(best_score) else None,
             "config": self.config.model_dump(mode="json"),
@@ -128,37 +154,48 @@ class CheckpointManager:
     def load(self, checkpoint: Path) -> dict[str, Any]:
         """Restore weights, optimiser and random state; returns the checkpoint's state.
 
-        All ranks call it together. Raises UserError, on every rank alike, for a damaged
-        checkpoint, other species, tracks or data, or another layout of processes and batches.
+        All ranks call it together. Raises UserError, on every rank alike and before anything is
+        loaded, for a damaged checkpoint, other species, tracks or data, or another number of
+        windows per step.
         """
-        state = comm.on_main(lambda: self._check(checkpoint))
-        loaded, _ = self.engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
-        assert loaded is not None, f"DeepSpeed found nothing to load in {checkpoint}"
-        _set_random_state(load_file(checkpoint / f"rng-{comm.rank():05d}.safetensors"))
+        partitions = Partitions(self.engine)
+        state = comm.on_main(lambda: self._check(checkpoint, partitions.sizes()))
+        same_world = state["layout"]["world_size"] == comm.world_size()
+        stored, buffers, random = comm.on_all(
+            lambda: (
+                StoredPieces(checkpoint),
+                read_buffers(checkpoint, self.model),
+                load_file(checkpoint / _random_file()) if same_world else None,
+            )
+        )
+        partitions.load(stored, state["adam_step"])
+        for name, buffer in self.model.state_dict().items():
+            if name in buffers:
+                buffer.copy_(buffers[name])
+        if random is None:
+            _seed_anew(self.config.run.seed, state["step"])
+        else:
+            _set_random_state(random)
         return state
 
-    def _check(self, checkpoint: Path) -> dict[str, Any]:
+    def _check(self, checkpoint: Path, sizes: dict[str, int]) -> dict[str, Any]:
         layout.verify(checkpoint)
         state = layout.read_state(checkpoint)
         saved = Config.model_validate(state["config"])
         _check_species(checkpoint, saved.model.species, self.config.model.species)
         _check_settings(checkpoint, saved, self.config)
-        for name, now in self._layout().items():
-            if state["layout"][name] != now:
-                raise UserError(
-                    f"{checkpoint}: was saved with {name}={state['layout'][name]}, this run has "
-                    f"{now}; resume with the same"
-                )
         for name, now in self.data_manifests.items():
             if state["data_manifests"][name] != now:
                 raise UserError(
                     f"{checkpoint}: the data set of {name!r} is not the one it was trained on "
                     f"(manifest {state['data_manifests'][name][:12]}, now {now[:12]})"
                 )
+        _check_layout(checkpoint, state["layout"], self._layout())
+        StoredPieces(checkpoint).check(sizes)
         return state
 
     def _layout(self) -> dict[str, int]:
-        """What must stay the same for the data and the optimiser shards to continue exactly."""
+        """How processes, experts, optimiser state and windows are laid out."""
         return {
             "world_size": comm.world_size(),
             "ep_size": self.ep_size,
@@ -166,6 +203,35 @@ class CheckpointManager:
             "micro_batch_size": self.engine.train_micro_batch_size_per_gpu(),
             "gradient_accumulation_steps": self.engine.gradient_accumulation_steps(),
         }
+
+
+def _check_layout(checkpoint: Path, saved: dict[str, int], now: dict[str, int]) -> None:
+    """Refuse another number of windows per step; say what else is laid out differently."""
+    if saved == now:
+        return
+    before, after = (
+        lay["world_size"] * lay["micro_batch_size"] * lay["gradient_accumulation_steps"]
+        for lay in (saved, now)
+    )
+    if before != after:
+        raise UserError(
+            f"{checkpoint}: was saved with {before} windows per step, this run has {after}; resume "
+            f'with the same: "train_batch_size": {before} in the DeepSpeed JSON, and '
+            '"train_micro_batch_size_per_gpu": "auto"'
+        )
+    logger.info("%s: saved by %s; going on with %s", checkpoint, _in_words(saved), _in_words(now))
+    if saved["gradient_accumulation_steps"] != now["gradient_accumulation_steps"]:
+        logger.warning(
+            "resuming with a change: gradient_accumulation_steps was %d, is now %d; BatchNorm and "
+            "the routing losses are computed over the windows of a micro-step",
+            saved["gradient_accumulation_steps"],
+            now["gradient_accumulation_steps"],
+        )
+
+
+def _in_words(laid_out: dict[str, int]) -> str:
+    words = "{world_size} processes, expert parallel {ep_size}, ZeRO-{zero_stage}"
+    return words.format(**laid_out)
 
 
 def _check_settings(checkpoint: Path, saved: Config, now: Config) -> None:
@@ -208,6 +274,15 @@ def _check_species(
             )
 
 
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _random_file() -> str:
+    return f"rng-{comm.rank():05d}.safetensors"
+
+
 def _random_state() -> dict[str, torch.Tensor]:
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -219,3 +294,9 @@ def _set_random_state(state: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def _seed_anew(seed: int, step: int) -> None:
+    """Give every rank of a new number of processes a random state of its own."""
+    key = [seed, step, comm.world_size(), comm.rank()]
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))

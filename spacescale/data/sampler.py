@@ -1,14 +1,14 @@
 """Which windows each rank reads in each micro-step: a pure function of (seed, micro-step).
 
 Every rank draws the same number of windows of the same species in the same micro-step; the
-data-parallel gradient buckets rely on it. Nothing is stored between steps, so resuming at any
-step needs only its number.
+data-parallel gradient buckets rely on it. Nothing is stored between steps: resuming at any step
+needs only its number and, with another number of processes, the turns that were taken before.
 """
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -29,12 +29,24 @@ class Draw:
 
 
 @dataclass(frozen=True)
+class Turns:
+    """Species take turns of `windows` windows each, from window `first` of the run on.
+
+    `drawn` says how many windows of each species had been read by then.
+    """
+
+    windows: int
+    first: int = 0
+    drawn: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class SampleOrder:
     """The order of a run's training windows.
 
-    A micro-step has `micro_batch_size` slots. A slot belongs to one species and gives every rank
-    one window of it. Species take turns in the slots in fixed proportions, interleaved as evenly
-    as possible; each species walks through its own windows in a new permutation per epoch.
+    Species take turns in fixed proportions, interleaved as evenly as possible; a turn gives every
+    rank as many windows, one each unless the run was resumed with fewer processes. Each species
+    walks through its own windows in a new permutation per epoch.
     """
 
     seed: int
@@ -44,10 +56,11 @@ class SampleOrder:
     world_size: int
     shift_bp: int
     reverse_complement: bool
+    resumed_turns: Turns | None = None
 
     def __post_init__(self):
         """Raise UserError for a species so rare that it would never be drawn."""
-        _, counts = _cycle(tuple(self.shares().values()))
+        _, counts = self._cycle
         for name, turns in zip(self.num_windows, counts[-1], strict=True):
             if not turns:
                 raise UserError(
@@ -61,19 +74,55 @@ class SampleOrder:
         total = sum(raw.values())
         return {name: value / total for name, value in raw.items()}
 
+    @property
+    def turns(self) -> Turns:
+        """The turns in force: those of the layout that the run was resumed from, or its own."""
+        return self.resumed_turns or Turns(self.world_size)
+
     def draws(self, micro_step: int, rank: int) -> list[Draw]:
         """The windows of one rank in one micro-step, grouped by species."""
-        cycle, counts = _cycle(tuple(self.shares().values()))
-        names = list(self.num_windows)
+        turns, names = self.turns, list(self.num_windows)
+        share = turns.windows // self.world_size  # of a turn, for this rank
+        first = self._turns_before(micro_step)
         found = []
-        for slot in range(
-            micro_step * self.micro_batch_size, (micro_step + 1) * self.micro_batch_size
-        ):
-            lap, place = divmod(slot, CYCLE_LENGTH)
-            index = cycle[place]
-            turn = lap * counts[-1][index] + counts[place][index]
-            found.append((index, self._draw(names[index], int(turn) * self.world_size + rank)))
+        for turn in range(first, first + self.micro_batch_size // share):
+            index = self._cycle[0][turn % CYCLE_LENGTH]
+            name, taken = names[index], self._taken(turn)[index]
+            n = turns.drawn.get(name, 0) + int(taken) * turns.windows + rank * share
+            found += [(index, self._draw(name, n + i)) for i in range(share)]
         return [draw for _, draw in sorted(found, key=lambda pair: pair[0])]
+
+    def continued(self, turns: Turns, micro_step: int) -> SampleOrder:
+        """This order from `micro_step` on, after that of another layout had taken `turns`.
+
+        Where their windows can be dealt out to these ranks, the turns stay and every micro-step
+        of as many windows holds the same ones. Else turns of this layout begin, and each species
+        goes on with its next window. Windows per optimiser step must be the same.
+        """
+        here = self.micro_batch_size * self.world_size
+        earlier = replace(self, resumed_turns=turns)
+        if turns.windows % self.world_size == 0 and here % turns.windows == 0:
+            return earlier
+        taken = earlier._taken(earlier._turns_before(micro_step))
+        drawn = {
+            name: turns.drawn.get(name, 0) + int(n) * turns.windows
+            for name, n in zip(self.num_windows, taken, strict=True)
+        }
+        return replace(self, resumed_turns=Turns(self.world_size, micro_step * here, drawn))
+
+    @property
+    def _cycle(self) -> tuple[np.ndarray, np.ndarray]:
+        return _cycle(tuple(self.shares().values()))
+
+    def _turns_before(self, micro_step: int) -> int:
+        window = micro_step * self.micro_batch_size * self.world_size
+        return (window - self.turns.first) // self.turns.windows
+
+    def _taken(self, turn: int) -> np.ndarray:
+        """Turns that each species (S,) has taken before one."""
+        counts = self._cycle[1]
+        lap, place = divmod(turn, CYCLE_LENGTH)
+        return lap * counts[-1] + counts[place]
 
     def _draw(self, species: str, n: int) -> Draw:
         """The n-th window drawn of a species, over all ranks."""

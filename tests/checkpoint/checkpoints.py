@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from spacescale.checkpoint import layout
+from spacescale.checkpoint.pieces import Piece, write_buffers, write_pieces
 from spacescale.checkpoint.probe import predict_probe, write_probe
 from spacescale.config import Config, ModelConfig
 from spacescale.model.space import Space
@@ -23,7 +24,6 @@ MODEL = ModelConfig(
     attn_dim_key=8,
     tracks_num_experts=4,
 )
-EXPERTS = "transformer.0.moe.mixture.experts."
 
 
 @dataclass
@@ -41,12 +41,9 @@ def write_run(run: Path) -> Written:
     model = Space(MODEL).eval()
     folder = layout.checkpoints_folder(run) / layout.step_name(7)
     (folder / "tracks").mkdir(parents=True)
-    weights = model.state_dict()
-    plain = {name: t for name, t in weights.items() if not name.startswith(EXPERTS)}
-    torch.save({"module": plain}, folder / "mp_rank_00_model_states.pt")
-    for expert in range(MODEL.species_num_experts):
-        part = {f"{EXPERTS}{w}.{expert}": weights[EXPERTS + w][expert] for w in ("w1", "w2", "w3")}
-        torch.save(part, expert_file(folder, expert))
+    for rank in range(2):
+        write_pieces(folder, rank, [half(name, p, rank) for name, p in model.named_parameters()])
+    write_buffers(folder, model)
     for species in MODEL.species:
         (folder / "tracks" / f"{species}.tsv").write_text("index\tidentifier\n")
     write_probe(folder / "probe.safetensors", predict_probe(model, MODEL, torch.device("cpu")))
@@ -63,6 +60,10 @@ def write_run(run: Path) -> Written:
     return Written(run, folder, model)
 
 
-def expert_file(folder: Path, expert: int) -> Path:
-    """Where the weights of one expert of the first block lie."""
-    return folder / f"layer_0_expert_{expert}_mp_rank_00_model_states.pt"
+def half(name: str, parameter: torch.Tensor, rank: int) -> Piece:
+    """The first or second half of a parameter, as one of two ranks would own it."""
+    flat = parameter.detach().flatten()
+    middle = len(flat) // 2
+    start, stop = (0, middle) if rank == 0 else (middle, len(flat))
+    own = flat[start:stop]
+    return Piece(name, start, {"weight": own, "exp_avg": 0 * own, "exp_avg_sq": 0 * own})

@@ -1,18 +1,19 @@
 """From a checkpoint's files to one plain model, and its export."""
 
-import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import EXPERTS, MODEL, expert_file, write_run
+from checkpoints import MODEL, write_run
 from safetensors.torch import load_file, save_file
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import consolidate, load_space
 from spacescale.checkpoint.convert import convert
+from spacescale.checkpoint.pieces import write_pieces
 from spacescale.checkpoint.probe import predict_probe
 from spacescale.errors import UserError
 from spacescale.model.space import Space, read_export
@@ -35,23 +36,10 @@ def test_consolidated_weights_are_the_models_bit_by_bit(written):
         assert torch.equal(found[name], tensor), name
 
 
-def test_experts_are_stacked_by_number_not_by_file_name(written):
-    """Expert 10's file sorts before expert 2's."""
-    for expert in range(12):
-        part = {f"{EXPERTS}{w}.{expert}": torch.full((2, 3), expert) for w in ("w1", "w2", "w3")}
-        torch.save(part, expert_file(written.checkpoint, expert))
-    stacked = consolidate(written.checkpoint)[EXPERTS + "w1"]
-    assert stacked[:, 0, 0].tolist() == list(range(12))
-
-
-def test_half_precision_weights_come_back_as_float32_and_counters_stay_integers(written):
-    path = written.checkpoint / "mp_rank_00_model_states.pt"
-    state = torch.load(path, weights_only=True)["module"]
-    state["species_token.weight"] = state["species_token.weight"].bfloat16()
-    torch.save({"module": state}, path)
-    found = consolidate(written.checkpoint)
-    assert found["species_token.weight"].dtype == torch.float32
-    assert found["stem.1.block.0.num_batches_tracked"].dtype == torch.int64
+def test_counters_stay_integers(written):
+    assert (
+        consolidate(written.checkpoint)["stem.1.block.0.num_batches_tracked"].dtype == torch.int64
+    )
 
 
 def test_load_space_gives_the_trained_predictions(written):
@@ -62,42 +50,68 @@ def test_load_space_gives_the_trained_predictions(written):
         assert torch.equal(predicted[species], expected)
 
 
-@pytest.mark.parametrize("expert", [1, 3])
-def test_a_missing_expert_file_is_named(written, expert):
-    expert_file(written.checkpoint, expert).unlink()
-    with pytest.raises(UserError, match=f"layer_0_expert_{expert}_.*missing"):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_missing_state_file_is_named(written, rank):
+    (written.checkpoint / f"state-0000{rank}.safetensors").unlink()
+    with pytest.raises(UserError, match=rf"state-0000{rank}\.safetensors: missing"):
         load_space(written.checkpoint)
 
 
-@pytest.mark.parametrize("expert", [1, 3])
-def test_a_missing_expert_is_named_even_where_the_manifest_does_not_know_it(written, expert):
-    expert_file(written.checkpoint, expert).unlink()
+@pytest.mark.parametrize("rank, end", [(0, 0), (1, 360)])
+def test_a_gap_is_named_even_where_the_manifest_does_not_know_of_it(written, rank, end):
+    (written.checkpoint / f"state-0000{rank}.safetensors").unlink()
     layout.write_manifest(written.checkpoint)
-    with pytest.raises(UserError, match=r"expert 1 .*is missing|experts\.w1 is \(3, 48, 24\)"):
+    with pytest.raises(UserError, match=rf"weight of stem.0.weight is whole for {end} of 720"):
         load_space(written.checkpoint)
 
 
-class Malicious:
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return Path.touch, (self.mark,)
-
-
-@pytest.mark.parametrize("name", ["mp_rank_00_model_states.pt", "layer_0_expert_0_mp_rank_00"])
-def test_code_pickled_into_a_weight_file_is_refused_and_never_run(written, tmp_path, name):
-    path = next(written.checkpoint.glob(f"{name}*"))
-    mark = tmp_path / "executed"
-    pickle.loads(pickle.dumps(Malicious(mark)))
-    assert mark.exists(), "the attack works where pickles are trusted"
-    mark.unlink()
-    torch.save({"module": Malicious(mark)}, path)
+def test_a_piece_given_twice_is_named(written):
+    first = written.checkpoint / "state-00000.safetensors"
+    shutil.copy(first, first.with_name("state-00002.safetensors"))
     layout.write_manifest(written.checkpoint)
-    with pytest.raises(UserError, match=f"{path.name}: cannot be read as plain tensors"):
+    with pytest.raises(UserError, match="is whole for 360 of 720 numbers"):
+        load_space(written.checkpoint)
+
+
+@pytest.mark.parametrize("name", ["state-00000.safetensors", "buffers.safetensors"])
+def test_a_pickle_in_place_of_a_file_is_refused_and_nothing_is_left(written, tmp_path, name):
+    torch.save({"weight": torch.zeros(3)}, written.checkpoint / name)
+    layout.write_manifest(written.checkpoint)
+    with pytest.raises(UserError, match=f"{name}: cannot be read"):
         convert(written.run, tmp_path / "export")
-    assert not mark.exists()
     assert files_of(tmp_path) == files_of_run(written, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "tensors, message",
+    [
+        ({"weight/stem.0.weight": torch.zeros(3)}, "'weight/stem.0.weight' is not a piece"),
+        ({"gradient/stem.0.weight/0": torch.zeros(3)}, "is not a piece of a parameter"),
+        ({"weight/stem.0.weight/0": torch.zeros(3, 1)}, "is not a piece of a parameter"),
+        ({"weight/stem.0.weight/0": torch.zeros(3).half()}, "is not a piece of a parameter"),
+        ({"weight/stem.9.weight/0": torch.zeros(3)}, "also holds 1 .*first stem.9.weight"),
+    ],
+)
+def test_what_is_not_a_piece_of_the_model_is_named(written, tensors, message):
+    save_file(tensors, written.checkpoint / "state-00002.safetensors")
+    layout.write_manifest(written.checkpoint)
+    with pytest.raises(UserError, match=message):
+        load_space(written.checkpoint)
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere/state-00003\.safetensors: cannot be written"):
+        write_pieces(tmp_path / "nowhere", 3, [])
+
+
+def test_buffers_of_another_model_are_named(written):
+    path = written.checkpoint / "buffers.safetensors"
+    buffers = load_file(path)
+    buffers["stem.1.block.0.running_var"] = torch.ones(3)
+    save_file(buffers, path)
+    layout.write_manifest(written.checkpoint)
+    with pytest.raises(UserError, match=r"buffers.safetensors: stem.1.block.0.running_var is not"):
+        load_space(written.checkpoint)
 
 
 def files_of_run(written, tmp_path):

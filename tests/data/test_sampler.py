@@ -176,3 +176,65 @@ def test_augmentation_can_be_switched_off():
         for draw in order(shift_bp=0, reverse_complement=False).draws(step, 1)
     ]
     assert {(draw.shift_bp, draw.reverse_complement) for draw in draws} == {(0, False)}
+
+
+# ---- Going on with another number of processes --------------------------------------------------
+
+
+def windows_of(order: SampleOrder, micro_steps: range) -> list[Counter]:
+    """What all ranks together read in each micro-step."""
+    ranks = range(order.world_size)
+    return [
+        Counter((d.species, d.window, d.shift_bp) for r in ranks for d in order.draws(step, r))
+        for step in micro_steps
+    ]
+
+
+def in_layout(start: SampleOrder, world_size: int, micro_batch_size: int) -> SampleOrder:
+    return replace(start, world_size=world_size, micro_batch_size=micro_batch_size)
+
+
+@pytest.mark.parametrize("worlds", [(4, 2), (4, 1), (2, 1), (4, 1, 2), (4, 1, 4), (2, 1, 2)])
+def test_fewer_processes_and_back_read_the_same_windows_in_every_micro_step(worlds):
+    start = order(world_size=worlds[0], micro_batch_size=8 // worlds[0])
+    expected = windows_of(start, range(40))
+    now = start
+    for place, world in enumerate(worlds[1:], start=1):
+        now = in_layout(start, world, 8 // world).continued(now.turns, 10 * place)
+        assert windows_of(now, range(10 * place, 40)) == expected[10 * place :]
+
+
+@pytest.mark.parametrize("world", WORLD_SIZES)
+def test_one_species_is_read_in_the_same_order_by_any_number_of_processes(world):
+    start = order(num_windows={"finch": 45}, world_size=1, micro_batch_size=8)
+    now = in_layout(start, world, 8 // world).continued(start.turns, 10)
+    assert windows_of(now, range(10, 40)) == windows_of(start, range(10, 40))
+
+
+@quick
+@given(
+    orders(),
+    st.lists(st.tuples(st.sampled_from(WORLD_SIZES), st.sampled_from([1, 2])), max_size=4),
+)
+def test_no_change_of_layout_loses_or_repeats_a_window_in_an_epoch(start, changes):
+    """Four windows and two micro-steps of them are a step: (processes, micro-steps per step)."""
+    read: dict[str, list[int]] = {name: [] for name in start.num_windows}
+    now = None
+    for place, (world, accumulation) in enumerate([*changes, (4, 2), (1, 1)]):
+        layout = in_layout(start, world, 8 // accumulation // world)
+        first = 3 * place * accumulation
+        now = layout.continued(now.turns, first) if now else layout
+        for found in windows_of(now, range(first, first + 3 * accumulation)):
+            for (name, window, _), times in found.items():
+                read[name] += [window] * times
+        for step in range(first, first + 3 * accumulation):
+            species = [[d.species for d in now.draws(step, rank)] for rank in range(world)]
+            assert all(here == species[0] for here in species)
+            assert len(species[0]) == layout.micro_batch_size
+    for name, windows in read.items():
+        size = start.num_windows[name]
+        epochs, rest = divmod(len(windows), size)
+        times = Counter(windows)
+        assert sum(times.values()) == len(windows)
+        assert all(times[window] in (epochs, epochs + 1) for window in range(size))
+        assert sum(times[window] == epochs + 1 for window in range(size)) == rest

@@ -1,0 +1,132 @@
+"""The engine's share of parameters and optimiser state, as pieces of the plain model's.
+
+ZeRO joins a group's parameters end to end and gives every rank a stretch of that; expert
+parallelism has already given it a slice of the experts. Here is all that is known of DeepSpeed's
+own book-keeping for it; tests/checkpoint/test_deepspeed_contract.py holds it against DeepSpeed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from spacescale.checkpoint.pieces import FIELDS, WEIGHT, Piece, StoredPieces
+from spacescale.parallel import comm
+from spacescale.parallel.engine import Engine
+from spacescale.parallel.expert_parallel import ExpertParallelExperts
+
+
+class _Stretch(NamedTuple):
+    """`size` numbers of a parameter from `start` on, which lie at `offset` in a flat partition."""
+
+    flat: Tensor
+    offset: int
+    start: int
+    size: int
+
+
+class Partitions:
+    """This rank's partitions of weights and Adam's moments, under ZeRO-1, 2 or 3."""
+
+    def __init__(self, engine: Engine):
+        self.model: Any = engine.module  # typed as a module or a tensor
+        self.zero: Any = engine.optimizer
+        self.shards_weights = engine.zero_optimization_stage() == 3
+        self.expert_slices = {
+            parameter: (module.ep_rank, module.ep_size)
+            for module in self.model.modules()
+            if isinstance(module, ExpertParallelExperts)
+            for parameter in module.experts.parameters()
+        }
+
+    def sizes(self) -> dict[str, int]:
+        """How many numbers each parameter of the plain model has."""
+        return {
+            name: _numel(parameter) * self._expert_slice(parameter)[1]
+            for name, parameter in self.model.named_parameters()
+        }
+
+    def pieces(self) -> Iterator[Piece]:
+        """What this rank owns. The tensors are the optimiser's own: writing to them changes it."""
+        locate = self._locate_sharded if self.shards_weights else self._locate
+        for name, parameter in self.model.named_parameters():
+            own = locate(parameter)
+            if own is not None and own.size > 0:
+                first = self._expert_slice(parameter)[0] * _numel(parameter)
+                state = {WEIGHT: own.flat.detach()} | self._adam(own.flat)
+                fields = {field: state[field].narrow(0, own.offset, own.size) for field in FIELDS}
+                yield Piece(name, first + own.start, fields)
+
+    def _expert_slice(self, parameter: nn.Parameter) -> tuple[int, int]:
+        """Which of how many equal slices of the plain model's tensor this parameter is."""
+        return self.expert_slices.get(parameter, (0, 1))
+
+    def _locate(self, parameter: nn.Parameter) -> _Stretch | None:
+        """What this rank owns of a parameter; None where all of it is other ranks'."""
+        mapping: Any = parameter._hp_mapping  # pyright: ignore[reportAttributeAccessIssue]
+        if mapping is None:
+            return None
+        flat = self.zero.single_partition_of_fp32_groups[mapping.param_group_index]
+        here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
+        return _Stretch(flat, here.start, there.start, here.numel)
+
+    def _locate_sharded(self, parameter: nn.Parameter) -> _Stretch:
+        """The same under ZeRO-3, which cuts each parameter into equal, padded shares."""
+        group, offset, share = self.zero.grad_position[self.zero.get_param_id(parameter)]
+        start = self.zero._get_param_partition_rank(parameter) * share
+        flat = self.zero.fp32_partitioned_groups_flat[group]
+        return _Stretch(flat, offset, start, min(share, _numel(parameter) - start))
+
+    def _flats(self) -> list[Tensor]:
+        if self.shards_weights:
+            return self.zero.fp32_partitioned_groups_flat
+        return self.zero.single_partition_of_fp32_groups
+
+    def _adam(self, flat: Tensor) -> dict[str, Tensor]:
+        """Adam's state of a flat partition; before its first step, what that would start from."""
+        state = self.zero.optimizer.state[flat]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state |= {field: torch.zeros_like(flat) for field in FIELDS if field != WEIGHT}
+        return state
+
+    def adam_step(self) -> int:
+        """How many steps Adam has taken: those that were skipped are not among them."""
+        (step,) = {int(self._adam(flat)["step"]) for flat in self._flats()}
+        return step
+
+    @torch.no_grad()
+    def load(self, stored: StoredPieces, adam_step: int) -> None:
+        """Take weights and optimiser state from a checkpoint of any layout, already checked.
+
+        All ranks call it together.
+        """
+        if self.shards_weights:
+            self.zero.checkpoint_event_prologue()  # weights that are kept whole become shares
+        comm.on_all(lambda: self._take(stored, adam_step))
+        self._publish()
+
+    def _take(self, stored: StoredPieces, adam_step: int) -> None:
+        for piece in self.pieces():
+            for field, own in piece.fields.items():
+                stop = piece.start + len(own)
+                own.copy_(stored.read(field, piece.parameter, piece.start, stop))
+        for flat in self._flats():
+            self._adam(flat)["step"].fill_(adam_step)
+
+    def _publish(self) -> None:
+        """Make the weights that the model computes with those of the optimiser."""
+        if not self.shards_weights:
+            self.zero.update_lp_params()
+            return
+        for group in range(len(self._flats())):
+            self.zero._reassign_or_swap_out_partitioned_parameters(group)
+        self.zero.checkpoint_event_epilogue()
+
+
+def _numel(parameter: nn.Parameter) -> int:
+    """Numbers of a parameter on this rank before ZeRO-3, which may have left it empty."""
+    return getattr(parameter, "ds_numel", parameter.numel())

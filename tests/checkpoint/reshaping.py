@@ -1,0 +1,172 @@
+"""One small run in any layout of processes: trained, saved, and gone on with in another layout.
+
+Every layout sees the same windows in the same steps.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from checkpoints import MODEL
+from torch import Tensor
+
+from spacescale.checkpoint.manager import CheckpointManager
+from spacescale.checkpoint.partitions import Partitions
+from spacescale.config import Config, LossConfig, OptimConfig
+from spacescale.data.sampler import Turns
+from spacescale.errors import UserError
+from spacescale.model.losses import training_losses
+from spacescale.model.space import Space
+from spacescale.parallel import comm
+from spacescale.parallel.engine import Engine, build_engine, resolve_deepspeed_config
+from spacescale.parallel.expert_parallel import distribute_experts
+from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
+
+NO_DROPOUT = {"dropout": 0.0, "attn_dropout": 0.0, "pos_dropout": 0.0}
+CONFIG = Config(
+    model=MODEL.model_copy(update=NO_DROPOUT),
+    optim=OptimConfig(lr=3e-4),
+    loss=LossConfig(mi_weight=0.1, z_weight=0.01, cv_weight=0.05),
+)
+WINDOWS = 4  # of each species, over all ranks
+WORLDS = (1, 2, 4)
+SAVED_AT, STEPS = 3, 20
+
+
+@dataclass(frozen=True, order=True)
+class Layout:
+    """Number of processes, expert parallelism, ZeRO stage."""
+
+    world: int
+    ep_size: int
+    zero: int
+
+    def __str__(self):
+        return f"world{self.world}-ep{self.ep_size}-zero{self.zero}"
+
+
+LAYOUTS = [
+    Layout(world, ep_size, zero)
+    for world in WORLDS
+    for ep_size in (1, 2, 4)
+    if world % ep_size == 0
+    for zero in (1, 2, 3)
+]
+
+
+@dataclass
+class Run:
+    """A model in its engine, and what saves and restores it."""
+
+    model: Space
+    engine: Engine
+    manager: CheckpointManager
+
+
+def start(output: Path, layout: Layout, seed: int = 20) -> Run:
+    """A fresh run of this layout. `seed` makes the weights."""
+    torch.manual_seed(seed)
+    model = Space(CONFIG.model)
+    distribute_experts(model, layout.ep_size)
+    synchronise_batchnorm(model)
+    config = {
+        "train_micro_batch_size_per_gpu": 2 * WINDOWS // layout.world,
+        "gradient_clipping": 0.2,
+        # some parameters are shared out between steps, others kept whole
+        "zero_optimization": {"stage": layout.zero, "stage3_param_persistence_threshold": 500},
+    }
+    engine = build_engine(model, CONFIG.optim, resolve_deepspeed_config(config, "reshaping", 1))
+    torch.manual_seed(seed + 1 + comm.rank())
+    tracks = {name: [] for name in CONFIG.model.species}
+    manager = CheckpointManager(
+        output, CONFIG, tracks, engine, layout.ep_size, {}, model, torch.device("cpu")
+    )
+    return Run(model, engine, manager)
+
+
+def windows(step: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """This rank's codes and targets in a step."""
+    found = {}
+    for i, (name, assays) in enumerate(CONFIG.model.species.items()):
+        generator = torch.Generator().manual_seed(1000 * step + i)
+        codes = torch.randint(0, 4, (WINDOWS, CONFIG.model.seq_length), generator=generator)
+        shape = (WINDOWS, CONFIG.model.target_length, len(assays))
+        targets = 4 * torch.rand(shape, generator=generator)
+        mine = slice(comm.rank(), None, comm.world_size())
+        found[name] = (codes.to(torch.uint8)[mine], targets[mine])
+    return found
+
+
+def train(run: Run, first: int, stop: int) -> list[float]:
+    """The losses of these steps, means over ranks."""
+    losses = []
+    for step in range(first, stop):
+        here = windows(step)
+        output = run.engine({name: codes for name, (codes, _) in here.items()})
+        targets = {name: t for name, (_, t) in here.items()}
+        terms = training_losses(output, targets, CONFIG.loss, comm.sum_over_ranks)
+        total = torch.stack(list(terms.values())).sum()
+        run.engine.backward(total)
+        run.engine.step()
+        losses.append(float(comm.add_over_ranks(total.detach())) / comm.world_size())
+    return losses
+
+
+def save(run: Run, step: int) -> None:
+    run.manager.save(step, {}, 0.0, False, asdict(Turns(comm.world_size())))
+
+
+def checkpoint(folder: Path, run: object, step: int = SAVED_AT) -> Path:
+    return folder / str(run) / f"checkpoints/step-{step:08d}"
+
+
+def save_and_train(run: Run) -> list[float]:
+    """Save, train on, save again: the losses in between."""
+    save(run, SAVED_AT)
+    losses = train(run, SAVED_AT, SAVED_AT + STEPS)
+    save(run, SAVED_AT + STEPS)
+    return losses
+
+
+def sources(folder: Path, layouts: list[Layout]) -> dict[Layout, list[float]]:
+    """Runs that are never stopped, in the layouts of this number of processes."""
+    losses = {}
+    for layout in layouts:
+        if layout.world == comm.world_size():
+            run = start(folder / str(layout), layout)
+            train(run, 0, SAVED_AT)
+            losses[layout] = save_and_train(run)
+    return losses
+
+
+def resumed(folder: Path, origin: str, layout: Layout) -> dict:
+    """Go on from the checkpoint of another run, with other weights to begin with."""
+    run = start(folder / f"{origin}-to-{layout}", layout, seed=1)
+    state = run.manager.load(checkpoint(folder, origin))
+    random = torch.get_rng_state()
+    losses = save_and_train(run)
+    adam_step = Partitions(run.engine).adam_step()
+    return {"step": state["step"], "adam_step": adam_step, "losses": losses, "random": random}
+
+
+def go_on(
+    folder: Path, pairs: list[tuple[str, Layout]], damaged: list[str]
+) -> tuple[dict[tuple[str, Layout], dict], dict[str, str]]:
+    """The pairs (origin, layout) of this number of processes, and the refusals of one process."""
+    here = [pair for pair in pairs if pair[1].world == comm.world_size()]
+    found = {pair: resumed(folder, *pair) for pair in here}
+    return found, refusals(folder, damaged) if comm.world_size() == 1 else {}
+
+
+def refusals(folder: Path, origins: list[str]) -> dict[str, str]:
+    """What is said to damaged checkpoints, none of which may change the weights."""
+    run = start(folder / "refusing", Layout(1, 1, 1))
+    before = [p.detach().clone() for p in run.model.parameters()]
+    found = {}
+    for origin in origins:
+        try:
+            run.manager.load(checkpoint(folder, origin))
+        except UserError as error:
+            found[origin] = str(error)
+    assert all(map(torch.equal, before, run.model.parameters()))
+    return found
