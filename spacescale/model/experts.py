@@ -52,10 +52,12 @@ class StackedExperts(nn.Module):
 
     def _run_in_turn(self, rows: Tensor, counts: list[int]) -> Tensor:
         bias_in, bias_out = self.w3[:, 0].split([self.hidden, self.dim], dim=1)
+        # Taken one by one with [expert], each gradient would be a full stack of zeros but for one.
+        stacks = (self.w1.unbind(), bias_in.unbind(), self.w2.unbind(), bias_out.unbind())
         outputs = []
-        for expert, chunk in enumerate(rows.split(counts)):
-            h = F.relu(F.linear(chunk, self.w1[expert], bias_in[expert]))
-            outputs.append(F.linear(self.hidden_dropout(h), self.w2[expert], bias_out[expert]))
+        for chunk, w1, b1, w2, b2 in zip(rows.split(counts), *stacks, strict=True):
+            h = self.hidden_dropout(F.relu(F.linear(chunk, w1, b1)))
+            outputs.append(F.linear(h, w2, b2))
         return torch.cat(outputs)
 
     def _run_grouped(self, rows: Tensor, counts: list[int]) -> Tensor:

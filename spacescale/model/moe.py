@@ -39,9 +39,11 @@ def sort_by_expert(x: Tensor, chosen: Tensor, num_experts: int) -> tuple[Tensor,
 
 def combine(rows: Tensor, order: Tensor, weights: Tensor, like: Tensor) -> Tensor:
     """Undo `sort_by_expert`: add the weighted expert rows (T·K, D) to their tokens (T, D)."""
-    weighted = rows * weights.flatten()[order, None]  # float32 from the weights on
-    out = torch.zeros_like(like, dtype=weighted.dtype)
-    return out.index_add(0, order // weights.shape[1], weighted).to(like.dtype)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    by_token = rows.index_select(0, place).view(*weights.shape, -1)  # (T, K, D)
+    # The product, float32 by the weights, is not kept for the backward pass; index_add keeps it.
+    return (by_token * weights[..., None]).sum(1).to(like.dtype)
 
 
 class SpeciesMoE(nn.Module):

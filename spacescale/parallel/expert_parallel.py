@@ -2,8 +2,7 @@
 
 Rows travel to the process of their expert and back by two uneven all-to-alls; nothing is padded
 and nothing is dropped. The layer subclasses DeepSpeed's AutoEPMoELayer for its engine contract
-alone (expert-data-parallel gradient groups, ZeRO partitioning, per-expert checkpoint files), not
-for its router or experts.
+alone (expert-data-parallel gradient groups, ZeRO partitioning), not for its router or experts.
 
 Shapes: T tokens, K top-k, E experts, L local experts, D dim.
 """
@@ -11,6 +10,7 @@ Shapes: T tokens, K top-k, E experts, L local experts, D dim.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -96,17 +96,22 @@ class ExpertParallelExperts(AutoEPMoELayer):
         """Send rows (sorted by global expert) to their experts' ranks and bring results back."""
         received_counts = torch.empty_like(counts)  # (ep_size, L) flattened, by sending rank
         dist.all_to_all_single(received_counts, counts, group=self.ep_group)
-        sent = counts.view(self.ep_size, -1).sum(1).tolist()
-        received = received_counts.view(self.ep_size, -1).sum(1).tolist()
-        local = all_to_all(rows, sent, received, self.ep_group)
-        expert_of_row = torch.arange(self.num_local_experts, device=rows.device)
-        expert_of_row = expert_of_row.repeat(self.ep_size).repeat_interleave(received_counts)
-        by_expert = torch.argsort(expert_of_row, stable=True)
-        per_expert = received_counts.view(self.ep_size, -1).sum(0).tolist()
-        out = self.experts(local[by_expert], per_expert)
-        back = torch.empty_like(by_expert)
-        back[by_expert] = torch.arange(len(by_expert), device=rows.device)
-        return all_to_all(out[back], received, sent, self.ep_group)
+        both = torch.stack([counts, received_counts]).view(2, self.ep_size, -1)
+        sent, received = both.tolist()  # one wait for the device
+        send, receive = [sum(each) for each in sent], [sum(each) for each in received]
+        local = swap_blocks(all_to_all(rows, send, receive, self.ep_group), received)
+        by_expert = list(zip(*received, strict=True))
+        out = self.experts(local, [sum(each) for each in by_expert])
+        return all_to_all(swap_blocks(out, by_expert), receive, send, self.ep_group)
+
+
+def swap_blocks(rows: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
+    """Reorder consecutive blocks of sizes[a][b] rows, which lie by (a, b), to lie by (b, a)."""
+    if len(sizes) == 1 or len(sizes[0]) == 1:
+        return rows
+    blocks = iter(rows.split([size for of_a in sizes for size in of_a]))
+    by_a = [[next(blocks) for _ in of_a] for of_a in sizes]
+    return torch.cat([block for of_b in zip(*by_a, strict=True) for block in of_b])
 
 
 def resolve_ep_size(parallel: ParallelConfig, model: ModelConfig, world: int) -> int:
