@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from spacescale.config import ModelConfig
+from spacescale.config import RELEASED, LossConfig, ModelConfig
 from spacescale.data.shard_plan import ShardOptions
 from spacescale.data.shard_writer import shard_species
 from spacescale.errors import UserError
@@ -19,11 +19,13 @@ MODEL = ModelConfig(
     depth=2,
     heads=4,
 ).model_dump(mode="json")
+LOSS = LossConfig(cv_over="gates").model_dump(mode="json")
 METRICS = {"valid/pearson_log1p/finch": 0.61249, "valid/pearson_log1p/perch": None}
 VERSIONS = {"spacescale": "0.1.0", "torch": "2.9"}
 OF_THE_MODEL = [
     "input        2,048 bp, predicts 48 bins of 32 bp",
-    "size         dim 96, depth 2, 4 species experts (top 3), 8 track experts (top 3)",
+    "size         dim 96, depth 2, 4 species experts (top 3), decoder moe of 8 experts (top 3)",
+    "as released  model.group_weights, loss.cv_over",
     "finch        3 tracks: 2 cage, 1 dnase_atac",
     "perch        1 tracks: 1 cage",
     "validation   finch: Pearson (log1p) 0.612",
@@ -46,7 +48,7 @@ def run(tmp_path):
             "micro_batch_size": 12,
             "gradient_accumulation_steps": 3,
         },
-        "config": {"model": MODEL},
+        "config": {"model": MODEL, "loss": LOSS},
         "metrics": METRICS,
         "versions": VERSIONS,
     }
@@ -63,7 +65,7 @@ def export(tmp_path):
         "format_version": 1,
         "model": MODEL,
         "track_scale": "mean",
-        "trained": {"step": 40, "metrics": METRICS, "versions": VERSIONS},
+        "trained": {"step": 40, "loss": LOSS, "metrics": METRICS, "versions": VERSIONS},
     }
     (tmp_path / "config.json").write_text(json.dumps(payload))
     (tmp_path / "model.safetensors").touch()
@@ -100,6 +102,16 @@ def test_an_export_says_what_it_predicts(export):
     payload = json.loads((export / "config.json").read_text())
     (export / "config.json").write_text(json.dumps(payload | {"track_scale": "none"}))
     assert describe(export).splitlines()[2] == "predicts     stored values"
+
+
+def test_a_model_as_released_says_so(export):
+    payload = json.loads((export / "config.json").read_text())
+    payload["model"] |= RELEASED["model"]
+    payload["trained"]["loss"] |= RELEASED["loss"]
+    (export / "config.json").write_text(json.dumps(payload))
+    line = next(x for x in describe(export).splitlines() if x.startswith("as released"))
+    assert line.count("model.") == len(RELEASED["model"])
+    assert line.count("loss.") == len(RELEASED["loss"])
 
 
 def test_data_sets_are_described_one_after_the_other(tmp_path):
