@@ -65,10 +65,7 @@ def _model_lines(
     bins = f"{model['target_length']} bins of {2 ** model['num_downsamples']} bp"
     lines = [
         f"input        {model['seq_length']:,} bp, predicts {bins}",
-        f"size         dim {model['dim']}, depth {model['depth']}, "
-        f"{model['species_num_experts']} species experts (top {model['species_top_k']}), "
-        f"decoder {model['decoder']} of {model['tracks_num_experts']} experts "
-        f"(top {model['tracks_top_k']})",
+        f"size         dim {model['dim']}, depth {model['depth']}, {_experts(model)}",
         f"as released  {_as_released({'model': model, 'loss': loss})}",
     ]
     for name, assays in model["species"].items():
@@ -80,6 +77,16 @@ def _model_lines(
             lines.append(f"validation   {name}: Pearson (log1p) {score:.3f}")
     versions = ", ".join(f"{name} {version}" for name, version in state["versions"].items())
     return [*lines, f"made with    {versions}"]
+
+
+def _experts(model: Mapping[str, Any]) -> str:
+    encoder = f"{model['species_num_experts']} species experts (top {model['species_top_k']})"
+    decoder = {
+        "moe": f"{model['tracks_num_experts']} track experts (top {model['tracks_top_k']})",
+        "mlp": "dense decoder",
+        "none": "no decoder",
+    }[model["decoder"]]
+    return f"{encoder if model['species_num_experts'] else 'dense encoder'}, {decoder}"
 
 
 def _as_released(config: Mapping[str, Mapping[str, Any]]) -> str:

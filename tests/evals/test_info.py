@@ -24,7 +24,7 @@ METRICS = {"valid/pearson_log1p/finch": 0.61249, "valid/pearson_log1p/perch": No
 VERSIONS = {"spacescale": "0.1.0", "torch": "2.9"}
 OF_THE_MODEL = [
     "input        2,048 bp, predicts 48 bins of 32 bp",
-    "size         dim 96, depth 2, 4 species experts (top 3), decoder moe of 8 experts (top 3)",
+    "size         dim 96, depth 2, 4 species experts (top 3), 8 track experts (top 3)",
     "as released  model.group_weights, loss.cv_over",
     "finch        3 tracks: 2 cage, 1 dnase_atac",
     "perch        1 tracks: 1 cage",
@@ -102,6 +102,15 @@ def test_an_export_says_what_it_predicts(export):
     payload = json.loads((export / "config.json").read_text())
     (export / "config.json").write_text(json.dumps(payload | {"track_scale": "none"}))
     assert describe(export).splitlines()[2] == "predicts     stored values"
+
+
+def test_a_dense_model_is_called_dense(export):
+    payload = json.loads((export / "config.json").read_text())
+    payload["model"] |= {"species_num_experts": 0, "decoder": "none"}
+    (export / "config.json").write_text(json.dumps(payload))
+    assert (
+        "size         dim 96, depth 2, dense encoder, no decoder" in describe(export).splitlines()
+    )
 
 
 def test_a_model_as_released_says_so(export):
