@@ -44,9 +44,10 @@ class StackedExperts(nn.Module):
 
     def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
         """(R, D) rows, the first counts[0] for expert 0 and so on → (R, D)."""
-        # A grouped product takes bf16 rows of whole 16 bytes; on CPUs it is slower than the loop.
+        # A grouped product takes bf16 rows of whole 16 bytes; on CPUs it is slower than the loop,
+        # and torch 2.9 has none.
         bf16 = product_dtype(rows, self.w1) == torch.bfloat16
-        grouped = rows.is_cuda and bf16 and self.dim % 8 == 0
+        grouped = rows.is_cuda and bf16 and self.dim % 8 == 0 and hasattr(F, "grouped_mm")
         run = self._run_grouped if grouped else self._run_in_turn
         return self.out_dropout(run(rows, counts))
 
