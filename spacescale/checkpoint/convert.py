@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from spacescale import __version__
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import load_space
 from spacescale.checkpoint.probe import compare_with_probe, predict_probe
+from spacescale.checkpoint.weight_files import new_folder
 from spacescale.errors import UserError
 from spacescale.model.space import EXPORT_FORMAT, EXPORT_VERSION, Space
 
@@ -29,19 +29,11 @@ def convert(source: Path, out: Path) -> float:
     checkpoint = layout.find_checkpoint(source, "best")
     if checkpoint is None:
         raise UserError(f"{source}: no checkpoint here")
-    if out.exists():
-        raise UserError(f"{out}: already exists; choose another --out")
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
+    with new_folder(out) as partial:
         _write_export(checkpoint, partial)
         model = Space.from_pretrained(partial)
         predictions = predict_probe(model, model.config, torch.device("cpu"))
-        difference = compare_with_probe(checkpoint / "probe.safetensors", predictions)
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return difference
+        return compare_with_probe(checkpoint / "probe.safetensors", predictions)
 
 
 def _write_export(checkpoint: Path, folder: Path) -> None:
