@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from spacescale.data.shard_plan import ShardOptions
+from spacescale.data.shard_options import ShardOptions
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.data.shard_writer import shard_species
 from spacescale.errors import UserError

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 FORMAT = "spacescale-species"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 
 
@@ -27,20 +27,32 @@ class Source(FileEntry):
 
 
 class Sources(_Strict):
-    """Everything the dataset was made from. tracks: one per row of tracks.tsv."""
+    """Everything the dataset was made from.
 
-    fasta: Source
-    targets: Source
-    tracks: list[Source]
+    tracks: one per row of tracks.tsv, none where the targets were imported. masks: by option name
+    (blacklist, unmappable, gaps). imported: files of the dataset that was converted.
+    """
+
+    fasta: Source | None = None
+    targets: Source | None = None
+    tracks: list[Source] = Field(default_factory=list)
     split_bed: Source | None = None
+    masks: dict[str, Source] = Field(default_factory=dict)
+    imported: list[Source] = Field(default_factory=list)
 
 
 class Contig(_Strict):
-    """A contig that carries windows: its length and its offset in `genome`, in bp."""
+    """A contig that carries windows, or a piece of one; all in bp.
+
+    length bases from coordinate `start` on lie at `offset` in `genome`. whole: these are all of
+    its bases, so what lies outside is N; around a piece the sequence is not known.
+    """
 
     name: str
     length: int
     offset: int
+    start: int = 0
+    whole: bool = True
 
 
 class TransformInfo(_Strict):
@@ -48,6 +60,26 @@ class TransformInfo(_Strict):
 
     name: str
     version: int
+
+
+class Storage(_Strict):
+    """How the targets lie on disk: which format, compressed how, and how many windows a shard."""
+
+    format: Literal["zarr", "webdataset"] = "zarr"
+    codec: Literal["pcodec", "zstd", "none"] = "pcodec"
+    windows_per_shard: int = 16
+
+
+class Split(_Strict):
+    """How the windows were split. hash: SHA-256 over the target intervals and their splits.
+
+    method: chroms, bed, random_blocks, held_out (nothing was asked for) or imported.
+    settings: what it was given, such as seed and shares.
+    """
+
+    method: Literal["chroms", "bed", "random_blocks", "held_out", "imported"]
+    settings: dict[str, str | int | float | list[str]] = Field(default_factory=dict)
+    hash: str
 
 
 class Report(_Strict):
@@ -71,16 +103,22 @@ class Report(_Strict):
 
 
 class Manifest(_Strict):
-    """manifest.json. Lengths in bp, except target_length in bins."""
+    """manifest.json. Lengths in bp, except target_length in bins.
+
+    stride: None where windows were imported. missing: what a bin without a measured base holds.
+    """
 
     format: Literal["spacescale-species"] = FORMAT
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     species: str
     seq_length: int
     bin_size: int
     target_length: int
-    stride: int
+    stride: int | None
     transform: TransformInfo
+    missing: Literal["zero", "nan"]
+    storage: Storage
+    split: Split
     num_windows: dict[str, int]
     num_tracks: int
     mean_over: Literal["train", "all"]

@@ -1,6 +1,5 @@
 """Which windows a dataset will hold: contigs matched between files, splits, tiling."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from spacescale.data.schema import Report
+from spacescale.data.shard_options import ShardOptions
 from spacescale.errors import UserError
 from spacescale.genome import dna
 from spacescale.genome.aliases import (
@@ -26,71 +26,6 @@ from spacescale.genome.transforms import get_transform
 
 _MAX_UNKNOWN_SHARE = 0.5
 _MAX_NAMES_IN_REPORT = 20
-
-
-@dataclass(frozen=True)
-class ShardOptions:
-    """What to make a species dataset from. Lengths in bp, target_length in bins.
-
-    species: name of the dataset's folder under `out`. stride: distance of neighbouring training
-    targets, default one target (target_length * bin_size), so that they tile; the targets of all
-    other splits always tile. Splits come either from
-    `contigs`, a BED of chrom start end split, or from the *_chroms, where an empty train_chroms
-    means every contig that is neither valid nor test; with neither, make_plan holds out two
-    contigs. aliases: None, 'auto' or a two-column file.
-    workers: processes that read tracks; it does not change the result.
-    Raises UserError naming the option, its value and what is allowed.
-    """
-
-    species: str
-    fasta: Path
-    targets: Path
-    out: Path
-    seq_length: int = 16_384
-    bin_size: int = 128
-    target_length: int = 112
-    stride: int | None = None
-    transform: str = "basenji2020"
-    train_chroms: tuple[str, ...] = ()
-    valid_chroms: tuple[str, ...] = ()
-    test_chroms: tuple[str, ...] = ()
-    contigs: Path | None = None
-    aliases: str | Path | None = None
-    overwrite: bool = False
-    workers: int = 1
-
-    def __post_init__(self):
-        # No dots: the name becomes part of parameter names.
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.species):
-            raise UserError(f"species {self.species!r}: use letters, digits, '_' and '-'")
-        for name in ("seq_length", "bin_size", "target_length", "stride", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} {value} must be at least 1")
-        margin = self.seq_length - self.span
-        if margin < 0 or margin % 2:
-            raise UserError(
-                f"seq_length {self.seq_length} must exceed the target's {self.target_length} bins "
-                f"x {self.bin_size} bp = {self.span} bp by an even number of bp, or equal it"
-            )
-        if self.contigs and any(self.chroms_of_split.values()):
-            raise UserError("give the splits one way: --contigs BED or --*-chroms, not both")
-        get_transform(self.transform)
-
-    @property
-    def span(self) -> int:
-        """Length of a target interval in bp."""
-        return self.target_length * self.bin_size
-
-    @property
-    def chroms_of_split(self) -> dict[str, tuple[str, ...]]:
-        """The contigs named for each split."""
-        return {"train": self.train_chroms, "valid": self.valid_chroms, "test": self.test_chroms}
-
-    @property
-    def gives_splits(self) -> bool:
-        """Whether the user said what is held out."""
-        return bool(self.contigs or any(self.chroms_of_split.values()))
 
 
 @dataclass(frozen=True)

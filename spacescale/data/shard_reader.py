@@ -3,17 +3,19 @@
 import hashlib
 import json
 import os
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import zarr
 from pydantic import ValidationError
 
 from spacescale.data.checksums import list_files, sha256
-from spacescale.data.codecs import codec_warning_ignored
-from spacescale.data.schema import FORMAT, FORMAT_VERSION, MANIFEST, Manifest
+from spacescale.data.schema import FORMAT, FORMAT_VERSION, MANIFEST, Contig, Manifest
+from spacescale.data.zarr_targets import ZarrTargets
 from spacescale.errors import UserError
 from spacescale.genome import dna
 from spacescale.genome.tracks import Track, read_targets
@@ -40,18 +42,29 @@ class Windows:
         return self.start.size
 
 
+class TargetsStore(Protocol):
+    """Where the targets of the windows lie."""
+
+    def read(self, row: int) -> np.ndarray:
+        """Return the stored values of a window, float16 [bins, tracks]; all NaN if missing."""
+        ...
+
+    def file_of(self, row: int) -> Path:
+        """Return the file that holds a window."""
+        ...
+
+
 @dataclass
-class _OpenFiles:
+class _OpenGenome:
     """What one process has open. decoded: the whole genome, uint8, once it was needed."""
 
     pid: int
-    targets: zarr.Array
-    genome: zarr.Array
+    array: zarr.Array
     decoded: np.ndarray | None = None
 
 
 class SpeciesData:
-    """A species dataset on disk. Cheap to open and to pickle; zarr is opened once per process.
+    """A species dataset on disk. Cheap to open and to pickle; files are opened once per process.
 
     path, name, manifest, tracks (in column order of the targets), windows, manifest_hash
     (SHA-256 of manifest.json: the identity of the data).
@@ -80,8 +93,9 @@ class SpeciesData:
         self.target_length = manifest.target_length
         self.tracks: list[Track] = read_targets(path / "tracks.tsv")
         self.windows = _read_windows(path / "windows.bed")
-        self._contigs = {contig.name: contig for contig in manifest.contigs}
-        self._opened: _OpenFiles | None = None
+        self._contigs = _ContigIndex(manifest.contigs)
+        self._targets: TargetsStore = ZarrTargets(path)
+        self._genome: _OpenGenome | None = None
         if len(self.tracks) != manifest.num_tracks:
             raise UserError(f"{path}: tracks.tsv and manifest.json differ in the number of tracks")
         if len(self.windows) != sum(manifest.num_windows.values()):
@@ -125,27 +139,41 @@ class SpeciesData:
                 f"seq_length {length} must be positive and differ by an even number from the "
                 f"target's {self.target_length * self.bin_size} bp"
             )
-        contig = self._contigs[str(self.windows.chrom[row])]
-        start = int(self.windows.start[row]) - margin // 2 + shift
+        contig = self._contigs.find(
+            str(self.windows.chrom[row]), int(self.windows.start[row]), int(self.windows.end[row])
+        )
+        start = int(self.windows.start[row]) - margin // 2 + shift - contig.start
         inside = slice(max(start, 0), max(min(start + length, contig.length), 0))
+        self._refuse_unknown_context(contig, length)
         codes = np.full(length, dna.N, dtype=np.uint8)
         if inside.start < inside.stop:
             found = self._bases(contig.offset + inside.start, contig.offset + inside.stop)
             codes[inside.start - start : inside.stop - start] = found
         return codes
 
+    def _refuse_unknown_context(self, contig: Contig, length: int) -> None:
+        if not contig.whole and length > self.seq_length:
+            raise UserError(
+                f"{self.path} holds pieces of contigs, {self.seq_length:,} bp around each window; "
+                f"{length:,} bp need the genome: prepare it again with --fasta"
+            )
+
     def targets(self, row: int) -> np.ndarray:
         """Return the targets of a row, float16 [bins, tracks].
 
+        NaN where the track was not measured, if the dataset keeps that apart from zero.
         Raises UserError naming file and window when the stored chunk is missing or damaged.
         """
         if not 0 <= row < len(self.windows):
             raise IndexError(f"row {row} of {len(self.windows)}")
         try:
-            values = np.asarray(self._files().targets[row])
+            values = self._targets.read(row)
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(f"{self._place(row)} is damaged ({error})") from error
-        if np.isnan(values).any():
+        unmeasured = np.isnan(values)
+        if unmeasured.all() or (self.manifest.missing == "zero" and unmeasured.any()):
             raise UserError(f"{self._place(row)} is missing")
         return values
 
@@ -160,14 +188,14 @@ class SpeciesData:
             raise UserError(f"{self.path / MANIFEST} has changed since it was opened")
 
     def _bases(self, start: int, end: int) -> np.ndarray:
-        files = self._files()
-        if files.decoded is not None:
-            return files.decoded[start:end]
-        size = files.genome.shape[0]
+        genome = self._open_genome()
+        if genome.decoded is not None:
+            return genome.decoded[start:end]
+        size = genome.array.shape[0]
         if size > _KEEP_GENOME_BP:
-            return self._read_genome(files.genome, start, end)
-        files.decoded = self._read_genome(files.genome, 0, size)
-        return files.decoded[start:end]
+            return self._read_genome(genome.array, start, end)
+        genome.decoded = self._read_genome(genome.array, 0, size)
+        return genome.decoded[start:end]
 
     def _read_genome(self, genome: zarr.Array, start: int, end: int) -> np.ndarray:
         try:
@@ -179,24 +207,37 @@ class SpeciesData:
         return codes
 
     def _place(self, row: int) -> str:
-        windows, shards = self.windows, self._files().targets.shards
-        shard = row // shards[0] if shards else row
+        windows = self.windows
         window = f"{windows.chrom[row]}:{windows.start[row]}-{windows.end[row]}"
-        return f"{self.path / 'targets' / 'c' / str(shard) / '0' / '0'}: row {row} ({window})"
+        return f"{self._targets.file_of(row)}: row {row} ({window})"
 
-    def _files(self) -> _OpenFiles:
+    def _open_genome(self) -> _OpenGenome:
         # zarr's event loop thread does not survive a fork, so a child opens its own.
-        if self._opened is None or self._opened.pid != os.getpid():
-            decoded = self._opened.decoded if self._opened else None
-            with codec_warning_ignored():
-                targets = zarr.open_array(self.path / "targets", mode="r")
-            genome = zarr.open_array(self.path / "genome", mode="r")
-            self._opened = _OpenFiles(os.getpid(), targets, genome, decoded)
-        return self._opened
+        if self._genome is None or self._genome.pid != os.getpid():
+            decoded = self._genome.decoded if self._genome else None
+            array = zarr.open_array(self.path / "genome", mode="r")
+            self._genome = _OpenGenome(os.getpid(), array, decoded)
+        return self._genome
 
     def __getstate__(self) -> dict:
-        """Leave the open files and the decoded genome behind when pickled."""
-        return self.__dict__ | {"_opened": None}
+        """Leave the open genome and its bases behind when pickled."""
+        return self.__dict__ | {"_genome": None}
+
+
+class _ContigIndex:
+    """Finds the stored piece of a contig that holds an interval."""
+
+    def __init__(self, contigs: list[Contig]):
+        self._pieces: dict[str, list[Contig]] = {}
+        for contig in sorted(contigs, key=lambda contig: contig.start):
+            self._pieces.setdefault(contig.name, []).append(contig)
+
+    def find(self, name: str, start: int, end: int) -> Contig:
+        pieces = self._pieces[name]
+        piece = pieces[max(bisect_right(pieces, start, key=lambda piece: piece.start) - 1, 0)]
+        if not piece.start <= start <= end <= piece.start + piece.length:
+            raise UserError(f"the stored sequence of {name} does not hold {start}-{end}")
+        return piece
 
 
 def _read_manifest(path: Path) -> bytes:
@@ -216,7 +257,11 @@ def _parse_manifest(path: Path, text: bytes) -> Manifest:
     if not isinstance(found, int) or plain.get("format") != FORMAT:
         raise UserError(f"{path / MANIFEST} is not the manifest of a {FORMAT} dataset")
     if found != FORMAT_VERSION:
-        cure = "upgrade spacescale" if found > FORMAT_VERSION else "write it again with shard.py"
+        cure = (
+            "upgrade spacescale"
+            if found > FORMAT_VERSION
+            else f"migrate with `python data_prep/migrate.py {path}`"
+        )
         raise UserError(
             f"{path} has format version {found}, this spacescale reads {FORMAT_VERSION}: {cure}"
         )

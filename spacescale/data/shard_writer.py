@@ -3,21 +3,20 @@
 import errno
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import zarr
 from tqdm import tqdm
 
-from spacescale.data.checksums import list_files, sha256
+from spacescale.data.checksums import list_files
 from spacescale.data.codecs import (
     GENOME_CHUNK_BP,
     GENOME_CHUNKS_PER_SHARD,
@@ -33,18 +32,19 @@ from spacescale.data.schema import (
     Contig,
     Manifest,
     Report,
-    Source,
     Sources,
+    Split,
+    Storage,
     TransformInfo,
 )
-from spacescale.data.shard_plan import Plan, ShardOptions, make_plan, track_path
+from spacescale.data.shard_options import ShardOptions
+from spacescale.data.shard_plan import Plan, make_plan
+from spacescale.data.track_reader import ReadTrack, read_track, source_of
 from spacescale.errors import UserError
-from spacescale.genome.aliases import shorten
-from spacescale.genome.bigwig import BigWig
-from spacescale.genome.intervals import Interval
+from spacescale.genome.intervals import Interval, split_hash
 from spacescale.genome.sequence_files import Genome, read_genome
 from spacescale.genome.tracks import Track, read_targets, write_tracks
-from spacescale.genome.transforms import get_transform, to_float16
+from spacescale.genome.transforms import get_transform
 
 _SCRATCH = ".scratch-targets"
 
@@ -158,18 +158,9 @@ def _write_genome(group: zarr.Group, genome: Genome, windows: list[Interval]) ->
     ]
 
 
-@dataclass(frozen=True)
-class _ReadTrack:
-    """What reading one track told besides its targets; track: the row of tracks.tsv."""
-
-    track: Track
-    source: Source
-    warnings: list[str]
-
-
 def _read_tracks(
     scratch: Path, options: ShardOptions, tracks: Sequence[Track], plan: Plan
-) -> list[_ReadTrack]:
+) -> list[ReadTrack]:
     """Fill the file scratch with float16 [tracks, windows, bins], track after track.
 
     Track by track, because thousands of BigWigs cannot be open at once.
@@ -180,7 +171,7 @@ def _read_tracks(
     firsts = range(0, len(tracks), per_job)
     batches = [tracks[first : first + per_job] for first in firsts]
     read_batch = partial(_read_batch, scratch, options, plan)
-    read: list[_ReadTrack] = []
+    read: list[ReadTrack] = []
     with (
         _parallel_map(options.workers) as run,
         tqdm(desc="tracks", total=len(tracks), unit="track", disable=None) as progress,
@@ -207,62 +198,17 @@ def _parallel_map(workers: int) -> Iterator[Callable]:
 
 def _read_batch(
     scratch: Path, options: ShardOptions, plan: Plan, first: int, tracks: Sequence[Track]
-) -> list[_ReadTrack]:
+) -> list[ReadTrack]:
     bytes_per_track = len(plan.windows) * options.target_length * 2
     results = []
     # Plain writes: on a full disk a writable memory map would kill the process.
     with scratch.open("r+b") as file:
         file.seek(first * bytes_per_track)
         for track in tracks:
-            targets, result = _read_track(options, plan, track)
+            targets, result = read_track(options, plan, track)
             file.write(targets.tobytes())
             results.append(result)
     return results
-
-
-def _read_track(options: ShardOptions, plan: Plan, track: Track) -> tuple[np.ndarray, _ReadTrack]:
-    """Return the track's targets, float16 [windows, bins], and what there is to say of it."""
-    path, transform = track_path(options, track), get_transform(options.transform)
-    targets = np.empty((len(plan.windows), options.target_length), dtype=np.float16)
-    covered: Counter[str] = Counter()
-    saturated, negative = 0, False
-    with BigWig(path) as file:
-        name_in_track = {plan.aliases.get(name, name): name for name in file.contigs}
-        for row, window in enumerate(plan.windows):
-            values = file.read(name_in_track[window.chrom], window.start, window.end)
-            covered[window.chrom] += int(np.count_nonzero(~np.isnan(values)))
-            negative = negative or bool((values < 0).any())
-            bins = transform.bins(values.reshape(-1, options.bin_size), track)
-            targets[row], beyond = to_float16(bins)
-            saturated += beyond
-    targets = transform.finish(targets)
-    finished = replace(
-        track,
-        file=path.name,
-        covered=covered.total() / (len(plan.windows) * options.span),
-        mean=float(targets[_mean_rows(plan)].mean(dtype=np.float64)),
-        saturated=saturated,
-    )
-    uncovered = [chrom for chrom, bases in covered.items() if not bases]
-    return targets, _ReadTrack(finished, _source(path), _warnings(finished, uncovered, negative))
-
-
-def _mean_rows(plan: Plan) -> list[int]:
-    train = [row for row, window in enumerate(plan.windows) if window.split == "train"]
-    return train or list(range(len(plan.windows)))
-
-
-def _warnings(track: Track, uncovered: list[str], negative: bool) -> list[str]:
-    found = []
-    if uncovered:
-        found.append(f"has no value on {shorten(uncovered)}")
-    if negative:
-        found.append("has negative coverage")
-    if track.saturated:
-        found.append(f"has {track.saturated} bins beyond float16, cut to 65504")
-    if track.mean == 0:
-        found.append("is 0 in every window its mean is taken over")
-    return [f"track {track.identifier} {text}" for text in found]
 
 
 def _write_targets(group: zarr.Group, scratch: np.ndarray) -> None:
@@ -297,7 +243,7 @@ def _write_manifest(
     options: ShardOptions,
     contigs: list[Contig],
     plan: Plan,
-    read: list[_ReadTrack],
+    read: list[ReadTrack],
 ) -> None:
     num_windows = plan.num_windows()
     transform = get_transform(options.transform)
@@ -308,16 +254,19 @@ def _write_manifest(
         target_length=options.target_length,
         stride=options.stride or options.span,
         transform=TransformInfo(name=transform.name, version=transform.version),
+        missing=options.missing,
+        storage=Storage(codec=options.codec, windows_per_shard=options.windows_per_shard),
+        split=Split(method=_split_method(options), hash=split_hash(plan.windows)),
         num_windows=num_windows,
         num_tracks=len(read),
         mean_over="train" if "train" in num_windows else "all",
         contigs=contigs,
         aliases=plan.aliases,
         sources=Sources(
-            fasta=_source(options.fasta),
-            targets=_source(options.targets),
+            fasta=source_of(options.fasta),
+            targets=source_of(options.targets),
             tracks=[result.source for result in read],
-            split_bed=_source(options.contigs) if options.contigs else None,
+            split_bed=source_of(options.contigs) if options.contigs else None,
         ),
         report=_complete_report(plan.report, read),
         files=list_files(folder),
@@ -327,7 +276,13 @@ def _write_manifest(
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def _complete_report(report: Report, read: list[_ReadTrack]) -> Report:
+def _split_method(options: ShardOptions) -> Literal["chroms", "bed", "held_out"]:
+    if options.contigs:
+        return "bed"
+    return "chroms" if options.gives_splits else "held_out"
+
+
+def _complete_report(report: Report, read: list[ReadTrack]) -> Report:
     tracks = [result.track for result in read]
     return report.model_copy(
         update={
@@ -336,7 +291,3 @@ def _complete_report(report: Report, read: list[_ReadTrack]) -> Report:
             "warnings": [text for result in read for text in result.warnings] + report.warnings,
         }
     )
-
-
-def _source(path: Path) -> Source:
-    return Source(name=path.name, bytes=path.stat().st_size, sha256=sha256(path))

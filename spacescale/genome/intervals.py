@@ -1,6 +1,7 @@
 """Genomic intervals, 0-based half-open, and the BED files that list them with a split."""
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,12 @@ def tile(interval: Interval, span_bp: int, stride_bp: int) -> Iterator[Interval]
     """Yield the intervals of span_bp that fit, from the interval's start on, every stride_bp."""
     for start in range(interval.start, interval.end - span_bp + 1, stride_bp):
         yield Interval(interval.chrom, start, start + span_bp, interval.split)
+
+
+def split_hash(windows: Iterable[Interval]) -> str:
+    """Return the SHA-256 over chrom, start, end and split of the windows, in sorted order."""
+    lines = (f"{w.chrom}\t{w.start}\t{w.end}\t{w.split}\n" for w in sorted(windows))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def bed_contigs(path: Path) -> list[str]:

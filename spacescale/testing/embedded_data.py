@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from spacescale.config import EMBEDDED_PRESET, build_config
-from spacescale.data.shard_plan import ShardOptions
+from spacescale.data.shard_options import ShardOptions
 from spacescale.data.shard_writer import shard_species
 from spacescale.errors import UserError
 from spacescale.testing.simulated_genomes import write_simulated_genomes

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from spacescale.config import EMBEDDED_PRESET, build_config
-from spacescale.data.shard_plan import ShardOptions
+from spacescale.data.shard_options import ShardOptions
 from spacescale.data.shard_writer import shard_species
 from spacescale.parallel.comm import free_port
 from spacescale.testing.simulated_genomes import write_simulated_genomes

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyBigWig
 
-from spacescale.data.shard_plan import ShardOptions
+from spacescale.data.shard_options import ShardOptions
 
 LENGTHS = {"chrI": 3_000, "chrII": 2_000, "chrIII": 1_500, "chrM": 400}
 TABLE_HEADER = "index\tidentifier\tfile\tclip\tscale\tsum_stat\tstrand_pair\tdescription\tlab\n"

@@ -15,7 +15,7 @@ from spacescale.data.loader import (
     training_batches,
 )
 from spacescale.data.sampler import SampleOrder
-from spacescale.data.shard_plan import ShardOptions
+from spacescale.data.shard_options import ShardOptions
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.data.shard_writer import shard_species
 from spacescale.errors import UserError

@@ -130,8 +130,8 @@ def edit_manifest(folder, **changes):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"format_version": 2}, "format version 2, this spacescale reads 1: upgrade spacescale"),
-        ({"format_version": 0}, "format version 0.*write it again with shard.py"),
+        ({"format_version": 3}, "format version 3, this spacescale reads 2: upgrade spacescale"),
+        ({"format_version": 1}, "format version 1.*migrate with `python data_prep/migrate.py "),
         ({"format": "other"}, "not the manifest of a spacescale-species dataset"),
         ({"num_tracks": "many"}, "manifest.json is damaged"),
         ({"num_tracks": 7}, "differ in the number of tracks"),

@@ -9,7 +9,7 @@ import zarr
 from shard_inputs import LENGTHS, TABLE_HEADER, small_options, write_bigwig, write_inputs
 
 from spacescale.data.codecs import codec_warning_ignored
-from spacescale.data.shard_plan import ShardOptions
+from spacescale.data.shard_options import ShardOptions
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.data.shard_writer import shard_species
 from spacescale.errors import UserError

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from spacescale.config import RELEASED, LossConfig, ModelConfig
-from spacescale.data.shard_plan import ShardOptions
+from spacescale.data.shard_options import ShardOptions
 from spacescale.data.shard_writer import shard_species
 from spacescale.errors import UserError
 from spacescale.evals.info import describe

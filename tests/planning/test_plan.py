@@ -5,7 +5,7 @@ import json
 import pytest
 
 from spacescale.cli import main
-from spacescale.data.shard_plan import ShardOptions
+from spacescale.data.shard_options import ShardOptions
 from spacescale.data.shard_writer import shard_species
 from spacescale.testing.simulated_genomes import write_simulated_genomes
 
