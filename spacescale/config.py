@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -260,6 +261,26 @@ class ParallelConfig(_Section):
         "divisor of processes and experts up to max_ep_size",
     )
     max_ep_size: int = Field(default=2, ge=1, description="upper bound of 'auto'")
+
+
+def resolve_ep_size(parallel: ParallelConfig, model: ModelConfig, world: int) -> int:
+    """Processes per set of experts; UserError where the asked-for size cannot divide the work."""
+    if not model.species_num_experts:
+        if parallel.ep_size not in ("auto", 1):
+            raise UserError(
+                f"parallel.ep_size={parallel.ep_size}, but the model has no species experts"
+            )
+        return 1
+    shared = math.gcd(world, model.species_num_experts)
+    if parallel.ep_size == "auto":
+        return max(n for n in range(1, parallel.max_ep_size + 1) if shared % n == 0)
+    if parallel.ep_size < 1 or shared % parallel.ep_size:
+        raise UserError(
+            f"parallel.ep_size={parallel.ep_size} must divide both the number of processes "
+            f"({world}) and model.species_num_experts ({model.species_num_experts}); "
+            f"{shared} is the largest that does"
+        )
+    return parallel.ep_size
 
 
 class RunConfig(_Section):

@@ -9,7 +9,6 @@ Shapes: T tokens, K top-k, E experts, L local experts, D dim.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -30,8 +29,6 @@ from deepspeed.checkpoint.constants import (
 from deepspeed.module_inject.auto_ep_layer import AutoEPMoELayer
 from torch import Tensor, nn
 
-from spacescale.config import ModelConfig, ParallelConfig
-from spacescale.errors import UserError
 from spacescale.model.experts import StackedExperts
 from spacescale.model.moe import RoutedExperts, combine, sort_by_expert
 from spacescale.parallel.comm import all_to_all, rank
@@ -112,25 +109,6 @@ def swap_blocks(rows: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
     blocks = iter(rows.split([size for of_a in sizes for size in of_a]))
     by_a = [[next(blocks) for _ in of_a] for of_a in sizes]
     return torch.cat([block for of_b in zip(*by_a, strict=True) for block in of_b])
-
-
-def resolve_ep_size(parallel: ParallelConfig, model: ModelConfig, world: int) -> int:
-    """Processes per set of experts; UserError where the asked-for size cannot divide the work."""
-    if not model.species_num_experts:
-        if parallel.ep_size not in ("auto", 1):
-            raise UserError(
-                f"parallel.ep_size={parallel.ep_size}, but the model has no species experts"
-            )
-        return 1
-    shared = math.gcd(world, model.species_num_experts)
-    if parallel.ep_size == "auto":
-        return max(n for n in range(1, parallel.max_ep_size + 1) if shared % n == 0)
-    if shared % parallel.ep_size:
-        raise UserError(
-            f"parallel.ep_size={parallel.ep_size} must divide both the number of processes "
-            f"({world}) and model.species_num_experts ({model.species_num_experts})"
-        )
-    return parallel.ep_size
 
 
 def distribute_experts(model: nn.Module, ep_size: int) -> None:

@@ -17,10 +17,9 @@ N is the number of processes; for experts, processes ÷ expert-parallel size.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from spacescale.config import Config
+from spacescale.config import Config, resolve_ep_size
 from spacescale.errors import UserError
 from spacescale.planning.parameters import ParameterCounts
 
@@ -62,28 +61,14 @@ def resolve_layout(config: Config, gpus: int, zero_stage: int, ep_size: int | No
         raise UserError(f"--zero {zero_stage}: there are ZeRO stages 0 to {MAX_ZERO_STAGE}")
     if zero_stage == 0 and ep_size is None:
         ep_size = 1
-    ep_size = _resolve_ep_size(config, gpus, ep_size)
+    asked = {} if ep_size is None else {"ep_size": ep_size}
+    ep_size = resolve_ep_size(config.parallel.model_copy(update=asked), config.model, gpus)
     if zero_stage == 0 and ep_size > 1:
         raise UserError(
             f"--zero 0 with --ep {ep_size}: DeepSpeed clips by a wrong norm there; "
             "take --zero 1 or --ep 1"
         )
     return Layout(gpus, zero_stage, ep_size)
-
-
-def _resolve_ep_size(config: Config, gpus: int, ep_size: int | None) -> int:
-    """`parallel.expert_parallel.resolve_ep_size`, without loading DeepSpeed."""
-    experts = config.model.species_num_experts
-    shared = math.gcd(gpus, experts) if experts else 1
-    asked = config.parallel.ep_size if ep_size is None else ep_size
-    if asked == "auto":
-        return max(n for n in range(1, config.parallel.max_ep_size + 1) if shared % n == 0)
-    if asked < 1 or shared % asked:
-        raise UserError(
-            f"--ep {asked}: must divide both --gpus {gpus} and "
-            f"model.species_num_experts={experts}; {shared} is the largest that does"
-        )
-    return asked
 
 
 def state_bytes(counts: ParameterCounts, layout: Layout) -> StateBytes:

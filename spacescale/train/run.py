@@ -13,7 +13,7 @@ import torch
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.foreign_config import released_grouping
 from spacescale.checkpoint.manager import CheckpointManager
-from spacescale.config import Config
+from spacescale.config import Config, resolve_ep_size
 from spacescale.data.loader import TrainingWindows, open_datasets
 from spacescale.data.sampler import SampleOrder
 from spacescale.data.shard_reader import SpeciesData
@@ -26,7 +26,7 @@ from spacescale.parallel.engine import (
     read_deepspeed_config,
     resolve_deepspeed_config,
 )
-from spacescale.parallel.expert_parallel import distribute_experts, resolve_ep_size
+from spacescale.parallel.expert_parallel import distribute_experts
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
 from spacescale.parallel.watch import FAILED
 from spacescale.train.signals import StopRequest

@@ -75,7 +75,7 @@ def test_json_adds_up_and_follows_the_arguments(plan):
     [
         (["--gpus", "0"], "--gpus 0"),
         (["--zero", "5"], "--zero 5"),
-        (["--ep", "3"], "--ep 3"),
+        (["--ep", "3"], "ep_size=3"),
         (["--micro-batch", "0"], "--micro-batch 0"),
         (["--accumulation", "0"], "--accumulation 0"),
         (["--machine", "b7"], "--machine b7"),

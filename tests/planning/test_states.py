@@ -1,8 +1,7 @@
 import pytest
 
-from spacescale.config import build_config
+from spacescale.config import build_config, resolve_ep_size
 from spacescale.errors import UserError
-from spacescale.parallel.expert_parallel import resolve_ep_size
 from spacescale.planning.parameters import ParameterCounts
 from spacescale.planning.states import Layout, resolve_layout, state_bytes
 
@@ -42,10 +41,10 @@ def test_default_layout_is_that_of_a_run(gpus, preset):
         ((0, 2, None), "--gpus 0"),
         ((8, 4, None), "--zero 4"),
         ((8, -1, None), "--zero -1"),
-        ((8, 2, 0), "--ep 0"),
-        ((8, 2, 3), "--ep 3.* 4 is the largest"),
-        ((8, 2, 8), "--ep 8"),
-        ((2, 2, 4), "--ep 4"),
+        ((8, 2, 0), "ep_size=0"),
+        ((8, 2, 3), "ep_size=3.* 4 is the largest"),
+        ((8, 2, 8), "ep_size=8"),
+        ((2, 2, 4), "ep_size=4"),
         ((8, 0, 2), "--zero 0 with --ep 2"),
     ],
 )
