@@ -18,7 +18,7 @@ _GZIP = b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class Genome:
-    """A whole genome in memory, one byte a base.
+    """A whole genome in memory, or in a file mapped into memory, one byte a base.
 
     contigs: {name: codes, uint8 [length]} in the order of the file.
     num_ambiguous: IUPAC letters that were read as N.
@@ -34,25 +34,42 @@ class Genome:
         return {name: codes.size for name, codes in self.contigs.items()}
 
 
-def read_genome(path: Path) -> Genome:
+def read_genome(path: Path, codes_file: Path | None = None) -> Genome:
     """Read every contig of a FASTA (.gz too) or 2bit file; the content decides, not the name.
 
-    Contig names end at the first blank. Raises UserError, naming file and contig, for a missing,
-    empty, truncated or binary file, text without a header, an empty or repeated contig, letters
-    that are no DNA.
+    codes_file: a new file that takes the codes, so that only one contig at a time is in memory;
+    the genome is of use as long as that file is there. Contig names end at the first blank.
+    Raises UserError, naming file and contig, for a missing, empty, truncated or binary file, text
+    without a header, an empty or repeated contig, letters that are no DNA.
     """
-    contigs: dict[str, np.ndarray] = {}
-    num_ambiguous = 0
+    if codes_file is None:
+        parts = {name: (codes, ambiguous) for name, codes, ambiguous in _encoded(path)}
+        contigs = {name: codes for name, (codes, _) in parts.items()}
+        return Genome(path, contigs, sum(ambiguous for _, ambiguous in parts.values()))
+    lengths, num_ambiguous = {}, 0
+    with codes_file.open("wb") as file:
+        for name, codes, ambiguous in _encoded(path):
+            file.write(codes.data)
+            lengths[name] = codes.size
+            num_ambiguous += ambiguous
+    ends = np.cumsum(list(lengths.values()))
+    stored = np.memmap(codes_file, np.uint8, mode="r")
+    contigs = dict(zip(lengths, np.split(stored, ends[:-1]), strict=True))
+    return Genome(path, contigs, num_ambiguous)
+
+
+def _encoded(path: Path) -> Iterator[tuple[str, np.ndarray, int]]:
+    """Yield name, codes and number of ambiguity letters of each contig."""
+    names = set()
     for name, letters in _records(path):
-        if name in contigs:
+        if name in names:
             raise UserError(f"{path}: contig {name!r} occurs twice")
         if not letters:
             raise UserError(f"{path}: contig {name!r} is empty")
-        contigs[name], ambiguous = encode_counting(letters, f"{path}: {name}")
-        num_ambiguous += ambiguous
-    if not contigs:
+        names.add(name)
+        yield name, *encode_counting(letters, f"{path}: {name}")
+    if not names:
         raise UserError(f"{path} holds no sequence")
-    return Genome(path, contigs, num_ambiguous)
 
 
 def _records(path: Path) -> Iterator[tuple[str, bytes]]:

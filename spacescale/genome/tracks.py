@@ -3,8 +3,9 @@
 Tab separated with a header, as in the field: `index genome identifier file clip scale sum_stat
 description` (Enformer) or `(unnamed) identifier file clip clip_soft scale sum_stat strand_pair
 description` (Borzoi). The first column is the integer index. Only `identifier` and `file` are
-required; `assay` may be added; other columns are kept. A dataset's `tracks.tsv` is the same
-table with three columns more: covered, mean, saturated.
+required; `assay` may be added, and `peak_value` for peak files (see coverage.py); other columns
+are kept. A dataset's `tracks.tsv` is the same table with three columns more: covered, mean,
+saturated.
 """
 
 import csv
@@ -95,7 +96,10 @@ def _read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text file") from error
     lines = csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
-    numbered = [(n, cells) for n, cells in enumerate(lines, start=1) if any(cells)]
+    try:
+        numbered = [(n, cells) for n, cells in enumerate(lines, start=1) if any(cells)]
+    except csv.Error as error:
+        raise UserError(f"{path}:{lines.line_num}: not a line of a table ({error})") from error
     if not numbered:
         raise UserError(f"{path} is empty")
     header = numbered[0][1]
@@ -159,8 +163,8 @@ def _track(place: str, cells: dict[str, str], index: int, strand_pair: int) -> T
         sum_stat=text("sum_stat", "mean"),
         description=description,
         assay=text("assay", assay_of(description)),
-        covered=float(text("covered", "nan")),
-        mean=float(text("mean", "nan")),
+        covered=_number(place, "covered", text("covered", "nan")),
+        mean=_number(place, "mean", text("mean", "nan")),
         saturated=_integer(place, "saturated", text("saturated", "0")),
         extra={column: cell for column, cell in cells.items() if column not in _COLUMNS},
     )
@@ -176,6 +180,13 @@ def _integer(place: str, column: str, cell: str) -> int:
     except ValueError:
         name = column or "the first column"
         raise UserError(f"{place}: {name} must be a whole number, found {cell!r}") from None
+
+
+def _number(place: str, column: str, cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise UserError(f"{place}: {column} must be a number, found {cell!r}") from None
 
 
 def _positive(place: str, column: str, cells: dict[str, str]) -> float | None:

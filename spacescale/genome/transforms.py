@@ -3,12 +3,15 @@
 Shapes: coverage float32 [bins, bin_size] of one track, NaN where the file has no value.
 
 basenji2020   pool · soft clip c + √(x − c) above clip_soft · hard clip to [0, clip] · × scale
-borzoi        the same, with `sum_sqrt` = (sum)^0.75
+borzoi        pool · soft clip as above · hard clip to [−clip, clip] · × scale · float16 · clip
+              each track at ± the 0.9999999 quantile of its absolute targets
 current       × scale · pool · soft clip c − 1 + √(x − c + 1) · hard clip to [−clip, clip] ·
-              float16 · clip each track at its 0.9999999 quantile
+              float16 · clip each track as borzoi does
 
-Missing values count as 0 in all three. The tools set them to a percentile of the window, but
-that percentile is NaN, hence 0, wherever a value is missing.
+They agree with basenji of 2020, with hound_data_read.py --transform_old and hound_data_read.py.
+Before all this, bases of the blacklist are brought down to a baseline, a percentile of the window.
+Missing values count as 0 in all three: the tools set them to the baseline, but a percentile is
+NaN, which they take as 0, wherever a value of the window is missing.
 """
 
 from collections.abc import Callable
@@ -21,6 +24,8 @@ from spacescale.genome.tracks import Track
 
 FLOAT16_MAX = 65504.0
 _EXTREME_QUANTILE = 0.9999999
+# The tools take the baseline as 0 for targets of fewer bins.
+_FEWEST_BINS_WITH_BASELINE = 8
 
 _Pool = Callable[[np.ndarray], np.ndarray]
 
@@ -43,15 +48,22 @@ _PLAIN_POOLS: dict[str, _Pool] = {
 
 @dataclass(frozen=True)
 class Transform:
-    """One way from coverage to targets. The version changes whenever its numbers would."""
+    """One way from coverage to targets. The version changes whenever its numbers would.
+
+    soft_offset: 0 is c + √(x − c); 1 is c − 1 + √(x − c + 1), smooth at c. clip_low_share: the
+    hard clip goes from this × clip to clip. baseline_percentile: of the window's coverage.
+    blacklist_clipped: blacklisted bases are clipped to ± the baseline, else they become it.
+    """
 
     name: str
     version: int
     pools: dict[str, _Pool]
     scale_first: bool
-    soft_offset: float  # 0: c + √(x − c); 1: c − 1 + √(x − c + 1), smooth at c
-    clip_low_share: float  # the hard clip goes from this × clip to clip
+    soft_offset: float
+    clip_low_share: float
     clip_extremes: bool
+    baseline_percentile: float
+    blacklist_clipped: bool
 
     def check(self, track: Track) -> None:
         """Raise UserError when the transform does not define the track's sum_stat."""
@@ -61,12 +73,33 @@ class Transform:
                 f"{track.sum_stat!r}; it has {', '.join(self.pools)}"
             )
 
+    def without_artefacts(
+        self, target: np.ndarray, blacklisted: np.ndarray, window: np.ndarray, num_bins: int
+    ) -> np.ndarray:
+        """Return the coverage of a target with its blacklisted bases brought down to the baseline.
+
+        target: float32 [bases], coverage of the target interval. blacklisted: bool [bases].
+        window: float32, coverage of the whole input window, of which the baseline is a percentile,
+        or 0 where any value is missing. Missing values stay missing.
+        """
+        baseline = self._baseline(window) if num_bins >= _FEWEST_BINS_WITH_BASELINE else 0.0
+        if self.blacklist_clipped:
+            cleaned = np.clip(target, -abs(baseline), abs(baseline))
+        else:
+            cleaned = np.where(np.isnan(target), target, np.float32(baseline))
+        return np.where(blacklisted, cleaned, target).astype(np.float32, copy=False)
+
+    def _baseline(self, window: np.ndarray) -> float:
+        if np.isnan(window).any():
+            return 0.0
+        return float(np.percentile(window, self.baseline_percentile))
+
     def bins(self, coverage: np.ndarray, track: Track) -> np.ndarray:
-        """Return float32 [bins] from coverage, float32 [bins, bin_size] in bp, NaN = missing.
+        """Return float32 [bins] from coverage, float32 [bins, bin_size] in bp, NaN = missing = 0.
 
         Roots of negative coverage are undefined: UserError names the track.
         """
-        x = np.nan_to_num(coverage, nan=0.0)
+        x = np.where(np.isnan(coverage), np.float32(0), coverage)
         if self.scale_first:
             x = x * np.float32(track.scale)
         with np.errstate(invalid="ignore"):
@@ -92,16 +125,18 @@ class Transform:
     def finish(self, values: np.ndarray) -> np.ndarray:
         """Return float16, the shape of `values`: all the targets of one track, float16.
 
-        `current` clips them at the track's 0.9999999 quantile; the others leave them alone.
+        NaN, what was not measured, stays and does not count. basenji2020 leaves the others alone;
+        borzoi and current clip them at ± the 0.9999999 quantile of their absolute values. (The
+        tools take the quantile of the values, which would make 0 of a track of negative ones.)
         """
-        if not self.clip_extremes or not values.size:
+        if not self.clip_extremes or np.isnan(values).all():
             return values
-        limit = np.quantile(values.astype(np.float32), _EXTREME_QUANTILE)
-        return np.minimum(values, np.float16(limit))
+        limit = np.float16(np.nanquantile(np.abs(values).astype(np.float32), _EXTREME_QUANTILE))
+        return np.clip(values, -limit, limit)
 
 
 def to_float16(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return values as float16 and how many were beyond ±65504 and became that."""
+    """Return values as float16 and how many were beyond ±65504 and became that; NaN stays."""
     saturated = int(np.count_nonzero(np.abs(values) > FLOAT16_MAX))
     return np.clip(values, -FLOAT16_MAX, FLOAT16_MAX).astype(np.float16), saturated
 
@@ -117,19 +152,27 @@ TRANSFORMS = {
             soft_offset=0.0,
             clip_low_share=0.0,
             clip_extremes=False,
+            baseline_percentile=10,
+            blacklist_clipped=False,
         ),
         Transform(
             name="borzoi",
-            version=1,
-            pools={**_PLAIN_POOLS, "sum_sqrt": lambda x: _sum(x) ** 0.75},
+            version=2,
+            pools={
+                **_PLAIN_POOLS,
+                "sum_sqrt": lambda x: _sum(x) ** 0.75,
+                "mean_sqrt": lambda x: _mean(x) ** 0.75,
+            },
             scale_first=False,
             soft_offset=0.0,
-            clip_low_share=0.0,
-            clip_extremes=False,
+            clip_low_share=-1.0,
+            clip_extremes=True,
+            baseline_percentile=50,
+            blacklist_clipped=True,
         ),
         Transform(
             name="current",
-            version=1,
+            version=2,
             pools={
                 **_PLAIN_POOLS,
                 "sum_sqrt": lambda x: np.sqrt(1 + _sum(x)) - 1,
@@ -140,6 +183,8 @@ TRANSFORMS = {
             soft_offset=1.0,
             clip_low_share=-1.0,
             clip_extremes=True,
+            baseline_percentile=50,
+            blacklist_clipped=True,
         ),
     )
 }

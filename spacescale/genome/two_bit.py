@@ -29,12 +29,14 @@ def two_bit_records(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         for name, offset in _index(data, order):
             yield name, _letters(data, order, offset)
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, OverflowError) as error:
         raise UserError(f"{path} is a damaged or truncated 2bit file ({error})") from error
 
 
 def _index(data: bytes, order: str) -> Iterator[tuple[str, int]]:
     version, count = struct.unpack_from(order + "II", data, 4)
+    if version > 1:
+        raise ValueError(f"version {version}")
     offset_type = order + ("Q" if version else "I")
     position = 16
     for _ in range(count):
@@ -52,5 +54,7 @@ def _letters(data: bytes, order: str, offset: int) -> bytes:
     packed = np.frombuffer(data, np.uint8, -(-num_bases // 4), offset)
     letters = _QUARTETS[packed].reshape(-1)[:num_bases]
     for start, length in gaps.T.tolist():
+        if start + length > num_bases:
+            raise ValueError(f"a stretch of N ends at {start + length:,} of {num_bases:,} bases")
         letters[start : start + length] = ord("N")
     return letters.tobytes()

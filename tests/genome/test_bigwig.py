@@ -1,10 +1,21 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+from bigwig_files import bedgraph_section, bigwig_bytes, fixed_section, variable_section
 
 from spacescale.errors import UserError
 from spacescale.genome.bigwig import BigWig
 
 pyBigWig = pytest.importorskip("pyBigWig", reason="needs the prep extra")
+
+
+DATA = Path(__file__).parents[3] / "shared/data"
+SECTIONS = [
+    bedgraph_section(0, [(3, 7, 1.5), (9, 10, np.nan), (10, 12, -2.0)]),
+    variable_section(0, 2, [(20, 4.0), (22, 5.0), (30, 6.0)]),
+    fixed_section(1, 5, 3, 2, [7.0, 8.0]),
+]
 
 
 def write(path, values, length=100_000):
@@ -49,6 +60,102 @@ def test_faults_are_told_apart(tmp_path, content, message):
         BigWig(path)
     assert str(path) in str(error.value)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_all_kinds_of_sections(tmp_path, order, compressed):
+    path = tmp_path / "a.bw"
+    content = bigwig_bytes([("chr1", 40), ("chr2", 12)], SECTIONS, order, compressed)
+    path.write_bytes(content)
+    first, second = np.full(40, np.nan, np.float32), np.full(12, np.nan, np.float32)
+    first[3:7], first[10:12] = 1.5, -2
+    first[20:22], first[22:24], first[30:32] = 4, 5, 6
+    second[5:7], second[8:10] = 7, 8
+    with BigWig(path) as file:
+        assert file.contigs == {"chr1": 40, "chr2": 12}
+        for start in range(39):
+            for end in (start + 1, (start + 41) // 2, 40):
+                np.testing.assert_array_equal(file.read("chr1", start, end), first[start:end])
+        np.testing.assert_array_equal(file.read("chr2", 0, 12), second)
+    if order == "<":  # pyBigWig reads the byte order of the machine only
+        with pyBigWig.open(str(path)) as other:
+            np.testing.assert_array_equal(other.values("chr1", 0, 40, numpy=True), first)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="no shared data beside the repository")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "yeast_sacCer3/tracks/Scc1.bw",
+        "drosophila_dm6/tracks/ip_2.bw",
+        "human_hg38/windows/tracks/t24_ENCFF890OGQ.bw",
+        "mouse_mm10/windows/tracks/t00_CNhs10586p.bw",
+    ],
+)
+def test_real_files_read_as_with_pybigwig(name):
+    path = DATA / name
+    with BigWig(path) as ours, pyBigWig.open(str(path)) as theirs:
+        assert ours.contigs == dict(theirs.chroms())
+        for chrom, length in list(ours.contigs.items())[:6]:
+            for start in range(0, min(length, 400_000) - 5_000, 40_009):
+                expected = theirs.values(chrom, start, start + 5_000, numpy=True)
+                np.testing.assert_array_equal(ours.read(chrom, start, start + 5_000), expected)
+
+
+@pytest.mark.parametrize(
+    "section, message",
+    [
+        (bedgraph_section(0, [(3, 7, 1.0), (6, 9, 2.0)]), "intervals that overlap"),
+        (bedgraph_section(0, [(9, 12, 1.0), (3, 5, 2.0)]), "its index refers to places outside"),
+        (bedgraph_section(0, [(3, 99, 1.0)]), "its index refers to places outside"),
+        (bedgraph_section(2, [(3, 9, 1.0)]), "its index refers to places outside"),
+        ((0, 3, 9, 0, 0, 1, [(1, 9, 1.0)]), "intervals outside the stretch"),
+        (fixed_section(0, 3, 1, 2, [1.0, 2.0]), "intervals that overlap"),
+        (fixed_section(0, 3, 1, 1, []), "its index refers to places outside|no length"),
+    ],
+)
+def test_wrong_sections_are_refused(tmp_path, section, message):
+    (tmp_path / "a.bw").write_bytes(bigwig_bytes([("chr1", 40)], [section]))
+    with pytest.raises(UserError, match=message), BigWig(tmp_path / "a.bw") as file:
+        file.read("chr1", 0, 40)
+
+
+def test_two_blocks_with_a_value_for_one_base_are_refused(tmp_path):
+    sections = [bedgraph_section(0, [(3, 9, 1.0)]), bedgraph_section(0, [(8, 12, 2.0)])]
+    (tmp_path / "a.bw").write_bytes(bigwig_bytes([("chr1", 40)], sections))
+    with (
+        BigWig(tmp_path / "a.bw") as file,
+        pytest.raises(UserError, match="two values at chr1:8: damaged"),
+    ):
+        file.read("chr1", 0, 40)
+
+
+def test_a_file_without_the_magic_number_at_its_end_is_read_if_it_is_whole(tmp_path):
+    content = bigwig_bytes([("chr1", 40), ("chr2", 12)], SECTIONS, magic_at_end=False)
+    (tmp_path / "old.bw").write_bytes(content)
+    with BigWig(tmp_path / "old.bw") as file:
+        assert file.read("chr1", 20, 21) == [4]
+    (tmp_path / "old.bw").write_bytes(content[:-1])
+    with pytest.raises(UserError, match="truncated BigWig"):
+        BigWig(tmp_path / "old.bw")
+
+
+def test_every_truncation_is_found(tmp_path):
+    path = write(tmp_path / "a.bw", np.random.default_rng(0).random(20_000))
+    content = path.read_bytes()
+    for size in [
+        *range(0, 600, 7),
+        *range(600, len(content), 997),
+        *range(len(content) - 60, len(content) - 4),
+    ]:
+        path.write_bytes(content[:size])
+        with pytest.raises(UserError), BigWig(path):
+            pytest.fail(f"{size} of {len(content)} bytes were taken for a BigWig")
+    # Only the magic number is missing, as in files of old writers: everything is there.
+    path.write_bytes(content[:-4])
+    with BigWig(path) as file:
+        assert np.isfinite(file.read("chr1", 10, 20_010)).all()
 
 
 def test_half_a_file_is_truncated(tmp_path):

@@ -79,3 +79,40 @@ def test_truncated_two_bit(tmp_path, size):
     path.write_bytes(two_bit("<")[:size])
     with pytest.raises(UserError, match="damaged or truncated 2bit"):
         read_genome(path)
+
+
+def test_a_genome_can_lie_in_a_file(tmp_path):
+    path, codes = tmp_path / "a.fa", tmp_path / "codes"
+    path.write_text(FASTA + ">chr3\nACGTRN\n")
+    plain, stored = read_genome(path), read_genome(path, codes)
+    assert codes.read_bytes() == b"".join(c.tobytes() for c in plain.contigs.values())
+    assert list(stored.lengths.items()) == list(plain.lengths.items())
+    assert stored.num_ambiguous == plain.num_ambiguous == 1
+    for name, bases in plain.contigs.items():
+        assert stored.contigs[name].tolist() == bases.tolist()
+
+
+@pytest.mark.parametrize(
+    "position, value, message",
+    [(4, 2, "version 2"), (30, 60, "a stretch of N ends at 62 of 10 bases")],
+)
+def test_damaged_two_bit(tmp_path, position, value, message):
+    content = bytearray(two_bit("<"))
+    content[position] = value
+    path = tmp_path / "a.2bit"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_genome(path)
+
+
+def test_two_bit_with_an_offset_of_64_bits(tmp_path):
+    content = bytearray(two_bit("<"))
+    content[4] = 1  # version 1: offsets have 8 bytes
+    content[18:22] = struct.pack("<Q", 26)
+    path = tmp_path / "a.2bit"
+    path.write_bytes(content)
+    assert read_genome(path).contigs["c"].tolist() == dna.encode("ACGTNNACGT").tolist()
+    content[18:26] = struct.pack("<Q", 2**63)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged or truncated 2bit"):
+        read_genome(path)

@@ -95,6 +95,7 @@ HEADER = "index\tidentifier\tfile\tstrand_pair\tclip\n"
         (HEADER + "0\ta\ta\t1\t\n1\tb\tb\t1\t\n", ":2: strand_pair 1 does not name this track"),
         (HEADER + "0\ta\ta\t8\t\n", ":2: strand_pair 8 is no index"),
         (HEADER + "0\ta\t\t0\t\n", ":2: file is empty"),
+        (HEADER + "0\ta\ta\t0\t" + "9" * 200_000, ":2: not a line of a table"),
         (HEADER + "0\ta\ta\t0\t-3\n", ":2: clip must be a number above 0, found '-3'"),
     ],
 )

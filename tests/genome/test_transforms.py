@@ -28,10 +28,10 @@ def filled(coverage):
     return np.where(np.isnan(coverage), 0, coverage).astype(np.float64)
 
 
-def older_order(pooled):
+def older_order(pooled, lowest=0.0):
     """basenji2020 and borzoi once pooled: soft clip, hard clip, scale."""
     soft = [CLIP_SOFT + np.sqrt(x - CLIP_SOFT) if x > CLIP_SOFT else x for x in pooled]
-    return SCALE * np.clip(soft, 0, CLIP)
+    return SCALE * np.clip(soft, lowest, CLIP)
 
 
 def current_order(pooled):
@@ -60,9 +60,11 @@ def test_plain_statistics(coverage, name, sum_stat):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_borzoi_sum_sqrt_is_the_power_three_quarters(coverage):
-    found = get_transform("borzoi").bins(coverage, track("sum_sqrt"))
-    np.testing.assert_allclose(found, older_order(filled(coverage).sum(1) ** 0.75), rtol=1e-5)
+@pytest.mark.parametrize("sum_stat, plain", [("sum_sqrt", "sum"), ("mean_sqrt", "mean")])
+def test_borzoi_roots_are_the_power_three_quarters(coverage, sum_stat, plain):
+    found = get_transform("borzoi").bins(coverage, track(sum_stat))
+    expected = older_order(PLAIN[plain](filled(coverage)) ** 0.75)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -81,23 +83,86 @@ def test_current_roots(coverage, sum_stat, statement):
 
 def test_the_three_orders_differ_and_have_all_pools():
     assert list(TRANSFORMS["basenji2020"].pools) == ["sum", "mean", "max", "median"]
-    assert list(TRANSFORMS["borzoi"].pools) == [*PLAIN, "sum_sqrt"]
+    assert list(TRANSFORMS["borzoi"].pools) == [*PLAIN, "sum_sqrt", "mean_sqrt"]
     assert list(TRANSFORMS["current"].pools) == [*PLAIN, "sum_sqrt", "mean_sqrt", "sum_exp75"]
 
 
-def test_current_ends_with_a_clip_at_the_extreme_quantile():
-    values = np.arange(2000, dtype=np.float16)
+@pytest.mark.parametrize("name", ["borzoi", "current"])
+def test_today_s_tools_end_with_a_clip_at_the_extreme_quantile(name):
+    values = np.resize(np.arange(2000, dtype=np.float16), 60_000)
+    values[7] = 30_000
     limit = np.float16(np.quantile(values.astype(np.float32), 0.9999999))
-    finished = get_transform("current").finish(values)
-    assert np.array_equal(finished, np.minimum(values, limit))
-    assert np.array_equal(get_transform("borzoi").finish(values), values)
+    assert limit < 30_000
+    finish = get_transform(name).finish
+    assert np.array_equal(finish(values), np.minimum(values, limit))
+    # What was not measured does not count, and a track of negative values is not made 0.
+    with_gaps = np.insert(values, [0, 900], np.nan)
+    assert np.array_equal(finish(with_gaps)[1:901], finish(values)[:900])
+    assert np.isnan(finish(with_gaps)[[0, 901]]).all()
+    assert np.array_equal(finish(-values), -finish(values))
+    assert np.isnan(finish(np.full(3, np.nan, np.float16))).all()
+
+
+def test_basenji2020_does_not_clip_extremes():
+    values = np.array([0, 1, 30_000], dtype=np.float16)
+    assert np.array_equal(get_transform("basenji2020").finish(values), values)
 
 
 def test_hard_clip_bounds():
     low = np.full((1, BIN_SIZE), -100, dtype=np.float32)
     assert get_transform("basenji2020").bins(low, track("mean", scale=1))[0] == 0
+    assert get_transform("borzoi").bins(low, track("mean", scale=1))[0] == -CLIP
     assert get_transform("current").bins(low, track("mean", scale=1))[0] == -CLIP
     assert get_transform("basenji2020").bins(low, track("mean", clip=None, scale=1))[0] == -100
+
+
+def plain_blacklist(window, blacklisted, percentile, clipped):
+    """The blacklist as basenji (set) and baskerville (clipped) treat it, base by base."""
+    ordered = np.sort(window)
+    place = (len(ordered) - 1) * percentile / 100
+    low, share = int(place), place - int(place)
+    baseline = ordered[low] * (1 - share) + ordered[min(low + 1, len(ordered) - 1)] * share
+    if np.isnan(window).any():
+        baseline = 0
+    out = []
+    for value, black in zip(window, blacklisted, strict=True):
+        value = 0 if np.isnan(value) else value
+        if black and clipped:
+            value = min(max(value, -baseline), baseline)
+        elif black:
+            value = baseline
+        out.append(value)
+    return np.array(out)
+
+
+@pytest.mark.parametrize(
+    "name, percentile, clipped", [("basenji2020", 10, False), ("borzoi", 50, True),
+                                  ("current", 50, True)]
+)  # fmt: skip
+@pytest.mark.parametrize("holes", [False, True])
+def test_blacklist(name, percentile, clipped, holes):
+    rng = np.random.default_rng(1)
+    window = rng.gamma(0.7, 3.0, size=(BINS + 20) * BIN_SIZE).astype(np.float32)
+    if holes:
+        window[40:50] = np.nan
+    blacklisted = rng.random(window.size) < 0.3
+    inside = slice(10 * BIN_SIZE, -10 * BIN_SIZE)
+    cleaned = get_transform(name).without_artefacts(
+        window[inside], blacklisted[inside], window, BINS
+    )
+    expected = plain_blacklist(window, blacklisted, percentile, clipped)[inside]
+    np.testing.assert_allclose(np.nan_to_num(cleaned), expected, rtol=1e-5)
+    assert (cleaned[blacklisted[inside]] == 0).all() == holes
+    # With few bins the tools take a baseline of 0.
+    few = get_transform(name).without_artefacts(window[inside], blacklisted[inside], window, 7)
+    assert not np.nan_to_num(few)[blacklisted[inside]].any()
+
+
+def test_a_missing_base_of_the_blacklist_stays_missing():
+    window = np.array([1, np.nan, 3], dtype=np.float32)
+    for transform in TRANSFORMS.values():
+        cleaned = transform.without_artefacts(window, np.ones(3, bool), window, 8)
+        assert np.isnan(cleaned).tolist() == [False, True, False]
 
 
 def test_pooling_before_float16_saturates_only_what_must():

@@ -1,0 +1,200 @@
+"""Coverage of one track, whatever the format of its file: BigWig, bedGraph, or peaks."""
+
+import gzip
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+
+from spacescale.errors import UserError
+from spacescale.genome.aliases import auto_aliases, match_styles, shorten
+from spacescale.genome.bigwig import BigWig
+from spacescale.genome.interval_tracks import read_bedgraph, read_peaks
+from spacescale.genome.text_files import is_gzip, numbered_lines
+from spacescale.genome.tracks import Track
+
+_FORMAT_OF_SUFFIX = {
+    ".bw": "bigwig", ".bigwig": "bigwig",
+    ".bedgraph": "bedgraph", ".bdg": "bedgraph", ".bg": "bedgraph",
+    ".bed": "peaks", ".narrowpeak": "peaks", ".broadpeak": "peaks",
+}  # fmt: skip
+_HEAD_BYTES = 4096
+
+
+class Coverage(Protocol):
+    """An open coverage file; a context manager.
+
+    contigs: {name in the file: length in bp if lengths_known, else the furthest end of an
+    interval}. lines: {name: the line of that interval}, empty if lengths_known.
+    background: what bases that the file does not mention have, NaN (missing) or 0.
+    """
+
+    path: Path
+    contigs: dict[str, int]
+    lines: dict[str, int]
+    lengths_known: bool
+    background: float
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_) -> None: ...
+
+    def read(self, chrom: str, start: int, end: int) -> np.ndarray:
+        """Return float32 [end - start], one value a base, NaN where missing.
+
+        0-based half-open in bp, inside a contig of `contigs`.
+        """
+        ...
+
+
+def open_coverage(path: Path, track: Track) -> Coverage:
+    """Open the coverage of a track; the content tells the format where it can, else the name.
+
+    The column `peak_value` of the targets table says what a base inside a peak has: 1 (default)
+    or `signal`, the peak's signalValue. Raises UserError naming the file, and the line in text.
+    """
+    peak_value = track.extra.get("peak_value", "").strip().lower() or "1"
+    if peak_value not in ("1", "signal"):
+        raise UserError(f"track {track.identifier}: peak_value {peak_value!r} must be 1 or signal")
+    kind = _format_of(path)
+    if kind == "bigwig":
+        return BigWig(path)
+    return read_bedgraph(path) if kind == "bedgraph" else read_peaks(path, peak_value)
+
+
+def _format_of(path: Path) -> str:
+    name = path.name.lower().removesuffix(".gz")
+    by_suffix = _FORMAT_OF_SUFFIX.get(Path(name).suffix)
+    if by_suffix == "bigwig" and (not path.is_file() or not is_gzip(path)):
+        return "bigwig"
+    head = _head(path)
+    if head[:4] in (b"\x26\xfc\x8f\x88", b"\x88\x8f\xfc\x26"):
+        if is_gzip(path):
+            raise UserError(f"{path} is a compressed BigWig: unpack it with gunzip")
+        return "bigwig"
+    if head[:4] in (b"\xeb\xf2\x89\x87", b"\x87\x89\xf2\xeb"):
+        raise UserError(f"{path} is a BigBed; convert it with bigBedToBed")
+    if head.lstrip()[:1] == b"<":
+        raise UserError(f"{path} is an HTML or XML page, not coverage: a failed download?")
+    if b"fixedStep" in head or b"variableStep" in head:
+        raise UserError(f"{path} is a wiggle file; convert it with wigToBigWig")
+    return _format_of_text(path, head, by_suffix)
+
+
+def _head(path: Path) -> bytes:
+    if not path.is_file():
+        raise UserError(f"no such coverage file: {path}")
+    try:
+        with gzip.open(path, "rb") if is_gzip(path) else path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except (EOFError, OSError, zlib.error) as error:
+        raise UserError(f"{path} is a damaged or truncated gzip file ({error})") from error
+    if not head.strip():
+        raise UserError(f"{path} is an empty file")
+    return head
+
+
+def _format_of_text(path: Path, head: bytes, by_suffix: str | None) -> str:
+    if b"type=bedGraph" in head.split(b"\n", 1)[0]:
+        return "bedgraph"
+    _, line = next(numbered_lines(path, "coverage"), (0, b""))
+    columns = line.split()
+    looks_like_bedgraph = len(columns) == 4 and _is_number(columns[3])
+    if by_suffix == "peaks" and looks_like_bedgraph:
+        raise UserError(
+            f"{path} has four columns, the last a number, like a bedGraph. If it is one, call it "
+            ".bedGraph; if these are peaks, leave out the fourth column"
+        )
+    if by_suffix is not None:
+        return by_suffix
+    if not looks_like_bedgraph:
+        raise UserError(
+            f"{path}: cannot tell what this is; tracks are BigWig (.bw), bedGraph (.bedGraph) or "
+            "peaks (.bed, .narrowPeak, .broadPeak), the text ones plain or .gz"
+        )
+    return "bedgraph"
+
+
+def _is_number(text: bytes) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class TrackContigs:
+    """The contigs of a coverage file, small enough to keep for thousands of tracks.
+
+    As in Coverage; covers_all: contigs that the file does not name are covered, too.
+    """
+
+    path: Path
+    contigs: dict[str, int]
+    lines: dict[str, int]
+    lengths_known: bool
+    covers_all: bool
+
+    @classmethod
+    def of(cls, coverage: Coverage) -> "TrackContigs":
+        """Take them from an open file."""
+        covers_all = not np.isnan(coverage.background)
+        return cls(
+            coverage.path, coverage.contigs, coverage.lines, coverage.lengths_known, covers_all
+        )
+
+    def auto_aliases(self, lengths: Mapping[str, int]) -> dict[str, str]:
+        """Match names that differ only in style from the genome's, by length where it is known."""
+        if self.lengths_known:
+            return auto_aliases(self.contigs, lengths)
+        return match_styles(self.contigs, lengths)
+
+    def on_genome(
+        self, genome_path: Path, lengths: Mapping[str, int], aliases: Mapping[str, str]
+    ) -> set[str]:
+        """Return the genome's names of the contigs that this track covers.
+
+        lengths: {contig of the genome: bp}. Raises UserError when the file has no contig of the
+        genome, another length of one, an interval beyond its end, or two names for it.
+        """
+        shared = {n: aliases.get(n, n) for n in self.contigs if aliases.get(n, n) in lengths}
+        if not shared:
+            raise self._no_common_name(genome_path, lengths)
+        name_of: dict[str, str] = {}
+        for name, known in shared.items():
+            if name_of.setdefault(known, name) != name:
+                raise UserError(
+                    f"{self.path}: {name_of[known]} and {name} are both {known} of {genome_path}"
+                )
+            self._refuse_other_length(name, known, lengths[known], genome_path)
+        return set(lengths) if self.covers_all else set(name_of)
+
+    def _refuse_other_length(self, name: str, known: str, length: int, genome_path: Path) -> None:
+        found = self.contigs[name]
+        if self.lengths_known and found != length:
+            raise UserError(
+                f"{self.path}: contig {name} has {found} bp, but {known} in {genome_path} has "
+                f"{length}: assembly mismatch?"
+            )
+        if found > length:
+            raise UserError(
+                f"{self.path}:{self.lines[name]}: end {found} lies beyond {known}, which has "
+                f"{length} bp in {genome_path}: assembly mismatch?"
+            )
+
+    def _no_common_name(self, genome_path: Path, lengths: Mapping[str, int]) -> UserError:
+        message = (
+            f"{self.path} shares no contig name with {genome_path}: it has "
+            f"{shorten(self.contigs)}; the FASTA has {shorten(lengths)}"
+        )
+        if same := self.auto_aliases(lengths):
+            pairs = shorten([f"{name} = {known}" for name, known in same.items()])
+            by = "name and length" if self.lengths_known else "name"
+            return UserError(f"{message}. By {by} {pairs}: add --aliases auto")
+        return UserError(
+            f"{message}. If it is the same assembly, add --aliases FILE with two columns, "
+            "the name in the tracks and the name in the FASTA"
+        )

@@ -1,0 +1,179 @@
+"""Coverage from text: bedGraph, and peaks from BED, narrowPeak and broadPeak; plain or gzip."""
+
+import math
+from array import array
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from spacescale.errors import UserError
+from spacescale.genome.interval_values import IntervalValues, highest, union
+from spacescale.genome.text_files import numbered_lines
+
+# Positions are kept in 32 bits, as in BigWig.
+_MAX_POSITION, _MAX_DIGITS = 2**32 - 1, 10
+_SIGNAL_COLUMN = 6  # signalValue of narrowPeak and broadPeak
+
+
+class IntervalTrack:
+    """Coverage held in memory, 12 to 24 bytes an interval; a context manager like BigWig.
+
+    contigs: {name: furthest end of an interval, bp}; lines: {name: the line that says so};
+    by_contig: {name: intervals}.
+    background: value of bases in no interval, also on contigs that the file does not name.
+    """
+
+    lengths_known = False
+
+    def __init__(
+        self,
+        path: Path,
+        by_contig: dict[str, IntervalValues],
+        lines: dict[str, int],
+        background: float,
+    ):
+        self.path = path
+        self.lines = lines
+        self.background = background
+        self.contigs = {name: int(found.ends[-1]) for name, found in by_contig.items()}
+        self.by_contig = by_contig
+
+    def __enter__(self) -> "IntervalTrack":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.by_contig = {}
+
+    def read(self, chrom: str, start: int, end: int) -> np.ndarray:
+        """Return float32 [end - start], one value a base; 0-based half-open, bp."""
+        return self.by_contig[chrom].per_base(start, end, self.background)
+
+
+def read_bedgraph(path: Path) -> IntervalTrack:
+    """Read chrom, start, end, value; the order of lines does not matter.
+
+    What no line lists, or lists as NaN, is missing. Raises UserError with file:line for anything
+    but four columns, wrong or overlapping coordinates and infinite values.
+    """
+
+    def value(columns: list[bytes]) -> float:
+        if len(columns) != 4:
+            raise ValueError(f"a bedGraph has 4 columns, found {len(columns)}")
+        return _number(columns[3])
+
+    by_contig = {}
+    rows = _read_rows(path, "the bedGraph file", value)
+    for name, contig in rows.items():
+        intervals, lines = contig.sorted()
+        overlap = np.flatnonzero(intervals.starts[1:] < intervals.ends[:-1])
+        if overlap.size:
+            one, other = sorted(lines[overlap[0] : overlap[0] + 2].tolist())
+            start, end = intervals.starts[overlap[0] + 1], intervals.ends[overlap[0]]
+            raise UserError(
+                f"{path}:{other}: {name} has a value twice at {start}-{end}, here and in line {one}"
+            )
+        by_contig[name] = intervals
+    return IntervalTrack(path, by_contig, _furthest(rows), np.nan)
+
+
+def read_peaks(path: Path, value: str = "1") -> IntervalTrack:
+    """Read peaks from BED (at least 3 columns), narrowPeak or broadPeak; any order of lines.
+
+    Every base is covered: 0 outside the peaks, and inside 1, or with value "signal" the peak's
+    signalValue (column 7), the highest where peaks overlap. Raises UserError with file:line.
+    """
+
+    def presence(columns: list[bytes]) -> float:
+        return 1.0
+
+    def signal(columns: list[bytes]) -> float:
+        if len(columns) <= _SIGNAL_COLUMN:
+            raise ValueError(
+                "no signalValue, the 7th column of narrowPeak and broadPeak; found "
+                f"{len(columns)} columns"
+            )
+        return _number(columns[_SIGNAL_COLUMN], missing_allowed=False)
+
+    rows = _read_rows(path, "the peak file", signal if value == "signal" else presence)
+    merge = highest if value == "signal" else union
+    by_contig = {name: merge(contig.sorted()[0]) for name, contig in rows.items()}
+    return IntervalTrack(path, by_contig, _furthest(rows), 0.0)
+
+
+@dataclass
+class _Rows:
+    """The lines of one contig in compact arrays: a human bedGraph has tens of millions."""
+
+    starts: array = field(default_factory=lambda: array("I"))
+    ends: array = field(default_factory=lambda: array("I"))
+    values: array = field(default_factory=lambda: array("f"))
+    lines: array = field(default_factory=lambda: array("I"))
+
+    def sorted(self) -> tuple[IntervalValues, np.ndarray]:
+        """Return the intervals by start, and the line of each."""
+        starts, ends = (np.array(part, dtype=np.int64) for part in (self.starts, self.ends))
+        order = np.argsort(starts, kind="stable")
+        values, lines = np.array(self.values, dtype=np.float32), np.array(self.lines)
+        return IntervalValues(starts[order], ends[order], values[order]), lines[order]
+
+
+def _read_rows(path: Path, what: str, value: Callable[[list[bytes]], float]) -> dict[str, _Rows]:
+    """Return the lines by contig; `value` takes the columns of one, and raises ValueError."""
+    by_name: defaultdict[bytes, _Rows] = defaultdict(_Rows)
+    for number, line in numbered_lines(path, what):
+        columns = line.split()
+        try:
+            start, end = _span(columns)
+            rows = by_name[columns[0]]
+            rows.starts.append(start)
+            rows.ends.append(end)
+            rows.values.append(value(columns))
+            rows.lines.append(number)
+            if math.isinf(rows.values[-1]):
+                raise ValueError("the value is beyond what 32 bits can hold")
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: {error}") from error
+    if not by_name:
+        raise UserError(f"{path} lists no interval")
+    try:
+        return {name.decode(): rows for name, rows in by_name.items()}
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file, expected {what}") from error
+
+
+def _span(columns: list[bytes]) -> tuple[int, int]:
+    """Return start and end in bp; ValueError says what is wrong with them."""
+    if len(columns) < 3:
+        raise ValueError(f"expected chrom, start and end, found {len(columns)} columns")
+    if not (columns[1].isdigit() and columns[2].isdigit()):
+        raise ValueError(
+            "start and end must be whole numbers from 0 on, found "
+            f"{_shown(columns[1])}, {_shown(columns[2])}"
+        )
+    if max(len(columns[1]), len(columns[2])) > _MAX_DIGITS or int(columns[2]) > _MAX_POSITION:
+        raise ValueError(f"{_shown(max(columns[1:3], key=len))} is beyond any contig")
+    start, end = int(columns[1]), int(columns[2])
+    if start >= end:
+        raise ValueError(f"start {start} is not before end {end}")
+    return start, end
+
+
+def _number(text: bytes, missing_allowed: bool = True) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.inf
+    if math.isinf(value) or b"_" in text or (math.isnan(value) and not missing_allowed):
+        raise ValueError(f"the value must be a finite number, found {_shown(text)}")
+    return value
+
+
+def _shown(text: bytes) -> str:
+    return repr(text[:30].decode("utf-8", errors="replace"))
+
+
+def _furthest(rows: dict[str, _Rows]) -> dict[str, int]:
+    return {name: int(r.lines[int(np.argmax(np.array(r.ends)))]) for name, r in rows.items()}

@@ -1,0 +1,65 @@
+"""Take some of the tracks of a targets table."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from spacescale.errors import UserError
+from spacescale.genome.aliases import shorten
+from spacescale.genome.tracks import Track
+
+
+def select_tracks(tracks: Sequence[Track], names: Sequence[str], table: Path) -> list[Track]:
+    """Return the tracks that `names` asks for, in the order of the table; all if it is empty.
+
+    Each name is an identifier or, where no track has that identifier, an index of the table's
+    first column. Raises UserError naming the table for a name that no track or several have, and
+    for a stranded track whose opposite strand is not selected.
+    """
+    if not names:
+        return list(tracks)
+    wanted = {row for name in names for row in [_row(tracks, name, table)]}
+    rows = sorted(wanted)
+    new_row = {row: new for new, row in enumerate(rows)}
+    for row in rows:
+        pair = tracks[row].strand_pair
+        if pair not in wanted:
+            raise UserError(
+                f"{table}: track {tracks[row].identifier} is selected without its opposite strand "
+                f"{tracks[pair].identifier} (index {tracks[pair].index}): select both"
+            )
+    return [replace(tracks[row], strand_pair=new_row[tracks[row].strand_pair]) for row in rows]
+
+
+def track_names(text: str) -> tuple[str, ...]:
+    """Return the names in `A,B,3`, or those in the file of `@FILE`, one a line.
+
+    Raises UserError when the file cannot be read or names nothing.
+    """
+    if not text.startswith("@"):
+        return tuple(name for name in text.split(",") if name)
+    path = Path(text[1:])
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read {path}, the list of tracks: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file") from error
+    if names := tuple(line.strip() for line in lines if line.strip()):
+        return names
+    raise UserError(f"{path} names no track")
+
+
+def _row(tracks: Sequence[Track], name: str, table: Path) -> int:
+    rows = [row for row, track in enumerate(tracks) if track.identifier == name]
+    if not rows:
+        rows = [row for row, track in enumerate(tracks) if str(track.index) == name]
+    if len(rows) == 1:
+        return rows[0]
+    if rows:
+        indices = shorten([str(tracks[row].index) for row in rows])
+        raise UserError(f"{table}: {len(rows)} tracks are called {name}; give an index: {indices}")
+    raise UserError(
+        f"{table} has no track {name!r}, neither as identifier nor as index; it has "
+        f"{shorten([track.identifier for track in tracks])}"
+    )

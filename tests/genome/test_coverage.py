@@ -1,0 +1,188 @@
+"""Tracks from BigWig, bedGraph and peak files: the same coverage, whatever the file."""
+
+import gzip
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spacescale.errors import UserError
+from spacescale.genome.coverage import TrackContigs, open_coverage
+from spacescale.genome.tracks import Track
+from spacescale.genome.transforms import TRANSFORMS
+
+pyBigWig = pytest.importorskip("pyBigWig", reason="needs the prep extra")
+
+YEAST = Path(__file__).parents[3] / "shared/data/yeast_sacCer3"
+LENGTH, BIN_SIZE = 512, 16
+TRACK = Track(0, "t", "t.bw", 0)
+BEDGRAPH = "track type=bedGraph name=x\nchr1\t10\t20\t1.5\n# note\n\nchr2 0 5 -2\nchr1\t2\t4\t3\n"
+PEAKS = "chr1\t10\t20\tp\t0\t.\t3.5\t1\t1\t4\nchr1\t15\t30\tq\t0\t.\t2\t1\t1\t4\n"
+
+
+def read(path: Path, chrom: str, start: int, end: int, track: Track = TRACK) -> list[float]:
+    with open_coverage(path, track) as coverage:
+        return coverage.read(chrom, start, end).tolist()
+
+
+def put(path: Path, text: str) -> Path:
+    content = text.encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.bedGraph", "a.bdg.gz", "a.bg", "anything.txt", "a.bed.x"])
+def test_bedgraph_in_any_order_of_lines(tmp_path, name):
+    path = put(tmp_path / name, BEDGRAPH)
+    nan = np.nan
+    found = read(path, "chr1", 0, 12)
+    np.testing.assert_array_equal(found, [nan, nan, 3, 3, *[nan] * 6, 1.5, 1.5])
+    np.testing.assert_array_equal(read(path, "chr2", 3, 7), [-2, -2, nan, nan])
+
+
+@pytest.mark.parametrize("name", ["a.narrowPeak", "a.narrowPeak.gz", "a.bed"])
+def test_peaks_are_1_inside_and_0_elsewhere(tmp_path, name):
+    path = put(tmp_path / name, PEAKS)
+    assert read(path, "chr1", 8, 32) == [0, 0, *[1] * 20, 0, 0]
+
+
+def test_signal_of_peaks_by_the_column_peak_value(tmp_path):
+    path = put(tmp_path / "a.narrowPeak", PEAKS)
+    track = Track(0, "t", "a", 0, extra={"peak_value": "signal"})
+    assert read(path, "chr1", 9, 31, track) == [0, *[3.5] * 10, *[2] * 10, 0]
+    with pytest.raises(UserError, match="track t: peak_value 'max' must be 1 or signal"):
+        open_coverage(path, Track(0, "t", "a", 0, extra={"peak_value": "max"}))
+    with pytest.raises(UserError, match=r"a.bed:1: no signalValue, the 7th column"):
+        open_coverage(put(tmp_path / "a.bed", "chr1\t1\t2\n"), track)
+
+
+@st.composite
+def disjoint_intervals(draw):
+    """Intervals that may touch, with float32 values."""
+    edges = sorted(draw(st.sets(st.integers(0, LENGTH), min_size=2, max_size=60)))
+    value = st.floats(-1e4, 1e4, width=32)
+    spans = [(a, b, draw(value)) for a, b in pairwise(edges)]
+    kept = [span for span in spans if draw(st.booleans())]
+    return kept or spans[:1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(intervals=disjoint_intervals(), seed=st.integers(0, 99))
+def test_bedgraph_and_bigwig_of_the_same_numbers_give_the_same_bins(
+    tmp_path_factory, intervals, seed
+):
+    folder = tmp_path_factory.mktemp("same")
+    starts, ends, values = map(list, zip(*intervals, strict=True))
+    with pyBigWig.open(str(folder / "a.bw"), "w") as file:
+        file.addHeader([("chr1", LENGTH)])
+        file.addEntries(["chr1"] * len(starts), starts, ends=ends, values=values)
+    lines = [f"chr1\t{a}\t{b}\t{v!r}\n" for a, b, v in intervals]
+    np.random.default_rng(seed).shuffle(lines)
+    (folder / "a.bedGraph").write_text("".join(lines))
+    plain = np.full(LENGTH, np.nan, np.float32)
+    for a, b, v in intervals:
+        plain[a:b] = v
+    bins = {}
+    for name in ("a.bw", "a.bedGraph"):
+        with open_coverage(folder / name, TRACK) as coverage:
+            bases = coverage.read("chr1", 0, LENGTH)
+        np.testing.assert_array_equal(bases, plain)
+        for sum_stat in ("sum", "mean", "max", "median"):
+            pooled = TRANSFORMS["basenji2020"].bins(
+                bases.reshape(-1, BIN_SIZE), Track(0, "t", name, 0, sum_stat=sum_stat)
+            )
+            assert bins.setdefault(sum_stat, pooled).tobytes() == pooled.tobytes()
+
+
+def test_the_end_of_a_window_may_lie_anywhere_in_an_interval(tmp_path):
+    path = put(tmp_path / "a.bedGraph", "chr1\t10\t20\t1\nchr1\t20\t30\t2\n")
+    with open_coverage(path, TRACK) as coverage:
+        whole = coverage.read("chr1", 0, 40)
+        for start in range(39):
+            for end in range(start + 1, 41):
+                found = coverage.read("chr1", start, end)
+                np.testing.assert_array_equal(found, whole[start:end])
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.bedGraph", "chr1\t5\t9\t1\nchr1\t8\t9\t2\n", ":2: chr1 has a value twice at 8-9"),
+        ("a.bedGraph", "chr1\t5\t9\n", ":1: a bedGraph has 4 columns, found 3"),
+        ("a.bedGraph", "chr1\t5\n", ":1: expected chrom, start and end, found 2 columns"),
+        ("a.bedGraph", "chr1\t5\tx\t1\n", ":1: start and end must be whole numbers"),
+        ("a.bedGraph", "chr1\t-5\t9\t1\n", "found '-5', '9'"),
+        ("a.bedGraph", "chr1\t1_0\t20\t1\n", "found '1_0', '20'"),
+        ("a.bedGraph", "chr1\t9\t9\t1\n", ":1: start 9 is not before end 9"),
+        ("a.bedGraph", "chr1\t5\t9\tinf\n", ":1: the value must be a finite number, found 'inf'"),
+        ("a.bedGraph", "chr1\t5\t9\t1e39\n", "beyond what 32 bits can hold"),
+        ("a.bedGraph", "chr1\t5\t9\tone\n", "must be a finite number, found 'one'"),
+        ("a.bedGraph", "chr1\t5\t99999999999\t1\n", ":1: '99999999999' is beyond any contig"),
+        ("a.bedGraph", "# nothing\n", "lists no interval"),
+        ("a.bedGraph", "", "is an empty file"),
+        ("a.bedGraph", "fixedStep chrom=chr1 start=1\n1\n", "is a wiggle file"),
+        ("a.bedGraph", "<html>", "is an HTML or XML page"),
+        ("a.bed", "chr1\t5\t9\t0.5\n", "like a bedGraph. If it is one, call it .bedGraph"),
+        ("a.txt", "chr1\t5\t9\n", "cannot tell what this is; tracks are BigWig (.bw)"),
+        ("a.bedGraph", "chr1\t5\t9\t1\0\n", ":1: this is no text file"),
+    ],
+)
+def test_faults_name_file_and_line(tmp_path, name, content, message):
+    path = put(tmp_path / name, content)
+    with pytest.raises(UserError) as error:
+        open_coverage(path, TRACK)
+    assert str(error.value).startswith(str(path))
+    assert message in str(error.value)
+
+
+def test_missing_and_damaged_files(tmp_path):
+    with pytest.raises(UserError, match=r"no such coverage file: .*a.bed"):
+        open_coverage(tmp_path / "a.bed", TRACK)
+    with pytest.raises(UserError, match=r"no such BigWig file: .*a.bw"):
+        open_coverage(tmp_path / "a.bw", TRACK)
+    packed = gzip.compress(b"chr1\t1\t2\t1\n" * 5000)
+    (tmp_path / "a.bedGraph.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(UserError, match="damaged or truncated gzip file"):
+        open_coverage(tmp_path / "a.bedGraph.gz", TRACK)
+    (tmp_path / "a.bw.gz").write_bytes(gzip.compress(b"\x26\xfc\x8f\x88" + bytes(100)))
+    with pytest.raises(UserError, match="is a compressed BigWig: unpack it"):
+        open_coverage(tmp_path / "a.bw.gz", TRACK)
+
+
+def contigs_of(path: Path) -> TrackContigs:
+    with open_coverage(path, TRACK) as coverage:
+        return TrackContigs.of(coverage)
+
+
+def test_contigs_of_text_are_matched_by_name(tmp_path):
+    genome, lengths = tmp_path / "g.fa", {"chrI": 100, "chrII": 50}
+    graph = contigs_of(put(tmp_path / "a.bedGraph", "I\t0\t9\t1\nI\t20\t60\t1\nx\t0\t999\t1\n"))
+    aliases = graph.auto_aliases(lengths)
+    assert aliases == {"I": "chrI"}
+    assert graph.on_genome(genome, lengths, aliases) == {"chrI"}
+    with pytest.raises(UserError, match=r"shares no contig name.*By name I = chrI: add --aliases"):
+        graph.on_genome(genome, lengths, {})
+    with pytest.raises(UserError, match=r"a.bedGraph:2: end 60 lies beyond chrI, which has 59 bp"):
+        graph.on_genome(genome, lengths | {"chrI": 59}, aliases)
+    both = contigs_of(put(tmp_path / "b.bedGraph", "I\t0\t9\t1\nchrI\t20\t60\t1\n"))
+    with pytest.raises(UserError, match="I and chrI are both chrI of"):
+        both.on_genome(genome, lengths, aliases)
+
+
+def test_a_peak_file_covers_contigs_without_peaks(tmp_path):
+    peaks = contigs_of(put(tmp_path / "a.bed", "chrI\t0\t9\n"))
+    assert peaks.on_genome(tmp_path, {"chrI": 100, "chrII": 50}, {}) == {"chrI", "chrII"}
+
+
+@pytest.mark.skipif(not YEAST.is_dir(), reason="no yeast data beside the repository")
+def test_real_narrowpeak():
+    path = YEAST / "peaks/Scc1-peaks.narrowPeak"
+    rows = [line.split("\t") for line in path.read_text().splitlines() if line]
+    fourth = [(int(r[1]), int(r[2])) for r in rows if r[0] == "IV"]
+    expected = np.zeros(1_531_933)
+    for start, end in fourth:
+        expected[start:end] = 1
+    assert fourth and np.array_equal(read(path, "IV", 0, expected.size), expected)
