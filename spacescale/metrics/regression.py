@@ -20,7 +20,7 @@ CONSTANT_BELOW = 1e-12
 
 
 class PearsonMoments:
-    """Per-track sums from which Pearson and R² follow.
+    """Per-track sums from which Pearson and R² follow. Targets that are NaN do not count.
 
     Rows of the moments, float64 [6, T]: count, Σx, Σy, Σx², Σy², Σxy; x prediction, y target.
     """
@@ -42,13 +42,14 @@ class PearsonMoments:
     def update(self, prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> None:
         """Add predictions and targets of one shape, [..., T], of any float type, on any device.
 
-        weight [B]: 0 leaves out a window of the first axis (padding), whatever it holds.
+        weight [B]: 0 leaves out a window of the first axis (padding), whatever it holds. A target
+        that is NaN, not measured, is left out whatever was predicted.
         """
         x, y = prediction.detach().double(), target.detach().double()
-        counts = torch.ones_like(y)
+        kept = ~y.isnan()
         if weight is not None:
-            kept = (weight > 0).to(y.device).view(-1, *[1] * (y.ndim - 1))
-            x, y, counts = (torch.where(kept, part, 0.0) for part in (x, y, counts))
+            kept &= (weight > 0).to(y.device).view(-1, *[1] * (y.ndim - 1))
+        x, y, counts = (torch.where(kept, part, 0.0) for part in (x, y, torch.ones_like(y)))
         parts = [counts, x, y, x * x, y * y, x * y]
         self._sums += torch.stack([part.flatten(0, -2).sum(0) for part in parts]).to(self._sums)
 
@@ -56,7 +57,7 @@ class PearsonMoments:
         return PearsonMoments.from_tensor(self._sums + other._sums)
 
     def pearson(self) -> Tensor:
-        """Return Pearson's r per track, float64 [T]; NaN where either side is constant."""
+        """Return Pearson's r per track, float64 [T]; NaN where a side is constant or all NaN."""
         count, x, y, xx, yy, xy = self._sums
         covariance = xy - x * y / count
         spread = _spread(count, x, xx).sqrt() * _spread(count, y, yy).sqrt()
@@ -80,7 +81,7 @@ class AssayPearson:
 
     mean: float  # over the tracks that vary; NaN if none does
     tracks: int
-    constant: int  # tracks left out because prediction or target is constant
+    constant: int  # tracks left out because prediction or target is constant or all missing
 
 
 def summarise_by_assay(pearson: Tensor, assays: Sequence[str]) -> dict[str, AssayPearson]:

@@ -5,7 +5,8 @@ Shapes: B batch, N bins, T tracks, E experts; "rows" are species, or species × 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Literal
 
 import torch
@@ -24,6 +25,17 @@ def poisson_loss(prediction: Tensor, target: Tensor) -> Tensor:
     prediction and target (B, N, T) float32; the logarithm is taken of at least 1e-20.
     """
     return (prediction - target * prediction.clamp(min=1e-20).log()).mean()
+
+
+def measured_poisson_loss(prediction: Tensor, target: Tensor, share_of_measured: Tensor) -> Tensor:
+    """`poisson_loss` over the targets that are not NaN: their sum times `share_of_measured`.
+
+    What is NaN gets a gradient of exactly 0: it is replaced before the loss and left out after it.
+    """
+    measured = ~target.isnan()
+    known = torch.where(measured, target, 0.0)
+    terms = prediction - known * prediction.clamp(min=1e-20).log()
+    return torch.where(measured, terms, 0.0).sum() * share_of_measured
 
 
 def mi_loss(sums: RoutingSums, weights: LossConfig, tokens_per_item: int) -> Tensor:
@@ -92,6 +104,7 @@ def training_losses(
     targets: dict[str, Tensor],
     weights: LossConfig,
     sum_over_ranks: SumOverRanks,
+    with_missing: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """All loss terms of one micro-step; their sum is what is differentiated.
 
@@ -100,13 +113,18 @@ def training_losses(
     mean over windows; its `species_weight` multiplies it in any case. With `routing_scope` "ranks"
     the routing terms are those of all ranks' windows together: `sum_over_ranks` adds a tensor
     over ranks, differentiably.
+
+    Targets of the species `with_missing`, the same on all ranks, may be NaN, not measured. Their
+    Poisson term is such that its mean over the ranks is the mean over what all ranks measured; one
+    collective counts that. The other species' terms are means over the rank's own targets.
     """
     num_windows = sum(t.shape[0] for t in targets.values())
+    poisson = _poisson_of_species(targets, with_missing, sum_over_ranks)
     losses = {}
     for name, target in targets.items():
-        loss = poisson_loss(output.prediction[name], target)
+        loss = poisson[name](output.prediction[name], target)
         if output.enhanced:
-            loss = (loss + poisson_loss(output.enhanced[name], target)) / 2
+            loss = (loss + poisson[name](output.enhanced[name], target)) / 2
         share = target.shape[0] / num_windows if weights.poisson_reduction == "windows" else 1.0
         losses[f"poisson/{name}"] = loss * share * weights.species_weight.get(name, 1.0)
     encoder, decoder = output.encoder_routing, [output.decoder_routing]
@@ -116,6 +134,22 @@ def training_losses(
         decoder = [_summed(sums, sum_over_ranks) for sums in decoder]
     losses |= routing_losses(encoder, weights, "encoder")
     return losses | routing_losses(decoder, weights, "decoder")
+
+
+def _poisson_of_species(
+    targets: dict[str, Tensor], with_missing: Collection[str], sum_over_ranks: SumOverRanks
+) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """The Poisson loss of prediction and target, of each species."""
+    loss_of: dict[str, Callable[[Tensor, Tensor], Tensor]] = dict.fromkeys(targets, poisson_loss)
+    names = [name for name in targets if name in with_missing]
+    if names:
+        counts = [(~targets[name].isnan()).sum() for name in names]
+        # float64 holds any count exactly; the last sum is the number of ranks.
+        sums = sum_over_ranks(torch.stack([*counts, torch.ones_like(counts[0])]).double())
+        for name, count in zip(names, sums, strict=False):
+            share = (sums[-1] / count.clamp(min=1)).to(targets[name].dtype)
+            loss_of[name] = partial(measured_poisson_loss, share_of_measured=share)
+    return loss_of
 
 
 def _summed(sums: RoutingSums, sum_over_ranks: SumOverRanks) -> RoutingSums:

@@ -59,6 +59,7 @@ class Trainer:
         self.accumulation = engine.gradient_accumulation_steps()
         self.trained_on_means = config.loss.track_scale == "mean"
         self.scales = {name: self._scale(data) for name, data in datasets.items()}
+        self.with_missing = {n for n, data in datasets.items() if data.manifest.missing == "nan"}
         self.scores: dict[str, float] = {}  # of the last validation, and its step
         self.best_score = -math.inf
         self.nonfinite_in_a_row = 0
@@ -143,7 +144,9 @@ class Trainer:
         batch = {name: part.to(self.device) for name, part in batch.items()}
         output = self.engine({name: part.codes for name, part in batch.items()})
         targets = {name: p.targets.float() / self.scales[name] for name, p in batch.items()}
-        losses = training_losses(output, targets, self.config.loss, comm.sum_over_ranks)
+        losses = training_losses(
+            output, targets, self.config.loss, comm.sum_over_ranks, self.with_missing
+        )
         total = torch.stack(list(losses.values())).sum()
         self.engine.backward(total)
         self.engine.step()

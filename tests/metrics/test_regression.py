@@ -111,3 +111,25 @@ def test_means_by_assay_leave_out_and_count_constant_tracks():
     assert list(means) == ["atac", "cage", "chip"]
     assert [means["atac"], means["cage"]] == pytest.approx([0.1, 0.6])
     assert np.isnan(means["chip"])
+
+
+def test_targets_that_were_not_measured_do_not_count():
+    x, y = correlated(1.0, 1.0)
+    missing = torch.rand(y.shape, generator=torch.Generator().manual_seed(0)) < 0.4
+    missing[..., 2] = True
+    moments = PearsonMoments(3)
+    # Whatever is predicted there, even NaN.
+    moments.update(x.masked_fill(missing, torch.nan), y.masked_fill(missing, torch.nan))
+    for track in (0, 1):
+        kept = ~missing[..., track]
+        r, r2 = two_pass(x[..., track][kept][:, None], y[..., track][kept][:, None])
+        assert float(moments.pearson()[track]) == pytest.approx(r[0], rel=1e-9)
+        assert float(moments.r2()[track]) == pytest.approx(r2[0], rel=1e-9)
+    assert moments.pearson()[2].isnan() and moments.r2()[2].isnan()
+    assert torch.equal(moments.tensor()[0], (~missing).flatten(0, -2).sum(0).double())
+
+
+def test_a_prediction_that_is_nan_where_it_was_measured_is_not_hidden():
+    x, y = correlated(1.0, 1.0)
+    x[0, 0, 1] = torch.nan
+    assert moments_of(x, y).pearson().isnan().tolist() == [False, True, False]

@@ -7,6 +7,7 @@ from spacescale.config import LossConfig
 from spacescale.model.losses import (
     cv_of_gates,
     cv_of_usage,
+    measured_poisson_loss,
     mi_loss,
     poisson_loss,
     routing_losses,
@@ -14,6 +15,7 @@ from spacescale.model.losses import (
     z_loss,
 )
 from spacescale.model.router import RoutingSums
+from spacescale.model.space import SpaceOutput
 
 S, E = 3, 4
 BALANCED = torch.full((S, E), 5.0)
@@ -255,3 +257,69 @@ def test_with_the_scope_of_a_rank_nothing_is_summed_over_ranks():
     )
     expected = training_losses(output, targets, LossConfig(), no_ranks)
     torch.testing.assert_close(found, expected)
+
+
+def some_missing(target: torch.Tensor, seed: int = 3) -> torch.Tensor:
+    """The target with a third of its values not measured."""
+    generator = torch.Generator().manual_seed(seed)
+    return target.masked_fill(torch.rand(target.shape, generator=generator) < 0.33, torch.nan)
+
+
+def test_missing_targets_take_no_part():
+    with torch.no_grad():
+        output = tiny_model()({"finch": some_codes(2), "perch": some_codes(2, seed=5)})
+    targets = some_targets(output)
+    targets["finch"] = some_missing(targets["finch"])
+    found = training_losses(output, targets, LossConfig(), no_ranks, {"finch"})
+    measured = ~targets["finch"].isnan()
+    expected = np.mean(
+        [
+            float(poisson_loss(p[measured], targets["finch"][measured]))
+            for p in (output.prediction["finch"], output.enhanced["finch"])
+        ]
+    )
+    assert float(found["poisson/finch"]) == pytest.approx(expected / 2, rel=1e-6)
+    assert torch.isfinite(torch.stack(list(found.values()))).all()
+
+
+def test_a_species_without_missing_targets_is_as_without_them_at_all():
+    with torch.no_grad():
+        output = tiny_model()({"finch": some_codes(2), "perch": some_codes(1)})
+    targets = some_targets(output)
+    plain = training_losses(output, targets, LossConfig(), no_ranks)
+    targets["finch"] = some_missing(targets["finch"])
+    found = training_losses(output, targets, LossConfig(), no_ranks, {"finch"})
+    assert torch.equal(found["poisson/perch"], plain["poisson/perch"])
+
+
+def test_no_collective_without_missing_targets():
+    with torch.no_grad():
+        output = tiny_model()({"finch": some_codes(2)})
+    training_losses(
+        output,
+        some_targets(output),
+        LossConfig(routing_scope="rank"),
+        lambda sums: pytest.fail("summed"),
+        {"perch"},
+    )
+
+
+@pytest.mark.parametrize("prediction", [1e-30, 0.5, 1e30])
+def test_gradients_where_nothing_was_measured_are_exactly_zero(prediction):
+    target = torch.tensor([1.0, torch.nan, 2.0, torch.nan])
+    predicted = torch.full((4,), prediction, requires_grad=True)
+    measured_poisson_loss(predicted, target, torch.tensor(0.5)).backward()
+    assert predicted.grad[[1, 3]].tolist() == [0, 0]
+    reference = torch.full((2,), prediction, requires_grad=True)
+    poisson_loss(reference, target[[0, 2]]).backward()
+    torch.testing.assert_close(predicted.grad[[0, 2]], reference.grad)
+
+
+def test_targets_of_which_none_was_measured_give_no_loss_and_no_gradient():
+    prediction = torch.ones(2, 3, 4, requires_grad=True)
+    output = SpaceOutput({"finch": prediction}, {}, {}, [], None)
+    targets = {"finch": torch.full((2, 3, 4), torch.nan)}
+    found = training_losses(output, targets, LossConfig(), no_ranks, {"finch"})
+    found["poisson/finch"].backward()
+    assert float(found["poisson/finch"].detach()) == 0
+    assert not prediction.grad.any()

@@ -1,0 +1,73 @@
+"""Targets that were not measured, from shard to evaluation, beside species that have none."""
+
+import json
+import math
+import sys
+
+import numpy as np
+import pyBigWig
+from conftest import BIN, SCRIPT, arguments, run
+
+from spacescale.config import EMBEDDED_PRESET, build_config
+from spacescale.data.shard_options import ShardOptions
+from spacescale.data.shard_reader import SpeciesData
+from spacescale.data.shard_writer import shard_species
+from spacescale.genome.tracks import read_targets
+from spacescale.metrics.writer import read_metrics
+from spacescale.testing.simulated_genomes import write_simulated_genomes
+
+
+def cut_coverage(path):
+    """Take the values from all but the first third of each contig, and from one contig."""
+    with pyBigWig.open(str(path)) as file:
+        values = {name: file.values(name, 0, bp, numpy=True) for name, bp in file.chroms().items()}
+    lengths = {name: part.size for name, part in list(values.items())[1:]}
+    with pyBigWig.open(str(path), "w") as file:
+        file.addHeader(list(lengths.items()))
+        for name, length in lengths.items():
+            kept = np.nan_to_num(values[name][: length // 3].astype(float))
+            file.addEntries(name, 0, values=kept, span=1, step=1)
+
+
+def make_data(folder):
+    model = build_config(EMBEDDED_PRESET, []).model
+    for number, species in enumerate(write_simulated_genomes(folder / "genomes", scale=0.12)):
+        if number == 0:
+            first, *_ = read_targets(species.targets)
+            cut_coverage(species.targets.parent / first.file)
+        options = ShardOptions(
+            species=species.name,
+            fasta=species.fasta,
+            targets=species.targets,
+            out=folder / "shards",
+            contigs=species.contigs,
+            seq_length=model.seq_length,
+            bin_size=model.bin_size,
+            target_length=model.target_length,
+            missing="nan" if number == 0 else "zero",
+        )
+        shard_species(options)
+    return folder / "shards"
+
+
+def test_a_run_learns_from_what_was_measured(tmp_path):
+    data = make_data(tmp_path)
+    with_missing = SpeciesData.open(data / "finch")
+    stored = np.stack([with_missing.targets(row) for row in range(len(with_missing))])
+    shares = np.isnan(stored).mean((0, 1))
+    assert shares[0] > 0.6 and not shares[1:].any()
+
+    done = run(sys.executable, SCRIPT, *arguments(data, tmp_path / "run", "optim.max_steps=3"))
+    assert done.returncode == 0, done.stderr
+    assert "not finite" not in done.stderr + done.stdout
+    logged = {}
+    for record in read_metrics(tmp_path / "run/metrics.jsonl"):
+        logged |= record
+    assert math.isfinite(logged["train/loss/finch"])
+    assert math.isfinite(logged["valid/pearson_log1p/finch"])
+
+    done = run(BIN / "spacescale", "evaluate", tmp_path / "run", "--split", "valid")
+    assert done.returncode == 0, done.stderr
+    (found,) = tmp_path.rglob("metrics.json")
+    tracks = json.loads(found.read_text())["species"]["finch"]["tracks"]
+    assert all(math.isfinite(track["pearson_raw"]) for track in tracks)
