@@ -27,6 +27,11 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--both-strands", action="store_true", help="average predictions for both strands"
     )
+    evaluate.add_argument(
+        "--other-split",
+        action="store_true",
+        help="score data that are split in another way than those the model was trained on",
+    )
     evaluate.set_defaults(run=_evaluate)
 
     convert = commands.add_parser("convert", help="export plain PyTorch weights, proved equal")
@@ -67,6 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="say what a run, checkpoint, export or data set holds")
     info.add_argument("path", type=Path)
+    info.add_argument(
+        "--figure", type=Path, metavar="PNG", help="also draw coverage per track and split of data"
+    )
     info.set_defaults(run=_info)
 
     plan = commands.add_parser("plan", help="say what a run would cost, before it is run")
@@ -120,7 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _evaluate(args: argparse.Namespace) -> None:
     from spacescale.evals.evaluation import evaluate
 
-    print(evaluate(args.path, args.data, args.split, args.out, args.both_strands))
+    print(evaluate(args.path, args.data, args.split, args.out, args.both_strands, args.other_split))
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -162,9 +170,13 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
+    from spacescale.data.loader import open_datasets
+    from spacescale.evals.data_info import draw_coverage
     from spacescale.evals.info import describe
 
     print(describe(args.path))
+    if args.figure:
+        print(draw_coverage(args.figure, list(open_datasets([args.path]).values())))
 
 
 def _plan(args: argparse.Namespace) -> None:

@@ -50,6 +50,7 @@ def _write_export(checkpoint: Path, folder: Path) -> None:
             "loss": config.loss.model_dump(mode="json"),
             "metrics": state["metrics"],
             "data_manifests": state["data_manifests"],
+            "data_splits": layout.data_splits(state),
             "versions": state["versions"],
             "exported_with": __version__,
         },

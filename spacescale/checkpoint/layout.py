@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -115,6 +116,14 @@ def find_checkpoint(path: Path, pointer: str = "latest") -> Path | None:
                 raise UserError(f"{folder / name}: names {found.name!r}, which does not exist")
             return found
     return None
+
+
+def data_splits(state: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the split hash of each species' data from a checkpoint's state or an export's record.
+
+    None where the data are not known, or where an earlier spacescale did not keep the hash.
+    """
+    return dict.fromkeys(state["data_manifests"]) | state.get("data_splits", {})
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -62,12 +62,14 @@ class CheckpointManager:
         engine: deepspeed.DeepSpeedEngine,
         ep_size: int,
         data_manifests: dict[str, str],
+        data_splits: dict[str, str],
         model: Space,
         device: torch.device,
     ):
         self.folder = layout.checkpoints_folder(output)
         self.config, self.tracks, self.engine = config, tracks, engine
-        self.ep_size, self.data_manifests = ep_size, data_manifests
+        self.ep_size = ep_size
+        self.data_manifests, self.data_splits = data_manifests, data_splits
         self.model, self.device = model, device
 
     def save(
@@ -134,6 +136,7 @@ class CheckpointManager:
             "config": self.config.model_dump(mode="json"),
             "layout": self._layout(),
             "data_manifests": self.data_manifests,
+            "data_splits": self.data_splits,
             "versions": {
                 "spacescale": __version__,
                 "torch": torch.__version__,
@@ -186,9 +189,11 @@ class CheckpointManager:
         _check_settings(checkpoint, saved, self.config)
         for name, now in self.data_manifests.items():
             if state["data_manifests"][name] != now:
+                splits = _compare_splits(layout.data_splits(state)[name], self.data_splits[name])
                 raise UserError(
                     f"{checkpoint}: the data set of {name!r} is not the one it was trained on "
-                    f"(manifest {state['data_manifests'][name][:12]}, now {now[:12]})"
+                    f"(manifest {state['data_manifests'][name][:12]}, now {now[:12]}){splits}; "
+                    "resume with the same, or start anew with another --output"
                 )
         _check_layout(checkpoint, state["layout"], self._layout())
         StoredPieces(checkpoint).check(sizes)
@@ -203,6 +208,15 @@ class CheckpointManager:
             "micro_batch_size": self.engine.train_micro_batch_size_per_gpu(),
             "gradient_accumulation_steps": self.engine.gradient_accumulation_steps(),
         }
+
+
+def _compare_splits(saved: str | None, now: str) -> str:
+    """Say what the split hashes of two data sets tell about them."""
+    if saved is None:
+        return ""
+    if saved == now:
+        return "; windows and splits are the same, their contents are not"
+    return "; the splits differ, so that windows held out now may have been trained on"
 
 
 def _check_layout(checkpoint: Path, saved: dict[str, int], now: dict[str, int]) -> None:

@@ -34,7 +34,7 @@ from spacescale.evals.track_prediction import (
     count_experts_of,
     score_split,
 )
-from spacescale.evals.trained_model import TrainedModel, load_trained
+from spacescale.evals.trained_model import OTHER_SPLIT, Splits, TrainedModel, load_trained
 from spacescale.metrics.regression import summarise_by_assay
 from spacescale.metrics.routing import ExpertUse
 from spacescale.metrics.writer import METRICS_FILE
@@ -50,6 +50,7 @@ class SpeciesResult:
     """Scores of one species, of the model and of the baseline, and a region to draw."""
 
     data: SpeciesData
+    splits: Splits
     num_windows: int
     scores: TrackScores
     baseline: TrackScores
@@ -59,20 +60,26 @@ class SpeciesResult:
 
 
 def evaluate(
-    path: Path, data_paths: list[Path], split: str, out: Path | None, both_strands: bool
+    path: Path,
+    data_paths: list[Path],
+    split: str,
+    out: Path | None,
+    both_strands: bool,
+    other_split: bool = False,
 ) -> str:
     """Score `path` on a split of the data and write tables and figures; returns a summary table.
 
     Writes metrics.json, one SPECIES/acc.txt each and figures/*.png to `out`. The baseline beside
     every figure predicts each track's mean profile over the training windows, whatever the
-    sequence. Raises UserError for data that do not fit the model.
+    sequence. Raises UserError for data that do not fit the model, and unless other_split for data
+    that are split in another way than those it was trained on.
     """
     trained = load_trained(path)
     if not data_paths and not trained.data_paths:
         raise UserError(f"{path}: an export does not know its data; give --data")
     datasets = open_datasets(data_paths or trained.data_paths)
     for data in datasets.values():
-        trained.check_data(data)
+        trained.check_data(data, other_split)
     use = count_experts_of(trained.model.config, trained.device)
     results = [_evaluate_species(trained, d, split, both_strands, use) for d in datasets.values()]
     folder = out or (trained.run or path) / "evaluation" / split
@@ -86,7 +93,8 @@ def evaluate(
     write_tables(folder, results, description)
     draw_figures(folder / "figures", results, use, split, trained.run)
     logger.info("tables and figures: %s", folder)
-    return summary_table(summary_rows(results))
+    notes = [f"{r.data.name}: {OTHER_SPLIT}" for r in results if r.splits == "other"]
+    return "\n".join([summary_table(summary_rows(results)), *notes])
 
 
 def _evaluate_species(
@@ -99,6 +107,7 @@ def _evaluate_species(
     profile = mean_profile(data).to(trained.device) / scale
     result = SpeciesResult(
         data,
+        trained.splits_of(data),
         len(rows),
         TrackScores(len(scale), trained.device),
         TrackScores(len(scale), trained.device),
@@ -139,15 +148,20 @@ def _batches(
 def mean_profile(data: SpeciesData) -> Tensor:
     """Each track's mean profile over the training windows, float32 (N, T), in stored units.
 
-    NaN where the data set has no training windows.
+    A bin that was measured in no training window gets the track's mean; NaN where there is none.
     """
     if not data.manifest.num_windows.get("train"):
         return torch.full((data.target_length, len(data.tracks)), torch.nan)
     rows = data.rows("train")
     total = np.zeros((data.target_length, len(data.tracks)), dtype=np.float64)
+    count = np.zeros_like(total)
     for row in rows:
-        total += data.targets(int(row))
-    return torch.from_numpy(total / len(rows)).float()
+        targets = data.targets(int(row))
+        measured = ~np.isnan(targets)
+        total[measured] += targets[measured]
+        count += measured
+    profile = np.where(count > 0, total / np.maximum(count, 1), data.track_mean)
+    return torch.from_numpy(profile).float()
 
 
 def summary_rows(results: list[SpeciesResult]) -> list[SummaryRow]:
@@ -189,6 +203,8 @@ def write_tables(folder: Path, results: list[SpeciesResult], description: dict[s
         species[result.data.name] = {
             "windows": result.num_windows,
             "data_manifest": result.data.manifest_hash,
+            "data_split": result.data.manifest.split.hash,
+            "splits": result.splits,
             "pearson_log1p": float(log1p.pearson().nanmean()),
             "pearson_raw": float(raw.pearson().nanmean()),
             "mean_profile_pearson_log1p": float(result.baseline.log1p.pearson().nanmean()),

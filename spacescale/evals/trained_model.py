@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from spacescale.model.space import Space, read_export
 
 logger = logging.getLogger(__name__)
 
+Splits = Literal["as trained", "other", "unknown"]
+OTHER_SPLIT = "other splits than in training: held-out windows may have been trained on"
+
 
 @dataclass
 class TrainedModel:
@@ -30,6 +34,7 @@ class TrainedModel:
     trained_on_means: bool
     tracks: dict[str, list[Track]]
     data_manifests: dict[str, str]  # identity of each species' data set
+    data_splits: dict[str, str | None]  # and the hash of its splits, where it is known
     data_paths: list[Path]  # where they lay; [] for an export
     run: Path | None  # the run folder, if it comes from one
 
@@ -43,10 +48,11 @@ class TrainedModel:
         means = np.array([track.mean for track in self.tracks[species]], dtype=np.float32)
         return safe_scale(means).to(self.device)
 
-    def check_data(self, data: SpeciesData) -> None:
-        """Refuse data whose species, tracks or geometry are not the model's.
+    def check_data(self, data: SpeciesData, other_split: bool = False) -> None:
+        """Refuse data whose species, tracks, geometry or splits are not the model's.
 
-        Raises UserError; warns where the data set is another than the one trained on.
+        other_split: warn of other splits instead. Raises UserError; warns where the data set is
+        another than the one trained on and nothing tells whether its splits are.
         """
         config = self.model.config
         if data.name not in config.species:
@@ -72,13 +78,34 @@ class TrainedModel:
                 f"{data.path}: {bins} bins of {bin_size} bp; {self.source} predicts "
                 f"{config.target_length} of {config.bin_size} bp"
             )
-        if data.manifest_hash != self.data_manifests[data.name]:
+        self._check_splits(data, other_split)
+
+    def _check_splits(self, data: SpeciesData, other_split: bool) -> None:
+        splits = self.splits_of(data)
+        if splits == "other" and not other_split:
+            raise UserError(
+                f"{data.path}: its splits are not those that {self.source} was trained with, so "
+                "held-out windows may have been trained on. Give the data it was trained with, or "
+                "--other-split to score them all the same"
+            )
+        if splits == "other":
+            logger.warning("%s: %s", data.path, OTHER_SPLIT)
+        if splits == "unknown":
             logger.warning(
                 "%s is not the data set that %s was trained on: its splits may differ, and "
                 "held-out windows may have been trained on",
                 data.path,
                 self.source,
             )
+
+    def splits_of(self, data: SpeciesData) -> Splits:
+        """Say whether the data are split as those the model was trained on."""
+        if data.manifest_hash == self.data_manifests[data.name]:
+            return "as trained"
+        known = self.data_splits[data.name]
+        if known is None:
+            return "unknown"
+        return "as trained" if known == data.manifest.split.hash else "other"
 
 
 def load_trained(path: Path) -> TrainedModel:
@@ -95,6 +122,7 @@ def load_trained(path: Path) -> TrainedModel:
             trained_on_means=payload["track_scale"] == "mean",
             tracks=_read_tracks(path),
             data_manifests=payload["trained"]["data_manifests"],
+            data_splits=layout.data_splits(payload["trained"]),
             data_paths=[],
             run=None,
         )
@@ -102,6 +130,7 @@ def load_trained(path: Path) -> TrainedModel:
     if checkpoint is None:
         raise UserError(f"{path}: neither a run folder, a checkpoint nor an export")
     model, config = load_space(checkpoint)
+    state = layout.read_state(checkpoint)
     in_run = checkpoint.resolve().parent == layout.checkpoints_folder(
         checkpoint.resolve().parent.parent
     )
@@ -110,7 +139,8 @@ def load_trained(path: Path) -> TrainedModel:
         source=checkpoint,
         trained_on_means=config.loss.track_scale == "mean",
         tracks=_read_tracks(checkpoint),
-        data_manifests=layout.read_state(checkpoint)["data_manifests"],
+        data_manifests=state["data_manifests"],
+        data_splits=layout.data_splits(state),
         data_paths=[Path(data) for data in config.data.paths],
         run=checkpoint.parent.parent if in_run else None,
     )

@@ -88,6 +88,7 @@ def prepare(
         engine,
         ep_size,
         {name: data.manifest_hash for name, data in datasets.items()},
+        {name: data.manifest.split.hash for name, data in datasets.items()},
         model,
         device,
     )

@@ -79,7 +79,7 @@ def start(output: Path, layout: Layout, seed: int = 20) -> Run:
     torch.manual_seed(seed + 1 + comm.rank())
     tracks = {name: [] for name in CONFIG.model.species}
     manager = CheckpointManager(
-        output, CONFIG, tracks, engine, layout.ep_size, {}, model, torch.device("cpu")
+        output, CONFIG, tracks, engine, layout.ep_size, {}, {}, model, torch.device("cpu")
     )
     return Run(model, engine, manager)
 

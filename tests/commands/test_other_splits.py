@@ -1,0 +1,106 @@
+"""Data that are split in another way than those a model was trained on."""
+
+import json
+import logging
+import shutil
+import sys
+
+import pytest
+from conftest import SCRIPT, SPECIES, arguments, make_data, run
+
+from spacescale.checkpoint import layout
+from spacescale.checkpoint.convert import convert
+from spacescale.data.loader import open_datasets
+from spacescale.data.manifest import read_manifest, save_manifest
+from spacescale.errors import UserError
+from spacescale.evals.evaluation import evaluate
+
+
+@pytest.fixture(scope="module")
+def swapped(tmp_path_factory):
+    """The same species and tracks; valid and test of moth have changed places."""
+
+    def swap(species):
+        if species.name == "moth":
+            other = {"valid": "test", "test": "valid"}
+            rows = [line.split("\t") for line in species.contigs.read_text().splitlines()]
+            rows = [[*row[:3], other.get(row[3], row[3])] for row in rows]
+            species.contigs.write_text("".join("\t".join(row) + "\n" for row in rows))
+
+    return make_data(tmp_path_factory.mktemp("swapped"), change=swap)
+
+
+@pytest.fixture(scope="module")
+def export(alone, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "export"
+    convert(alone[0], folder)
+    return folder
+
+
+def without_split_hashes(folder):
+    """Make a checkpoint or export what an earlier spacescale wrote."""
+    for path in folder.rglob("*.json"):
+        state = json.loads(path.read_text())
+        state.get("trained", state).pop("data_splits", None)
+        path.write_text(json.dumps(state))
+    for checkpoint in folder.glob("checkpoints/step-*"):
+        layout.write_manifest(checkpoint)
+    return folder
+
+
+def test_checkpoints_and_exports_keep_the_split_hashes(alone, export, data):
+    expected = {name: d.manifest.split.hash for name, d in open_datasets([data]).items()}
+    assert set(expected) == set(SPECIES)
+    state = layout.read_state(layout.find_checkpoint(alone[0]))
+    trained = json.loads((export / "config.json").read_text())["trained"]
+    assert state["data_splits"] == trained["data_splits"] == expected
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "export"])
+def test_evaluate_refuses_other_splits(alone, export, swapped, tmp_path, kind):
+    source = alone[0] if kind == "checkpoint" else export
+    message = "moth: its splits are not those .* held-out windows may have been trained on.*--other"
+    with pytest.raises(UserError, match=message):
+        evaluate(source, [swapped], "test", tmp_path / "out", both_strands=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_scores_other_splits_when_told_to_and_says_so(export, swapped, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        two = [swapped / "moth", swapped / "finch"]
+        text = evaluate(export, two, "test", tmp_path, both_strands=False, other_split=True)
+    assert "moth: other splits than in training: held-out windows may have been" in text
+    assert "finch: other splits" not in text and "other splits" in caplog.text
+    species = json.loads((tmp_path / "metrics.json").read_text())["species"]
+    assert {name: found["splits"] for name, found in species.items()} == {
+        "finch": "as trained",
+        "moth": "other",
+    }
+
+
+def test_another_data_set_with_the_same_splits_is_scored(export, data, tmp_path, caplog):
+    copied = tmp_path / "moth"
+    shutil.copytree(data / "moth", copied)
+    manifest, _ = read_manifest(copied)
+    save_manifest(copied, manifest.model_copy(update={"created_with": {"spacescale": "another"}}))
+    evaluate(export, [copied], "test", tmp_path / "out", both_strands=False)
+    assert "may have been trained on" not in caplog.text
+
+
+def test_what_an_earlier_spacescale_wrote_warns(alone, export, swapped, tmp_path, caplog):
+    old = without_split_hashes(shutil.copytree(export, tmp_path / "export"))
+    evaluate(old, [swapped / "moth"], "test", tmp_path / "out", both_strands=False)
+    assert "its splits may differ" in caplog.text
+    run_folder = without_split_hashes(shutil.copytree(alone[0], tmp_path / "run"))
+    convert(run_folder, tmp_path / "again")
+    trained = json.loads((tmp_path / "again/config.json").read_text())["trained"]
+    assert trained["data_splits"] == dict.fromkeys(trained["data_manifests"])
+
+
+def test_a_run_does_not_resume_on_other_splits(alone, swapped, tmp_path):
+    shutil.copytree(alone[0], tmp_path / "run")
+    command = arguments(swapped, tmp_path / "run", "optim.max_steps=4", "--resume", "must")
+    done = run(sys.executable, SCRIPT, *command)
+    assert done.returncode == 2
+    assert "the data set of 'moth' is not the one it was trained on" in done.stderr
+    assert "the splits differ, so that windows held out now may have been trained" in done.stderr
