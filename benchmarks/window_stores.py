@@ -1,0 +1,337 @@
+"""The same windows stored in the ways of the field, each read as its users read it.
+
+Every store is written once and then read one window after another: base codes uint8 [bp] or
+one-hot, and targets float16 or float32 [bins, tracks]. Readers go through the library that belongs
+to the format; `ThinZarr` alone is a reader of our own, to see what one would gain.
+"""
+
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+import google_crc32c
+import h5py
+import numpy as np
+import webdataset
+import zarr
+from pcodec import standalone
+
+from spacescale.data.dataset_writer import created_with, write_dataset
+from spacescale.data.importers.tf_example import parse_example
+from spacescale.data.importers.tfrecord import masked_crc32c, read_records
+from spacescale.data.schema import Contig, Manifest, Report, Sources, Split, Storage, TransformInfo
+from spacescale.data.shard_reader import SpeciesData
+from spacescale.data.tar_writer import export_webdataset
+from spacescale.genome.intervals import Interval, split_hash
+from spacescale.genome.tracks import Track
+
+Window = tuple[np.ndarray, np.ndarray]  # sequence, targets
+BASES = np.eye(5, 4, dtype=bool)
+
+
+class Windows:
+    """Windows made up so that their targets compress as the public human set does.
+
+    Poisson counts around smooth peaks and track levels, divided by their depth: zlib makes float16
+    about 1.5 times smaller, as it does the published targets.
+    """
+
+    def __init__(self, num_windows: int, bins: int, tracks: int, seq_length: int, bin_size: int):
+        self.shape, self.seq_length, self.bin_size = (
+            (num_windows, bins, tracks),
+            seq_length,
+            bin_size,
+        )
+        span = bins * bin_size
+        self.intervals = [
+            Interval("chr1", i * span, (i + 1) * span, "train") for i in range(num_windows)
+        ]
+        random = np.random.default_rng(0)
+        self.genome = random.integers(0, 4, num_windows * span, dtype=np.uint8)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Targets float16 [rows, bins, tracks]."""
+        return np.stack([self._targets(row) for row in range(*rows.indices(self.shape[0]))])
+
+    def _targets(self, row: int) -> np.ndarray:
+        random, depth = np.random.default_rng([1, row]), 48.0
+        _, bins, tracks = self.shape
+        level = np.exp(np.random.default_rng(2).normal(0, 1, tracks))
+        peaks = np.exp(random.normal(0, 0.8, (bins, 1)))
+        rate = level * peaks * np.exp(0.5 * random.standard_normal((bins, tracks), np.float32))
+        return (random.poisson(np.minimum(depth * rate, 5e4)) / depth).astype(np.float16)
+
+    def sequence(self, row: int) -> np.ndarray:
+        """Base codes uint8 [seq_length] around the target, N (4) past the ends."""
+        margin = (self.seq_length - self.shape[1] * self.bin_size) // 2
+        padded = np.pad(self.genome, margin, constant_values=4)
+        start = self.intervals[row].start
+        return padded[start : start + self.seq_length]
+
+
+class Store:
+    """One way to store windows."""
+
+    name = ""
+
+    def __init__(self, folder: Path, windows: Windows):
+        self.folder, self.windows = folder / type(self).__name__, windows
+        self.folder.mkdir()
+        self.write()
+
+    def write(self) -> None:
+        """Write all windows."""
+        raise NotImplementedError
+
+    def read(self) -> Iterable[Window]:
+        """Read all windows."""
+        raise NotImplementedError
+
+    def rows(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Row and targets of each window, to be written."""
+        for row in range(self.windows.shape[0]):
+            yield row, self.windows[row : row + 1][0]
+
+    def stored_bytes(self) -> int:
+        """Of all files."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+
+class Hdf5Gzip(Store):
+    """As SPACE caches windows: one-hot bases and float32 targets, gzip, one window a chunk."""
+
+    name = "HDF5 gzip, fp32"
+
+    def write(self) -> None:
+        """Two data sets in one file."""
+        num_windows, bins, tracks = self.windows.shape
+        length = self.windows.seq_length
+        with h5py.File(self.folder / "windows.h5", "w") as file:
+            options = {"compression": "gzip"}
+            bases = file.create_dataset(
+                "sequences", (num_windows, length, 4), bool, chunks=(1, length, 4), **options
+            )
+            targets = file.create_dataset(
+                "targets", (num_windows, bins, tracks), "f4", chunks=(1, bins, tracks), **options
+            )
+            for row, values in self.rows():
+                bases[row], targets[row] = BASES[self.windows.sequence(row)], values
+
+    def read(self) -> Iterator[Window]:
+        """Row by row."""
+        with h5py.File(self.folder / "windows.h5") as file:
+            for row in range(self.windows.shape[0]):
+                yield file["sequences"][row], file["targets"][row]
+
+
+class RawFloat32(Store):
+    """Uncompressed float32 and base codes, mapped into memory and copied."""
+
+    name = "raw .bin, fp32"
+
+    def write(self) -> None:
+        """Two files."""
+        with (self.folder / "targets.bin").open("wb") as file:
+            for _, values in self.rows():
+                values.astype(np.float32).tofile(file)
+        with (self.folder / "sequences.bin").open("wb") as file:
+            for row in range(self.windows.shape[0]):
+                self.windows.sequence(row).tofile(file)
+
+    def read(self) -> Iterator[Window]:
+        """Row by row."""
+        bases = np.memmap(self.folder / "sequences.bin", np.uint8, "r")
+        bases = bases.reshape(-1, self.windows.seq_length)
+        targets = np.memmap(self.folder / "targets.bin", np.float32, "r", shape=self.windows.shape)
+        for row in range(self.windows.shape[0]):
+            yield np.array(bases[row]), np.array(targets[row])
+
+
+class TfRecordZlib(Store):
+    """As Basenji stores windows: records of base codes and float16 targets in one zlib stream."""
+
+    name = "TFRecord zlib, fp16"
+
+    def write(self) -> None:
+        """One file."""
+        squeeze = zlib.compressobj(6)
+        with (self.folder / "train-0.tfr").open("wb") as file:
+            for row, values in self.rows():
+                record = _example(
+                    sequence=self.windows.sequence(row).tobytes(), target=values.tobytes()
+                )
+                length = struct.pack("<Q", len(record))
+                head = length + struct.pack("<I", masked_crc32c(length))
+                tail = struct.pack("<I", masked_crc32c(record))
+                file.write(squeeze.compress(head + record + tail))
+            file.write(squeeze.flush())
+
+    def read(self) -> Iterator[Window]:
+        """Record by record, checksums compared."""
+        for record in read_records(self.folder / "train-0.tfr", 2**30):
+            found = parse_example(record, ("sequence", "target"))
+            targets = np.frombuffer(found["target"], np.float16).reshape(self.windows.shape[1:])
+            yield np.frombuffer(found["sequence"], np.uint8), targets
+
+
+def _example(**features: bytes) -> bytes:
+    """Serialise a tf.train.Example of bytes features."""
+
+    def field(number: int, content: bytes) -> bytes:
+        size, varint = len(content), b""
+        while size > 127:
+            varint, size = varint + bytes([size & 127 | 128]), size >> 7
+        return bytes([number << 3 | 2]) + varint + bytes([size]) + content
+
+    entries = b"".join(
+        field(1, field(1, name.encode()) + field(2, field(1, field(1, value))))
+        for name, value in features.items()
+    )
+    return field(1, entries)
+
+
+class PlainZarr(Store):
+    """zarr as it comes: float16, its default compression, one window a chunk and a file."""
+
+    name = "zarr defaults, fp16"
+
+    def write(self) -> None:
+        """Two arrays."""
+        num_windows, bins, tracks = self.windows.shape
+        length = self.windows.seq_length
+        group = zarr.create_group(self.folder / "windows.zarr")
+        targets = group.create_array(
+            "targets", shape=(num_windows, bins, tracks), dtype="f2", chunks=(1, bins, tracks)
+        )
+        bases = group.create_array(
+            "sequences", shape=(num_windows, length), dtype="u1", chunks=(1, length)
+        )
+        for row, values in self.rows():
+            targets[row], bases[row] = values, self.windows.sequence(row)
+
+    def read(self) -> Iterator[Window]:
+        """Row by row."""
+        group = zarr.open_group(self.folder / "windows.zarr", mode="r")
+        bases, targets = group["sequences"], group["targets"]
+        for row in range(self.windows.shape[0]):
+            yield np.asarray(bases[row]), np.asarray(targets[row])
+
+
+class OurZarr(Store):
+    """A species dataset as data_prep/shard.py writes it, through SpeciesData."""
+
+    name = "spacescale, zarr"
+
+    def write(self) -> None:
+        """A dataset folder."""
+        write_dataset(
+            self.folder / "data",
+            self._manifest(),
+            [self.windows.genome],
+            self.windows.intervals,
+            [
+                Track(i, f"track{i}", "made_up.bw", i, covered=1.0, mean=1.0)
+                for i in range(self.windows.shape[2])
+            ],
+            self.windows,
+        )
+
+    def _manifest(self) -> Manifest:
+        windows = self.windows
+        size = windows.genome.size
+        return Manifest(
+            species="made_up",
+            seq_length=windows.seq_length,
+            bin_size=windows.bin_size,
+            target_length=windows.shape[1],
+            stride=windows.shape[1] * windows.bin_size,
+            transform=TransformInfo(name="imported", version=1),
+            missing="zero",
+            storage=Storage(),
+            split=Split(method="imported", hash=split_hash(windows.intervals)),
+            num_windows={"train": windows.shape[0]},
+            num_tracks=windows.shape[2],
+            mean_over="train",
+            contigs=[Contig(name="chr1", length=size, offset=0)],
+            aliases={},
+            sources=Sources(),
+            report=Report(),
+            files={},
+            created_with=created_with(),
+        )
+
+    @cached_property
+    def data(self) -> SpeciesData:
+        """The open dataset: a run opens it once."""
+        return SpeciesData.open(self.folder / "data")
+
+    def read(self) -> Iterator[Window]:
+        """Row by row."""
+        for row in range(len(self.data)):
+            yield self.data.sequence(row), self.data.targets(row)
+
+
+class OurTar(OurZarr):
+    """The same as WebDataset shards, through SpeciesData."""
+
+    name = "spacescale, tar"
+
+    def write(self) -> None:
+        """A dataset folder, exported."""
+        super().write()
+        (self.folder / "data").rename(self.folder / "zarr")
+        export_webdataset(self.folder / "zarr", self.folder / "data")
+        shutil.rmtree(self.folder / "zarr")
+
+
+class WebDataset(OurTar):
+    """The same tar shards, streamed by the webdataset library."""
+
+    name = "webdataset library, .pco"
+
+    def read(self) -> Iterator[Window]:
+        """Sample by sample, in the order of the files."""
+        shards = sorted(map(str, (self.folder / "data").rglob("*.tar")))
+        for sample in webdataset.WebDataset(shards, shardshuffle=False):
+            stored = {key: content for key, content in sample.items() if not key.startswith("__")}
+            targets = standalone.simple_decompress(stored["targets.pco"])
+            bases = np.frombuffer(stored["sequence.npy"], np.uint8)[-self.windows.seq_length :]
+            yield bases, np.asarray(targets).reshape(self.windows.shape[1:])
+
+
+class ThinZarr(OurZarr):
+    """Our zarr shards without the zarr library: the shard's index, a read, a checksum, pcodec."""
+
+    name = "thin reader of our zarr"
+
+    def read(self) -> Iterator[Window]:
+        """Row by row; bases through SpeciesData."""
+        data = self.data
+        per_shard = data.manifest.storage.windows_per_shard
+        for row in range(len(data)):
+            shard, place = divmod(row, per_shard)
+            with (data.path / "targets" / "c" / str(shard) / "0" / "0").open("rb") as file:
+                file.seek(-(16 * per_shard + 4), os.SEEK_END)
+                offset, size = struct.unpack_from("<QQ", file.read(16 * per_shard), 16 * place)
+                file.seek(offset)
+                chunk = file.read(size)
+            (checksum,) = struct.unpack("<I", chunk[-4:])
+            assert google_crc32c.value(chunk[:-4]) == checksum
+            targets = np.asarray(standalone.simple_decompress(chunk[:-4]))
+            yield data.sequence(row), targets.reshape(self.windows.shape[1:])
+
+
+STORES: tuple[type[Store], ...] = (
+    Hdf5Gzip,
+    RawFloat32,
+    TfRecordZlib,
+    WebDataset,
+    PlainZarr,
+    OurZarr,
+    OurTar,
+    ThinZarr,
+)
