@@ -1,4 +1,4 @@
-"""Figures for people: predicted tracks, accuracy, expert use and loss curves, as PNG files.
+"""Figures for people: coverage, predicted tracks, accuracy, experts and losses, as PNG files.
 
 matplotlib is imported when a figure is drawn; `Figure` without pyplot needs no display and
 keeps no global state. Colours are those of Okabe and Ito, told apart by colour-blind readers.
@@ -6,11 +6,13 @@ keeps no global state. Colours are those of Okabe and Ito, told apart by colour-
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spacescale.data.statistics import TargetStatistics
 from spacescale.metrics.writer import read_metrics
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 INK, GREY, OBSERVED = "#222222", "#8c8c8c", "#b9b9b9"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
 DPI = 150
+_MOST_NAMED_TRACKS = 40
 # Names in metrics.jsonl: of all species together, or with the species as last part.
 TRAINING_LOSS = re.compile(r"train/loss(?:/([^/]+))?")
 VALIDATION_PEARSON = re.compile(r"valid/pearson_log1p(?:/([^/]+))?")
@@ -128,6 +131,88 @@ def _dots_and_mean(
     )
     half = 0.36 * width
     axes.hlines(values.mean(), centre - half, centre + half, color=colour, linewidth=2.2)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Tracks of one species: names and assays [tracks], and their targets by split."""
+
+    title: str
+    names: Sequence[str]
+    assays: Sequence[str]
+    targets: Mapping[str, TargetStatistics]
+
+
+def coverage(path: Path, species: Sequence[Coverage]) -> None:
+    """Draw mean target and share of bins above 0, a mark per track and split, a row per species.
+
+    Tracks are sorted by assay and then by their value in the first split, so that one which is
+    unlike itself in another split stands out; crosses are tracks that are 0 in a whole split.
+    """
+    named = max(len(each.names) for each in species) <= _MOST_NAMED_TRACKS
+    figure = _figure(11.0, (3.5 if named else 3.2) * len(species) + 0.2)
+    rows = figure.subfigures(len(species), 1, squeeze=False)[:, 0]
+    for part, each in zip(rows, species, strict=True):
+        part.suptitle(each.title, fontsize=11, x=0.01, ha="left")
+        left, right = part.subplots(1, 2)
+        _mark_tracks(left, each, {split: found.mean for split, found in each.targets.items()})
+        left.set_yscale("log")
+        left.set_title("mean target", loc="left", fontsize=9)
+        shares = {split: found.nonzero_share for split, found in each.targets.items()}
+        _mark_tracks(right, each, shares)
+        right.set_ylim(-0.03, 1.03)
+        right.set_title("share of measured bins above 0", loc="left", fontsize=9)
+        handles = [
+            _mark([], [], place, 30.0, label=split, axes=left)
+            for place, split in enumerate(each.targets)
+        ]
+        part.legend(handles=handles, loc="upper right", ncols=5, fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def _mark_tracks(axes: "Axes", species: Coverage, values: Mapping[str, np.ndarray]) -> None:
+    """Mark values [tracks] of each split; what is 0 becomes a cross below all others."""
+    num_tracks = len(species.names)
+    named = num_tracks <= _MOST_NAMED_TRACKS
+    first = np.nan_to_num(next(iter(values.values())))
+    order: list[int] = np.lexsort((-first, np.asarray(species.assays))).tolist()
+    positive = np.concatenate([split[split > 0] for split in values.values()])
+    floor = positive.min() / 3 if positive.size else 1.0
+    size = float(np.clip(4000 / num_tracks, 2, 36))
+    for place, found in enumerate(values.values()):
+        shift = (place - (len(values) - 1) / 2) * 0.5 / len(values) if named else 0.0
+        dead = found[order] <= 0
+        x, y = np.arange(num_tracks) + shift, np.where(dead, floor, found[order])
+        _mark(x[~dead], y[~dead], place, size, axes=axes)
+        axes.scatter(x[dead], y[dead], s=24, color=_colour(place), marker="x", linewidths=1)
+    axes.set_xlim(-0.7, num_tracks - 0.3)
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    _name_tracks(axes, [species.names[i] for i in order], [species.assays[i] for i in order])
+    _tidy(axes)
+
+
+def _mark(x: Any, y: Any, place: int, size: float, axes: "Axes", label: str | None = None) -> Any:
+    # The first split lies on top: it is sorted, and the others scatter around it.
+    return axes.scatter(
+        x, y, s=size, color=_colour(place), marker="os^Dv"[place % 5], linewidths=0, alpha=0.8,
+        zorder=3 - place / 10, label=label,
+    )  # fmt: skip
+
+
+def _name_tracks(axes: "Axes", names: Sequence[str], assays: Sequence[str]) -> None:
+    """Write a few names below; of many tracks, the assays and where they begin."""
+    starts = [i for i, assay in enumerate(assays) if not i or assay != assays[i - 1]]
+    for start in starts[1:]:
+        axes.axvline(start - 0.5, color=GREY, linewidth=0.6)
+    if len(names) <= _MOST_NAMED_TRACKS:
+        axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+        return
+    ends = [*starts[1:], len(assays)]
+    middles = [(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)]
+    labels = [f"{assays[s]}\n{e - s:,}" for s, e in zip(starts, ends, strict=True)]
+    axes.set_xticks(middles, labels, rotation=30 if len(labels) > 6 else 0)
+    axes.tick_params(axis="x", length=0)
 
 
 def expert_use(

@@ -10,8 +10,8 @@ from typing import Any
 from spacescale.checkpoint import layout
 from spacescale.config import RELEASED
 from spacescale.data.loader import open_datasets
-from spacescale.data.shard_reader import SpeciesData
 from spacescale.errors import UserError
+from spacescale.evals.data_info import describe_data, describe_together
 from spacescale.model.space import read_export
 
 
@@ -25,10 +25,10 @@ def describe(path: Path) -> str:
     if checkpoint is not None:
         return _describe_checkpoint(checkpoint)
     try:
-        datasets = open_datasets([path])
+        datasets = list(open_datasets([path]).values())
     except UserError as error:
         raise UserError(f"{path}: no run, checkpoint or export; as data: {error}") from None
-    return "\n\n".join(_describe_data(data) for data in datasets.values())
+    return describe_data(datasets[0]) if len(datasets) == 1 else describe_together(datasets)
 
 
 def _describe_checkpoint(checkpoint: Path) -> str:
@@ -98,23 +98,6 @@ def _as_released(config: Mapping[str, Mapping[str, Any]]) -> str:
         if config[section].get(field) == value
     ]
     return ", ".join(switches) or "no switch"
-
-
-def _describe_data(data: SpeciesData) -> str:
-    manifest = data.manifest
-    splits = ", ".join(f"{count} {split}" for split, count in manifest.num_windows.items())
-    size = sum(entry.bytes for entry in manifest.files.values())
-    return "\n".join(
-        [
-            f"data set     {data.path}",
-            f"species      {data.name}",
-            f"windows      {splits}; targets {data.target_length} bins of {data.bin_size} bp",
-            f"tracks       {_count([track.assay for track in data.tracks])}",
-            f"transform    {manifest.transform.name} v{manifest.transform.version}",
-            f"size         {size / 2**20:.1f} MiB in {len(manifest.files)} files",
-            f"identity     {data.manifest_hash[:16]} (sha256 of manifest.json)",
-        ]
-    )
 
 
 def _count(assays: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from spacescale.data.statistics import TargetStatistics
 from spacescale.evals import figures
 
 RNG = np.random.default_rng(0)
@@ -29,6 +30,23 @@ def test_pearson_per_assay_with_missing_and_constant_tracks(tmp_path):
     nan = float("nan")
     pearson = {"finch": {"cage": [0.8, nan], "chip": [nan]}, "moth": {"cage": [-0.2]}}
     figures.pearson_per_assay(path, pearson, scale="raw")
+    assert_is_a_picture(path)
+
+
+@pytest.mark.parametrize("num_tracks", [3, 5_313])
+def test_coverage_with_dead_and_unmeasured_tracks(tmp_path, num_tracks):
+    path = tmp_path / "coverage.png"
+    targets = {}
+    for split in ("train", "test"):
+        targets[split] = TargetStatistics.empty(num_tracks)
+        values = RNG.gamma(1.0, 2.0, size=(16, num_tracks)).astype(np.float16)
+        values[:, 0] = 0
+        values[:, 1] = np.nan
+        targets[split].add(values)
+    names = [f"track {t}" for t in range(num_tracks)]
+    assays = [("cage", "dnase_atac")[t % 2] for t in range(num_tracks)]
+    species = [figures.Coverage(f"moth {i}", names, assays, targets) for i in range(2)]
+    figures.coverage(path, species)
     assert_is_a_picture(path)
 
 

@@ -1,11 +1,16 @@
 import json
+import shutil
+import sys
 
+import numpy as np
 import pytest
 
 from spacescale.config import RELEASED, LossConfig, ModelConfig
 from spacescale.data.shard_options import ShardOptions
+from spacescale.data.shard_reader import SpeciesData
 from spacescale.data.shard_writer import shard_species
 from spacescale.errors import UserError
+from spacescale.evals.data_info import draw_coverage
 from spacescale.evals.info import describe
 from spacescale.testing.simulated_genomes import write_simulated_genomes
 
@@ -123,27 +128,89 @@ def test_a_model_as_released_says_so(export):
     assert line.count("loss.") == len(RELEASED["loss"])
 
 
-def test_data_sets_are_described_one_after_the_other(tmp_path):
-    species = write_simulated_genomes(tmp_path / "genomes", scale=0.05)
-    for each in species[1:]:
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for each in write_simulated_genomes(folder / "genomes", scale=0.05)[1:]:
         shard_species(
             ShardOptions(
                 species=each.name,
                 fasta=each.fasta,
                 targets=each.targets,
                 contigs=each.contigs,
-                out=tmp_path / "shards",
+                out=folder / "shards",
                 seq_length=2048,
                 bin_size=32,
                 target_length=48,
             )
         )
-    moth, perch = describe(tmp_path / "shards").split("\n\n")
-    assert "species      moth" in moth and "species      perch" in perch
-    assert "tracks       4 tracks: 2 cage, 1 dnase_atac, 1 tf_chip" in moth
-    assert "2 valid, 2 test; targets 48 bins of 32 bp" in moth
-    assert "transform    basenji2020 v1" in moth
-    assert describe(tmp_path / "shards" / "moth") == moth
+    return folder / "shards"
+
+
+def test_a_data_set_at_a_glance(datasets):
+    lines = describe(datasets / "moth").splitlines()
+    data = SpeciesData.open(datasets / "moth")
+    size = sum(entry.bytes for entry in data.manifest.files.values())
+    assert lines[:2] == [f"data set     {datasets / 'moth'}", "species      moth"]
+    for expected in (
+        "input        2,048 bp; targets 48 bins of 32 bp, every 1,536 bp",
+        "transform    basenji2020 v1; where nothing is measured: zero",
+        f"identity     {data.manifest_hash[:16]} (sha256 of manifest.json)",
+        f"looked at    all {len(data)} windows",
+    ):
+        assert expected in lines
+    text = "\n".join(lines)
+    assert "4 files of tracks (" in text
+    assert f"hash {data.manifest.split.hash[:16]}" in text
+    assert f"{size / 2**20:.1f} MiB in {len(data.manifest.files) + 1} files" in text
+    table = [line.split() for line in lines if line.startswith(" " * 13)]
+    train = next(cells for cells in table if cells[0] == "train")
+    rows = data.rows("train")
+    assert train[1] == str(len(rows))
+    assert train[2] == f"{100 * len(rows) / len(data):.1f}"
+    assert train[4] == f"{len(rows) * 48 * 32 / 1e6:.2f}"
+    assert [cells[:2] for cells in table if cells[0] == "cage"] == [["cage", "2"]]
+    targets = np.stack([data.targets(row) for row in rows])
+    above_0 = np.median((targets > 0).mean(axis=(0, 1)))
+    assert train[7] == f"{100 * above_0:.1f}"
+    codes = np.stack([data.sequence(row) for row in range(len(data))])
+    gc = np.isin(codes, (1, 2)).sum(1) / (codes < 4).sum(1)
+    assert f"bases        GC {np.median(gc):.3f} (" in text
+
+
+def test_a_damaged_data_set_says_so(datasets, tmp_path):
+    copy = shutil.copytree(datasets / "moth", tmp_path / "moth")
+    shard = copy / "targets/c/0/0/0"
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(content)
+    last = describe(copy).splitlines()[-1]
+    assert last.startswith("warning      1 faults in the windows looked at: run python data_prep/")
+
+
+def test_several_data_sets_are_a_table(datasets):
+    lines = describe(datasets).splitlines()
+    assert lines[0] == "2 data sets; targets 48 bins of 32 bp"
+    assert lines[1].split()[:4] == ["species", "windows", "Mbp", "tracks"]
+    assert [line.split()[0] for line in lines[2:4]] == ["moth", "perch"]
+    assert "zarr pcodec" in lines[2] and "basenji2020 v1" in lines[2]
+
+
+def test_the_coverage_of_data_sets_is_drawn(datasets, tmp_path):
+    path = tmp_path / "coverage.png"
+    data = [SpeciesData.open(datasets / name) for name in ("moth", "perch")]
+    assert draw_coverage(path, data).splitlines() == [
+        f"{path}: drawn",
+        f"moth: all {len(data[0])} windows",
+        f"perch: all {len(data[1])} windows",
+    ]
+    assert path.stat().st_size > 10_000
+
+
+def test_without_matplotlib_the_figure_says_what_to_install(datasets, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"--figure needs matplotlib: pip install 'spacescale"):
+        draw_coverage(tmp_path / "coverage.png", [SpeciesData.open(datasets / "moth")])
 
 
 def test_anything_else_is_an_error(tmp_path):

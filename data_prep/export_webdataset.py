@@ -1,0 +1,57 @@
+"""Species datasets -> the same datasets as WebDataset tar shards with an index and checksums."""
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+
+from spacescale.data.manifest import find_species
+from spacescale.data.shard_reader import SpeciesData
+from spacescale.data.summary import print_summary
+from spacescale.data.tar_targets import ENDINGS
+from spacescale.data.tar_writer import export_webdataset
+from spacescale.errors import UserError
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return the options of the command line; see `--help`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("source", type=Path, help="a species folder, or a folder of species folders")
+    add("--out", type=Path, required=True, help="folder to write the species folders into")
+    add("--codec", choices=tuple(ENDINGS), default="pcodec", help="default %(default)s")
+    add("--windows-per-shard", type=int, default=16, help="default %(default)s")
+    add("--workers", type=int, default=1, help="processes, default %(default)s")
+    add("--overwrite", action="store_true", help="replace existing datasets")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    """Run the command; returns the exit status."""
+    # A terminated run must take its half-written folder along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    args = parse_arguments()
+    try:
+        for folder in find_species(args.source):
+            start = time.perf_counter()
+            target = export_webdataset(
+                folder,
+                args.out / folder.name,
+                codec=args.codec,
+                windows_per_shard=args.windows_per_shard,
+                workers=args.workers,
+                overwrite=args.overwrite,
+            )
+            print_summary(SpeciesData.open(target), time.perf_counter() - start)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the dataset under way was not written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""Species data sets at a glance: what they were made from, hold and cover."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from spacescale.data.schema import Manifest
+from spacescale.data.shard_reader import SpeciesData
+from spacescale.data.statistics import TargetStatistics
+from spacescale.data.verify_content import Scan, scan_windows
+from spacescale.errors import UserError
+from spacescale.evals import figures
+from spacescale.genome.aliases import shorten
+
+# Targets to read, in values: seconds for the text, under a minute or two for the figure.
+_VALUES_FOR_TEXT, _VALUES_FOR_FIGURE = 2**27, 2**31
+_MOST_WARNINGS = 5
+
+
+def describe_data(data: SpeciesData) -> str:
+    """Describe a data set; coverage and bases come from up to a few hundred of its windows."""
+    manifest = data.manifest
+    scan = _sample(data, _VALUES_FOR_TEXT)
+    lines = [
+        f"data set     {data.path}",
+        f"species      {data.name}",
+        f"made from    {_sources(manifest)}",
+        f"input        {data.seq_length:,} bp; targets {data.target_length} bins of "
+        f"{data.bin_size} bp{_stride(manifest)}",
+        f"transform    {manifest.transform.name} v{manifest.transform.version}; where nothing is "
+        f"measured: {manifest.missing}",
+        f"storage      {_storage(data)}",
+        f"split        {_split(manifest)}",
+        *_table("windows", _split_rows(data, scan)),
+        *_table("tracks", _assay_rows(data)),
+        f"bases        {_bases(scan)}",
+        f"identity     {data.manifest_hash[:16]} (sha256 of manifest.json)",
+        f"looked at    {_looked_at(data, scan)}",
+    ]
+    return "\n".join(lines + _warnings(data, scan))
+
+
+def describe_together(datasets: Sequence[SpeciesData]) -> str:
+    """Describe several species in a table; a species folder by itself is told in full."""
+    rows = [
+        ["species", "windows", "Mbp", "tracks", "assays", "MiB", "transform", "storage", "split"]
+    ]
+    for data in datasets:
+        manifest = data.manifest
+        transform, storage = manifest.transform, manifest.storage
+        rows.append(
+            [
+                data.name,
+                " + ".join(f"{count} {split}" for split, count in manifest.num_windows.items()),
+                f"{_distinct_bp(data, np.arange(len(data))) / 1e6:.2f}",
+                str(len(data.tracks)),
+                str(len({track.assay for track in data.tracks})),
+                f"{_bytes(manifest) / 2**20:.1f}",
+                f"{transform.name} v{transform.version}",
+                f"{storage.format} {storage.codec}",
+                f"{manifest.split.method} {manifest.split.hash[:8]}",
+            ]
+        )
+    first = datasets[0]
+    lines = [
+        f"{len(datasets)} data sets; targets {first.target_length} bins of {first.bin_size} bp",
+        *_aligned(rows),
+    ]
+    for data in datasets:
+        if data.manifest.report.warnings:
+            count = len(data.manifest.report.warnings)
+            lines.append(f"{data.name}: {count} warnings; spacescale info {data.path}")
+    return "\n".join(lines)
+
+
+def draw_coverage(path: Path, datasets: Sequence[SpeciesData]) -> str:
+    """Draw mean and covered share of each track in each split; returns what was drawn of what.
+
+    Raises UserError without matplotlib.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UserError("--figure needs matplotlib: pip install 'spacescale[plot]'") from None
+    panels, notes = [], []
+    for data in datasets:
+        scan = _sample(data, _VALUES_FOR_FIGURE)
+        note = _looked_at(data, scan)
+        assays = [track.assay for track in data.tracks]
+        names = [track.identifier for track in data.tracks]
+        title = f"{data.name}: {len(names):,} tracks, {note}"
+        panels.append(figures.Coverage(title, names, assays, _in_order(scan.targets)))
+        notes.append(f"{data.name}: {note}")
+    figures.coverage(path, panels)
+    return "\n".join([f"{path}: drawn", *notes])
+
+
+def _sample(data: SpeciesData, values: int) -> Scan:
+    """Read windows of every split, evenly spread, until that many target values are reached."""
+    per_split = max(values // (data.target_length * len(data.tracks)), 1)
+    per_split = max(per_split // len(data.manifest.num_windows), 1)
+    rows = []
+    for split in data.manifest.num_windows:
+        there = data.rows(split)
+        chosen = np.linspace(0, len(there) - 1, min(per_split, len(there))).round().astype(int)
+        rows.append(there[np.unique(chosen)])
+    return scan_windows(data, np.concatenate(rows))
+
+
+def _looked_at(data: SpeciesData, scan: Scan) -> str:
+    count = sum(len(part.rows) for part in scan.bases)
+    return f"all {count:,} windows" if count == len(data) else f"{count:,} of {len(data):,} windows"
+
+
+def _in_order(targets: Mapping[str, TargetStatistics]) -> dict[str, TargetStatistics]:
+    known = [split for split in ("train", "valid", "test") if split in targets]
+    return {split: targets[split] for split in [*known, *sorted(targets.keys() - set(known))]}
+
+
+def _distinct_bp(data: SpeciesData, rows: np.ndarray) -> int:
+    """Return how many bases the targets of ascending rows cover, each counted once."""
+    span = data.bin_size * data.target_length
+    chrom, start = data.windows.chrom[rows], data.windows.start[rows]
+    further = np.minimum(np.diff(start), span)
+    return int(np.where(chrom[1:] == chrom[:-1], further, span).sum()) + span * bool(len(rows))
+
+
+def _bytes(manifest: Manifest) -> int:
+    return sum(entry.bytes for entry in manifest.files.values())
+
+
+def _sources(manifest: Manifest) -> str:
+    sources = manifest.sources
+    named = [sources.fasta, sources.targets, sources.split_bed, *sources.masks.values()]
+    parts = [source.name for source in named if source]
+    if sources.tracks:
+        size = sum(source.bytes for source in sources.tracks)
+        parts.append(f"{len(sources.tracks)} files of tracks ({size / 2**20:.1f} MiB)")
+    if sources.imported:
+        names = [source.name for source in sources.imported]
+        parts.append(f"{len(names)} imported files ({shorten(names, 3)})")
+    return ", ".join(parts) or "not known"
+
+
+def _stride(manifest: Manifest) -> str:
+    return f", every {manifest.stride:,} bp" if manifest.stride else ""
+
+
+def _storage(data: SpeciesData) -> str:
+    manifest = data.manifest
+    storage = manifest.storage
+    parts = {"targets/": 0, "shards/": 0, "genome/": 0}
+    for name, entry in manifest.files.items():
+        for part in parts:
+            parts[part] += entry.bytes if name.startswith(part) else 0
+    targets = parts["targets/"] + parts["shards/"]
+    raw = len(data) * data.target_length * len(data.tracks) * 2
+    kind = "targets and sequences" if storage.format == "webdataset" else "targets"
+    return (
+        f"{storage.format}, {storage.codec}, {storage.windows_per_shard} windows a shard; "
+        f"{targets / 2**20:.1f} MiB of {kind} (targets as plain float16 {raw / 2**20:.1f} MiB, "
+        f"ratio {raw / max(targets, 1):.2f}); "
+        f"{parts['genome/'] / 2**20:.1f} MiB of genome; {_bytes(manifest) / 2**20:.1f} MiB in "
+        f"{len(manifest.files) + 1} files"
+    )
+
+
+def _split(manifest: Manifest) -> str:
+    settings = [f"{name} {value}" for name, value in manifest.split.settings.items()]
+    return f"{', '.join([manifest.split.method, *settings])}; hash {manifest.split.hash[:16]}"
+
+
+def _split_rows(data: SpeciesData, scan: Scan) -> list[list[str]]:
+    """Return a table: windows, bp and share, and what the tracks are like there."""
+    rows = [["split", "windows", "share", "Mbp", "measured", "above 0", "dead tracks"]]
+    for split, count in data.manifest.num_windows.items():
+        megabases = f"{_distinct_bp(data, data.rows(split)) / 1e6:.2f}"
+        row = [split, f"{count:,}", _percent(count / len(data)), megabases]
+        statistics = scan.targets.get(split)
+        if statistics:
+            share = np.nanmedian(statistics.nonzero_share)
+            dead = np.count_nonzero((statistics.nonzero == 0) & (statistics.measured > 0))
+            measured = np.median(statistics.measured / statistics.bins)
+            row += [_percent(measured), _percent(share), str(dead)]
+        rows.append(row)
+    return rows
+
+
+def _assay_rows(data: SpeciesData) -> list[list[str]]:
+    """Return a table: tracks of each assay, and medians over them from tracks.tsv."""
+    rows = [["assay", "tracks", "stranded", "covered", "mean", "lowest mean", "highest mean"]]
+    counts = Counter(track.assay for track in data.tracks)
+    for assay in sorted(counts):
+        tracks = [(row, track) for row, track in enumerate(data.tracks) if track.assay == assay]
+        means = np.array([track.mean for _, track in tracks])
+        covered = np.array([track.covered for _, track in tracks])
+        stranded = sum(track.strand_pair != row for row, track in tracks)
+        shown = _percent(float(np.nanmedian(covered))) if np.isfinite(covered).any() else "?"
+        summary = np.median(means), means.min(), means.max()
+        rows.append([assay, str(len(tracks)), str(stranded), shown, *(f"{x:.3g}" for x in summary)])
+    return rows
+
+
+def _bases(scan: Scan) -> str:
+    gc = np.concatenate([part.gc for part in scan.bases])
+    unknown = np.concatenate([part.unknown for part in scan.bases])
+    known = gc[np.isfinite(gc)]
+    shown = "no known base"
+    if known.size:
+        low, middle, high = np.quantile(known, [0.05, 0.5, 0.95])
+        shown = f"GC {middle:.3f} ({low:.3f} to {high:.3f} in nine of ten inputs)"
+    return f"{shown}; N {_percent(float(np.nanmean(unknown)))} of the input"
+
+
+def _warnings(data: SpeciesData, scan: Scan) -> list[str]:
+    found = list(data.manifest.report.warnings)
+    if scan.findings:
+        found.append(
+            f"{len(scan.findings)} faults in the windows looked at: run python "
+            f"data_prep/verify.py {data.path}"
+        )
+    lines = [f"warning      {text}" for text in found[:_MOST_WARNINGS]]
+    if len(found) > _MOST_WARNINGS:
+        lines.append(f"warning      … and {len(found) - _MOST_WARNINGS} more in manifest.json")
+    return lines
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _table(name: str, rows: list[list[str]]) -> list[str]:
+    return [f"{name if not i else '':<13}{line}" for i, line in enumerate(_aligned(rows))]
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Return lines: first column to the left, the others to the right."""
+    columns = max(len(row) for row in rows)
+    rows = [row + [""] * (columns - len(row)) for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(columns)]
+    return [
+        "  ".join(
+            f"{cell:<{width}}" if not i else f"{cell:>{width}}"
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
