@@ -1,0 +1,42 @@
+"""TFRecords of Basenji, Enformer or Borzoi -> a species dataset, ready for pretraining."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from spacescale.data.importers.basenji import BasenjiSet
+from spacescale.data.importers.command import import_options, import_parser, run_import
+from spacescale.data.importers.convert import ImportOptions
+from spacescale.data.importers.source import ImportSource
+
+EPILOG = """files:
+  DIR holds statistics.json, sequences.bed, tfrecords/{split}-{i}.tfr and, as a rule, targets.txt.
+  With --fasta every sequence is compared with the genome, which is then stored whole, so that any
+  input length is possible; without it the sequences of the records are stored.
+
+example:
+  python data_prep/import_tfrecords.py human/ --species human --targets targets_human.txt \\
+      --fasta hg38.fa.gz --seq-length 196608 --out datasets
+"""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return the arguments of the command line; see `--help`."""
+    parser = import_parser(__doc__ or "", EPILOG)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the set")
+    parser.add_argument("--targets", type=Path, help="targets table, default DIR/targets.txt")
+    parser.add_argument("--windows", type=Path, help="BED, default DIR/sequences.bed")
+    return parser.parse_args(arguments)
+
+
+def prepare() -> tuple[ImportOptions, ImportSource]:
+    """Return options and source of the command line."""
+    given = vars(parse_arguments())
+    folder = given.pop("folder")
+    given["targets"] = given["targets"] or folder / "targets.txt"
+    given["windows"] = given["windows"] or folder / "sequences.bed"
+    return import_options(given), BasenjiSet(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(run_import(prepare))
