@@ -1,22 +1,38 @@
 """FASTA + BigWigs + targets table -> a species dataset, ready for pretraining."""
 
 import argparse
+import os
 import signal
 import sys
 import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
-from spacescale.data.shard_options import ShardOptions
+from spacescale.data.shard_estimate import estimate
+from spacescale.data.shard_options import Codec, Missing, ShardOptions
 from spacescale.data.shard_reader import SpeciesData
-from spacescale.data.shard_writer import shard_species
+from spacescale.data.shard_writer import STAGES, shard_species, shard_stage
+from spacescale.data.summary import print_estimate, print_summary
+from spacescale.data.work_folder import work_folder
 from spacescale.errors import UserError
-from spacescale.genome.aliases import shorten
+from spacescale.genome.track_selection import track_names
 from spacescale.genome.transforms import TRANSFORMS
 
 EPILOG = """splits:
-  Name the held-out contigs with --valid-chroms and --test-chroms, or give --contigs. With none of
-  them two whole contigs are held out: of those that every track has, the two whose lengths are
-  nearest to 10 % of the total, the nearest as test.
+  Name the held-out contigs with --valid-chroms and --test-chroms, or give --contigs, --windows or
+  --random-blocks; data_prep/split.py makes BEDs in which homologous regions share a split. With
+  none of them two whole contigs are held out: of those that every track has, the two whose lengths
+  are nearest to 10 % of the total, the nearest as test.
+
+many processes:
+  --workers N on one machine; `mpirun -n N python data_prep/shard.py …` over several (N - 1 of them
+  read and write, and none needs --workers); or slurm/shard_array.sh, which runs the --stages. The
+  result is the same to the byte. A run that was stopped goes on when the same command is given.
 
 example:
   python data_prep/shard.py --species yeast --fasta sacCer3.fa.gz --targets targets.txt \\
@@ -24,8 +40,26 @@ example:
 """
 
 
-def parse_options(arguments: list[str] | None = None) -> ShardOptions:
-    """Return the options of the command line; see `--help`."""
+# What launchers tell each process they start: how many there are, and which one it is.
+_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+
+
+_INTERRUPTED = (130, 143)  # the exit statuses of Ctrl-C and SIGTERM
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to do with the options: plan only, all of it, or the part-th of `parts` of a stage."""
+
+    plan: bool
+    stage: str | None
+    part: int
+    parts: int
+
+
+def parse_options(arguments: list[str] | None = None) -> tuple[ShardOptions, Run]:
+    """Return the options of the command line and what to do with them; see `--help`."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,19 +74,60 @@ def parse_options(arguments: list[str] | None = None) -> ShardOptions:
     add(
         "--target-length", type=int, default=default.target_length, help="bins, default %(default)s"
     )
+    add("--tracks", default="", metavar="A,3|@FILE",
+        help="identifiers or indices, or a file with one a line; default: all")  # fmt: skip
     add("--stride", type=int, help="bp between windows, default one target: they tile")
     add("--transform", choices=sorted(TRANSFORMS), default=default.transform)
+    add("--missing", choices=get_args(Missing), default=default.missing,
+        help="what a bin that was not measured holds; nan: training leaves it out")  # fmt: skip
+    add("--blacklist", type=Path, metavar="BED", help="artefacts: brought down to a baseline")
+    add("--unmappable", type=Path, metavar="BED",
+        help="bases no read can be placed on: their bins become nan, or are clipped")  # fmt: skip
+    add("--gaps", type=Path, metavar="BED", help="of the assembly: no target has a base in one")
     for split, use in (("valid", "held out"), ("test", "held out"), ("train", "default: the rest")):
         add(f"--{split}-chroms", type=_names, default=(), metavar="A,B", help=use)
     add("--contigs", type=Path, metavar="BED", help="instead: chrom start end split to tile")
+    add("--windows", type=Path, metavar="BED",
+        help="instead: chrom start end split of windows, targets at the centre")  # fmt: skip
+    for split in ("valid", "test"):
+        add(f"--{split}-folds", type=_names, default=(), metavar="A,B",
+            help=f"folds of the BED that become {split}; all others train")  # fmt: skip
+    add("--random-blocks", type=int, metavar="BP", help="instead: blocks of BP dealt at random")
+    add("--split-seed", type=int, default=default.split_seed, help="of them, default %(default)s")
+    for split in ("valid", "test"):
+        share = getattr(default, f"{split}_share")
+        add(f"--{split}-share", type=float, default=share, help="of them, default %(default)s")
+    add("--margin", type=int, default=default.margin, metavar="BP",
+        help="leave out targets nearer than this to another split, train first")  # fmt: skip
     add("--aliases", metavar="FILE|auto", help="contig names of tracks and splits -> FASTA")
+    add("--codec", choices=get_args(Codec), default=default.codec, help="default %(default)s")
+    add("--windows-per-shard", type=int, default=default.windows_per_shard,
+        help="default %(default)s")  # fmt: skip
     add("--workers", type=int, default=default.workers, help="processes, default %(default)s")
     add("--overwrite", action="store_true", help="replace an existing dataset")
-    return ShardOptions(**vars(parser.parse_args(arguments)))
+    add("--plan", action="store_true",
+        help="print windows, bytes, shards and time from a sample, and write nothing")  # fmt: skip
+    add("--stage", choices=STAGES, help="one step only, as the jobs of a cluster do them")
+    add("--part", type=_part, default=(1, 1), metavar="I/N",
+        help="with --stage tracks or shards: the I-th of N parts, from 1")  # fmt: skip
+    given = vars(parser.parse_args(arguments))
+    given["tracks"] = track_names(given["tracks"])
+    part, parts = given.pop("part")
+    run = Run(given.pop("plan"), given.pop("stage"), part, parts)
+    if parts > 1 and run.stage not in ("tracks", "shards"):
+        parser.error("--part goes with --stage tracks or --stage shards")
+    return ShardOptions(**given), run
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.split(",") if name)
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with 1 <= I <= N, such as 3/16")
+    return int(part), int(parts)
 
 
 def print_settings(options: ShardOptions) -> None:
@@ -65,61 +140,113 @@ def print_settings(options: ShardOptions) -> None:
     )
 
 
-def print_summary(data: SpeciesData, seconds: float) -> None:
-    """Print what was made, what was left out, and what to do next."""
-    report = data.manifest.report
-    size = sum(entry.bytes for entry in data.manifest.files.values())
-    counts = ", ".join(f"{split} {count}" for split, count in data.manifest.num_windows.items())
-    lines = {
-        "windows": counts,
-        "tracks": str(len(data.tracks)),
-        "size": f"{size / 2**20:.1f} MiB",
-        "time": f"{seconds:.1f} s",
-    }
-    if data.manifest.aliases:
-        lines["renamed"] = shorten([f"{a} = {b}" for a, b in data.manifest.aliases.items()])
-    if report.dropped_unknown_bases:
-        lines["dropped"] = f"{report.dropped_unknown_bases} windows, target more than half N"
-    if report.ambiguous_bases:
-        lines["IUPAC"] = f"{report.ambiguous_bases} ambiguity letters read as N"
-    if report.contigs_without_tracks:
-        lines["no windows"] = _lacking(report.contigs_without_tracks)
-    if report.extra_contigs:
-        lines["not in FASTA"] = shorten(list(report.extra_contigs))
-    if report.too_short:
-        lines["too short"] = shorten(report.too_short)
-    if report.unassigned:
-        lines["in no split"] = shorten(report.unassigned)
-    for name, text in lines.items():
-        print(f"  {name:<13}{text}")
-    for warning in report.warnings:
-        print(f"  warning: {warning}")
-    train = "deepspeed spacescale/pretrain.py --deepspeed ds_configs/zero2_moe.json"
-    print(f"next: {train} --data {data.path}")
+def make(options: ShardOptions, run: Run, executor: Executor | None) -> None:
+    """Do what was asked for, and print what came of it."""
+    start = time.perf_counter()
+    print_settings(options)
+    if run.plan:
+        print_estimate(estimate(options), options)
+        return
+    if run.stage is None:
+        path = shard_species(options, executor, tell=_tell)
+    else:
+        path = shard_stage(options, run.stage, run.part, run.parts, executor, tell=_tell)
+    if run.stage in (None, "finish"):
+        print_summary(SpeciesData.open(path), time.perf_counter() - start)
+    else:
+        print(f"stage {run.stage}, part {run.part}/{run.parts}, is done in {path}")
 
 
-def _lacking(contigs: dict[str, list[str]]) -> str:
-    tracks = {name: None for names in contigs.values() for name in names}
-    return f"{shorten(list(contigs))}: lacking in {shorten(list(tracks))}"
+def _tell(line: str) -> None:
+    print(line, flush=True)
+
+
+def run_command(executor: Executor | None) -> int:
+    """Run the command in this process and the executor's; returns the exit status."""
+    options = None
+    try:
+        options, run = parse_options()
+        if executor and options.workers > 1:
+            raise UserError("under mpirun its processes do the work: leave --workers out")
+        make(options, run, executor)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if options is None:  # --help, or arguments that argparse refused
+            raise
+        work = work_folder(options).path
+        kept = f"the same command continues, or delete {work}" if work.is_dir() else "nothing kept"
+        print(f"interrupted: {kept}", file=sys.stderr)
+        return 143 if isinstance(stop, SystemExit) else 130
+    return 0
+
+
+def started_processes() -> int:
+    """Return how many processes the launcher of this one says it started, 1 without a launcher."""
+    return next((int(os.environ[name]) for name in _SIZES if name in os.environ), 1)
+
+
+def _launched_rank() -> int:
+    return next((int(os.environ[name]) for name in _RANKS if name in os.environ), 0)
+
+
+def run_over_mpi(processes: int) -> int:
+    """Run the command on the first process, which hands out work to all others."""
+    try:
+        comm, executor_class = _communicator(processes)
+    except UserError as error:
+        if _launched_rank() == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    status = None
+    with executor_class(comm, root=0) as executor:
+        if executor is not None:
+            try:
+                status = run_command(executor)
+            except SystemExit as stop:
+                status = stop.code
+            except Exception:
+                # Were it to escape, the other processes would wait for this one for ever.
+                traceback.print_exc()
+                status = 1
+            if status in _INTERRUPTED:
+                # Else this process would wait until the others have done what they are at.
+                comm.Abort(status)
+    return comm.bcast(status, root=0)
+
+
+def _communicator(processes: int) -> tuple[Any, Callable[..., AbstractContextManager[Any]]]:
+    """Return MPI's communicator over all processes, and the executor class that works over it."""
+    try:
+        from mpi4py import MPI
+        from mpi4py.futures import MPICommExecutor
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"{processes} processes were started, but MPI is not to be had ({error}): pip install "
+            "'spacescale[prep]' and an MPI library (such as pip install mpich), or start one "
+            "process with --workers"
+        ) from None
+    found = MPI.COMM_WORLD.Get_size()
+    if found != processes:
+        raise UserError(
+            f"{processes} processes were started, but MPI knows of {found}: start them with the "
+            "mpirun of the MPI library that mpi4py loads, or with srun --mpi=pmi2"
+        )
+    return MPI.COMM_WORLD, MPICommExecutor
 
 
 def main() -> int:
     """Run the command; returns the exit status."""
-    # A terminated run must take its half-written folder along.
+    processes = started_processes()
+    if processes > 1 and _launched_rank() > 0:
+        # The launcher passes signals on to every process; the first one acts for all.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return run_over_mpi(processes)
+    # A terminated run ends its workers, and says how it can be continued.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    start = time.perf_counter()
-    try:
-        options = parse_options()
-        print_settings(options)
-        data = SpeciesData.open(shard_species(options))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted, nothing written", file=sys.stderr)
-        return 130
-    print_summary(data, time.perf_counter() - start)
-    return 0
+    return run_command(None) if processes == 1 else run_over_mpi(processes)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,49 @@
 """Sizes and SHA-256 of the files of a dataset folder."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from spacescale.data.schema import MANIFEST, FileEntry
 
 
-def list_files(folder: Path) -> dict[str, FileEntry]:
-    """Return {path relative to folder, with '/': size and SHA-256} for all but the manifest."""
+def list_files(folder: Path, known: Mapping[str, FileEntry] | None = None) -> dict[str, FileEntry]:
+    """Return {path relative to folder, with '/': size and SHA-256} for all but the manifest.
+
+    known: entries of files that need not be read again.
+    """
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
-    return {
-        p.relative_to(folder).as_posix(): FileEntry(bytes=p.stat().st_size, sha256=sha256(p))
-        for p in paths
-    }
+    names = {p.relative_to(folder).as_posix(): p for p in paths}
+    return {name: (known or {}).get(name) or file_entry(p) for name, p in names.items()}
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Return size and SHA-256 of a file."""
+    return FileEntry(bytes=path.stat().st_size, sha256=sha256(path))
+
+
+def unexpected_files(folder: Path, files: Mapping[str, FileEntry]) -> list[str]:
+    """Return what lies in the folder, links included, but is neither listed nor the manifest."""
+    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+    return sorted(there - files.keys() - {MANIFEST})
+
+
+def size_fault(path: Path, entry: FileEntry) -> str:
+    """Say how a file differs from its entry, contents aside; empty if it does not."""
+    if not path.is_file():
+        return "is missing: the dataset is incomplete, copy it again"
+    if (size := path.stat().st_size) != entry.bytes:
+        return f"has {size} bytes, the manifest says {entry.bytes}: copy it again"
+    return ""
+
+
+def file_fault(path: Path, entry: FileEntry) -> str:
+    """Say how a file differs from its entry, contents included; empty if it does not."""
+    if fault := size_fault(path, entry):
+        return fault
+    if sha256(path) != entry.sha256:
+        return "differs from its SHA-256 in the manifest: copy it again"
+    return ""
 
 
 def sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""How the arrays of a dataset are compressed."""
+"""How the arrays of a dataset are compressed; every chunk ends with its CRC-32C."""
 
 import warnings
 from collections.abc import Iterator
@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.codecs.numcodecs import PCodec
 
-WINDOWS_PER_SHARD = 16
+from spacescale.data.shard_options import Codec
+
 GENOME_CHUNK_BP = 262_144
 GENOME_CHUNKS_PER_SHARD = 256
 
@@ -20,8 +21,12 @@ def codec_warning_ignored() -> Iterator[None]:
         yield
 
 
-def targets_codecs() -> dict:
+def targets_codecs(codec: Codec) -> dict:
     """Return the codec arguments of zarr's create_array for float16 targets."""
+    if codec == "zstd":
+        return {"compressors": [ZstdCodec(level=1), Crc32cCodec()]}
+    if codec == "none":
+        return {"compressors": [Crc32cCodec()]}
     with codec_warning_ignored():
         return {
             "filters": None,

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from spacescale.data.augment import flip
 from spacescale.data.batch import Batch, SpeciesBatch
+from spacescale.data.manifest import find_species
 from spacescale.data.sampler import SampleOrder
-from spacescale.data.schema import MANIFEST
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.errors import UserError
 
@@ -24,22 +24,8 @@ def open_datasets(paths: list[Path]) -> dict[str, SpeciesData]:
     Raises UserError for a path that holds none, a species given twice, and bin sizes or target
     lengths that differ between species.
     """
-    folders = []
-    for path in paths:
-        if not path.is_dir():
-            raise UserError(f"{path}: no such folder")
-        if (path / MANIFEST).is_file():
-            folders.append(path)
-            continue
-        inside = sorted(p.parent for p in path.glob(f"*/{MANIFEST}") if p.parent.name[0] != ".")
-        if not inside:
-            raise UserError(
-                f"{path}: no species folder here (no {MANIFEST} in it or one level below); "
-                "make one with data_prep/shard.py"
-            )
-        folders.extend(inside)
     datasets: dict[str, SpeciesData] = {}
-    for folder in folders:
+    for folder in (folder for path in paths for folder in find_species(path)):
         data = SpeciesData.open(folder)
         if data.name in datasets:
             raise UserError(

@@ -82,10 +82,48 @@ class Split(_Strict):
     hash: str
 
 
+class SplitOverlap(_Strict):
+    """What the windows of `split` share with those of `other`, another split; lengths in bp.
+
+    targets: windows whose target overlaps a target of `other`, so that the same bases are in both;
+    example names the first with what it overlaps. seeing: windows whose input reaches into a target
+    of `other`, into at most seen_bp of them. sharing: windows whose input overlaps an input of
+    `other`, over at most shared_bp.
+    """
+
+    split: str
+    other: str
+    targets: int
+    example: str
+    seeing: int
+    seen_bp: int
+    sharing: int
+    shared_bp: int
+
+    def __str__(self) -> str:
+        if self.targets:
+            return (
+                f"{self.split}: {self.targets} targets overlap targets of {self.other}, first "
+                f"{self.example}"
+            )
+        if self.seeing:
+            return (
+                f"{self.split}: {self.seeing} windows see up to {self.seen_bp:,} bp of targets of "
+                f"{self.other}"
+            )
+        return (
+            f"{self.split}: {self.sharing} windows share up to {self.shared_bp:,} bp of input with "
+            f"{self.other}, but no target"
+        )
+
+
 class Report(_Strict):
     """What was left out or changed on the way.
 
-    dropped_unknown_bases: windows whose target was more than half N.
+    dropped_unknown_bases: windows whose target was more than half N; dropped_gaps: with a base in
+    an assembly gap; dropped_unmappable: with more than half of their bins unmappable;
+    dropped_unmeasured: in which no track has a value. dropped_near_other_split:
+    windows within the margin of another split. split_overlaps: what splits share nevertheless.
     contigs_without_tracks: {contig: tracks that lack it; 'every track', or the first 20}.
     extra_contigs: {contig of the tracks that the FASTA lacks: number of tracks}.
     too_short: contigs or intervals shorter than one target. unassigned: contigs in no split.
@@ -93,6 +131,11 @@ class Report(_Strict):
     """
 
     dropped_unknown_bases: int = 0
+    dropped_gaps: int = 0
+    dropped_unmappable: int = 0
+    dropped_unmeasured: int = 0
+    dropped_near_other_split: int = 0
+    split_overlaps: list[SplitOverlap] = Field(default_factory=list)
     contigs_without_tracks: dict[str, list[str]] = Field(default_factory=dict)
     extra_contigs: dict[str, int] = Field(default_factory=dict)
     too_short: list[str] = Field(default_factory=list)
@@ -106,6 +149,7 @@ class Manifest(_Strict):
     """manifest.json. Lengths in bp, except target_length in bins.
 
     stride: None where windows were imported. missing: what a bin without a measured base holds.
+    checksum: SHA-256 of the file while this field is empty; save_manifest fills it in.
     """
 
     format: Literal["spacescale-species"] = FORMAT
@@ -128,3 +172,4 @@ class Manifest(_Strict):
     report: Report
     files: dict[str, FileEntry]
     created_with: dict[str, str]
+    checksum: str = ""

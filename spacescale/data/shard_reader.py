@@ -1,7 +1,5 @@
 """Read a species dataset: sequence and targets by window, with nothing missing unnoticed."""
 
-import hashlib
-import json
 import os
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -11,19 +9,22 @@ from typing import Protocol
 
 import numpy as np
 import zarr
-from pydantic import ValidationError
 
-from spacescale.data.checksums import list_files, sha256
-from spacescale.data.schema import FORMAT, FORMAT_VERSION, MANIFEST, Contig, Manifest
+from spacescale.data.checksums import file_fault, sha256, size_fault, unexpected_files
+from spacescale.data.manifest import read_manifest
+from spacescale.data.schema import MANIFEST, Contig, Manifest
+from spacescale.data.tar_targets import TarTargets
 from spacescale.data.zarr_targets import ZarrTargets
 from spacescale.errors import UserError
 from spacescale.genome import dna
+from spacescale.genome.aliases import shorten
+from spacescale.genome.intervals import Interval
 from spacescale.genome.tracks import Track, read_targets
 
 # A genome up to this many bp is decoded once and kept; from a larger one each read takes its
 # own chunks.
 _KEEP_GENOME_BP = 256 * 2**20
-_BED_COLUMNS = 4
+_INFINITY = 0x7C00  # the bits of float16's infinity; above it, sign aside, all is NaN
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Windows:
 
     def __len__(self) -> int:
         return self.start.size
+
+    def intervals(self) -> list[Interval]:
+        """Return the rows as intervals."""
+        columns = (self.chrom, self.start, self.end, self.split)
+        return [Interval(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
 
 
 class TargetsStore(Protocol):
@@ -78,10 +84,9 @@ class SpeciesData:
         or damaged. `verify` checks the contents too.
         """
         path = Path(path)
-        text = _read_manifest(path)
-        manifest = _parse_manifest(path, text)
+        manifest, manifest_hash = read_manifest(path)
         _check_sizes(path, manifest)
-        return cls(path, manifest, hashlib.sha256(text).hexdigest())
+        return cls(path, manifest, manifest_hash)
 
     def __init__(self, path: Path, manifest: Manifest, manifest_hash: str):
         self.path = path
@@ -94,7 +99,7 @@ class SpeciesData:
         self.tracks: list[Track] = read_targets(path / "tracks.tsv")
         self.windows = _read_windows(path / "windows.bed")
         self._contigs = _ContigIndex(manifest.contigs)
-        self._targets: TargetsStore = ZarrTargets(path)
+        self._targets = _open_store(path, manifest)
         self._genome: _OpenGenome | None = None
         if len(self.tracks) != manifest.num_tracks:
             raise UserError(f"{path}: tracks.tsv and manifest.json differ in the number of tracks")
@@ -139,9 +144,7 @@ class SpeciesData:
                 f"seq_length {length} must be positive and differ by an even number from the "
                 f"target's {self.target_length * self.bin_size} bp"
             )
-        contig = self._contigs.find(
-            str(self.windows.chrom[row]), int(self.windows.start[row]), int(self.windows.end[row])
-        )
+        contig = self.contig(row)
         start = int(self.windows.start[row]) - margin // 2 + shift - contig.start
         inside = slice(max(start, 0), max(min(start + length, contig.length), 0))
         self._refuse_unknown_context(contig, length)
@@ -150,6 +153,15 @@ class SpeciesData:
             found = self._bases(contig.offset + inside.start, contig.offset + inside.stop)
             codes[inside.start - start : inside.stop - start] = found
         return codes
+
+    def contig(self, row: int) -> Contig:
+        """Return the stored contig, or piece of one, that holds the target of a row.
+
+        Raises UserError when none does.
+        """
+        return self._contigs.find(
+            str(self.windows.chrom[row]), int(self.windows.start[row]), int(self.windows.end[row])
+        )
 
     def _refuse_unknown_context(self, contig: Contig, length: int) -> None:
         if not contig.whole and length > self.seq_length:
@@ -172,17 +184,29 @@ class SpeciesData:
             raise
         except Exception as error:
             raise UserError(f"{self._place(row)} is damaged ({error})") from error
-        unmeasured = np.isnan(values)
-        if unmeasured.all() or (self.manifest.missing == "zero" and unmeasured.any()):
-            raise UserError(f"{self._place(row)} is missing")
+        if _has_nan(values):
+            self._check_unmeasured(row, np.isnan(values))
         return values
 
+    def _check_unmeasured(self, row: int, unmeasured: np.ndarray) -> None:
+        if unmeasured.all():
+            raise UserError(f"{self._place(row)} is missing")
+        if self.manifest.missing == "zero":
+            tracks = [self.tracks[i].identifier for i in np.flatnonzero(unmeasured.any(axis=0))]
+            raise UserError(f"{self._place(row)} holds NaN in {shorten(tracks)}")
+
+    def file_of(self, row: int) -> Path:
+        """Return the file that holds the targets of a row."""
+        return self._targets.file_of(row)
+
     def verify(self) -> None:
-        """Compare the SHA-256 of every file with the manifest; UserError lists what differs."""
-        found = list_files(self.path)
-        expected = self.manifest.files
-        names = sorted(found.keys() | expected.keys())
-        if damaged := [name for name in names if found.get(name) != expected.get(name)]:
+        """Compare the SHA-256 of every file with the manifest; UserError lists what differs.
+
+        `spacescale.data.verify` also checks what the files hold.
+        """
+        files = self.manifest.files
+        damaged = [name for name, entry in files.items() if file_fault(self.path / name, entry)]
+        if damaged := damaged + unexpected_files(self.path, files):
             raise UserError(f"{self.path}: differing from the manifest: {', '.join(damaged)}")
         if sha256(self.path / MANIFEST) != self.manifest_hash:
             raise UserError(f"{self.path / MANIFEST} has changed since it was opened")
@@ -224,6 +248,11 @@ class SpeciesData:
         return self.__dict__ | {"_genome": None}
 
 
+def _has_nan(values: np.ndarray) -> bool:
+    """Whether float16 values hold a NaN; np.isnan takes as long as decompressing them."""
+    return bool((values.view(np.uint16) & 0x7FFF).max() > _INFINITY)
+
+
 class _ContigIndex:
     """Finds the stored piece of a contig that holds an interval."""
 
@@ -233,58 +262,32 @@ class _ContigIndex:
             self._pieces.setdefault(contig.name, []).append(contig)
 
     def find(self, name: str, start: int, end: int) -> Contig:
-        pieces = self._pieces[name]
-        piece = pieces[max(bisect_right(pieces, start, key=lambda piece: piece.start) - 1, 0)]
-        if not piece.start <= start <= end <= piece.start + piece.length:
-            raise UserError(f"the stored sequence of {name} does not hold {start}-{end}")
-        return piece
+        pieces = self._pieces.get(name, [])
+        following = bisect_right(pieces, start, key=lambda piece: piece.start)
+        for piece in pieces[max(following - 1, 0) : following]:
+            if end <= piece.start + piece.length:
+                return piece
+        raise UserError(f"the stored sequence of {name} does not hold {start}-{end}")
 
 
-def _read_manifest(path: Path) -> bytes:
-    if not path.is_dir():
-        raise UserError(f"no such dataset folder: {path}")
-    if not (path / MANIFEST).is_file():
-        raise UserError(f"{path} is no species dataset: it has no {MANIFEST}")
-    return (path / MANIFEST).read_bytes()
-
-
-def _parse_manifest(path: Path, text: bytes) -> Manifest:
-    try:
-        plain = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path / MANIFEST} is damaged ({error})") from error
-    found = plain.get("format_version") if isinstance(plain, dict) else None
-    if not isinstance(found, int) or plain.get("format") != FORMAT:
-        raise UserError(f"{path / MANIFEST} is not the manifest of a {FORMAT} dataset")
-    if found != FORMAT_VERSION:
-        cure = (
-            "upgrade spacescale"
-            if found > FORMAT_VERSION
-            else f"migrate with `python data_prep/migrate.py {path}`"
-        )
-        raise UserError(
-            f"{path} has format version {found}, this spacescale reads {FORMAT_VERSION}: {cure}"
-        )
-    try:
-        return Manifest.model_validate(plain)
-    except ValidationError as error:
-        raise UserError(f"{path / MANIFEST} is damaged ({error})") from error
+def _open_store(path: Path, manifest: Manifest) -> TargetsStore:
+    if manifest.storage.format == "webdataset":
+        return TarTargets(path, manifest)
+    return ZarrTargets(path)
 
 
 def _check_sizes(path: Path, manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
-        file = path / name
-        if not file.is_file():
-            raise UserError(f"{file} is missing: the dataset is incomplete, copy it again")
-        if (size := file.stat().st_size) != entry.bytes:
-            raise UserError(
-                f"{file} has {size} bytes, the manifest says {entry.bytes}: copy it again"
-            )
+        if fault := size_fault(path / name, entry):
+            raise UserError(f"{path / name} {fault}")
 
 
 def _read_windows(path: Path) -> Windows:
-    columns = np.loadtxt(path, dtype=str, delimiter="\t", ndmin=2, comments=None)
-    if columns.shape[1] != _BED_COLUMNS:
-        raise UserError(f"{path} must have the columns chrom, start, end, split")
-    chrom, start, end, split = columns.T
-    return Windows(chrom, start.astype(np.int64), end.astype(np.int64), split)
+    try:
+        rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+        chrom, start, end, split = np.array(rows, dtype=str).T
+        return Windows(chrom, start.astype(np.int64), end.astype(np.int64), split)
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: it must have the columns chrom, start, end, split ({error})"
+        ) from error

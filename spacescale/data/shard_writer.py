@@ -1,35 +1,43 @@
-"""Write a species dataset: FASTA + BigWigs + targets table -> one verified folder."""
+"""Write a species dataset: FASTA + coverage + targets table -> one verified folder.
 
-import errno
-import os
+Four steps, each of which leaves on disk what the next one needs: prepare (check the files, lay
+out the windows, write the genome), tracks (coverage -> scratch, track by track), shards (scratch
+-> shards of windows), finish (tables, manifest, rename). What a step has done is not done again,
+so a killed run continues; nothing in the result depends on that or on the number of workers.
+"""
+
+import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-from importlib.metadata import version
-from multiprocessing import get_context
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import zarr
+from pydantic import TypeAdapter
 from tqdm import tqdm
+from zarr.errors import ContainsArrayError
 
-from spacescale.data.checksums import list_files
-from spacescale.data.codecs import (
-    GENOME_CHUNK_BP,
-    GENOME_CHUNKS_PER_SHARD,
-    WINDOWS_PER_SHARD,
-    codec_warning_ignored,
-    genome_codecs,
-    targets_codecs,
+from spacescale.data.checksums import file_entry
+from spacescale.data.dataset_folder import put_in_place, refuse_existing
+from spacescale.data.dataset_writer import (
+    create_group,
+    create_targets,
+    created_with,
+    num_shards,
+    rows_of,
+    write_genome,
+    write_manifest,
+    write_targets_shard,
+    write_windows,
 )
+from spacescale.data.jobs import local_workers, run_jobs
 from spacescale.data.schema import (
-    FORMAT,
-    FORMAT_VERSION,
-    MANIFEST,
     Contig,
+    FileEntry,
     Manifest,
     Report,
     Sources,
@@ -37,80 +45,159 @@ from spacescale.data.schema import (
     Storage,
     TransformInfo,
 )
+from spacescale.data.scratch import Scratch
 from spacescale.data.shard_options import ShardOptions
 from spacescale.data.shard_plan import Plan, make_plan
+from spacescale.data.split_plan import SplitPlan
 from spacescale.data.track_reader import ReadTrack, read_track, source_of
+from spacescale.data.work_folder import WorkFolder, opened, shared, sync, work_folder, write_json
 from spacescale.errors import UserError
 from spacescale.genome.intervals import Interval, split_hash
-from spacescale.genome.sequence_files import Genome, read_genome
+from spacescale.genome.sequence_files import read_genome
+from spacescale.genome.track_selection import select_tracks
 from spacescale.genome.tracks import Track, read_targets, write_tracks
 from spacescale.genome.transforms import get_transform
 
-_SCRATCH = ".scratch-targets"
+STAGES = ("prepare", "tracks", "shards", "finish")
+Tell = Callable[[str], None]
 
 
-def shard_species(options: ShardOptions) -> Path:
+def shard_species(
+    options: ShardOptions, executor: Executor | None = None, tell: Tell = lambda _: None
+) -> Path:
     """Write the dataset `options.out / options.species` and return that path.
 
-    Everything is checked before coverage is read, and the folder appears only when complete:
-    after an error or an interruption nothing is left behind. Needs scratch space for the targets
-    as raw float16. Raises UserError for bad input, naming file, value and cure.
+    executor: where tracks and shards are worked on; None takes `options.workers` processes of
+    this machine. tell: called with a line when a killed run is continued.
+    Everything is checked before coverage is read, and the folder appears only when complete. Bad
+    input leaves nothing behind. An interruption leaves `.NAME.partial`, from which the same call
+    continues. Needs scratch space for the targets as raw float16. Raises UserError for bad input,
+    naming file, value and cure, and when another run is writing the same dataset.
     """
-    target = options.out / options.species
-    _refuse_existing(target, options.overwrite)
-    tracks = read_targets(options.targets)
-    genome = read_genome(options.fasta)
-    plan = make_plan(options, genome, tracks)
-    with _partial_folder(target) as folder:
-        _refuse_full_disk(folder, options, plan, len(tracks))
-        _write_dataset(folder, options, genome, tracks, plan)
+    target = _target(options)
+    tracks = read_tracks_table(options)
+    # The work folder inside: a worker that died is no error in the input, so it stays.
+    with _workers(options, executor) as pool, opened(options, tracks, keep_on_error=False) as work:
+        _prepare(work, options, tracks)
+        _read_tracks(work, options, tracks, range(len(tracks)), pool, tell)
+        layout = _Layout.of(work, options, len(tracks))
+        _write_shards(work, options, layout, range(layout.num_shards), pool, tell)
+        _finish(work, options, layout, target)
     return target
 
 
-def _refuse_existing(target: Path, overwrite: bool) -> None:
-    if not target.exists():
+def shard_stage(
+    options: ShardOptions,
+    stage: str,
+    part: int = 1,
+    parts: int = 1,
+    executor: Executor | None = None,
+    tell: Tell = lambda _: None,
+) -> Path:
+    """Do one of STAGES, as the jobs of a cluster do; the last returns the dataset's path.
+
+    Of the tracks or shards, the `part`-th of `parts` (from 1) is done; different parts may run at
+    the same time on different machines. Once it is prepared, the work folder stays. Raises
+    UserError as `shard_species` does, and when an earlier stage is not complete.
+    """
+    target = _target(options)
+    tracks = read_tracks_table(options)
+    if stage == "prepare":
+        with opened(options, tracks, keep_on_error=False) as work:
+            _prepare(work, options, tracks)
+            return work.path
+    _refuse_unprepared(work_folder(options))
+    if stage == "finish":
+        with opened(options, tracks, keep_on_error=True) as work:
+            layout = _Layout.of(work, options, len(tracks))
+            _finish(work, options, layout, target)
+            return target
+    with shared(options, tracks) as work, _workers(options, executor) as pool:
+        if stage == "tracks":
+            mine = range(part - 1, len(tracks), parts)
+            _read_tracks(work, options, tracks, mine, pool, tell)
+        else:
+            layout = _Layout.of(work, options, len(tracks))
+            mine = range(part - 1, layout.num_shards, parts)
+            _write_shards(work, options, layout, mine, pool, tell)
+        return work.path
+
+
+def read_tracks_table(options: ShardOptions) -> list[Track]:
+    """Return the tracks of the targets table that `options.tracks` selects."""
+    return select_tracks(read_targets(options.targets), options.tracks, options.targets)
+
+
+def storage_of(options: ShardOptions) -> Storage:
+    """Return how the targets will be stored."""
+    return Storage(codec=options.codec, windows_per_shard=options.windows_per_shard)
+
+
+def place_contigs(lengths: dict[str, int], windows: Iterable[Interval]) -> list[Contig]:
+    """Return where in `genome` each contig that carries windows lies."""
+    contigs, offset = [], 0
+    for name in dict.fromkeys(window.chrom for window in windows):
+        contigs.append(Contig(name=name, length=lengths[name], offset=offset))
+        offset += lengths[name]
+    return contigs
+
+
+def _target(options: ShardOptions) -> Path:
+    target = options.out / options.species
+    refuse_existing(target, options.overwrite)
+    return target
+
+
+def _workers(options: ShardOptions, executor: Executor | None):
+    return nullcontext(executor) if executor else local_workers(options.workers)
+
+
+# --- prepare ---
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What plan.json holds: a Plan, and where the contigs that carry windows lie in `genome`.
+
+    lengths: of all contigs of the FASTA, bp.
+    """
+
+    windows: list[Interval]
+    splits: SplitPlan
+    aliases: dict[str, str]
+    report: Report
+    lengths: dict[str, int]
+    contigs: list[Contig]
+
+    def plan(self, options: ShardOptions) -> Plan:
+        """Return the plan."""
+        return Plan(self.windows, self.splits, self.aliases, self.report, self.lengths)
+
+
+def _prepare(work: WorkFolder, options: ShardOptions, tracks: Sequence[Track]) -> None:
+    if work.plan.is_file():
         return
-    if not overwrite:
-        raise UserError(f"{target} exists; add --overwrite to replace it")
-    if not (target / MANIFEST).is_file():
-        raise UserError(f"{target} is no species dataset, so --overwrite will not replace it")
+    codes = work.path / "codes"
+    genome = read_genome(options.fasta, codes)
+    plan = make_plan(options, genome, tracks)
+    _refuse_full_disk(work, options, plan, len(tracks))
+    shutil.rmtree(work.dataset, ignore_errors=True)
+    work.dataset.mkdir()
+    create_group(work.dataset)
+    contigs = place_contigs(genome.lengths, plan.windows)
+    write_genome(work.dataset, contigs, (genome.contigs[contig.name] for contig in contigs))
+    codes.unlink()
+    _scratch(work, options, plan, len(tracks)).create()
+    sync(work.dataset)
+    prepared = _Prepared(
+        plan.windows, plan.splits, plan.aliases, plan.report, genome.lengths, contigs
+    )
+    write_json(work.plan, _PREPARED.dump_python(prepared, mode="json"))
 
 
-@contextmanager
-def _partial_folder(target: Path) -> Iterator[Path]:
-    """Give a sibling folder that becomes `target` on success and vanishes otherwise."""
-    new_parents = [p for p in (target.parent, *target.parent.parents) if not p.exists()]
-    folder = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    try:
-        try:
-            folder.mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"cannot write into {target.parent}: {error.strerror}") from error
-        yield folder
-        _put_in_place(folder, target)
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in new_parents:
-            if parent.is_dir() and not any(parent.iterdir()):
-                parent.rmdir()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"{target.parent}: {error.strerror}; nothing was kept") from error
-        raise
-
-
-def _put_in_place(folder: Path, target: Path) -> None:
-    if not target.exists():
-        folder.rename(target)
-        return
-    old = target.with_name(f".{target.name}.old-{os.getpid()}")
-    target.rename(old)
-    folder.rename(target)
-    shutil.rmtree(old)
-
-
-def _refuse_full_disk(folder: Path, options: ShardOptions, plan: Plan, num_tracks: int) -> None:
-    scratch = len(plan.windows) * options.target_length * num_tracks * 2
-    free = shutil.disk_usage(folder).free
+def _refuse_full_disk(work: WorkFolder, options: ShardOptions, plan: Plan, num_tracks: int) -> None:
+    scratch = _scratch(work, options, plan, num_tracks).num_bytes
+    free = shutil.disk_usage(work.path).free
     if free < 2 * scratch:
         raise UserError(
             f"{options.out} has {free / 2**30:.1f} GiB free; scratch and result together may need "
@@ -118,168 +205,222 @@ def _refuse_full_disk(folder: Path, options: ShardOptions, plan: Plan, num_track
         )
 
 
-def _write_dataset(
-    folder: Path, options: ShardOptions, genome: Genome, tracks: list[Track], plan: Plan
-) -> None:
-    group = zarr.create_group(
-        folder, attributes={"format": FORMAT, "format_version": FORMAT_VERSION}
-    )
-    contigs = _write_genome(group, genome, plan.windows)
-    scratch = folder / _SCRATCH
-    read = _read_tracks(scratch, options, tracks, plan)
-    shape = (len(tracks), len(plan.windows), options.target_length)
-    _write_targets(group, np.memmap(scratch, dtype=np.float16, mode="r", shape=shape))
-    scratch.unlink()
-    _write_windows(folder / "windows.bed", plan.windows)
-    write_tracks(folder / "tracks.tsv", [result.track for result in read])
-    _write_manifest(folder, options, contigs, plan, read)
+def _scratch(work: WorkFolder, options: ShardOptions, plan: Plan, num_tracks: int) -> Scratch:
+    return Scratch(work.scratch, num_tracks, len(plan.windows), options.target_length)
 
 
-def _write_genome(group: zarr.Group, genome: Genome, windows: list[Interval]) -> list[Contig]:
-    """Write the contigs that carry windows one after another; return where each begins."""
-    names = list(dict.fromkeys(window.chrom for window in windows))
-    lengths = [genome.contigs[name].size for name in names]
-    ends = np.cumsum(lengths).tolist()
-    array = group.create_array(
-        "genome",
-        shape=(ends[-1],),
-        dtype=np.uint8,
-        chunks=(GENOME_CHUNK_BP,),
-        shards=(GENOME_CHUNK_BP * GENOME_CHUNKS_PER_SHARD,),
-        **genome_codecs(),
-        fill_value=255,
-        config={"write_empty_chunks": True},
-        dimension_names=("base",),
-    )
-    array[:] = np.concatenate([genome.contigs[name] for name in names])
-    return [
-        Contig(name=name, length=length, offset=end - length)
-        for name, length, end in zip(names, lengths, ends, strict=True)
-    ]
+_PREPARED = TypeAdapter(_Prepared)
+
+
+def _load(work: WorkFolder) -> _Prepared:
+    return _PREPARED.validate_json(work.plan.read_bytes())
+
+
+@lru_cache(maxsize=1)
+def _plan(work: WorkFolder, options: ShardOptions, changed_at: int) -> Plan:
+    """Load the plan once per process; `changed_at` tells apart the plans of two runs."""
+    return _load(work).plan(options)
+
+
+def _refuse_unprepared(work: WorkFolder) -> None:
+    if not work.plan.is_file():
+        raise UserError(f"{work.path} is not prepared: run --stage prepare first")
+
+
+# --- tracks ---
 
 
 def _read_tracks(
-    scratch: Path, options: ShardOptions, tracks: Sequence[Track], plan: Plan
-) -> list[ReadTrack]:
-    """Fill the file scratch with float16 [tracks, windows, bins], track after track.
-
-    Track by track, because thousands of BigWigs cannot be open at once.
-    """
-    scratch.touch()
-    # A job carries the whole plan to its process, so a process gets a few jobs of many tracks.
-    per_job = max(1, len(tracks) // (8 * options.workers)) if options.workers > 1 else 1
-    firsts = range(0, len(tracks), per_job)
-    batches = [tracks[first : first + per_job] for first in firsts]
-    read_batch = partial(_read_batch, scratch, options, plan)
-    read: list[ReadTrack] = []
-    with (
-        _parallel_map(options.workers) as run,
-        tqdm(desc="tracks", total=len(tracks), unit="track", disable=None) as progress,
-    ):
-        for results in run(read_batch, firsts, batches):
-            read.extend(results)
-            progress.update(len(results))
-    return read
-
-
-@contextmanager
-def _parallel_map(workers: int) -> Iterator[Callable]:
-    if workers == 1:
-        yield map
-        return
-    # zarr's thread is running here: no fork
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            yield pool.map
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _read_batch(
-    scratch: Path, options: ShardOptions, plan: Plan, first: int, tracks: Sequence[Track]
-) -> list[ReadTrack]:
-    bytes_per_track = len(plan.windows) * options.target_length * 2
-    results = []
-    # Plain writes: on a full disk a writable memory map would kill the process.
-    with scratch.open("r+b") as file:
-        file.seek(first * bytes_per_track)
-        for track in tracks:
-            targets, result = read_track(options, plan, track)
-            file.write(targets.tobytes())
-            results.append(result)
-    return results
-
-
-def _write_targets(group: zarr.Group, scratch: np.ndarray) -> None:
-    """Turn scratch [tracks, windows, bins] into `targets` [windows, bins, tracks]."""
-    num_tracks, num_windows, num_bins = scratch.shape
-    with codec_warning_ignored():
-        array = group.create_array(
-            "targets",
-            shape=(num_windows, num_bins, num_tracks),
-            dtype=np.float16,
-            chunks=(1, num_bins, num_tracks),
-            shards=(WINDOWS_PER_SHARD, num_bins, num_tracks),
-            **targets_codecs(),
-            # A missing chunk reads as fill_value: no stored target is NaN, so it cannot pass.
-            fill_value=np.nan,
-            config={"write_empty_chunks": True},
-            dimension_names=("window", "bin", "track"),
-        )
-        starts = range(0, num_windows, WINDOWS_PER_SHARD)
-        for start in tqdm(starts, desc="shards", unit="shard", disable=None):
-            rows = slice(start, start + WINDOWS_PER_SHARD)
-            array[rows] = np.ascontiguousarray(scratch[:, rows].transpose(1, 2, 0))
-
-
-def _write_windows(path: Path, windows: list[Interval]) -> None:
-    lines = (f"{w.chrom}\t{w.start}\t{w.end}\t{w.split}\n" for w in windows)
-    path.write_text("".join(lines), encoding="utf-8")
-
-
-def _write_manifest(
-    folder: Path,
+    work: WorkFolder,
     options: ShardOptions,
-    contigs: list[Contig],
-    plan: Plan,
-    read: list[ReadTrack],
+    tracks: Sequence[Track],
+    mine: Sequence[int],
+    executor: Executor | None,
+    tell: Tell,
 ) -> None:
+    to_do = [index for index in mine if not work.track(index).is_file()]
+    _tell_what_is_done(tell, "tracks are read", len(mine) - len(to_do), len(mine))
+    jobs = [(work, options, len(tracks), index, tracks[index]) for index in to_do]
+    results = run_jobs(executor, _read_one, jobs)
+    _show(results, "tracks", "track", len(mine), len(to_do))
+
+
+def _read_one(
+    work: WorkFolder, options: ShardOptions, num_tracks: int, index: int, track: Track
+) -> None:
+    plan = _plan(work, options, work.plan.stat().st_mtime_ns)
+    targets, told = read_track(options, plan, track)
+    _scratch(work, options, plan, num_tracks).write(index, targets)
+    write_json(work.track(index), _READ_TRACK.dump_python(told))
+
+
+_READ_TRACK = TypeAdapter(ReadTrack)
+
+
+def _told(work: WorkFolder, index: int) -> ReadTrack:
+    return _READ_TRACK.validate_python(json.loads(work.track(index).read_text(encoding="utf-8")))
+
+
+# --- shards ---
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What the dataset will hold, once every track is read.
+
+    Where what was not measured is kept apart from 0, windows that no track measured are left out.
+    plan: with the windows that are kept. rows: their rows in the scratch, int [windows].
+    """
+
+    plan: Plan
+    contigs: list[Contig]
+    scratch: Scratch
+    storage: Storage
+    rows: np.ndarray
+
+    @classmethod
+    def of(cls, work: WorkFolder, options: ShardOptions, num_tracks: int) -> "_Layout":
+        """Read what the earlier steps left; UserError when tracks are not read yet."""
+        missing = sum(not work.track(index).is_file() for index in range(num_tracks))
+        if missing:
+            raise UserError(
+                f"{work.path}: {missing} of {num_tracks} tracks are not read; run --stage tracks "
+                "again, with every --part"
+            )
+        prepared = _load(work)
+        plan = prepared.plan(options)
+        scratch = _scratch(work, options, plan, num_tracks)
+        rows = np.arange(scratch.num_windows)
+        if options.missing == "nan":
+            rows = np.flatnonzero(scratch.measured())
+            _refuse_emptied_splits(plan, rows)
+            dropped = scratch.num_windows - rows.size
+            plan = replace(
+                plan,
+                windows=[plan.windows[row] for row in rows.tolist()],
+                report=plan.report.model_copy(update={"dropped_unmeasured": dropped}),
+            )
+        return cls(plan, prepared.contigs, scratch, storage_of(options), rows)
+
+    @property
+    def num_shards(self) -> int:
+        return num_shards(self.rows.size, self.storage)
+
+
+def _refuse_emptied_splits(plan: Plan, rows: np.ndarray) -> None:
+    kept = Counter(plan.windows[row].split for row in rows.tolist())
+    if empty := [split for split in plan.num_windows() if not kept[split]]:
+        raise UserError(
+            f"split {', '.join(empty)} has no window left: no track has a value in any of them"
+        )
+
+
+def _write_shards(
+    work: WorkFolder,
+    options: ShardOptions,
+    layout: _Layout,
+    mine: Sequence[int],
+    executor: Executor | None,
+    tell: Tell,
+) -> None:
+    if not (work.dataset / "targets" / "zarr.json").is_file():
+        shape = (layout.rows.size, options.target_length, layout.scratch.num_tracks)
+        with suppress(ContainsArrayError):  # another part was faster
+            create_targets(work.dataset, shape, layout.storage)
+    to_do = [shard for shard in mine if not work.shard(shard).is_file()]
+    _tell_what_is_done(tell, "shards are written", len(mine) - len(to_do), len(mine))
+    jobs = [
+        (work, layout.scratch, shard, layout.rows[rows_of(shard, layout.storage)])
+        for shard in to_do
+    ]
+    results = run_jobs(executor, _write_one, jobs)
+    _show(results, "shards", "shard", len(mine), len(to_do))
+
+
+def _write_one(work: WorkFolder, scratch: Scratch, shard: int, rows: np.ndarray) -> None:
+    file = write_targets_shard(work.dataset, shard, scratch.read(rows))
+    sync(file)
+    write_json(work.shard(shard), file_entry(file).model_dump())
+
+
+def _show(results: Iterable[None], name: str, unit: str, total: int, to_do: int) -> None:
+    """Wait for the jobs, and show how far they are and the time left."""
+    with tqdm(desc=name, unit=unit, total=total, initial=total - to_do, disable=None) as progress:
+        for _ in results:
+            progress.update()
+
+
+def _tell_what_is_done(tell: Tell, what: str, done: int, total: int) -> None:
+    if done:
+        tell(f"continuing: {done:,} of {total:,} {what}")
+
+
+# --- finish ---
+
+
+def _finish(work: WorkFolder, options: ShardOptions, layout: _Layout, target: Path) -> None:
+    shards = _written_shards(work, layout)
+    for leftover in (work.dataset / "targets").rglob("*.partial"):
+        leftover.unlink()  # of a shard that was being written when a run was killed
+    read = [_told(work, index) for index in range(layout.scratch.num_tracks)]
+    write_windows(work.dataset, layout.plan.windows)
+    bases = layout.rows.size * options.span
+    tracks = [replace(result.track, covered=result.covered_bases / bases) for result in read]
+    write_tracks(work.dataset / "tracks.tsv", tracks)
+    write_manifest(work.dataset, _manifest(options, layout, read), shards)
+    sync(work.dataset)
+    put_in_place(work.dataset, target)
+    shutil.rmtree(work.path)
+
+
+def _written_shards(work: WorkFolder, layout: _Layout) -> dict[str, FileEntry]:
+    """Return size and SHA-256 of every shard by path; UserError when one is not written."""
+    missing = [s for s in range(layout.num_shards) if not work.shard(s).is_file()]
+    if missing:
+        raise UserError(
+            f"{work.path}: {len(missing)} of {layout.num_shards} shards are not written; run "
+            "--stage shards again, with every --part"
+        )
+    return {
+        f"targets/c/{shard}/0/0": FileEntry.model_validate_json(work.shard(shard).read_bytes())
+        for shard in range(layout.num_shards)
+    }
+
+
+def _manifest(options: ShardOptions, layout: _Layout, read: list[ReadTrack]) -> Manifest:
+    plan, transform = layout.plan, get_transform(options.transform)
     num_windows = plan.num_windows()
-    transform = get_transform(options.transform)
-    manifest = Manifest(
+    split_bed = options.contigs or options.windows
+    return Manifest(
         species=options.species,
         seq_length=options.seq_length,
         bin_size=options.bin_size,
         target_length=options.target_length,
-        stride=options.stride or options.span,
+        stride=None if options.windows else options.stride or options.span,
         transform=TransformInfo(name=transform.name, version=transform.version),
         missing=options.missing,
-        storage=Storage(codec=options.codec, windows_per_shard=options.windows_per_shard),
-        split=Split(method=_split_method(options), hash=split_hash(plan.windows)),
+        storage=layout.storage,
+        split=Split(
+            method=plan.splits.method,
+            settings=plan.splits.settings,
+            hash=split_hash(plan.windows),
+        ),
         num_windows=num_windows,
         num_tracks=len(read),
         mean_over="train" if "train" in num_windows else "all",
-        contigs=contigs,
+        contigs=layout.contigs,
         aliases=plan.aliases,
         sources=Sources(
             fasta=source_of(options.fasta),
             targets=source_of(options.targets),
             tracks=[result.source for result in read],
-            split_bed=source_of(options.contigs) if options.contigs else None,
+            split_bed=source_of(split_bed) if split_bed else None,
+            masks={name: source_of(path) for name, path in options.masks.items()},
         ),
         report=_complete_report(plan.report, read),
-        files=list_files(folder),
-        created_with={name: version(name) for name in ("spacescale", "zarr", "pcodec")},
+        files={},
+        created_with=created_with(),
     )
-    text = manifest.model_dump_json(indent=1) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
-
-
-def _split_method(options: ShardOptions) -> Literal["chroms", "bed", "held_out"]:
-    if options.contigs:
-        return "bed"
-    return "chroms" if options.gives_splits else "held_out"
 
 
 def _complete_report(report: Report, read: list[ReadTrack]) -> Report:

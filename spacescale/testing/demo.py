@@ -62,7 +62,7 @@ Done in {(time.perf_counter() - start) / 60:.1f} minutes.
 
 In Python:      from spacescale.model import Space
                 model = Space.from_pretrained("{export}")
-Next:           your own genome and tracks: docs/your_own_species.md"""
+Next:           your own genome and tracks: docs/new_species.md"""
     )
 
 

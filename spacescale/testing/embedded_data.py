@@ -12,7 +12,7 @@ from spacescale.data.shard_writer import shard_species
 from spacescale.errors import UserError
 from spacescale.testing.simulated_genomes import write_simulated_genomes
 
-VERSION = 1  # raise it when the simulation or the shard format changes
+VERSION = 2  # raise it when the simulation or the shard format changes
 
 
 def embedded_data() -> Path:

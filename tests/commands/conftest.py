@@ -3,9 +3,12 @@ them, on the CPU."""
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from spacescale.testing.simulated_genomes import write_simulated_genomes
 REPO = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SCRIPT, DEEPSPEED_JSON = Path("spacescale/pretrain.py"), Path("ds_configs/zero2_moe.json")
+SLURM = ("slurmctld", "slurmd", "munged", "sbatch", "srun")
 SPECIES = ("finch", "perch", "moth")
 TINY = [
     f"--preset={EMBEDDED_PRESET}",
@@ -136,3 +140,22 @@ def alone(data, tmp_path_factory):
     output = tmp_path_factory.mktemp("alone") / "run"
     more = ["optim.max_steps=3"]
     return output, run(sys.executable, SCRIPT, *arguments(data, output, *more))
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[dict[str, str]]:
+    """Environment of a running private Slurm."""
+    path = os.pathsep.join((os.environ["PATH"], "/usr/sbin"))
+    missing = [program for program in SLURM if shutil.which(program, path=path) is None]
+    if missing:
+        pytest.skip(f"Slurm is not installed (no {', '.join(missing)})")
+    helper = Path(__file__).with_name("private_slurm.sh")
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as folder:
+        try:
+            subprocess.run([helper, "start", folder], check=True)
+            yield {
+                **{k: v for k, v in os.environ.items() if not k.startswith(("MASTER_", "SLURM_"))},
+                "SLURM_CONF": f"{folder}/slurm.conf",
+            }
+        finally:
+            subprocess.run([helper, "stop", folder], check=True)

@@ -31,6 +31,7 @@ from spacescale.config import build_config
 from spacescale.data.checksums import list_files
 from spacescale.data.codecs import codec_warning_ignored
 from spacescale.data.loader import open_datasets
+from spacescale.data.manifest import read_manifest, save_manifest
 from spacescale.data.sampler import SampleOrder
 from spacescale.metrics.writer import read_metrics
 from spacescale.parallel.comm import free_port
@@ -262,9 +263,9 @@ def poison(data, folder, rows):
             values = np.asarray(targets[int(row)])
             values[3, 0] = np.inf
             targets[int(row)] = values
-        path = folder / species / "manifest.json"
-        files = {n: entry.model_dump() for n, entry in list_files(folder / species).items()}
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"files": files}))
+        manifest, _ = read_manifest(folder / species)
+        files = list_files(folder / species)
+        save_manifest(folder / species, manifest.model_copy(update={"files": files}))
     return folder
 
 

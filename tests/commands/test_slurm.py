@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
@@ -19,7 +17,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPT = "slurm/pretrain_8xA40.sh"
 RANKS = 8
-PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun")
 
 # Notes what it was started with and every signal it gets. The first time it waits to be stopped.
 STAND_IN = """\
@@ -44,25 +41,6 @@ STAND_IN = """\
         if rank == "0":
             (output / "REQUEUE").touch()
 """
-
-
-@pytest.fixture(scope="module")
-def slurm() -> Iterator[dict[str, str]]:
-    """Environment of a running private Slurm."""
-    path = os.pathsep.join((os.environ["PATH"], "/usr/sbin"))
-    missing = [program for program in PROGRAMS if shutil.which(program, path=path) is None]
-    if missing:
-        pytest.skip(f"Slurm is not installed (no {', '.join(missing)})")
-    helper = Path(__file__).with_name("private_slurm.sh")
-    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as folder:
-        try:
-            subprocess.run([helper, "start", folder], check=True)
-            yield {
-                **{k: v for k, v in os.environ.items() if not k.startswith(("MASTER_", "SLURM_"))},
-                "SLURM_CONF": f"{folder}/slurm.conf",
-            }
-        finally:
-            subprocess.run([helper, "stop", folder], check=True)
 
 
 class Job:

@@ -1,4 +1,3 @@
-import json
 import multiprocessing
 import pickle
 import shutil
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from shard_inputs import LENGTHS, small_options, write_inputs
 
+from spacescale.data.manifest import read_manifest, save_manifest
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.data.shard_writer import shard_species
 from spacescale.errors import UserError
@@ -123,8 +123,7 @@ def test_a_fresh_process_reads_without_prep_extra_or_warnings(dataset):
 
 
 def edit_manifest(folder, **changes):
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    save_manifest(folder, read_manifest(folder)[0].model_copy(update=changes))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +132,6 @@ def edit_manifest(folder, **changes):
         ({"format_version": 3}, "format version 3, this spacescale reads 2: upgrade spacescale"),
         ({"format_version": 1}, "format version 1.*migrate with `python data_prep/migrate.py "),
         ({"format": "other"}, "not the manifest of a spacescale-species dataset"),
-        ({"num_tracks": "many"}, "manifest.json is damaged"),
         ({"num_tracks": 7}, "differ in the number of tracks"),
         ({"num_windows": {"train": 1}}, "differ in the number of rows"),
     ],
@@ -141,6 +139,27 @@ def edit_manifest(folder, **changes):
 def test_version_gate_and_manifest_faults(copy, changes, message):
     edit_manifest(copy, **changes)
     with pytest.raises(UserError, match=message):
+        SpeciesData.open(copy)
+
+
+def test_every_byte_of_the_manifest_counts(copy):
+    """A single changed letter is refused, wherever it stands: in a name, a length or a note."""
+    path = copy / "manifest.json"
+    content = path.read_bytes()
+    for place in range(0, len(content), 7):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"manifest\.json|format version"):
+            SpeciesData.open(copy)
+    path.write_bytes(content)
+    SpeciesData.open(copy)
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer")
+def test_a_manifest_of_wrong_types_is_refused(copy):
+    edit_manifest(copy, num_tracks="many")
+    with pytest.raises(UserError, match=r"manifest\.json is damaged (?s:.*)num_tracks"):
         SpeciesData.open(copy)
 
 

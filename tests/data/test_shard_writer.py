@@ -9,11 +9,14 @@ import zarr
 from shard_inputs import LENGTHS, TABLE_HEADER, small_options, write_bigwig, write_inputs
 
 from spacescale.data.codecs import codec_warning_ignored
+from spacescale.data.dataset_folder import put_in_place
 from spacescale.data.shard_options import ShardOptions
 from spacescale.data.shard_reader import SpeciesData
-from spacescale.data.shard_writer import shard_species
+from spacescale.data.shard_writer import read_tracks_table, shard_species, shard_stage
+from spacescale.data.work_folder import opened, write_json
 from spacescale.errors import UserError
 
+WRITER = "spacescale.data.shard_writer"
 YEAST = Path(__file__).parents[3] / "shared/data/yeast_sacCer3"
 
 
@@ -197,7 +200,7 @@ def test_current_clips_each_track_at_its_extreme_quantile(inputs, tmp_path):
     limit = np.float16(np.quantile(values.astype(np.float32), 0.9999999))
     found = np.stack([current.targets(row)[:, 0] for row in range(len(current))])
     assert np.array_equal(found, np.minimum(values, limit))
-    assert current.manifest.transform.model_dump() == {"name": "current", "version": 1}
+    assert current.manifest.transform.model_dump() == {"name": "current", "version": 2}
 
 
 def test_overwrite_replaces_datasets_only(inputs, tmp_path):
@@ -211,33 +214,195 @@ def test_overwrite_replaces_datasets_only(inputs, tmp_path):
         make(inputs, tmp_path, species="notes", overwrite=True)
 
 
-@pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError])
-def test_interruption_leaves_nothing_and_the_old_dataset_stands(
-    inputs, tmp_path, monkeypatch, fault
-):
-    old = make(inputs, tmp_path / "out")
+def contents(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
-    def stop(*_):
-        raise fault
 
-    monkeypatch.setattr("spacescale.data.shard_writer._write_windows", stop)
-    with pytest.raises(fault):
-        make(inputs, tmp_path / "out", overwrite=True)
-    with pytest.raises(fault):
+def raising(error):
+    def stop(*_, **__):
+        raise error
+
+    return stop
+
+
+def test_a_run_stopped_after_every_step_ends_like_one_that_was_not(inputs, tmp_path, monkeypatch):
+    """Each run gets one marker further than the one before: request, plan, tracks, shards."""
+    old = contents(make(inputs, tmp_path / "out").path)
+    whole = contents(make(inputs, tmp_path / "whole", stride=64).path)
+    stops = 0
+    while True:
+        written = []
+
+        def write_once(path, value, written=written):
+            if written:
+                raise KeyboardInterrupt
+            written.append(path)
+            write_json(path, value)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("spacescale.data.work_folder.write_json", write_once)
+            patch.setattr("spacescale.data.shard_writer.write_json", write_once)
+            try:
+                data = make(inputs, tmp_path / "out", stride=64, overwrite=True)
+                break
+            except KeyboardInterrupt:
+                stops += 1
+        assert contents(tmp_path / "out/tiny") == old
+    assert stops == 1 + 1 + 2 + 5 - 1  # request, plan, tracks, shards; the last run ends
+    assert contents(data.path) == whole
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("step", ["read_genome", "create_group", "write_manifest", "put_in_place"])
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError(errno.EIO, "broken")])
+def test_a_run_stopped_between_markers_goes_on(inputs, tmp_path, monkeypatch, step, fault):
+    whole = contents(make(inputs, tmp_path / "whole").path)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"spacescale.data.shard_writer.{step}", raising(fault))
+        with pytest.raises((KeyboardInterrupt, OSError)):
+            make(inputs, tmp_path / "out")
+    data = make(inputs, tmp_path / "out", overwrite=True)
+    assert contents(data.path) == whole
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny"]
+
+
+def test_a_run_stopped_after_its_end_leaves_a_whole_dataset(inputs, tmp_path, monkeypatch):
+    def stop_afterwards(folder, target):
+        put_in_place(folder, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{WRITER}.put_in_place", stop_afterwards)
+        with pytest.raises(KeyboardInterrupt):
+            make(inputs, tmp_path)
+    SpeciesData.open(tmp_path / "tiny").verify()
+    with pytest.raises(UserError, match="exists; add --overwrite"):
+        make(inputs, tmp_path)
+    assert make(inputs, tmp_path, stride=64, overwrite=True).manifest.stride == 64
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_a_run_stopped_between_old_and_new_goes_on(inputs, tmp_path, monkeypatch):
+    """The moment when the old dataset has been moved away and the new one has not come."""
+    make(inputs, tmp_path)
+
+    def stop_between(_, target):
+        target.rename(target.with_name(".tiny.old"))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{WRITER}.put_in_place", stop_between)
+        with pytest.raises(KeyboardInterrupt):
+            make(inputs, tmp_path, stride=64, overwrite=True)
+    assert make(inputs, tmp_path, stride=64).manifest.stride == 64
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_what_a_stopped_run_did_is_not_done_again(inputs, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{WRITER}.write_targets_shard", raising(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            make(inputs, tmp_path)
+    monkeypatch.setattr(f"{WRITER}.read_track", raising(AssertionError("read again")))
+    monkeypatch.setattr(f"{WRITER}.make_plan", raising(AssertionError("planned again")))
+    told = []
+    shard_species(small_options(inputs, tmp_path), tell=told.append)
+    assert told == ["continuing: 2 of 2 tracks are read"]
+
+
+def test_a_stopped_run_is_not_continued_with_other_inputs(tmp_path, monkeypatch):
+    write_inputs(tmp_path / "in")
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{WRITER}.write_targets_shard", raising(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "in", tmp_path / "out")
+    with pytest.raises(UserError, match="begun with stride: None, now it is 64; give what"):
+        make(tmp_path / "in", tmp_path / "out", stride=64)
+    write_bigwig(tmp_path / "in/plus.bw", LENGTHS, 7)
+    with pytest.raises(UserError, match=r"begun with file .*plus.bw: \d+ bytes, changed at"):
+        make(tmp_path / "in", tmp_path / "out")
+    again = make(tmp_path / "in", tmp_path / "out", overwrite=True)
+    assert contents(again.path) == contents(make(tmp_path / "in", tmp_path / "new").path)
+
+
+def test_two_runs_cannot_write_one_dataset(inputs, tmp_path):
+    options = small_options(inputs, tmp_path)
+    with (
+        opened(options, read_tracks_table(options), keep_on_error=True),
+        pytest.raises(UserError, match="another run is writing this dataset"),
+    ):
+        shard_species(options)
+    assert SpeciesData.open(shard_species(options)).tracks
+
+
+def test_bad_input_found_late_leaves_nothing(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{WRITER}.read_track", raising(UserError("infinite coverage")))
+    with pytest.raises(UserError, match="infinite coverage"):
         make(inputs, tmp_path / "new" / "deep")
     assert not (tmp_path / "new").exists()
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["tiny"]
-    old.verify()
 
 
-def test_full_disk_is_a_clear_error(inputs, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+def test_a_full_disk_is_a_clear_error_and_the_run_can_go_on(inputs, tmp_path, monkeypatch):
+    whole = contents(make(inputs, tmp_path / "whole").path)
+    with monkeypatch.context() as patch:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(f"{WRITER}.write_targets_shard", raising(full))
+        with pytest.raises(UserError, match="No space left on device; make room and run the same"):
+            make(inputs, tmp_path / "out")
+    assert contents(make(inputs, tmp_path / "out").path) == whole
 
-    monkeypatch.setattr("spacescale.data.shard_writer._write_targets", full)
-    with pytest.raises(UserError, match="No space left on device; nothing was kept"):
-        make(inputs, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+
+def test_stages_in_parts_end_like_one_run(inputs, tmp_path):
+    whole = contents(make(inputs, tmp_path / "whole").path)
+    options = small_options(inputs, tmp_path / "out")
+    with pytest.raises(UserError, match="not prepared: run --stage prepare first"):
+        shard_stage(options, "tracks")
+    shard_stage(options, "prepare")
+    shard_stage(options, "tracks", 2, 2)
+    with pytest.raises(UserError, match="1 of 2 tracks are not read; run --stage tracks"):
+        shard_stage(options, "shards")
+    shard_stage(options, "tracks", 1, 2)
+    for part in (3, 1):
+        shard_stage(options, "shards", part, 3)
+    with pytest.raises(UserError, match="of 4 shards are not written; run --stage shards"):
+        shard_stage(options, "finish")
+    shard_stage(options, "shards", 2, 3)
+    assert contents(shard_stage(options, "finish")) == whole
+
+
+@pytest.mark.parametrize("codec", ["pcodec", "zstd", "none"])
+def test_codecs_hold_the_same_targets(inputs, tmp_path, codec):
+    plain = make(inputs, tmp_path / "a")
+    data = make(inputs, tmp_path / "b", codec=codec, windows_per_shard=32)
+    assert (data.manifest.storage.codec, data.manifest.storage.windows_per_shard) == (codec, 32)
+    with codec_warning_ignored():
+        assert zarr.open_array(data.path / "targets", mode="r").shards == (32, 8, 2)
+    assert all(np.array_equal(data.targets(r), plain.targets(r)) for r in range(len(data)))
+    shard = data.path / "targets/c/0/0/0"
+    damaged = bytearray(shard.read_bytes())
+    damaged[5] ^= 1
+    shard.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"row 0 .* is damaged"):
+        data.targets(0)
+
+
+def test_some_tracks_only(inputs, tmp_path):
+    plain = make(inputs, tmp_path / "a")
+    with pytest.raises(UserError, match="plus is selected without its opposite strand minus"):
+        make(inputs, tmp_path / "b", tracks=("plus",))
+    with pytest.raises(UserError, match=r"targets.txt has no track 'x'.*it has plus, minus"):
+        make(inputs, tmp_path / "b", tracks=("x",))
+    data = make(inputs, tmp_path / "b", tracks=("1", "plus"))
+    assert [track.identifier for track in data.tracks] == ["plus", "minus"]
+    table = TABLE_HEADER + "".join(
+        f"{index}\tt{index}\t{name}.bw\t\t1\tmean\t{pair}\tRNA:x\tx\n"
+        for index, name, pair in ((4, "plus", 4), (7, "minus", 9), (9, "plus", 7))
+    )
+    write_inputs(tmp_path / "in", table=table)
+    data = make(tmp_path / "in", tmp_path / "c", tracks=("9", "t7"))
+    assert [(track.index, track.strand_pair) for track in data.tracks] == [(7, 1), (9, 0)]
+    assert np.array_equal(data.targets(3)[:, 1], plain.targets(3)[:, 0])
 
 
 @pytest.mark.parametrize(
