@@ -14,7 +14,9 @@ from spacescale.pretrain import parse_arguments
 
 REPO = Path(__file__).parents[1]
 DOCUMENTS = [
-    "README.md", "docs/your_own_species.md", "docs/examples/README.md", "slurm/README.md",
+    "README.md", "docs/yeast.md", "docs/human_mouse.md", "docs/new_species.md",
+    "docs/splits.md", "docs/coordinates.md",
+    "docs/examples/README.md", "slurm/README.md",
 ]  # fmt: skip
 PRETRAIN = "spacescale/pretrain.py"
 JOB = "slurm/pretrain_8xA40.sh"
@@ -41,9 +43,8 @@ def lines_with(marker):
     return found
 
 
-def load_shard():
-    path = REPO / "data_prep/shard.py"
-    spec = importlib.util.spec_from_file_location("shard_command", path)
+def load_script(path):
+    spec = importlib.util.spec_from_file_location(f"{Path(path).stem}_command", REPO / path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -57,9 +58,22 @@ def check_pretrain(arguments):
 
 
 def test_shard_lines_parse():
-    shard = load_shard()
+    shard = load_script("data_prep/shard.py")
     for _, words in lines_with("data_prep/shard.py"):
         shard.parse_options(words[words.index("data_prep/shard.py") + 1 :])
+
+
+@pytest.mark.parametrize("name", ["import_tfrecords", "import_hdf5", "leakage", "verify"])
+def test_lines_of_other_data_commands_parse(name):
+    script = f"data_prep/{name}.py"
+    for _, words in lines_with(script):
+        load_script(script).parse_arguments(words[words.index(script) + 1 :])
+
+
+def test_split_lines_parse():
+    script = "data_prep/split.py"
+    for _, words in lines_with(script):
+        load_script(script).parse_settings(words[words.index(script) + 1 :])
 
 
 def test_pretrain_lines_parse_and_their_overrides_exist():
