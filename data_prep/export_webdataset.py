@@ -21,8 +21,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("source", type=Path, help="a species folder, or a folder of species folders")
     add("--out", type=Path, required=True, help="folder to write the species folders into")
     add("--codec", choices=tuple(ENDINGS), default="pcodec", help="default %(default)s")
-    add("--windows-per-shard", type=int, default=16, help="default %(default)s")
-    add("--workers", type=int, default=1, help="processes, default %(default)s")
+    add("--windows-per-shard", type=int, default=16, metavar="N", help="default %(default)s")
+    add("--workers", type=int, default=1, metavar="N", help="processes, default %(default)s")
     add("--overwrite", action="store_true", help="replace existing datasets")
     return parser.parse_args(arguments)
 

@@ -60,56 +60,7 @@ class Run:
 
 def parse_options(arguments: list[str] | None = None) -> tuple[ShardOptions, Run]:
     """Return the options of the command line and what to do with them; see `--help`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    default = ShardOptions
-    add = parser.add_argument
-    add("--species", required=True, help="name of the dataset's folder under --out")
-    add("--fasta", required=True, type=Path, help="genome: FASTA, plain or .gz, or .2bit")
-    add("--targets", required=True, type=Path, help="targets table, tab separated")
-    add("--out", required=True, type=Path, help="folder to write into")
-    add("--seq-length", type=int, default=default.seq_length, help="bp, default %(default)s")
-    add("--bin-size", type=int, default=default.bin_size, help="bp, default %(default)s")
-    add(
-        "--target-length", type=int, default=default.target_length, help="bins, default %(default)s"
-    )
-    add("--tracks", default="", metavar="A,3|@FILE",
-        help="identifiers or indices, or a file with one a line; default: all")  # fmt: skip
-    add("--stride", type=int, help="bp between windows, default one target: they tile")
-    add("--transform", choices=sorted(TRANSFORMS), default=default.transform)
-    add("--missing", choices=get_args(Missing), default=default.missing,
-        help="what a bin that was not measured holds; nan: training leaves it out")  # fmt: skip
-    add("--blacklist", type=Path, metavar="BED", help="artefacts: brought down to a baseline")
-    add("--unmappable", type=Path, metavar="BED",
-        help="bases no read can be placed on: their bins become nan, or are clipped")  # fmt: skip
-    add("--gaps", type=Path, metavar="BED", help="of the assembly: no target has a base in one")
-    for split, use in (("valid", "held out"), ("test", "held out"), ("train", "default: the rest")):
-        add(f"--{split}-chroms", type=_names, default=(), metavar="A,B", help=use)
-    add("--contigs", type=Path, metavar="BED", help="instead: chrom start end split to tile")
-    add("--windows", type=Path, metavar="BED",
-        help="instead: chrom start end split of windows, targets at the centre")  # fmt: skip
-    for split in ("valid", "test"):
-        add(f"--{split}-folds", type=_names, default=(), metavar="A,B",
-            help=f"folds of the BED that become {split}; all others train")  # fmt: skip
-    add("--random-blocks", type=int, metavar="BP", help="instead: blocks of BP dealt at random")
-    add("--split-seed", type=int, default=default.split_seed, help="of them, default %(default)s")
-    for split in ("valid", "test"):
-        share = getattr(default, f"{split}_share")
-        add(f"--{split}-share", type=float, default=share, help="of them, default %(default)s")
-    add("--margin", type=int, default=default.margin, metavar="BP",
-        help="leave out targets nearer than this to another split, train first")  # fmt: skip
-    add("--aliases", metavar="FILE|auto", help="contig names of tracks and splits -> FASTA")
-    add("--codec", choices=get_args(Codec), default=default.codec, help="default %(default)s")
-    add("--windows-per-shard", type=int, default=default.windows_per_shard,
-        help="default %(default)s")  # fmt: skip
-    add("--workers", type=int, default=default.workers, help="processes, default %(default)s")
-    add("--overwrite", action="store_true", help="replace an existing dataset")
-    add("--plan", action="store_true",
-        help="print windows, bytes, shards and time from a sample, and write nothing")  # fmt: skip
-    add("--stage", choices=STAGES, help="one step only, as the jobs of a cluster do them")
-    add("--part", type=_part, default=(1, 1), metavar="I/N",
-        help="with --stage tracks or shards: the I-th of N parts, from 1")  # fmt: skip
+    parser = _parser()
     given = vars(parser.parse_args(arguments))
     given["tracks"] = track_names(given["tracks"])
     part, parts = given.pop("part")
@@ -117,6 +68,90 @@ def parse_options(arguments: list[str] | None = None) -> tuple[ShardOptions, Run
     if parts > 1 and run.stage not in ("tracks", "shards"):
         parser.error("--part goes with --stage tracks or --stage shards")
     return ShardOptions(**given), run
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        usage="shard.py --species NAME --fasta GENOME --targets TABLE --out DIR [options]",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_inputs(parser)
+    _add_targets(parser)
+    _add_splits(parser)
+    _add_run(parser)
+    return parser
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--species", required=True, help="name of the dataset's folder under --out")
+    add("--fasta", required=True, type=Path, help="genome: FASTA, plain or .gz, or .2bit")
+    add("--targets", required=True, type=Path, help="targets table, tab separated")
+    add("--out", required=True, type=Path, help="folder to write into")
+    add("--overwrite", action="store_true", help="replace an existing dataset")
+    add("--tracks", default="", metavar="A,3|@FILE",
+        help="identifiers or indices, or a file with one a line; default: all")  # fmt: skip
+    add("--aliases", metavar="FILE|auto", help="contig names of tracks, splits, masks -> FASTA")
+
+
+def _add_targets(parser: argparse.ArgumentParser) -> None:
+    default = ShardOptions
+    add = parser.add_argument_group("windows and targets").add_argument
+    add("--seq-length", type=int, default=default.seq_length, metavar="BP",
+        help="input, default %(default)s")  # fmt: skip
+    add("--bin-size", type=int, default=default.bin_size, metavar="BP", help="default %(default)s")
+    add("--target-length", type=int, default=default.target_length, metavar="BINS",
+        help="default %(default)s")  # fmt: skip
+    add("--stride", type=int, metavar="BP",
+        help="between training windows, default one target: they tile")  # fmt: skip
+    add("--transform", choices=sorted(TRANSFORMS), default=default.transform,
+        help="coverage -> targets, default %(default)s")  # fmt: skip
+    add("--missing", choices=get_args(Missing), default=default.missing,
+        help="what a bin that was not measured holds; nan: training leaves it out; "
+        "default %(default)s")  # fmt: skip
+    add("--blacklist", type=Path, metavar="BED", help="artefacts: brought down to a baseline")
+    add("--unmappable", type=Path, metavar="BED",
+        help="bases no read can be placed on: their bins become nan, or are clipped")  # fmt: skip
+    add("--gaps", type=Path, metavar="BED", help="of the assembly: no target has a base in one")
+
+
+def _add_splits(parser: argparse.ArgumentParser) -> None:
+    default = ShardOptions
+    add = parser.add_argument_group("splits, one of four ways").add_argument
+    for split, use in (("valid", "held out"), ("test", "held out"), ("train", "default: the rest")):
+        add(f"--{split}-chroms", type=_names, default=(), metavar="A,B", help=f"contigs, {use}")
+    add("--contigs", type=Path, metavar="BED", help="or: chrom start end split to tile")
+    add("--windows", type=Path, metavar="BED",
+        help="or: chrom start end split of windows, targets at the centre")  # fmt: skip
+    for split in ("valid", "test"):
+        add(f"--{split}-folds", type=_names, default=(), metavar="A,B",
+            help=f"folds of the BED that become {split}; all others train")  # fmt: skip
+    add("--random-blocks", type=int, metavar="BP", help="or: blocks of BP dealt at random")
+    add("--split-seed", type=int, default=default.split_seed, metavar="N",
+        help="of the blocks, default %(default)s")  # fmt: skip
+    for split in ("valid", "test"):
+        add(f"--{split}-share", type=float, default=getattr(default, f"{split}_share"),
+            metavar="X", help="of the blocks' bases, default %(default)s")  # fmt: skip
+    add("--margin", type=int, default=default.margin, metavar="BP",
+        help="leave out targets nearer than this to another split, train first")  # fmt: skip
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    default = ShardOptions
+    add = parser.add_argument_group("storage and processes").add_argument
+    add("--plan", action="store_true",
+        help="print windows, bytes, shards and time from a sample, and write nothing")  # fmt: skip
+    add("--codec", choices=get_args(Codec), default=default.codec, help="default %(default)s")
+    add("--windows-per-shard", type=int, default=default.windows_per_shard, metavar="N",
+        help="default %(default)s")  # fmt: skip
+    add("--workers", type=int, default=default.workers, metavar="N",
+        help="processes, default %(default)s")  # fmt: skip
+    add("--stage", choices=STAGES, help="one step only, as the jobs of a cluster do them")
+    add("--part", type=_part, default=(1, 1), metavar="I/N",
+        help="with --stage tracks or shards: the I-th of N parts, from 1")  # fmt: skip
 
 
 def _names(text: str) -> tuple[str, ...]:

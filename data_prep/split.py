@@ -1,6 +1,7 @@
 """Genomes -> one BED of splits per species, homologous regions in one split; for shard.py."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -41,10 +42,10 @@ def parse_settings(arguments: list[str] | None = None) -> tuple[SplitSettings, P
         metavar="BP",
         help="length of the blocks that are dealt, default %(default)s",
     )
-    add("--seed", type=int, default=default.seed, help="default %(default)s")
+    add("--seed", type=int, default=default.seed, metavar="N", help="default %(default)s")
     for split in ("valid", "test"):
         share = getattr(default, f"{split}_share")
-        add(f"--{split}-share", type=float, default=share, help="default %(default)s")
+        add(f"--{split}-share", type=float, default=share, metavar="X", help="default %(default)s")
     add(
         "--min-aligned",
         type=int,
@@ -110,7 +111,8 @@ def print_result(result: GenomesSplit, settings: SplitSettings, out: Path) -> No
         parts = [f"{100 * part:.1f} % of {name}" for name, part in result.largest.items()]
         print(f"{result.num_groups} groups; the largest held {', '.join(parts)}")
     for name in result.species:
-        print(f"next: python data_prep/shard.py --species {name} --contigs {out / name}.bed …")
+        bed = shlex.quote(str(out / f"{name}.bed"))
+        print(f"next: python data_prep/shard.py --species {name} --contigs {bed} …")
 
 
 def main() -> int:

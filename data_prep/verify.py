@@ -23,7 +23,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("path", type=Path, help="a species folder, or a folder of species folders")
-    add("--workers", type=int, default=1, help="processes, default %(default)s")
+    add("--workers", type=int, default=1, metavar="N", help="processes, default %(default)s")
     add("--json", action="store_true", help="print every finding, for programs")
     return parser.parse_args(arguments)
 

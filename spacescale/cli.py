@@ -20,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="score a model on held-out windows")
     evaluate.add_argument("path", type=Path, help="run folder, checkpoint or export")
     evaluate.add_argument("--data", type=Path, nargs="+", default=[], help="default: the run's")
-    evaluate.add_argument("--split", default="test")
+    evaluate.add_argument("--split", default="test", help="default %(default)s")
     evaluate.add_argument(
         "--out", type=Path, help="default: evaluation/SPLIT in the run folder or export"
     )
@@ -71,7 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
     export.set_defaults(run=_export)
 
     info = commands.add_parser("info", help="say what a run, checkpoint, export or data set holds")
-    info.add_argument("path", type=Path)
+    info.add_argument(
+        "path", type=Path, help="run folder, checkpoint, export, dataset, or folder of datasets"
+    )
     info.add_argument(
         "--figure", type=Path, metavar="PNG", help="also draw coverage per track and split of data"
     )

@@ -1,5 +1,6 @@
 """A dataset's folder appears when it is complete, and replaces an old one whole."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -25,11 +26,11 @@ def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     """Give an empty sibling folder that becomes `target` on success and vanishes otherwise.
 
     The parents of `target` are made, and vanish too. Raises UserError when `target` may not be
-    replaced or its parent cannot be written.
+    replaced, its parent cannot be written, or the disk is full.
     """
     refuse_existing(target, overwrite)
     folder = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    with made_parents(target):
+    with made_parents(target), failed_writes_explained(target.parent):
         make_folder(folder)
         try:
             yield folder
@@ -37,6 +38,19 @@ def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+
+@contextmanager
+def failed_writes_explained(parent: Path) -> Iterator[None]:
+    """Turn a full disk, or a place that may not be written, into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        raise UserError(
+            f"cannot write into {parent}: {error.strerror}; nothing was kept"
+        ) from error
 
 
 @contextmanager
@@ -58,7 +72,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write into {folder.parent}: {error.strerror}") from error
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
 def put_in_place(folder: Path, target: Path) -> None:

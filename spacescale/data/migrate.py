@@ -31,8 +31,13 @@ def migrate(folder: Path) -> bool:
         )
     group = folder / "zarr.json"
     group_text = _raise_version(group)
-    _refuse_damaged(folder, old["files"], hashlib.sha256(group_text).hexdigest())
-    new = Manifest.model_validate(_convert(folder, old))
+    try:
+        _refuse_damaged(folder, old["files"], hashlib.sha256(group_text).hexdigest())
+        new = Manifest.model_validate(_convert(folder, old))
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as problem:
+        raise UserError(f"{folder / MANIFEST} is damaged ({problem})") from problem
     temporary = folder / ".zarr.json.new"
     temporary.write_bytes(group_text)
     temporary.replace(group)

@@ -105,6 +105,9 @@ class ShardOptions:
                 f"stride {self.stride} is for tiling; --windows lists the windows one by one"
             )
         shares_of(self.valid_share, self.test_share)
+        for name in ("split_seed", "valid_share", "test_share"):
+            if not self.random_blocks and getattr(self, name) != getattr(ShardOptions, name):
+                raise UserError(f"{name} {getattr(self, name)} is for --random-blocks BP")
         if self.margin < 0:
             raise UserError(f"margin {self.margin} must be at least 0")
 

@@ -19,7 +19,7 @@ from spacescale.errors import UserError
 from spacescale.genome.aliases import match_styles, read_aliases, shorten
 from spacescale.genome.coverage import TrackContigs, open_coverage
 from spacescale.genome.interval_tracks import read_peaks
-from spacescale.genome.intervals import Interval, tile
+from spacescale.genome.intervals import Interval, tile, windows_per_split
 from spacescale.genome.masks import Masks, masks_of
 from spacescale.genome.sequence_files import Genome
 from spacescale.genome.tracks import Track
@@ -44,15 +44,14 @@ class Plan:
 
     def num_windows(self) -> dict[str, int]:
         """Windows per split, train, valid and test first."""
-        counts = Counter(window.split for window in self.windows)
-        order = [s for s in ("train", "valid", "test") if s in counts]
-        return {s: counts[s] for s in order + sorted(counts.keys() - set(order))}
+        return windows_per_split(self.windows)
 
 
 def make_plan(options: ShardOptions, genome: Genome, tracks: Sequence[Track]) -> Plan:
     """Check the files against each other and lay out the windows; reads no coverage."""
     lengths = genome.lengths
     transform = get_transform(options.transform)
+    _refuse_missing_files(options, tracks)
     track_contigs: list[TrackContigs] = []
     for track in tracks:
         transform.check(track)
@@ -63,7 +62,7 @@ def make_plan(options: ShardOptions, genome: Genome, tracks: Sequence[Track]) ->
     # With missing values kept apart from zero, one track that has a contig is enough.
     enough = any if options.missing == "nan" else all
     common = [c for c in lengths if enough(c in names for names in names_of_track)]
-    masks, aliases = _masks(options, genome, aliases)
+    masks, aliases = _masks(options, genome, aliases, _names(track_contigs))
     splits = plan_splits(options, genome, aliases, common)
     tiled, too_short, dropped = _tile(options, genome, masks, splits.intervals, set(common))
     windows = keep_apart(tiled, options.margin) if options.margin else tiled
@@ -85,6 +84,16 @@ def make_plan(options: ShardOptions, genome: Genome, tracks: Sequence[Track]) ->
     return Plan(windows, splits, aliases, report, dict(lengths))
 
 
+def _refuse_missing_files(options: ShardOptions, tracks: Sequence[Track]) -> None:
+    if missing := [track for track in tracks if not track_path(options, track).is_file()]:
+        first = missing[0]
+        raise UserError(
+            f"{options.targets}: {len(missing)} of the {len(tracks)} files of tracks are not "
+            f"there, such as {track_path(options, first)} of {first.identifier}; a file is named "
+            "absolutely or relative to the table"
+        )
+
+
 def track_path(options: ShardOptions, track: Track) -> Path:
     """Where the coverage of a track lies: absolute, or relative to the targets table."""
     return options.targets.parent / track.file
@@ -101,20 +110,28 @@ def _aliases(
     for contigs in track_contigs:
         aliases.update(contigs.auto_aliases(lengths))
     # A name that a track has, too, is matched with its length or not at all.
-    in_tracks = {name for found in track_contigs for name in found.contigs}
+    in_tracks = _names(track_contigs)
     named = [name for name in names_in_splits(options) if name not in in_tracks]
     return aliases | match_styles(named, lengths)
 
 
+def _names(track_contigs: list[TrackContigs]) -> set[str]:
+    return {name for found in track_contigs for name in found.contigs}
+
+
 def _masks(
-    options: ShardOptions, genome: Genome, aliases: dict[str, str]
+    options: ShardOptions, genome: Genome, aliases: dict[str, str], in_tracks: set[str]
 ) -> tuple[Masks, dict[str, str]]:
-    """Check the masks against the genome and read them; return the aliases of theirs, too."""
+    """Check the masks against the genome and read them; return the aliases of theirs, too.
+
+    in_tracks: names that tracks have; as in the splits, they are matched with their length only.
+    """
     beds = {name: read_peaks(path) for name, path in options.masks.items()}
     for bed in beds.values():
         contigs = TrackContigs.of(bed)
         if str(options.aliases) == "auto":
-            aliases = contigs.auto_aliases(genome.lengths) | aliases
+            found = contigs.auto_aliases(genome.lengths)
+            aliases = {n: known for n, known in found.items() if n not in in_tracks} | aliases
         contigs.on_genome(genome.path, genome.lengths, aliases)
     return masks_of(beds, aliases), aliases
 
@@ -187,7 +204,7 @@ def _refuse_empty_splits(
 
 def _and_masks(options: ShardOptions) -> str:
     texts = {"gaps": "no gap", "unmappable": "at most half unmappable"}
-    return "".join(f", {text}" for name, text in texts.items() if name in options.masks)
+    return "".join(f" and {text}" for name, text in texts.items() if name in options.masks)
 
 
 def _lacking(

@@ -13,7 +13,7 @@ import zarr
 from spacescale.data.checksums import file_fault, sha256, size_fault, unexpected_files
 from spacescale.data.manifest import read_manifest
 from spacescale.data.schema import MANIFEST, Contig, Manifest
-from spacescale.data.tar_targets import TarTargets
+from spacescale.data.tar_targets import INDEX, SHARDS, TarTargets
 from spacescale.data.zarr_targets import ZarrTargets
 from spacescale.errors import UserError
 from spacescale.genome import dna
@@ -24,6 +24,10 @@ from spacescale.genome.tracks import Track, read_targets
 # A genome up to this many bp is decoded once and kept; from a larger one each read takes its
 # own chunks.
 _KEEP_GENOME_BP = 256 * 2**20
+_WITHOUT_CHECKSUMS = {
+    "windows.bed", "tracks.tsv", "zarr.json", "genome/zarr.json", "targets/zarr.json",
+    f"{SHARDS}/{INDEX}",
+}  # fmt: skip
 _INFINITY = 0x7C00  # the bits of float16's infinity; above it, sign aside, all is NaN
 
 
@@ -78,14 +82,15 @@ class SpeciesData:
 
     @classmethod
     def open(cls, path: str | Path) -> "SpeciesData":
-        """Open the dataset folder and check that every file is there with the size it should have.
+        """Open the dataset folder, when every file is there with the size it should have.
 
+        Of the tables the content is compared, too: they hold no checksums as bases and targets do.
         Raises UserError when the folder is no dataset, of another format version, incomplete
         or damaged. `verify` checks the contents too.
         """
         path = Path(path)
         manifest, manifest_hash = read_manifest(path)
-        _check_sizes(path, manifest)
+        _check_files(path, manifest)
         return cls(path, manifest, manifest_hash)
 
     def __init__(self, path: Path, manifest: Manifest, manifest_hash: str):
@@ -183,7 +188,9 @@ class SpeciesData:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"{self._place(row)} is damaged ({error})") from error
+            raise UserError(
+                f"{self._place(row)} is damaged, copy the dataset again ({error})"
+            ) from error
         if _has_nan(values):
             self._check_unmeasured(row, np.isnan(values))
         return values
@@ -207,7 +214,9 @@ class SpeciesData:
         files = self.manifest.files
         damaged = [name for name, entry in files.items() if file_fault(self.path / name, entry)]
         if damaged := damaged + unexpected_files(self.path, files):
-            raise UserError(f"{self.path}: differing from the manifest: {', '.join(damaged)}")
+            raise UserError(
+                f"{self.path}: differing from the manifest: {shorten(damaged)}; copy it again"
+            )
         if sha256(self.path / MANIFEST) != self.manifest_hash:
             raise UserError(f"{self.path / MANIFEST} has changed since it was opened")
 
@@ -276,10 +285,11 @@ def _open_store(path: Path, manifest: Manifest) -> TargetsStore:
     return ZarrTargets(path)
 
 
-def _check_sizes(path: Path, manifest: Manifest) -> None:
+def _check_files(path: Path, manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
-        if fault := size_fault(path / name, entry):
-            raise UserError(f"{path / name} {fault}")
+        fault = file_fault if name in _WITHOUT_CHECKSUMS else size_fault
+        if text := fault(path / name, entry):
+            raise UserError(f"{path / name} {text}")
 
 
 def _read_windows(path: Path) -> Windows:

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from tqdm import tqdm
 from zarr.errors import ContainsArrayError
 
-from spacescale.data.checksums import file_entry
+from spacescale.data.checksums import file_entry, size_fault
 from spacescale.data.dataset_folder import put_in_place, refuse_existing
 from spacescale.data.dataset_writer import (
     create_group,
@@ -48,9 +48,16 @@ from spacescale.data.schema import (
 from spacescale.data.scratch import Scratch
 from spacescale.data.shard_options import ShardOptions
 from spacescale.data.shard_plan import Plan, make_plan
-from spacescale.data.split_plan import SplitPlan
 from spacescale.data.track_reader import ReadTrack, read_track, source_of
-from spacescale.data.work_folder import WorkFolder, opened, shared, sync, work_folder, write_json
+from spacescale.data.work_folder import (
+    WorkFolder,
+    opened,
+    refuse_changed_inputs,
+    shared,
+    sync,
+    work_folder,
+    write_json,
+)
 from spacescale.errors import UserError
 from spacescale.genome.intervals import Interval, split_hash
 from spacescale.genome.sequence_files import read_genome
@@ -77,12 +84,12 @@ def shard_species(
     target = _target(options)
     tracks = read_tracks_table(options)
     # The work folder inside: a worker that died is no error in the input, so it stays.
-    with _workers(options, executor) as pool, opened(options, tracks, keep_on_error=False) as work:
+    with _workers(options, executor) as pool, opened(options, tracks, keep=False) as work:
         _prepare(work, options, tracks)
         _read_tracks(work, options, tracks, range(len(tracks)), pool, tell)
         layout = _Layout.of(work, options, len(tracks))
         _write_shards(work, options, layout, range(layout.num_shards), pool, tell)
-        _finish(work, options, layout, target)
+        _finish(work, options, tracks, layout, target)
     return target
 
 
@@ -103,14 +110,14 @@ def shard_stage(
     target = _target(options)
     tracks = read_tracks_table(options)
     if stage == "prepare":
-        with opened(options, tracks, keep_on_error=False) as work:
+        with opened(options, tracks, keep=False) as work:
             _prepare(work, options, tracks)
             return work.path
     _refuse_unprepared(work_folder(options))
     if stage == "finish":
-        with opened(options, tracks, keep_on_error=True) as work:
+        with opened(options, tracks, keep=True) as work:
             layout = _Layout.of(work, options, len(tracks))
-            _finish(work, options, layout, target)
+            _finish(work, options, tracks, layout, target)
             return target
     with shared(options, tracks) as work, _workers(options, executor) as pool:
         if stage == "tracks":
@@ -157,21 +164,10 @@ def _workers(options: ShardOptions, executor: Executor | None):
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What plan.json holds: a Plan, and where the contigs that carry windows lie in `genome`.
+    """What plan.json holds. contigs: where those that carry windows lie in `genome`."""
 
-    lengths: of all contigs of the FASTA, bp.
-    """
-
-    windows: list[Interval]
-    splits: SplitPlan
-    aliases: dict[str, str]
-    report: Report
-    lengths: dict[str, int]
+    plan: Plan
     contigs: list[Contig]
-
-    def plan(self, options: ShardOptions) -> Plan:
-        """Return the plan."""
-        return Plan(self.windows, self.splits, self.aliases, self.report, self.lengths)
 
 
 def _prepare(work: WorkFolder, options: ShardOptions, tracks: Sequence[Track]) -> None:
@@ -189,10 +185,7 @@ def _prepare(work: WorkFolder, options: ShardOptions, tracks: Sequence[Track]) -
     codes.unlink()
     _scratch(work, options, plan, len(tracks)).create()
     sync(work.dataset)
-    prepared = _Prepared(
-        plan.windows, plan.splits, plan.aliases, plan.report, genome.lengths, contigs
-    )
-    write_json(work.plan, _PREPARED.dump_python(prepared, mode="json"))
+    write_json(work.plan, _PREPARED.dump_python(_Prepared(plan, contigs), mode="json"))
 
 
 def _refuse_full_disk(work: WorkFolder, options: ShardOptions, plan: Plan, num_tracks: int) -> None:
@@ -217,9 +210,9 @@ def _load(work: WorkFolder) -> _Prepared:
 
 
 @lru_cache(maxsize=1)
-def _plan(work: WorkFolder, options: ShardOptions, changed_at: int) -> Plan:
+def _plan(work: WorkFolder, changed_at: int) -> Plan:
     """Load the plan once per process; `changed_at` tells apart the plans of two runs."""
-    return _load(work).plan(options)
+    return _load(work).plan
 
 
 def _refuse_unprepared(work: WorkFolder) -> None:
@@ -248,7 +241,7 @@ def _read_tracks(
 def _read_one(
     work: WorkFolder, options: ShardOptions, num_tracks: int, index: int, track: Track
 ) -> None:
-    plan = _plan(work, options, work.plan.stat().st_mtime_ns)
+    plan = _plan(work, work.plan.stat().st_mtime_ns)
     targets, told = read_track(options, plan, track)
     _scratch(work, options, plan, num_tracks).write(index, targets)
     write_json(work.track(index), _READ_TRACK.dump_python(told))
@@ -288,7 +281,7 @@ class _Layout:
                 "again, with every --part"
             )
         prepared = _load(work)
-        plan = prepared.plan(options)
+        plan = prepared.plan
         scratch = _scratch(work, options, plan, num_tracks)
         rows = np.arange(scratch.num_windows)
         if options.missing == "nan":
@@ -327,7 +320,7 @@ def _write_shards(
         shape = (layout.rows.size, options.target_length, layout.scratch.num_tracks)
         with suppress(ContainsArrayError):  # another part was faster
             create_targets(work.dataset, shape, layout.storage)
-    to_do = [shard for shard in mine if not work.shard(shard).is_file()]
+    to_do = [shard for shard in mine if _written_shard(work, shard) is None]
     _tell_what_is_done(tell, "shards are written", len(mine) - len(to_do), len(mine))
     jobs = [
         (work, layout.scratch, shard, layout.rows[rows_of(shard, layout.storage)])
@@ -337,7 +330,21 @@ def _write_shards(
     _show(results, "shards", "shard", len(mine), len(to_do))
 
 
+def _written_shard(work: WorkFolder, shard: int) -> FileEntry | None:
+    """Return size and SHA-256 of a shard; None if it is not written, or not as it was marked."""
+    if not work.shard(shard).is_file():
+        return None
+    entry = FileEntry.model_validate_json(work.shard(shard).read_bytes())
+    return None if size_fault(work.dataset / _shard_file(shard), entry) else entry
+
+
+def _shard_file(shard: int) -> str:
+    return f"targets/c/{shard}/0/0"
+
+
 def _write_one(work: WorkFolder, scratch: Scratch, shard: int, rows: np.ndarray) -> None:
+    # zarr would read what lies there, and a power failure may have cut it.
+    (work.dataset / _shard_file(shard)).unlink(missing_ok=True)
     file = write_targets_shard(work.dataset, shard, scratch.read(rows))
     sync(file)
     write_json(work.shard(shard), file_entry(file).model_dump())
@@ -358,33 +365,34 @@ def _tell_what_is_done(tell: Tell, what: str, done: int, total: int) -> None:
 # --- finish ---
 
 
-def _finish(work: WorkFolder, options: ShardOptions, layout: _Layout, target: Path) -> None:
+def _finish(
+    work: WorkFolder, options: ShardOptions, tracks: list[Track], layout: _Layout, target: Path
+) -> None:
     shards = _written_shards(work, layout)
-    for leftover in (work.dataset / "targets").rglob("*.partial"):
-        leftover.unlink()  # of a shard that was being written when a run was killed
+    for leftover in (*work.dataset.rglob("*.partial"), *work.dataset.glob(".*.new")):
+        leftover.unlink()  # of a file that was being written when a run was killed
     read = [_told(work, index) for index in range(layout.scratch.num_tracks)]
     write_windows(work.dataset, layout.plan.windows)
     bases = layout.rows.size * options.span
-    tracks = [replace(result.track, covered=result.covered_bases / bases) for result in read]
-    write_tracks(work.dataset / "tracks.tsv", tracks)
+    finished = [replace(result.track, covered=result.covered_bases / bases) for result in read]
+    write_tracks(work.dataset / "tracks.tsv", finished)
     write_manifest(work.dataset, _manifest(options, layout, read), shards)
+    refuse_changed_inputs(work, options, tracks)
     sync(work.dataset)
     put_in_place(work.dataset, target)
-    shutil.rmtree(work.path)
+    work.remove()
 
 
 def _written_shards(work: WorkFolder, layout: _Layout) -> dict[str, FileEntry]:
     """Return size and SHA-256 of every shard by path; UserError when one is not written."""
-    missing = [s for s in range(layout.num_shards) if not work.shard(s).is_file()]
-    if missing:
+    found = {_shard_file(s): _written_shard(work, s) for s in range(layout.num_shards)}
+    written = {name: entry for name, entry in found.items() if entry is not None}
+    if missing := len(found) - len(written):
         raise UserError(
-            f"{work.path}: {len(missing)} of {layout.num_shards} shards are not written; run "
+            f"{work.path}: {missing} of {layout.num_shards} shards are not written; run "
             "--stage shards again, with every --part"
         )
-    return {
-        f"targets/c/{shard}/0/0": FileEntry.model_validate_json(work.shard(shard).read_bytes())
-        for shard in range(layout.num_shards)
-    }
+    return written
 
 
 def _manifest(options: ShardOptions, layout: _Layout, read: list[ReadTrack]) -> Manifest:

@@ -1,5 +1,7 @@
 """What a command that made a dataset prints at its end."""
 
+import shlex
+
 from spacescale.data.schema import Report
 from spacescale.data.shard_estimate import Estimate
 from spacescale.data.shard_options import ShardOptions
@@ -19,38 +21,42 @@ def print_summary(data: SpeciesData, seconds: float) -> None:
         }
     )
     print_report(data.manifest.report, data.manifest.aliases)
+    _print_lacking_splits(data.manifest.num_windows)
     train = "deepspeed spacescale/pretrain.py --deepspeed ds_configs/zero2_moe.json"
-    print(f"next: {train} --data {data.path}")
+    print(f"next: {train} --data {shlex.quote(str(data.path))}")
 
 
 def print_estimate(found: Estimate, options: ShardOptions) -> None:
     """Print what a dataset will hold and take, and how that was found out."""
-    stored = f"about {_size(found.stored_bytes)} stored ({options.codec})"
+    stored = f"about {describe_size(found.stored_bytes)} stored ({options.codec})"
     _print_lines(
         {
             "windows": describe_windows(found.plan.num_windows()),
             "tracks": f"{found.num_tracks:,}",
-            "targets": f"{_size(found.raw_bytes)} as float16, {stored}",
-            "genome": f"about {_size(found.genome_bytes)} stored",
+            "targets": f"{describe_size(found.raw_bytes)} as float16, {stored}",
+            "genome": f"about {describe_size(found.genome_bytes)} stored",
             "shards": f"{found.num_shards:,} of {options.windows_per_shard} windows",
-            "scratch": f"{_size(found.scratch_bytes)} until it is done",
+            "scratch": f"{describe_size(found.scratch_bytes)} until it is done",
             "time": f"about {_duration(found.seconds)} with {options.workers} worker(s)",
         }
     )
     print_report(found.plan.report, found.plan.aliases)
+    _print_lacking_splits(found.plan.num_windows())
     print(
         f"sizes and time are estimates, from {found.sample_tracks} tracks in "
         f"{found.sample_windows} windows; nothing was written"
     )
 
 
-def _size(num_bytes: int) -> str:
+def describe_size(num_bytes: int) -> str:
+    """Say a number of bytes in the unit that suits it."""
     if num_bytes < 1024:
         return f"{num_bytes} bytes"
-    size, units = num_bytes / 1024, iter(("KiB", "MiB", "GiB", "TiB"))
-    while size >= 1024:
-        size, _ = size / 1024, next(units)
-    return f"{size:,.1f} {next(units)}"
+    size, unit = num_bytes / 1024, "KiB"
+    for larger in ("MiB", "GiB", "TiB"):
+        if size >= 1024:
+            size, unit = size / 1024, larger
+    return f"{size:,.1f} {unit}"
 
 
 def _duration(seconds: float) -> str:
@@ -94,6 +100,13 @@ def print_report(report: Report, aliases: dict[str, str]) -> None:
             print(f"  context: {overlap} (--margin keeps splits apart)")
     for warning in report.warnings:
         print(f"  warning: {warning}")
+
+
+def _print_lacking_splits(num_windows: dict[str, int]) -> None:
+    uses = {"train": "train on", "valid": "choose the best checkpoint by", "test": "evaluate on"}
+    for split, use in uses.items():
+        if split not in num_windows:
+            print(f"  warning: no window is called {split}: nothing to {use}")
 
 
 def _print_lines(lines: dict[str, str]) -> None:

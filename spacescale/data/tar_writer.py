@@ -4,6 +4,7 @@ import json
 import shutil
 import tarfile
 import zlib
+from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,7 @@ from spacescale.data.checksums import list_files
 from spacescale.data.dataset_folder import new_folder
 from spacescale.data.jobs import local_workers, run_jobs
 from spacescale.data.manifest import save_manifest
-from spacescale.data.schema import Storage
+from spacescale.data.schema import FileEntry, Storage
 from spacescale.data.shard_options import Codec
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.data.tar_targets import (
@@ -73,10 +74,12 @@ def export_webdataset(
         write_index(folder / SHARDS / INDEX, rows)
         storage = Storage(format="webdataset", codec=codec, windows_per_shard=windows_per_shard)
         versions = {name: version(name) for name in ("spacescale", "pcodec", "webdataset")}
+        files = list_files(folder)
+        _refuse_changed(data, files)
         manifest = data.manifest.model_copy(
             update={
                 "storage": storage,
-                "files": list_files(folder),
+                "files": files,
                 "created_with": data.manifest.created_with | versions,
             }
         )
@@ -90,6 +93,13 @@ def _copy_shared(source: Path, folder: Path) -> None:
             shutil.copytree(source / name, folder / name)
         else:
             shutil.copyfile(source / name, folder / name)
+
+
+def _refuse_changed(data: SpeciesData, files: Mapping[str, FileEntry]) -> None:
+    """Compare the copies of the shared files with what the source's manifest says of them."""
+    for name, entry in data.manifest.files.items():
+        if files.get(name, entry) != entry:
+            raise UserError(f"{data.path / name} was not copied unharmed: run the command again")
 
 
 def _write_shards(

@@ -45,7 +45,7 @@ def read_track(options: ShardOptions, plan: Plan, track: Track) -> tuple[np.ndar
     the first are 0, and the others are clipped at the 25th percentile of their window's bins.
     """
     path, transform = track_path(options, track), get_transform(options.transform)
-    masks = _load_masks(tuple(options.masks.items()), tuple(plan.aliases.items()), options.bin_size)
+    masks = _masks_now(options, plan)
     targets = np.empty((len(plan.windows), options.target_length), dtype=np.float16)
     covered: Counter[str] = Counter()
     saturated, negative = 0, False
@@ -129,12 +129,20 @@ class _WindowMasks:
         return np.unpackbits(self._unmappable[window], count=num_bins).astype(bool)
 
 
+def _masks_now(options: ShardOptions, plan: Plan) -> _WindowMasks:
+    states = {name: (path, path.stat()) for name, path in options.masks.items()}
+    files = tuple((n, path, s.st_size, s.st_mtime_ns) for n, (path, s) in states.items())
+    return _load_masks(files, tuple(plan.aliases.items()), options.bin_size)
+
+
 @lru_cache(maxsize=1)
 def _load_masks(
-    paths: tuple[tuple[str, Path], ...], aliases: tuple[tuple[str, str], ...], bin_size: int
+    files: tuple[tuple[str, Path, int, int], ...],
+    aliases: tuple[tuple[str, str], ...],
+    bin_size: int,
 ) -> _WindowMasks:
-    """Read the masks once per process."""
-    beds = {name: read_peaks(path) for name, path in paths}
+    """Read the masks once per process; size and time of change tell apart those of two runs."""
+    beds = {name: read_peaks(path) for name, path, _, _ in files}
     return _WindowMasks(masks_of(beds, dict(aliases)), bin_size)
 
 

@@ -78,7 +78,9 @@ def _scan(data: SpeciesData, rows: np.ndarray) -> Scan:
         try:
             targets = data.targets(row)
         except UserError as problem:
-            scan.findings.append(error("targets", data.file_of(row), str(problem), place))
+            file = data.file_of(row)
+            what = str(problem).removeprefix(f"{file}: {place} ")
+            scan.findings.append(error("targets", file, what, place))
             continue
         if (infinite := np.isinf(targets).any(axis=0)).any():
             tracks = [data.tracks[i].identifier for i in np.flatnonzero(infinite)]

@@ -102,6 +102,16 @@ def check_tables(data: SpeciesData) -> Iterator[Finding]:
     yield from _check_windows(data)
     yield from _check_splits(data)
     yield from _check_tracks(data)
+    yield from _check_contigs(data)
+
+
+def _check_contigs(data: SpeciesData) -> Iterator[Finding]:
+    end = 0
+    for contig in data.manifest.contigs:
+        if contig.offset != end:
+            what = f"begins at {contig.offset:,} of genome, the contigs before end at {end:,}"
+            yield error("layout", data.path / MANIFEST, what, contig.name)
+        end += contig.length
 
 
 def _check_windows(data: SpeciesData) -> Iterator[Finding]:
@@ -166,6 +176,10 @@ def _check_tracks(data: SpeciesData) -> Iterator[Finding]:
     if num_sources not in (0, len(data.tracks)):
         what = f"names {num_sources} files of tracks, tracks.tsv lists {len(data.tracks)}"
         yield error("counts", data.path / MANIFEST, what)
+    for track, source in zip(data.tracks, manifest.sources.tracks, strict=False):
+        if track.file != source.name:
+            what = f"is made from {track.file}, the manifest says {source.name}"
+            yield error("tracks", path, what, track.identifier)
 
 
 def window_name(windows: Windows, row: int) -> str:

@@ -66,11 +66,18 @@ class WorkFolder:
 
     def clear(self) -> None:
         """Remove everything but the lock."""
+        # First of all: a run killed on the way must not leave marks whose data are gone.
+        self.request.unlink(missing_ok=True)
         for path in self.path.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
             elif path.name != _LOCK:
                 path.unlink()
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        self.clear()
+        shutil.rmtree(self.path)
 
 
 def work_folder(options: ShardOptions) -> WorkFolder:
@@ -79,17 +86,19 @@ def work_folder(options: ShardOptions) -> WorkFolder:
 
 
 @contextmanager
-def opened(options: ShardOptions, tracks: list[Track], keep_on_error: bool) -> Iterator[WorkFolder]:
+def opened(options: ShardOptions, tracks: list[Track], keep: bool) -> Iterator[WorkFolder]:
     """Lock the work folder for this process alone, and give it, new or as a run left it.
 
     What a run with other inputs left is cleared if `options.overwrite`, else refused. An error in
-    the input (UserError) removes the folder unless `keep_on_error`; anything else keeps it for the
-    next run. Raises UserError when another run has it, or the parent cannot be written.
+    the input (UserError) removes the folder; anything else keeps it for the next run. keep: what
+    earlier stages did is neither cleared nor removed. Raises UserError when another run has it, or
+    the parent cannot be written.
     """
     work = work_folder(options)
     request = request_of(options, tracks)
     with made_parents(work.path), _locked(work, shared=False):
-        if _is_useless(work) or (options.overwrite and _difference(work, request) is not None):
+        anew = options.overwrite and not keep
+        if _is_useless(work) or (anew and _difference(work, request) is not None):
             work.clear()
             write_json(work.request, request)
         _refuse_other_request(work, request)
@@ -97,8 +106,8 @@ def opened(options: ShardOptions, tracks: list[Track], keep_on_error: bool) -> I
             try:
                 yield work
             except UserError:
-                if not keep_on_error:
-                    shutil.rmtree(work.path)
+                if not keep:
+                    work.remove()
                 raise
 
 
@@ -148,7 +157,8 @@ def _lock(work: WorkFolder, kind: int) -> IO[bytes]:
     while True:
         make_folder(work.path)
         try:
-            file = (work.path / _LOCK).open("ab")
+            # For both: on NFS a shared lock needs reading, an exclusive one writing.
+            file = (work.path / _LOCK).open("a+b")
         except FileNotFoundError:  # a run that ended just now has removed the folder
             continue
         except OSError as error:
@@ -200,6 +210,12 @@ def _state_of(path: Path) -> str:
         return "not there"
     state = path.stat()
     return f"{state.st_size} bytes, changed at {state.st_mtime_ns} ns"
+
+
+def refuse_changed_inputs(work: WorkFolder, options: ShardOptions, tracks: list[Track]) -> None:
+    """Raise UserError when an input file is no longer what it was when the work began."""
+    if name := _difference(work, request_of(options, tracks)):
+        raise UserError(f"{name} changed while the dataset was made: run the command again")
 
 
 def _difference(work: WorkFolder, request: Mapping[str, str]) -> str | None:

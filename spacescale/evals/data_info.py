@@ -96,7 +96,7 @@ def draw_coverage(path: Path, datasets: Sequence[SpeciesData]) -> str:
         panels.append(figures.Coverage(title, names, assays, _in_order(scan.targets)))
         notes.append(f"{data.name}: {note}")
     figures.coverage(path, panels)
-    return "\n".join([f"{path}: drawn", *notes])
+    return f"drawn        {path}: {'; '.join(notes)}"
 
 
 def _sample(data: SpeciesData, values: int) -> Scan:
@@ -170,8 +170,12 @@ def _storage(data: SpeciesData) -> str:
 
 
 def _split(manifest: Manifest) -> str:
-    settings = [f"{name} {value}" for name, value in manifest.split.settings.items()]
+    settings = [f"{name} {_joined(value)}" for name, value in manifest.split.settings.items()]
     return f"{', '.join([manifest.split.method, *settings])}; hash {manifest.split.hash[:16]}"
+
+
+def _joined(value: str | int | float | list[str]) -> str:
+    return "+".join(value) if isinstance(value, list) else str(value)
 
 
 def _split_rows(data: SpeciesData, scan: Scan) -> list[list[str]]:

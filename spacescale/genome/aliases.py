@@ -56,15 +56,16 @@ def auto_aliases(names: Mapping[str, int], genome: Mapping[str, int]) -> dict[st
     """Match contigs (name: length in bp) that differ from the genome's only in style.
 
     Ignored are case and a leading 'chr'; M, MT and Mito are one. Roman numerals stay as they
-    are. A match counts only where the lengths are equal, so it cannot join two assemblies.
-    Returns {name: genome name} for the names the genome does not have as they stand.
+    are. A match counts only where the lengths are equal, so it cannot join two assemblies, and
+    where one contig fits. Returns {name: genome name} for the names the genome does not have as
+    they stand.
     """
-    by_style = {(_style(contig), length): contig for contig, length in genome.items()}
-    return {
-        name: by_style[_style(name), length]
-        for name, length in names.items()
-        if name not in genome and (_style(name), length) in by_style
-    }
+    of_style: dict[tuple[str, int], list[str]] = {}
+    for contig, length in genome.items():
+        of_style.setdefault((_style(contig), length), []).append(contig)
+    lacking = {name: length for name, length in names.items() if name not in genome}
+    matches = {n: of_style.get((_style(n), length), []) for n, length in lacking.items()}
+    return {name: same[0] for name, same in matches.items() if len(same) == 1}
 
 
 def match_styles(names: Collection[str], genome_names: Collection[str]) -> dict[str, str]:
@@ -89,7 +90,8 @@ def read_aliases(path: Path, genome_names: Collection[str]) -> dict[str, str]:
     """Read two columns, a name in tracks or BED and its name in the FASTA, in either order.
 
     Returns {other name: genome name}. The order is told from the side that names contigs of
-    the genome. Raises UserError (file and line) for other than two columns or unknown contigs.
+    the genome. Raises UserError (file and line) for other than two columns, unknown contigs, a
+    name with two meanings, and two names of the FASTA.
     """
     pairs = [(number, *_two_columns(path, number, line)) for number, line in _lines(path)]
     known = set(genome_names)
@@ -98,12 +100,20 @@ def read_aliases(path: Path, genome_names: Collection[str]) -> dict[str, str]:
     aliases = {}
     for number, first, second in pairs:
         other, genome_name = (second, first) if left > right else (first, second)
+        if first != second and {first, second} <= known:
+            raise UserError(
+                f"{path}:{number}: {first} and {second} are both contigs of the FASTA, so one "
+                "cannot be another name of the other"
+            )
         if genome_name not in known:
             raise UserError(
                 f"{path}:{number}: the FASTA has no contig {genome_name!r}"
                 + suggest(genome_name, known)
             )
-        aliases[other] = genome_name
+        if aliases.setdefault(other, genome_name) != genome_name:
+            raise UserError(
+                f"{path}:{number}: {other} stands for {aliases[other]} and for {genome_name}"
+            )
     if len(set(aliases.values())) < len(aliases):
         raise UserError(f"{path}: two names stand for the same contig of the FASTA")
     return aliases

@@ -97,7 +97,7 @@ def read_peaks(path: Path, value: str = "1") -> IntervalTrack:
             )
         return _number(columns[_SIGNAL_COLUMN], missing_allowed=False)
 
-    rows = _read_rows(path, "the peak file", signal if value == "signal" else presence)
+    rows = _read_rows(path, "the BED file", signal if value == "signal" else presence)
     merge = highest if value == "signal" else union
     by_contig = {name: merge(contig.sorted()[0]) for name, contig in rows.items()}
     return IntervalTrack(path, by_contig, _furthest(rows), 0.0)

@@ -102,7 +102,10 @@ def _parse_fasta(path: Path, file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
         elif name is not None:
             parts.append(line.rstrip())
         elif line.strip():
-            raise UserError(f"{path}:{number}: expected a FASTA header line '>name'")
+            found = line.strip()[:20].decode("latin-1")
+            raise UserError(
+                f"{path}:{number}: expected a FASTA header line '>name', found {found!r}"
+            )
     if name is not None:
         yield name, b"".join(parts)
 

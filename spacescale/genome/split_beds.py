@@ -4,6 +4,8 @@ Tab separated: chrom, start, end, split; further columns are ignored, and so are
 those beginning with '#', track or browser. 0-based half-open, in bp. Plain or gzip.
 """
 
+import contextlib
+import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -83,12 +85,20 @@ def name_folds(
                 "Say which are held out, such as --valid-folds fold3 --test-folds fold4: the "
                 "others train"
             )
+        _refuse_misspelled(place, folds)
         return list(intervals)
     for option, names in (("valid", valid_folds), ("test", test_folds)):
         if unknown := [name for name in names if name not in folds]:
             raise UserError(f"--{option}-folds {shorten(unknown)}: the BED has {shorten(folds, 8)}")
     split_of = dict.fromkeys(valid_folds, "valid") | dict.fromkeys(test_folds, "test")
     return [replace(i, split=split_of.get(i.split, "train")) for i in intervals]
+
+
+def _refuse_misspelled(place: Path | str, splits: Sequence[str]) -> None:
+    # Other names are allowed (`evaluate --split NAME`); a slip would leave windows to no one.
+    for split in set(splits) - _KNOWN_SPLITS:
+        if meant := difflib.get_close_matches(split.lower(), sorted(_KNOWN_SPLITS), 1, 0.66):
+            raise UserError(f"{place}: there is a split {split!r}; did you mean {meant[0]!r}?")
 
 
 def _centre(window: Interval, span_bp: int) -> Interval:
@@ -144,7 +154,9 @@ def _refuse_unknown(
             lines.setdefault(columns[0], number)
     if lines:
         first = next(iter(lines.values()))
-        raise UserError(f"{path}:{first}: {describe_unknown(lines, lengths, offer_auto)}")
+        row = next(columns for number, columns in rows if number == first)
+        header = "" if _is_whole(row[1]) else " (a header line? begin it with #)"
+        raise UserError(f"{path}:{first}: {describe_unknown(lines, lengths, offer_auto)}{header}")
 
 
 def _parse_row(
@@ -229,5 +241,6 @@ def write_split_bed(path: Path, intervals: Iterable[Interval], comments: Iterabl
         partial.write_text("".join(lines), encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it may not be there, or not to be removed
+            partial.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}") from error

@@ -95,6 +95,8 @@ def _read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise UserError(f"cannot read the targets table {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text file") from error
+    if "\0" in text:
+        raise UserError(f"{path} is not a text file; save a table as tab separated text")
     lines = csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
     try:
         numbered = [(n, cells) for n, cells in enumerate(lines, start=1) if any(cells)]
@@ -102,7 +104,9 @@ def _read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise UserError(f"{path}:{lines.line_num}: not a line of a table ({error})") from error
     if not numbered:
         raise UserError(f"{path} is empty")
-    header = numbered[0][1]
+    header = [column.strip() for column in numbered[0][1]]
+    if twice := [name for name in header[1:] if name and header[1:].count(name) > 1]:
+        raise UserError(f"{path} has the column {twice[0]!r} twice")
     for column in ("identifier", "file"):
         if column not in header[1:]:
             raise UserError(

@@ -145,7 +145,7 @@ def existing(folder):
         (odd_letter, r"chrI:5 has '\*'"),
         (cut_gzip, "truncated gzip"),
         (cut_two_bit, "truncated 2bit"),
-        (no_bigwig, "no such BigWig file: .*a.bw"),
+        (no_bigwig, "targets.txt: 1 of the 1 files of tracks are not there, such as .*a.bw of a;"),
         (html, "a.bw is an HTML or XML page"),
         (empty_bigwig, "a.bw is an empty file"),
         (cut_bigwig, "a.bw is a truncated BigWig"),
@@ -196,4 +196,4 @@ def test_an_unwritable_folder(folder):
     (folder / "file").write_text("")
     done = run(folder, *SPLITS, out=folder / "file" / "deep")
     assert done.returncode == 2
-    assert re.search(r"^error: cannot write into .*: Not a directory", done.stderr)
+    assert re.search(r"^error: cannot make the folder .*deep: Not a directory", done.stderr)

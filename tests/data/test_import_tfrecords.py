@@ -237,6 +237,16 @@ def test_differences_from_the_genome(small, tmp_path):
         convert(folder, tmp_path / "out", fasta=fasta, overwrite=True)
 
 
+def test_a_record_with_the_bases_of_another_is_warned_of(small, tmp_path):
+    assert not convert(write_basenji(tmp_path / "set", small), tmp_path).manifest.report.warnings
+    train, test = slice(100 - MARGIN, 100 + SPAN + MARGIN), slice(200 - MARGIN, 200 + SPAN + MARGIN)
+    small.genome["chr2"][test] = small.genome["chr1"][train]
+    folder = write_basenji(tmp_path / "twins", small)
+    (warning,) = convert(folder, tmp_path / "out").manifest.report.warnings
+    assert warning.startswith("1 windows hold all the bases of an earlier one, such as ")
+    assert "test-0.tfr: record 0" in warning and "train-0.tfr: record 1" in warning
+
+
 def test_a_bed_in_another_order_is_found_out(small, tmp_path):
     folder = write_basenji(tmp_path / "set", small)
     fasta = write_fasta(tmp_path / "genome.fa", small.genome)
@@ -349,7 +359,7 @@ REFUSALS = {
         lambda folder: truncate(folder / "tfrecords/test-0.tfr"), "test-0.tfr is truncated",
     ),
     "a hostile count": (
-        lambda folder: edit_statistics(folder, train_seqs=10**15), "GiB free; scratch and result",
+        lambda folder: edit_statistics(folder, train_seqs=10**15), "iB free; scratch and result",
     ),
     "no record": (
         lambda folder: edit_statistics(folder, train_seqs=0, valid_seqs=0, test_seqs=0),

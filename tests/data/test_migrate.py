@@ -118,6 +118,17 @@ def test_damaged_datasets_stay_as_they_are(old, name):
     assert contents(old) == before
 
 
+def test_a_damaged_manifest_is_no_crash(old):
+    path = old / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name in ("files", "sources", "species"):
+        path.write_text(json.dumps({key: manifest[key] for key in manifest if key != name}))
+        before = contents(old)
+        with pytest.raises(UserError, match=r"manifest.json is damaged"):
+            migrate(old)
+        assert contents(old) == before
+
+
 def test_other_versions_and_folders_are_refused(old, tmp_path):
     manifest = json.loads((old / "manifest.json").read_text())
     (old / "manifest.json").write_text(json.dumps(manifest | {"format_version": 3}))

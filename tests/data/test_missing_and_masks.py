@@ -200,6 +200,35 @@ def test_masks_are_matched_to_the_genome(folder, tmp_path):
         make(folder, tmp_path, table, blacklist=folder / "none.bed", species="other")
 
 
+def test_a_mask_does_not_rename_the_contig_of_a_track(folder, tmp_path):
+    """MT of the track has another length than chrM, so it is another assembly's."""
+    write_bigwig(
+        folder / "other.bw", {"chrI": 3_000, "chrII": 2_000, "chrIII": 1_500, "MT": 399}, 1
+    )
+    (folder / "mt.bed").write_text("MT\t20\t30\nchrI\t20\t30\n")
+    table = row_of(0, "full.bw") + row_of(1, "other.bw")
+    data = make(folder, tmp_path, table, missing="nan", aliases="auto", blacklist=folder / "mt.bed")
+    on_mito = [data.targets(row) for row, chrom, _, _ in windows_of(data) if chrom == "chrM"]
+    assert len(on_mito) == 3
+    assert np.isnan([targets[:, 1] for targets in on_mito]).all()
+    assert data.manifest.aliases == {}
+
+
+def test_masks_that_change_are_read_again(folder, tmp_path):
+    mask = folder / "changing.bed"
+    mask.write_text("chrI\t1200\t1400\n")
+    first = make(folder, tmp_path / "a", row_of(0, "full.bw"), blacklist=mask)
+    mask.write_text("chrI\t2200\t2400\n")
+    second = make(folder, tmp_path / "b", row_of(0, "full.bw"), blacklist=mask)
+    plain = make(folder, tmp_path / "c", row_of(0, "full.bw"))
+    changed = [
+        [start for row, _, start, _ in windows_of(data)
+         if not np.array_equal(data.targets(row), plain.targets(row))]
+        for data in (first, second)
+    ]  # fmt: skip
+    assert changed == [[1152, 1280, 1408], [2176, 2304]]
+
+
 def test_the_mean_profile_leaves_out_what_was_not_measured(folder, tmp_path):
     splits = folder / "profile.bed"
     splits.write_text("chrI\t0\t640\ttrain\nchrI\t640\t1000\tvalid\n")

@@ -178,6 +178,15 @@ def test_open_tells_missing_and_short_files(copy, tmp_path):
         SpeciesData.open(copy)
 
 
+@pytest.mark.parametrize("name", ["windows.bed", "tracks.tsv", "targets/zarr.json"])
+def test_open_tells_a_changed_digit_in_a_table(copy, name):
+    """The targets carry their checksums with them; where a window lies is told by a table only."""
+    text = (copy / name).read_text()
+    (copy / name).write_text(text.replace("1", "2", 1))
+    with pytest.raises(UserError, match=rf"{name} differs from its SHA-256 in the manifest"):
+        SpeciesData.open(copy)
+
+
 def test_missing_chunk_after_opening_names_file_and_window(copy):
     data = SpeciesData.open(copy)
     (copy / "targets/c/1/0/0").unlink()

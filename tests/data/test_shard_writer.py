@@ -329,7 +329,7 @@ def test_a_stopped_run_is_not_continued_with_other_inputs(tmp_path, monkeypatch)
 def test_two_runs_cannot_write_one_dataset(inputs, tmp_path):
     options = small_options(inputs, tmp_path)
     with (
-        opened(options, read_tracks_table(options), keep_on_error=True),
+        opened(options, read_tracks_table(options), keep=True),
         pytest.raises(UserError, match="another run is writing this dataset"),
     ):
         shard_species(options)

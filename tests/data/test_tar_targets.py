@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from small_datasets import write_small_dataset
 from spacescale.data.loader import TrainingWindows, training_batches
 from spacescale.data.sampler import SampleOrder
 from spacescale.data.shard_reader import SpeciesData
-from spacescale.data.tar_targets import INDEX, SHARDS
+from spacescale.data.tar_targets import INDEX, SHARDS, read_index
 from spacescale.data.tar_writer import export_webdataset
 from spacescale.errors import UserError
 
@@ -235,10 +236,13 @@ def test_swapped_and_missing_shards_are_found(copy):
     ],
 )
 def test_a_damaged_index_is_refused(copy, old, new, message):
+    num_windows = len(SpeciesData.open(copy))
     path = copy / SHARDS / INDEX
     text = path.read_text()
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(UserError, match=message):
+        read_index(path, num_windows)
+    with pytest.raises(UserError, match=r"index.tsv (differs from its SHA-256|has \d+ bytes)"):
         SpeciesData.open(copy)
 
 
@@ -256,6 +260,20 @@ def test_refusals_leave_nothing_behind(source, exported, tmp_path):
     shard.write_bytes(content)
     with pytest.raises(UserError, match=r"differing from the manifest: targets/c/1/0/0"):
         export_webdataset(damaged, tmp_path / "new" / "tiny")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_that_is_not_copied_unharmed_is_noticed(source, tmp_path, monkeypatch):
+    copyfile = shutil.copyfile
+
+    def copy(first, second, **named):
+        copyfile(first, second, **named)
+        if Path(second).name == "windows.bed":
+            second.write_bytes(second.read_bytes().replace(b"1", b"2"))
+
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    with pytest.raises(UserError, match=r"windows.bed was not copied unharmed"):
+        export_webdataset(source, tmp_path / "new" / "tiny")
     assert not (tmp_path / "new").exists()
 
 

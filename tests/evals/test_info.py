@@ -199,11 +199,8 @@ def test_several_data_sets_are_a_table(datasets):
 def test_the_coverage_of_data_sets_is_drawn(datasets, tmp_path):
     path = tmp_path / "coverage.png"
     data = [SpeciesData.open(datasets / name) for name in ("moth", "perch")]
-    assert draw_coverage(path, data).splitlines() == [
-        f"{path}: drawn",
-        f"moth: all {len(data[0])} windows",
-        f"perch: all {len(data[1])} windows",
-    ]
+    windows = f"moth: all {len(data[0])} windows; perch: all {len(data[1])} windows"
+    assert draw_coverage(path, data) == f"drawn        {path}: {windows}"
     assert path.stat().st_size > 10_000
 
 

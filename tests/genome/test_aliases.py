@@ -31,6 +31,10 @@ def test_auto_adds_and_drops_the_chr_prefix():
     assert auto_aliases({"1": 9}, {"chr1": 9}) == {"1": "chr1"}
 
 
+def test_auto_leaves_names_alone_that_fit_two_contigs():
+    assert auto_aliases({"MT": 9}, {"chrM": 9, "Mito": 9}) == {}
+
+
 @pytest.mark.parametrize("text", ["II\tchrII\nMito\tchrM\n", "chrII\tII\n# comment\nchrM\tMito\n"])
 def test_file_in_either_direction(tmp_path, text):
     path = tmp_path / "aliases.tsv"
@@ -42,6 +46,12 @@ def test_file_faults_name_the_line(tmp_path):
     path = tmp_path / "aliases.tsv"
     path.write_text("II\tchrII\nIX\tchrIX\n")
     with pytest.raises(UserError, match=r"aliases.tsv:2: the FASTA has no contig 'chrIX'.*chrI"):
+        read_aliases(path, YEAST)
+    path.write_text("II\tchrII\nMito\tchrM\nII\tchrI\n")
+    with pytest.raises(UserError, match=r"aliases.tsv:3: II stands for chrII and for chrI"):
+        read_aliases(path, YEAST)
+    path.write_text("Mito\tchrM\nchrII\tchrI\n")
+    with pytest.raises(UserError, match=r"aliases.tsv:2: chrII and chrI are both .* the FASTA"):
         read_aliases(path, YEAST)
     path.write_text("II chrII extra\n")
     with pytest.raises(UserError, match=r"aliases.tsv:1: expected two columns, found 3"):

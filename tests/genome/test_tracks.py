@@ -39,6 +39,11 @@ def test_only_identifier_and_file_are_required(tmp_path):
     assert (track.clip, track.scale, track.sum_stat, track.assay) == (None, 1.0, "mean", "other")
 
 
+def test_spaces_around_column_names_do_not_hide_them(tmp_path):
+    track = read(tmp_path, "index\t identifier\tfile \tclip \n0\ta\ta.bw\t8\n")[0]
+    assert (track.clip, track.extra) == (8, {})
+
+
 def test_strand_pair_may_name_indices_or_rows(tmp_path):
     header = "index\tidentifier\tfile\tstrand_pair\n"
     by_index = read(tmp_path, header + "40\ta\ta\t41\n41\tb\tb\t40\n")
@@ -96,6 +101,7 @@ HEADER = "index\tidentifier\tfile\tstrand_pair\tclip\n"
         (HEADER + "0\ta\ta\t8\t\n", ":2: strand_pair 8 is no index"),
         (HEADER + "0\ta\t\t0\t\n", ":2: file is empty"),
         (HEADER + "0\ta\ta\t0\t" + "9" * 200_000, ":2: not a line of a table"),
+        (HEADER.replace("clip", "file") + "0\ta\ta\t0\tb\n", "has the column 'file' twice"),
         (HEADER + "0\ta\ta\t0\t-3\n", ":2: clip must be a number above 0, found '-3'"),
     ],
 )

@@ -30,14 +30,17 @@ def import_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     add("--fasta", type=Path, help="genome to compare with and to store: FASTA, .gz or .2bit")
     add("--tracks", default="", metavar="A,3|@FILE",
         help="identifiers or indices, or a file with one a line; default: all")  # fmt: skip
-    add("--seq-length", type=int, help="bp, default that of the set; more needs --fasta")
+    add("--seq-length", type=int, metavar="BP",
+        help="default that of the set; more needs --fasta")  # fmt: skip
     add("--aliases", metavar="FILE|auto", help="contig names of the BED -> FASTA")
     add("--missing", choices=("zero", "nan"), default=default.missing,
         help="NaN in the set: an error (zero, the default) or not measured (nan)")  # fmt: skip
     add("--valid-folds", type=_names, default=(), metavar="A,B", help="folds that validate")
     add("--test-folds", type=_names, default=(), metavar="A,B", help="folds that test")
-    add("--codec", choices=("pcodec", "zstd", "none"), default=default.codec)
-    add("--windows-per-shard", type=int, default=default.windows_per_shard)
+    add("--codec", choices=("pcodec", "zstd", "none"), default=default.codec,
+        help="default %(default)s")  # fmt: skip
+    add("--windows-per-shard", type=int, default=default.windows_per_shard, metavar="N",
+        help="default %(default)s")  # fmt: skip
     add("--no-windows", action="store_true", help="import although no BED tells the places")
     add("--overwrite", action="store_true", help="replace an existing dataset")
     return parser

@@ -1,10 +1,8 @@
 """An imported set -> a species dataset: checked record by record, in genome order."""
 
-import errno
 import re
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from spacescale.data.dataset_folder import made_parents, refuse_existing
+from spacescale.data.dataset_folder import failed_writes_explained, made_parents, refuse_existing
 from spacescale.data.dataset_writer import created_with, write_dataset
 from spacescale.data.importers.sequences import ComparedWithGenome, PiecedTogether, Sequences
 from spacescale.data.importers.source import Geometry, ImportSource
@@ -21,10 +19,11 @@ from spacescale.data.importers.windows import read_windows, unplaced_windows
 from spacescale.data.leakage import split_overlaps
 from spacescale.data.schema import Manifest, Report, Sources, Split, Storage, TransformInfo
 from spacescale.data.shard_options import Codec, Missing, check_species_name
+from spacescale.data.summary import describe_size
 from spacescale.data.track_reader import source_of
 from spacescale.errors import UserError
 from spacescale.genome.aliases import match_styles, read_aliases
-from spacescale.genome.intervals import Interval, split_hash
+from spacescale.genome.intervals import Interval, split_hash, windows_per_split
 from spacescale.genome.sequence_files import Genome, read_genome
 from spacescale.genome.split_beds import bed_contigs, name_folds
 from spacescale.genome.track_selection import select_tracks
@@ -127,14 +126,12 @@ def _tracks(
 def _scratch_folder(target: Path) -> Iterator[Path]:
     """Give a folder beside `target` that vanishes at the end."""
     prefix = f".{target.name}.import-"
-    with made_parents(target):
-        try:
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as scratch:
-                yield Path(scratch)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise UserError(f"{target.parent}: {error.strerror}; nothing was kept") from error
+    with (
+        made_parents(target),
+        failed_writes_explained(target.parent),
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as scratch,
+    ):
+        yield Path(scratch)
 
 
 def _stored_geometry(options: ImportOptions, geometry: Geometry) -> Geometry:
@@ -179,7 +176,7 @@ def _windows(
 def _genome_order(windows: Sequence[Interval], genome: Genome | None) -> list[int]:
     """Return the positions of the windows in the order to store them."""
     chroms = {window.chrom for window in windows}
-    names = list(genome.lengths) if genome else sorted(chroms, key=_natural)
+    names = list(genome.lengths) if genome else sorted(sorted(chroms), key=_natural)
     rank = {name: position for position, name in enumerate(names)}
     return sorted(range(len(windows)), key=lambda i: (rank[windows[i].chrom], windows[i].start))
 
@@ -196,8 +193,8 @@ def _refuse_full_disk(options: ImportOptions, source: ImportSource, num_tracks: 
     free = shutil.disk_usage(options.out).free
     if free < 2 * scratch:
         raise UserError(
-            f"{options.out} has {free / 2**30:.1f} GiB free; scratch and result together may need "
-            f"{2 * scratch / 2**30:.1f} GiB"
+            f"{options.out} has {describe_size(free)} free; scratch and result together may need "
+            f"{describe_size(2 * scratch)}"
         )
 
 
@@ -245,7 +242,7 @@ def _write(
     staged: _Staged,
 ) -> Path:
     tracks = staged.targets.finished_tracks()
-    counts = _num_windows(staged.windows)
+    counts = windows_per_split(staged.windows)
     manifest = Manifest(
         species=options.species,
         seq_length=geometry.seq_length,
@@ -292,10 +289,3 @@ def _split(options: ImportOptions, windows: Sequence[Interval]) -> Split:
     folds = {"valid_folds": options.valid_folds, "test_folds": options.test_folds}
     settings = {name: list(names) for name, names in folds.items() if names}
     return Split(method="imported", settings=dict(settings), hash=split_hash(windows))
-
-
-def _num_windows(windows: Sequence[Interval]) -> dict[str, int]:
-    """Count the windows of each split, train, valid and test first."""
-    counts = Counter(window.split for window in windows)
-    first = [split for split in ("train", "valid", "test") if split in counts]
-    return {split: counts[split] for split in first + sorted(counts.keys() - set(first))}

@@ -1,5 +1,6 @@
 """The bases of imported windows: compared with the genome, or put together from the windows."""
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -142,6 +143,8 @@ class PiecedTogether:
         for piece in self._pieces:
             self._pieces_of.setdefault(piece.name, []).append(piece)
         self._scratch = scratch
+        self._place_of: dict[bytes, str] = {}  # by the SHA-256 of a window's bases
+        self._twins: list[tuple[str, str]] = []
         size = self._pieces[-1].offset + self._pieces[-1].length
         with scratch.open("wb") as file:
             block = bytes([self._EMPTY]) * 2**20
@@ -150,6 +153,10 @@ class PiecedTogether:
 
     def add(self, place: str, window: Interval, codes: np.ndarray) -> None:
         """Put a window into its piece, and compare it with what is there already."""
+        if (codes != dna.N).any():
+            known = self._place_of.setdefault(hashlib.sha256(codes.tobytes()).digest(), place)
+            if known != place:
+                self._twins.append((known, place))
         before_contig = max(self._margin - window.start, 0)
         if (codes[:before_contig] != dna.N).any():
             raise UserError(
@@ -188,8 +195,14 @@ class PiecedTogether:
                 yield np.frombuffer(file.read(piece.length), dtype=np.uint8)
 
     def warnings(self) -> list[str]:
-        """Nothing is taken on trust here."""
-        return []
+        """Name windows of other places with the same bases: a file that is there twice, perhaps."""
+        if not self._twins:
+            return []
+        one, other = self._twins[0]
+        return [
+            f"{len(self._twins):,} windows hold all the bases of an earlier one, such as {other} "
+            f"those of {one}: is a file there twice, or a place in two splits? --fasta would tell"
+        ]
 
 
 def _pieces(windows: Sequence[Interval], margin: int) -> list[Contig]:
