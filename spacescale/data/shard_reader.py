@@ -282,7 +282,7 @@ class _ContigIndex:
 def _open_store(path: Path, manifest: Manifest) -> TargetsStore:
     if manifest.storage.format == "webdataset":
         return TarTargets(path, manifest)
-    return ZarrTargets(path)
+    return ZarrTargets(path, manifest)
 
 
 def _check_files(path: Path, manifest: Manifest) -> None:
