@@ -2,8 +2,8 @@
 
 The shards are those of zarr's specification (version 3, codec sharding_indexed), and the zarr
 library writes them. Reading one is little: the index at the end of the file, a chunk, its checksum,
-its codec. Doing so here costs three quarters of the library's processor time (benchmarks/README.md),
-needs nothing to stay open, and tells a chunk that was never written from one that is NaN.
+its codec. Done here it takes three quarters of the library's processor time (benchmarks/README.md)
+and works in any process, forked or not: nothing stays open.
 """
 
 from os import pread
