@@ -7,6 +7,7 @@ one-hot, and targets float16 or float32 [bins, tracks].
 import shutil
 import struct
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -74,7 +75,7 @@ class Windows:
         return padded[start : start + self.seq_length]
 
 
-class Store:
+class Store(ABC):
     """One way to store windows."""
 
     name = ""
@@ -84,13 +85,13 @@ class Store:
         self.folder.mkdir()
         self.write()
 
+    @abstractmethod
     def write(self) -> None:
         """Write all windows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self) -> Iterable[Window]:
         """Read all windows."""
-        raise NotImplementedError
 
     def rows(self) -> Iterator[tuple[int, np.ndarray]]:
         """Row and targets of each window, to be written."""

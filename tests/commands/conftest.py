@@ -102,8 +102,11 @@ def start_pair(*rest, of_rank=([], [])):
     ]
 
 
-def make_data(folder, change=lambda species: None):
-    """Shard small simulated genomes into folder/shards; `change` may edit their files first."""
+def make_data(folder, change=lambda species: None, with_missing=()):
+    """Shard small simulated genomes into folder/shards; `change` may edit their files first.
+
+    with_missing: species whose targets are NaN where nothing was measured.
+    """
     model = build_config(EMBEDDED_PRESET, []).model
     for species in write_simulated_genomes(folder / "genomes", scale=0.12):
         change(species)
@@ -116,6 +119,7 @@ def make_data(folder, change=lambda species: None):
             seq_length=model.seq_length,
             bin_size=model.bin_size,
             target_length=model.target_length,
+            missing="nan" if species.name in with_missing else "zero",
         )
         shard_species(options)
     return folder / "shards"

@@ -6,15 +6,11 @@ import sys
 
 import numpy as np
 import pyBigWig
-from conftest import BIN, SCRIPT, arguments, run
+from conftest import BIN, SCRIPT, arguments, make_data, run
 
-from spacescale.config import EMBEDDED_PRESET, build_config
-from spacescale.data.shard_options import ShardOptions
 from spacescale.data.shard_reader import SpeciesData
-from spacescale.data.shard_writer import shard_species
 from spacescale.genome.tracks import read_targets
 from spacescale.metrics.writer import read_metrics
-from spacescale.testing.simulated_genomes import write_simulated_genomes
 
 
 def cut_coverage(path):
@@ -29,29 +25,14 @@ def cut_coverage(path):
             file.addEntries(name, 0, values=kept, span=1, step=1)
 
 
-def make_data(folder):
-    model = build_config(EMBEDDED_PRESET, []).model
-    for number, species in enumerate(write_simulated_genomes(folder / "genomes", scale=0.12)):
-        if number == 0:
-            first, *_ = read_targets(species.targets)
-            cut_coverage(species.targets.parent / first.file)
-        options = ShardOptions(
-            species=species.name,
-            fasta=species.fasta,
-            targets=species.targets,
-            out=folder / "shards",
-            contigs=species.contigs,
-            seq_length=model.seq_length,
-            bin_size=model.bin_size,
-            target_length=model.target_length,
-            missing="nan" if number == 0 else "zero",
-        )
-        shard_species(options)
-    return folder / "shards"
+def cut_first_track(species):
+    if species.name == "finch":
+        first, *_ = read_targets(species.targets)
+        cut_coverage(species.targets.parent / first.file)
 
 
 def test_a_run_learns_from_what_was_measured(tmp_path):
-    data = make_data(tmp_path)
+    data = make_data(tmp_path, cut_first_track, with_missing=["finch"])
     with_missing = SpeciesData.open(data / "finch")
     stored = np.stack([with_missing.targets(row) for row in range(len(with_missing))])
     shares = np.isnan(stored).mean((0, 1))
