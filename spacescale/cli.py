@@ -136,11 +136,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _convert(args: argparse.Namespace) -> None:
     from spacescale.checkpoint.convert import convert
 
-    difference = convert(args.checkpoint, args.out)
-    print(
-        f"{args.out}: converted; predictions equal the checkpoint's own to {difference:.1e} "
-        "of their maximum"
-    )
+    print(f"{args.out}: converted; {convert(args.checkpoint, args.out)}")
 
 
 def _import(args: argparse.Namespace) -> None:

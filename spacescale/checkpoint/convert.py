@@ -6,24 +6,23 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 
 from spacescale import __version__
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import load_space
-from spacescale.checkpoint.probe import compare_with_probe, predict_probe
+from spacescale.checkpoint.probe import Agreement, compare_with_probe
 from spacescale.checkpoint.weight_files import new_folder
 from spacescale.errors import UserError
 from spacescale.model.space import EXPORT_FORMAT, EXPORT_VERSION, Space
 
 
-def convert(source: Path, out: Path) -> float:
+def convert(source: Path, out: Path) -> Agreement:
     """Write `model.safetensors`, `config.json` and `tracks/*.tsv` of a checkpoint to `out`.
 
     `source` is a checkpoint or a run folder (then its best checkpoint). The folder is first
     written beside `out`, loaded back, and its predictions for the checkpoint's probe compared with
-    those the distributed model made when it was saved; returns the largest relative difference.
+    those the distributed model made when it was saved; returns how near they are.
     Raises UserError, leaving nothing behind, if they differ or `out` exists.
     """
     checkpoint = layout.find_checkpoint(source, "best")
@@ -32,8 +31,7 @@ def convert(source: Path, out: Path) -> float:
     with new_folder(out) as partial:
         _write_export(checkpoint, partial)
         model = Space.from_pretrained(partial)
-        predictions = predict_probe(model, model.config, torch.device("cpu"))
-        return compare_with_probe(checkpoint / "probe.safetensors", predictions)
+        return compare_with_probe(checkpoint / "probe.safetensors", model, model.config)
 
 
 def _write_export(checkpoint: Path, folder: Path) -> None:

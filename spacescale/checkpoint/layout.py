@@ -12,7 +12,8 @@ from typing import IO, Any
 from spacescale.data.checksums import sha256
 from spacescale.errors import UserError
 
-FORMAT, VERSION = "spacescale-checkpoint", 2
+FORMAT, VERSION = "spacescale-checkpoint", 3
+READABLE = (2, 3)  # 2 did not keep the experts that the probe chose
 PARTIAL = ".partial"
 
 
@@ -83,7 +84,7 @@ def verify(folder: Path) -> None:
     if not manifest.is_file():
         raise UserError(f"{folder}: not a complete checkpoint (no manifest.json)")
     payload = json.loads(manifest.read_text())
-    if (payload.get("format"), payload.get("format_version")) != (FORMAT, VERSION):
+    if payload.get("format") != FORMAT or payload.get("format_version") not in READABLE:
         raise UserError(
             f"{manifest}: format {payload.get('format')!r} version "
             f"{payload.get('format_version')!r}; expected {FORMAT!r} version {VERSION}. Use the "

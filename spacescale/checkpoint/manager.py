@@ -27,12 +27,13 @@ from spacescale.checkpoint.pieces import (
     write_buffers,
     write_pieces,
 )
-from spacescale.checkpoint.probe import predict_probe, write_probe
+from spacescale.checkpoint.probe import Probe, ask, write_probe
 from spacescale.config import Config, LossConfig, RunConfig
 from spacescale.errors import UserError
 from spacescale.genome.tracks import Track, write_tracks
 from spacescale.model.space import Space
 from spacescale.parallel import comm
+from spacescale.parallel.engine import exact_weights
 
 # What a resumed run may change without a word, and what it may change but hears about. Everything
 # else shapes the model, the optimiser's state or the order of the data.
@@ -90,7 +91,8 @@ class CheckpointManager:
         partial = self.folder / (name + layout.PARTIAL)
         comm.on_main(lambda: _make_empty(partial))
         comm.on_all(lambda: self._write_own(partial))
-        probe = predict_probe(self.model, self.config.model, self.device)
+        with exact_weights(self.engine):
+            probe = ask(self.model, self.config.model, self.device)
         state = self._state(step, metrics, best_score, turns)
         comm.on_main(lambda: self._complete(partial, state, probe, is_best))
         return self.folder / name
@@ -104,7 +106,7 @@ class CheckpointManager:
         self,
         partial: Path,
         state: dict[str, Any],
-        probe: dict[str, torch.Tensor],
+        probe: Probe,
         is_best: bool,
     ) -> None:
         write_buffers(partial, self.model)
@@ -299,14 +301,14 @@ def _random_file() -> str:
 
 def _random_state() -> dict[str, torch.Tensor]:
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if comm.uses_gpu():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
 def _set_random_state(state: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
+    if "cuda" in state and comm.uses_gpu():
         torch.cuda.set_rng_state(state["cuda"])
 
 

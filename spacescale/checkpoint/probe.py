@@ -1,7 +1,16 @@
-"""A fixed question to a model, asked when it is saved and again after conversion."""
+"""A fixed question to a model, asked when it is saved and again after conversion.
+
+The answer is kept together with the experts that were chosen on the way: where two experts are
+nearly as good, the last bit of a float decides, and the other one gives another prediction. The
+converted model answers with the stored choices, so that its predictions can be held to them
+strictly; what it would have chosen itself is compared apart.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,8 +19,44 @@ from torch import Tensor, nn
 
 from spacescale.config import ModelConfig
 from spacescale.errors import UserError
+from spacescale.model.router import ExpertChoice
 
-TOLERANCE = 1e-4  # of each species' largest prediction; float32 sums in another order
+TOLERANCE = 1e-4  # of the largest prediction, or logit; float32 sums in another order
+_CHOICES = "experts/"  # before the keys of choices in the file; species names hold no slash
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a model answered.
+
+    predictions: species → (1, N, T) float32. experts: MODULE/CALL → (…, K) int16, the choices of
+    an ExpertChoice; empty for a model without experts, and in checkpoints of format 2.
+    """
+
+    predictions: dict[str, Tensor]
+    experts: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near a converted model is to the model that was saved.
+
+    difference: of predictions, the largest, relative to the species' maximum. turned: of so many
+    choices of experts, how many would have been others without being held to the stored ones.
+    """
+
+    difference: float
+    turned: int
+    choices: int
+
+    def __str__(self) -> str:
+        text = f"predictions equal the checkpoint's own to {self.difference:.1e} of their maximum"
+        if self.turned:
+            text += (
+                f" with its choices of experts, of which {self.turned} of {self.choices:,} lie on "
+                "the edge between two experts and would turn"
+            )
+        return text
 
 
 def probe_codes(config: ModelConfig) -> dict[str, Tensor]:
@@ -23,9 +68,20 @@ def probe_codes(config: ModelConfig) -> dict[str, Tensor]:
     }
 
 
-@torch.no_grad()
-def predict_probe(model: nn.Module, config: ModelConfig, device: torch.device) -> dict[str, Tensor]:
+def ask(model: nn.Module, config: ModelConfig, device: torch.device) -> Probe:
     """Predictions for the probe in evaluation mode and float32; restores the model's mode."""
+    experts: dict[str, Tensor] = {}
+
+    def keep(name: str, logits: Tensor, chosen: Tensor) -> Tensor:
+        experts[name] = chosen.to("cpu", torch.int16)
+        return chosen
+
+    with _choices(model, keep):
+        return Probe(_predict(model, config, device), experts)
+
+
+@torch.no_grad()
+def _predict(model: nn.Module, config: ModelConfig, device: torch.device) -> dict[str, Tensor]:
     training = model.training
     model.eval()
     # TF32 convolutions, the default on recent GPUs, are a thousandth off.
@@ -36,26 +92,91 @@ def predict_probe(model: nn.Module, config: ModelConfig, device: torch.device) -
     return {name: p.float().cpu().contiguous() for name, p in output.prediction.items()}
 
 
-def write_probe(path: Path, predictions: dict[str, Tensor]) -> None:
-    """Store probe predictions."""
-    save_file(predictions, path)
+@contextmanager
+def _choices(model: nn.Module, decide) -> Iterator[None]:
+    """Let `decide(MODULE/CALL, logits, chosen)` return the experts that count.
 
-
-def compare_with_probe(path: Path, predictions: dict[str, Tensor]) -> float:
-    """Largest difference from the stored predictions, relative to each species' maximum.
-
-    Raises UserError if it exceeds the tolerance or a species is missing.
+    CALL numbers the calls of a module: the decoder chooses for one species after the other.
     """
+    calls: dict[str, int] = {}
+
+    def hook_of(module_name: str):
+        def hook(module, inputs: tuple[Tensor], chosen: Tensor) -> Tensor:
+            call = calls[module_name] = calls.get(module_name, -1) + 1
+            return decide(f"{module_name}/{call}", inputs[0], chosen)
+
+        return hook
+
+    hooks = [
+        module.register_forward_hook(hook_of(name))
+        for name, module in model.named_modules()
+        if isinstance(module, ExpertChoice)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def write_probe(path: Path, probe: Probe) -> None:
+    """Store a probe's answer."""
+    experts = {_CHOICES + name: chosen for name, chosen in probe.experts.items()}
+    save_file(probe.predictions | experts, path)
+
+
+def read_probe(path: Path) -> Probe:
+    """Read a probe's answer."""
     stored = load_file(path)
-    if stored.keys() != predictions.keys():
-        raise UserError(f"{path}: holds species {sorted(stored)}, not {sorted(predictions)}")
-    worst = 0.0
-    for name, expected in stored.items():
-        difference = (predictions[name] - expected).abs().max() / expected.abs().max()
-        worst = max(worst, float(difference.nan_to_num(nan=float("inf"))))
-    if worst > TOLERANCE:
+    experts = {
+        name.removeprefix(_CHOICES): stored.pop(name)
+        for name in list(stored)
+        if name.startswith(_CHOICES)
+    }
+    return Probe(stored, experts)
+
+
+def compare_with_probe(path: Path, model: nn.Module, config: ModelConfig) -> Agreement:
+    """Ask a plain model, on the CPU, the stored question with the stored choices of experts.
+
+    Raises UserError if a prediction differs by more than the tolerance, a species is missing, or
+    an expert is chosen elsewhere than on the edge between two: where its logit is more than the
+    tolerance, relative to the largest logit, below that of the model's own choice.
+    """
+    stored = read_probe(path)
+    turned, choices, widest = 0, 0, 0.0
+
+    def hold(name: str, logits: Tensor, own: Tensor) -> Tensor:
+        nonlocal turned, choices, widest
+        if name not in stored.experts:
+            return own
+        chosen = stored.experts[name].long()
+        turned += int((own.sort(-1).values != chosen.sort(-1).values).any(-1).sum())
+        choices += own[..., 0].numel()
+        margin = logits.gather(-1, own).amin(-1) - logits.gather(-1, chosen).amin(-1)
+        widest = max(widest, float(margin.max() / logits.abs().max()))
+        return chosen
+
+    with _choices(model, hold):
+        predictions = _predict(model, config, torch.device("cpu"))
+    if stored.predictions.keys() != predictions.keys():
+        raise UserError(
+            f"{path}: holds species {sorted(stored.predictions)}, not {sorted(predictions)}"
+        )
+    if widest > TOLERANCE:
+        raise UserError(
+            f"{path}: the converted model chooses other experts than the checkpoint did, by "
+            f"{widest:.2e} of the largest logit (allowed {TOLERANCE:.0e})"
+        )
+    difference = max(_difference(predictions[n], known) for n, known in stored.predictions.items())
+    if not difference <= TOLERANCE:
         raise UserError(
             f"{path}: the converted model differs from the checkpoint's own predictions by "
-            f"{worst:.2e} of their maximum (allowed {TOLERANCE:.0e})"
+            f"{difference:.2e} of their maximum (allowed {TOLERANCE:.0e})"
         )
-    return worst
+    return Agreement(difference, turned, choices)
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    difference = (found - expected).abs().max() / expected.abs().max()
+    return float(difference.nan_to_num(nan=float("inf")))

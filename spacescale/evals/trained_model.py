@@ -18,6 +18,7 @@ from spacescale.errors import UserError
 from spacescale.evals.track_prediction import safe_scale
 from spacescale.genome.tracks import Track, read_targets
 from spacescale.model.space import Space, read_export
+from spacescale.parallel import comm
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def load_trained(path: Path) -> TrainedModel:
 
     Raises UserError where there is none of them, or it is damaged.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = comm.device()
     if (path / "model.safetensors").is_file():
         payload = read_export(path)
         return TrainedModel(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spacescale.config import ModelConfig
 from spacescale.model.experts import StackedExperts
 from spacescale.model.precision import at_least_float32
-from spacescale.model.router import LEAKY_SLOPE, RoutingSums, top_k_gates
+from spacescale.model.router import LEAKY_SLOPE, ExpertChoice, RoutingSums, gate_weights
 
 
 class ProfileDecoder(nn.Module):
@@ -24,7 +24,8 @@ class ProfileDecoder(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         bins = config.target_length
-        self.top_k, self.groups = config.tracks_top_k, config.groups_per_type
+        self.choose = ExpertChoice(config.tracks_top_k)
+        self.groups = config.groups_per_type
         self.num_types = len(config.profile_types)
         self.softmax_of_sum = config.group_weights == "softmax_of_sum"
         num_gates = self.num_types * self.groups
@@ -51,8 +52,8 @@ class ProfileDecoder(nn.Module):
             views = self._group_logits(features, species_state)  # (V, B, P, G)
             group_weights = self._group_weights(views)  # (B, P, G)
             logits = self._gate_logits(at_least_float32(profiles), track_types)  # (B, T, G, E)
-            experts, weights = top_k_gates(logits, self.top_k)  # (B, T, G, K)
-            weights = weights * group_weights[:, track_types, :, None]
+            experts = self.choose(logits)  # (B, T, G, K)
+            weights = gate_weights(logits, experts) * group_weights[:, track_types, :, None]
             gates = torch.zeros_like(logits).scatter(3, experts, weights).sum(2)  # (B, T, E)
             chosen = torch.zeros_like(logits, dtype=torch.bool).scatter(3, experts, True).any(2)
             sums = self._sums(gates, logits, views, track_types)

@@ -40,14 +40,25 @@ class Routing(NamedTuple):
     sums: RoutingSums
 
 
-def top_k_gates(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Choose the top-k experts of (…, E) logits; weights are the softmax over the chosen.
+class ExpertChoice(nn.Module):
+    """Chooses the top-k of E experts. A module, so that hooks can see its choice and replace it."""
 
-    Returns indices (…, K) and weights (…, K). The choice is made before the LeakyReLU, which is
-    monotone: its small slope would only squeeze negative logits together.
-    """
-    top, experts = logits.topk(top_k, dim=-1)
-    return experts, F.leaky_relu(top, LEAKY_SLOPE).softmax(dim=-1)
+    def __init__(self, top_k: int):
+        super().__init__()
+        self.top_k = top_k
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Logits (…, E) → experts (…, K) int64, descending by logit.
+
+        These are the logits before the LeakyReLU, which is monotone: its small slope would only
+        squeeze negative ones together.
+        """
+        return logits.topk(self.top_k, dim=-1).indices
+
+
+def gate_weights(logits: Tensor, experts: Tensor) -> Tensor:
+    """Logits (…, E) and the chosen experts (…, K) → their weights (…, K), a softmax over them."""
+    return F.leaky_relu(logits.gather(-1, experts), LEAKY_SLOPE).softmax(dim=-1)
 
 
 def shift_zero_gates(experts: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +76,8 @@ class SpeciesRouter(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.top_k, self.num_species = config.species_top_k, len(config.species)
+        self.choose = ExpertChoice(config.species_top_k)
+        self.num_species = len(config.species)
         self.released_zero_gates = config.zero_gates == "released"
         shape = (self.num_species, config.species_num_experts)
         bound = config.dim**-0.5  # nn.Linear's initial range
@@ -80,7 +92,8 @@ class SpeciesRouter(nn.Module):
                 at_least_float32(x),
                 at_least_float32(self.weight[species]).transpose(1, 2),
             )  # (B, N, E)
-            experts, weights = top_k_gates(logits, self.top_k)
+            experts = self.choose(logits)
+            weights = gate_weights(logits, experts)
             sums = self._sums(logits, experts, weights, species)
         if self.released_zero_gates:
             experts, weights = self._shift_each_species(experts, weights, species)

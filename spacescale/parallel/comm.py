@@ -96,8 +96,17 @@ def share_cores() -> None:
 
 
 def uses_gpu() -> bool:
-    """Whether this run computes on GPUs: wherever there are some, unless DS_ACCELERATOR=cpu."""
-    return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    """Whether to compute on GPUs: wherever there are some, unless DS_ACCELERATOR=cpu.
+
+    The one place where this is decided, for training and for commands of one process alike.
+    Raises UserError for an accelerator that is not there, or not served.
+    """
+    wanted = os.environ.get("DS_ACCELERATOR")
+    if wanted not in (None, "cpu", "cuda"):
+        raise UserError(f"DS_ACCELERATOR={wanted}: only cpu and cuda are served")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("DS_ACCELERATOR=cuda, but PyTorch finds no GPU; unset it to use the CPU")
+    return wanted != "cpu" and torch.cuda.is_available()
 
 
 def device() -> torch.device:

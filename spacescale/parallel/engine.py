@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
 from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
+from deepspeed.runtime.torch_autocast import has_comm_dtype
 from torch import nn
 
 from spacescale.config import OptimConfig
@@ -24,7 +27,11 @@ from spacescale.parallel import comm
 
 Engine = deepspeed.DeepSpeedEngine
 OURS = {"optimizer": "optim.*", "scheduler": "optim.*", "expert_parallel": "parallel.*"}
-HALF = ("float16", "fp16", "half")
+BFLOAT16 = ("bfloat16", "bf16", "torch.bfloat16")  # as DeepSpeed lets it be written
+_NO_FLOAT16 = (
+    "float16 cannot train under ZeRO: DeepSpeed 0.19.8 checks and clips gradients that still carry "
+    "the loss scale, and leaves the step before it would lower the scale"
+)
 NO_DECAY_MARKS = ("bias", "token", "embedding", ".w3")
 
 
@@ -86,12 +93,7 @@ def resolve_deepspeed_config(
         )
     if not isinstance(clipping, int | float) or isinstance(clipping, bool) or clipping < 0:
         raise UserError(f"{source}: gradient_clipping={clipping!r} must be a positive number")
-    for key in ("bf16", "fp16"):
-        if isinstance(config.get(key), dict) and config[key].get("enabled"):
-            raise UserError(
-                f"{source}: switch {key!r} off and use 'torch_autocast'; BatchNorm's fp32 "
-                "statistics cannot meet 16-bit weights"
-            )
+    _resolve_precision(config, source)
     zero = config.get("zero_optimization")
     stage = zero.get("stage", 0) if isinstance(zero, dict) else zero
     if stage not in (1, 2, 3):
@@ -107,17 +109,31 @@ def resolve_deepspeed_config(
             "different parameters can be added where ranks are not in step"
         )
     zero["overlap_comm"] = False  # stage 3 would switch it on by itself
-    if config.get("torch_autocast") == "auto":
-        has_bf16 = comm.uses_gpu() and torch.cuda.is_bf16_supported()
-        config["torch_autocast"] = {"enabled": has_bf16, "dtype": "bfloat16"}
-    autocast = config.get("torch_autocast") or {}
-    if autocast.get("enabled") and autocast.get("dtype") in HALF and not comm.uses_gpu():
-        raise UserError(
-            f"{source}: torch_autocast.dtype={autocast['dtype']!r} needs GPUs; write 'auto' or "
-            "'bfloat16'"
-        )
     _resolve_batch(config, source, micro_batch_size)
     return config
+
+
+def _resolve_precision(config: dict[str, Any], source: str) -> None:
+    if isinstance(config.get("bf16"), dict) and config["bf16"].get("enabled"):
+        raise UserError(
+            f"{source}: switch 'bf16' off and use 'torch_autocast'; BatchNorm's fp32 statistics "
+            "cannot meet 16-bit weights"
+        )
+    if isinstance(config.get("fp16"), dict) and config["fp16"].get("enabled"):
+        raise UserError(f"{source}: switch 'fp16' off; {_NO_FLOAT16}")
+    if config.get("torch_autocast") == "auto":
+        # Cards before Ampere compute bf16 by detours that are slower than fp32.
+        has_bf16 = comm.uses_gpu() and torch.cuda.is_bf16_supported(including_emulation=False)
+        config["torch_autocast"] = {"enabled": has_bf16, "dtype": "bfloat16"}
+    autocast = config.get("torch_autocast", {})
+    if not isinstance(autocast, dict):
+        raise UserError(f"{source}: torch_autocast={autocast!r} must be an object or 'auto'")
+    dtype = autocast.get("dtype")
+    if autocast.get("enabled") and dtype not in BFLOAT16:
+        raise UserError(
+            f"{source}: torch_autocast.dtype={dtype!r}; write 'bfloat16', or \"enabled\": false for "
+            f"float32; {_NO_FLOAT16}"
+        )
 
 
 def _resolve_batch(config: dict[str, Any], source: str, micro_batch_size: int) -> None:
@@ -191,6 +207,33 @@ def _announce_borrowed_parameters(model: nn.Module) -> None:
             for child in module.children():
                 for parameter in child.parameters():
                     deepspeed.zero.register_external_parameter(module, parameter)
+
+
+@contextmanager
+def exact_weights(engine: Engine) -> Iterator[None]:
+    """Let the model compute with the float32 weights that are trained.
+
+    Under autocast ZeRO-3 gathers the weights of linear and convolution layers in bf16, which is
+    what autocast would make of them. All ranks enter and leave together.
+    """
+    rounded = {}
+    if engine.zero_optimization_stage() == 3:
+        rounded = {p: p.comm_dtype for p in engine.module.parameters() if has_comm_dtype(p)}
+    if not rounded:
+        yield
+        return
+    zero: Any = engine.optimizer
+    zero.checkpoint_event_prologue()  # weights that are kept whole become shares
+    for parameter in rounded:
+        del parameter.comm_dtype
+    zero.checkpoint_event_epilogue()  # and whole again, now unrounded
+    try:
+        yield
+    finally:
+        zero.checkpoint_event_prologue()
+        for parameter, dtype in rounded.items():
+            parameter.comm_dtype = dtype
+        zero.checkpoint_event_epilogue()
 
 
 def set_learning_rate(engine: Engine, rate: float) -> None:

@@ -19,6 +19,7 @@ from spacescale.metrics.throughput import memory_gib
 from spacescale.model.layers import NUM_BASES
 from spacescale.model.losses import training_losses
 from spacescale.model.space import Space
+from spacescale.parallel import comm
 from spacescale.planning.plan import Plan, Precision, make_plan
 from spacescale.planning.states import Layout, StateBytes
 
@@ -47,10 +48,10 @@ def measure_plan(plan: Plan) -> Comparison:
 
     On a GPU if there is one; on a CPU in fp32. Raises UserError for what cannot fit.
     """
-    on_gpu = torch.cuda.is_available()
+    device = comm.device()
+    on_gpu = device.type == "cuda"
     precision = plan.precision if on_gpu else "fp32"
     alone = make_plan(plan.config, Layout(1, 0, 1), plan.windows, precision, on_gpu)
-    device = torch.device("cuda" if on_gpu else "cpu")
     memory = _memory_bytes(device)
     if alone.total_bytes > memory:
         raise UserError(

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-import torch
+from spacescale.parallel import comm
 
 ROOT = Path(__file__).resolve().parents[2]
 DEEPSPEED_JSON = ROOT / "ds_configs" / "zero2_moe.json"
@@ -19,7 +19,7 @@ DEEPSPEED_JSON = ROOT / "ds_configs" / "zero2_moe.json"
 def training_command(output: Path) -> list[str]:
     """The launcher's command line: all GPUs of the machine, or two processes on its CPU."""
     launcher = str(Path(sys.executable).with_name("deepspeed"))
-    processes = [] if torch.cuda.is_available() else ["--num_gpus", "2"]
+    processes = [] if comm.uses_gpu() else ["--num_gpus", "2"]
     script = str(ROOT / "spacescale" / "pretrain.py")
     return [
         launcher, *processes, script,
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/demo"))
     output = parser.parse_args().output
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if comm.uses_gpu() else "cpu")
     start = time.perf_counter()
     tool, tensorboard = (
         str(Path(sys.executable).with_name(name)) for name in ("spacescale", "tensorboard")

@@ -8,7 +8,7 @@ import torch
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.pieces import Piece, write_buffers, write_pieces
-from spacescale.checkpoint.probe import predict_probe, write_probe
+from spacescale.checkpoint.probe import ask, write_probe
 from spacescale.config import Config, ModelConfig
 from spacescale.model.space import Space
 
@@ -46,7 +46,7 @@ def write_run(run: Path) -> Written:
     write_buffers(folder, model)
     for species in MODEL.species:
         (folder / "tracks" / f"{species}.tsv").write_text("index\tidentifier\n")
-    write_probe(folder / "probe.safetensors", predict_probe(model, MODEL, torch.device("cpu")))
+    write_probe(folder / "probe.safetensors", ask(model, MODEL, torch.device("cpu")))
     state = {
         "step": 7,
         "metrics": {},

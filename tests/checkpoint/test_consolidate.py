@@ -14,7 +14,14 @@ from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import consolidate, load_space
 from spacescale.checkpoint.convert import convert
 from spacescale.checkpoint.pieces import write_pieces
-from spacescale.checkpoint.probe import predict_probe
+from spacescale.checkpoint.probe import (
+    TOLERANCE,
+    Probe,
+    ask,
+    compare_with_probe,
+    read_probe,
+    write_probe,
+)
 from spacescale.errors import UserError
 from spacescale.model.space import Space, read_export
 
@@ -45,9 +52,15 @@ def test_counters_stay_integers(written):
 def test_load_space_gives_the_trained_predictions(written):
     model, config = load_space(written.checkpoint)
     assert config.model == MODEL and not model.training
-    predicted = predict_probe(model, MODEL, torch.device("cpu"))
-    for species, expected in load_file(written.checkpoint / "probe.safetensors").items():
-        assert torch.equal(predicted[species], expected)
+    found = ask(model, MODEL, torch.device("cpu"))
+    stored = read_probe(written.checkpoint / "probe.safetensors")
+    assert stored.experts.keys() == {
+        "transformer.0.moe.router.choose/0", "decoder.choose/0", "decoder.choose/1",
+    }  # fmt: skip
+    for part in ("predictions", "experts"):
+        assert getattr(found, part).keys() == getattr(stored, part).keys()
+        for name, expected in getattr(stored, part).items():
+            assert torch.equal(getattr(found, part)[name], expected), name
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -120,7 +133,8 @@ def files_of_run(written, tmp_path):
 
 def test_convert_writes_weights_configuration_and_tracks(written, tmp_path):
     out = tmp_path / "deep" / "export"
-    assert convert(written.checkpoint, out) <= 1e-6
+    found = convert(written.checkpoint, out)
+    assert found.difference <= 1e-6 and found.turned == 0
     assert {p.as_posix() for p in files_of(out)} == {
         "config.json", "model.safetensors", "tracks", "tracks/ant.tsv", "tracks/bee.tsv",
     }  # fmt: skip
@@ -157,6 +171,51 @@ def test_convert_leaves_nothing_behind_when_predictions_differ_from_the_probe(wr
     with pytest.raises(UserError, match=r"probe\.safetensors: the converted model differs"):
         convert(written.run, tmp_path / "export")
     assert files_of(tmp_path) == files_of_run(written, tmp_path)
+
+
+def on_the_edge(model: Space, gap: float) -> Space:
+    """The second expert's gate is the first's but for `gap`: which of them is chosen hangs on it.
+
+    With top-3 of 4, the fourth is the one below them everywhere.
+    """
+    router = model.transformer[0].moe.router
+    with torch.no_grad():
+        router.weight[:] = 0.0
+        router.bias[:] = torch.tensor([1.0, 1.0 + gap, 2.0, 3.0])
+    return model
+
+
+def test_a_choice_that_turns_on_the_last_bit_is_counted_and_does_not_hide_the_rest(tmp_path):
+    torch.manual_seed(3)
+    model, path = Space(MODEL).eval(), tmp_path / "probe.safetensors"
+    saved = ask(on_the_edge(model, 1e-6), MODEL, torch.device("cpu"))
+    write_probe(path, saved)
+    turned = ask(on_the_edge(model, -1e-6), MODEL, torch.device("cpu"))
+    bee = saved.predictions["bee"]
+    assert float((turned.predictions["bee"] - bee).abs().max() / bee.max()) > TOLERANCE
+    found = compare_with_probe(path, model, MODEL)
+    assert found.difference < 1e-6
+    positions = 2 * (MODEL.seq_length // MODEL.bin_size + 1)  # of two species, each with its token
+    assert found.turned == positions
+    assert f"{positions} of {found.choices:,} lie on the edge" in str(found)
+
+
+def test_another_choice_than_on_the_edge_is_refused(tmp_path):
+    torch.manual_seed(3)
+    model, path = Space(MODEL).eval(), tmp_path / "probe.safetensors"
+    write_probe(path, ask(on_the_edge(model, 1e-2), MODEL, torch.device("cpu")))
+    with pytest.raises(UserError, match=r"chooses other experts .* by 3\.33e-03 of the largest"):
+        compare_with_probe(path, on_the_edge(model, -1e-2), MODEL)
+
+
+def test_a_probe_of_format_2_kept_no_choices_and_is_held_to_all_the_same(written, tmp_path):
+    path = written.checkpoint / "probe.safetensors"
+    write_probe(path, Probe(read_probe(path).predictions, {}))
+    layout.write_manifest(written.checkpoint)
+    manifest = written.checkpoint / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format_version": 3', '"format_version": 2'))
+    found = convert(written.run, tmp_path / "export")
+    assert (found.turned, found.choices) == (0, 0)
 
 
 def test_convert_refuses_a_folder_without_checkpoints(tmp_path):

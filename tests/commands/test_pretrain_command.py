@@ -163,10 +163,10 @@ import sys
 sys.modules["deepspeed"] = sys.modules["zarr"] = None  # importing them now fails
 import torch
 from safetensors.torch import save_file
-from spacescale.checkpoint.probe import predict_probe
+from spacescale.checkpoint.probe import ask
 from spacescale.model import Space
 model = Space.from_pretrained(sys.argv[1])
-save_file(predict_probe(model, model.config, torch.device("cpu")), sys.argv[2])
+save_file(ask(model, model.config, torch.device("cpu")).predictions, sys.argv[2])
 """
 
 

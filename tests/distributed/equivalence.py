@@ -155,7 +155,7 @@ def watch_margins(model: nn.Module) -> list[float]:
         x, species = inputs
         logits = torch.einsum("bnd,bed->bne", x, router.weight[species])
         logits = (logits + router.bias[species][:, None]).sort(descending=True).values
-        gap = logits[..., router.top_k - 1] - logits[..., router.top_k]
+        gap = logits[..., router.choose.top_k - 1] - logits[..., router.choose.top_k]
         margins.append(float(gap.detach().min()))
 
     for module in model.modules():

@@ -1,11 +1,17 @@
-"""Every file of ds_configs trains two processes for a step, or says why it cannot here."""
+"""Every file of ds_configs trains two processes for a step, saves and converts, in fp32 and bf16."""
 
+import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
-from equivalence import OPTIM, WINDOWS, batch, fresh_model, loss_terms, total
+from equivalence import LOSS, MODEL, OPTIM, WINDOWS, batch, fresh_model, loss_terms, total
 
+from spacescale.checkpoint.convert import convert
+from spacescale.checkpoint.manager import CheckpointManager
+from spacescale.config import Config
+from spacescale.data.sampler import Turns
 from spacescale.errors import UserError
 from spacescale.parallel import comm
 from spacescale.parallel.engine import (
@@ -18,47 +24,111 @@ from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
 from spacescale.testing.ranks import run_ranks
 
 FOLDER = Path(__file__).parents[2] / "ds_configs"
-GPUS_ONLY = {"zero2_fp16"}
-BF16 = {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+PRECISIONS = ("fp32", "bf16")
+ROUNDED = ("zero3_moe", "bf16", 0)
+CASES = [(name, precision, whole) for name in NAMES for precision in PRECISIONS for whole in (1, 0)]
 
 
-def train(config: dict, name: str) -> float:
-    """One micro-step of a model whose experts are spread over both processes."""
+def configuration(name: str, precision: str, whole: int) -> dict:
+    """whole: whether ZeRO-3 keeps weights as small as these whole between steps, as by default."""
+    config = read_deepspeed_config(FOLDER / f"{name}.json")
+    config["torch_autocast"] = {"enabled": precision == "bf16", "dtype": "bfloat16"}
+    config["zero_optimization"] |= {} if whole else {"stage3_param_persistence_threshold": 0}
     micro = sum(WINDOWS.values()) // 2
-    config |= {"train_micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": 1}
+    return config | {"train_micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": 1}
+
+
+def train(output: Path, config: dict, save: bool = True) -> list[float]:
+    """Two micro-steps, with a checkpoint in between, of experts spread over both processes."""
     model = fresh_model()
     distribute_experts(model, ep_size=2)
     synchronise_batchnorm(model)
-    engine = build_engine(model, OPTIM, resolve_deepspeed_config(config, name, micro))
-    loss = total(loss_terms(engine, batch(0, comm.rank(), 2), comm.sum_over_ranks))
-    engine.backward(loss)
-    engine.step()
-    assert torch.isfinite(torch.tensor(float(engine.get_global_grad_norm())))
-    return float(loss.detach())
+    resolved = resolve_deepspeed_config(config, output.name, 1)
+    engine = build_engine(model, OPTIM, resolved)
+    tracks = {name: [] for name in MODEL.species}
+    settings = Config(model=MODEL, optim=OPTIM, loss=LOSS)
+    manager = CheckpointManager(
+        output, settings, tracks, engine, 2, {}, {}, model, torch.device("cpu")
+    )
+    losses = []
+    for step in range(2):
+        loss = total(loss_terms(engine, batch(step, comm.rank(), 2), comm.sum_over_ranks))
+        engine.backward(loss)
+        engine.step()
+        assert torch.isfinite(torch.tensor(float(engine.get_global_grad_norm())))
+        losses.append(float(loss.detach()))
+        if step == 0 and save:
+            manager.save(1, {}, 0.0, False, asdict(Turns(2)))
+    return losses
 
 
-def train_all() -> dict[str, float]:
-    names = sorted({path.stem for path in FOLDER.glob("*.json")} - GPUS_ONLY)
-    found = {name: train(read_deepspeed_config(FOLDER / f"{name}.json"), name) for name in names}
-    return found | {"bf16": train(read_deepspeed_config(FOLDER / "zero2_moe.json") | BF16, "bf16")}
+def run_all(folder: Path) -> tuple[dict[tuple, list[float]], list[float]]:
+    """Losses of all cases, and of the one whose weights are gathered in bf16 without a save."""
+    found = {}
+    for case in CASES:
+        found[case] = train(folder / "-".join(map(str, case)), configuration(*case))
+    return found, train(folder / "unsaved", configuration(*ROUNDED), save=False)
 
 
 @pytest.fixture(scope="module")
-def losses():
-    one, two = run_ranks(train_all, 2)
-    return {name: (loss + two[name]) / 2 for name, loss in one.items()}
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("configurations")
 
 
-def test_every_configuration_trains_and_gives_the_same_loss(losses):
-    assert {"zero1", "zero2_moe", "zero3_moe", "zero2_offload", "8xA40", "8xH100"} < losses.keys()
-    expected = losses["zero2_moe"]
-    for name, loss in losses.items():
-        assert loss == pytest.approx(expected, rel=2e-2 if name == "bf16" else 1e-5), name
-    assert losses["bf16"] != expected
+@pytest.fixture(scope="module")
+def losses(folder):
+    (one, unsaved), (two, _) = run_ranks(run_all, 2, folder)
+    assert one[ROUNDED] == unsaved, "a save changes what is trained"
+    means = {case: torch.tensor([one[case], two[case]]).mean(0).tolist() for case in CASES}
+    assert len(NAMES) >= 7 and len(means) == 4 * len(NAMES)
+    return means
 
 
-def test_fp16_is_refused_on_a_cpu(monkeypatch):
-    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    config = read_deepspeed_config(FOLDER / "zero2_fp16.json")
-    with pytest.raises(UserError, match=r"torch_autocast.dtype='float16' needs GPUs; write 'auto'"):
-        resolve_deepspeed_config(config, "zero2_fp16.json", 1)
+def test_every_configuration_trains_and_gives_the_same_losses(losses):
+    expected = losses["zero2_moe", "fp32", 1]
+    for (name, precision, whole), found in losses.items():
+        tolerance = 2e-2 if precision == "bf16" else 1e-5
+        assert found == pytest.approx(expected, rel=tolerance), (name, precision, whole)
+    assert losses["zero2_moe", "bf16", 1] != expected
+
+
+@pytest.mark.parametrize("name, precision, whole", CASES)
+def test_every_configuration_saves_what_converts(losses, folder, tmp_path, name, precision, whole):
+    found = convert(folder / f"{name}-{precision}-{whole}", tmp_path / "export")
+    assert found.difference < 1e-5
+    assert found.choices > 0 and found.turned == 0
+
+
+def refusal(tmp_path, changes: dict) -> str:
+    config = read_deepspeed_config(FOLDER / "zero2_moe.json") | changes
+    with pytest.raises(UserError) as caught:
+        resolve_deepspeed_config(config, "my.json", 1)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "fp16", "half", "torch.float16", "float32", None])
+def test_autocast_to_anything_but_bfloat16_is_refused_with_the_reason(tmp_path, dtype):
+    changes = {"torch_autocast": {"enabled": True, "dtype": dtype}}
+    message = refusal(tmp_path, changes)
+    assert re.match(rf"my.json: torch_autocast.dtype={dtype!r}; write 'bfloat16'", message)
+    assert "float16 cannot train under ZeRO" in message
+
+
+def test_fp16_is_refused_with_the_reason(tmp_path):
+    assert "float16 cannot train under ZeRO" in refusal(tmp_path, {"fp16": {"enabled": True}})
+
+
+def test_autocast_that_is_no_object_is_refused(tmp_path):
+    assert "torch_autocast=True must be an object" in refusal(tmp_path, {"torch_autocast": True})
+
+
+@pytest.mark.parametrize("native, wanted", [(True, True), (False, False)])
+def test_auto_takes_bfloat16_only_where_the_card_has_it(monkeypatch, native, wanted):
+    def supported(including_emulation=True):
+        return native or including_emulation  # a V100 or T4 emulates it
+
+    monkeypatch.setattr(comm, "uses_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    config = read_deepspeed_config(FOLDER / "zero2_moe.json")
+    assert resolve_deepspeed_config(config, "my.json", 1)["torch_autocast"]["enabled"] is wanted

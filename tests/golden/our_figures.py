@@ -16,11 +16,9 @@ from torch import Tensor, nn
 from spacescale.checkpoint.key_map import PROFILE_TYPES
 from spacescale.checkpoint.released import from_released, to_released
 from spacescale.config import RELEASED, LossConfig
-from spacescale.model import decoder as decoder_module
-from spacescale.model import router as router_module
 from spacescale.model.decoder import ProfileDecoder
 from spacescale.model.losses import poisson_loss, routing_losses, training_losses
-from spacescale.model.router import LEAKY_SLOPE, RoutingSums, top_k_gates
+from spacescale.model.router import LEAKY_SLOPE, RoutingSums
 from spacescale.model.space import Space, SpaceOutput, load_weights
 
 LOSS_NAMES = {
@@ -53,17 +51,20 @@ class Recorder:
     """What passes through the parts of a model in one forward pass."""
 
     modules: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
-    encoder_gates: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    decoder_gates: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     group_weights: list[Tensor] = field(default_factory=list)
 
     def output(self, name: str, call: int = 0) -> Tensor:
         return self.modules[name][call][1]
 
+    def gates(self, name: str) -> list[tuple[Tensor, Tensor]]:
+        """Logits after the LeakyReLU, as the released code has them, and choices of each call."""
+        calls = self.modules[f"{name}.choose"]
+        return [(F.leaky_relu(logits, LEAKY_SLOPE), chosen) for logits, chosen in calls]
+
 
 @contextmanager
 def recorded(model: Space) -> Iterator[Recorder]:
-    """Keep first input and output of every submodule, logits and choices of every gate."""
+    """Keep first input and output of every submodule, and how the decoder weighs its groups."""
     seen = Recorder()
 
     def keep_module(name: str):
@@ -73,14 +74,6 @@ def recorded(model: Space) -> Iterator[Recorder]:
 
         return hook
 
-    def keep_gates(calls: list[tuple[Tensor, Tensor]]):
-        def gates(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-            chosen, weights = top_k_gates(logits, top_k)
-            calls.append((F.leaky_relu(logits, LEAKY_SLOPE), chosen))
-            return chosen, weights
-
-        return gates
-
     weigh_groups = ProfileDecoder._group_weights
 
     def keep_group_weights(decoder: ProfileDecoder, views: Tensor) -> Tensor:
@@ -89,8 +82,6 @@ def recorded(model: Space) -> Iterator[Recorder]:
 
     hooks = [m.register_forward_hook(keep_module(name)) for name, m in model.named_modules()]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(router_module, "top_k_gates", keep_gates(seen.encoder_gates))
-        patch.setattr(decoder_module, "top_k_gates", keep_gates(seen.decoder_gates))
         patch.setattr(ProfileDecoder, "_group_weights", keep_group_weights)
         yield seen
     for hook in hooks:
@@ -155,7 +146,8 @@ def predictions(seen: Recorder, output: SpaceOutput) -> dict[str, Tensor]:
 
 def encoder_gates(seen: Recorder, output: SpaceOutput) -> dict[str, Tensor]:
     tensors = {}
-    for layer, (logits, chosen) in enumerate(seen.encoder_gates):
+    for layer in range(len(output.encoder_routing)):
+        ((logits, chosen),) = seen.gates(f"transformer.{layer}.moe.router")
         for species, part in by_species(logits):
             tensors[f"{species}.block{layer}.gate_logits"] = part.flatten(0, 1)
         for species, part in by_species(chosen):
@@ -172,7 +164,7 @@ def decoder_gates(seen: Recorder, output: SpaceOutput, reference: Reference) -> 
     masses = output.decoder_routing.gate_mass.unflatten(0, (len(SPECIES), len(types)))
     tensors = {}
     for call, species in enumerate(SPECIES):
-        logits, chosen = seen.decoder_gates[call]  # (B, T, G, E or K)
+        logits, chosen = seen.gates("decoder")[call]  # (B, T, G, E or K)
         for slot, (kind, tracks) in enumerate(reference.tracks(species).items()):
             for group in range(groups):
                 gate = f"{species}.tracks_gate{groups * slot + group}"

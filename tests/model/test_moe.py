@@ -9,7 +9,7 @@ from spacescale.config import ModelConfig
 from spacescale.model.decoder import ProfileDecoder
 from spacescale.model.experts import StackedExperts
 from spacescale.model.moe import SpeciesMoE
-from spacescale.model.router import RoutingSums, shift_zero_gates, top_k_gates
+from spacescale.model.router import ExpertChoice, RoutingSums, gate_weights, shift_zero_gates
 
 DIM, BINS, TYPES, GROUPS, EXPERTS = 6, 5, 3, 2, 4
 
@@ -36,8 +36,8 @@ def one_expert(experts: StackedExperts, e: int, row: Tensor) -> Tensor:
     return experts.w2[e] @ torch.relu(experts.w1[e] @ row + bias_in) + bias_out
 
 
-def gate_weights(logits: Tensor, top_k: int) -> dict[int, Tensor]:
-    """Softmax over the leaky logits of the k largest."""
+def expected_weights(logits: Tensor, top_k: int) -> dict[int, Tensor]:
+    """Softmax over the leaky logits of the k largest: expert → weight."""
     chosen = logits.argsort(descending=True)[:top_k].tolist()
     weights = F.leaky_relu(logits[chosen], 0.01).softmax(0)
     return dict(zip(chosen, weights, strict=True))
@@ -51,18 +51,21 @@ def seeded():
 @pytest.mark.parametrize("top_k", [1, 2, EXPERTS])
 def test_top_k_gates_choose_the_largest_and_sum_to_one(top_k):
     logits = torch.randn(7, 3, EXPERTS)
-    experts, weights = top_k_gates(logits, top_k)
+    experts = ExpertChoice(top_k)(logits)
+    weights = gate_weights(logits, experts)
     assert torch.equal(experts, logits.argsort(-1, descending=True)[..., :top_k])
     torch.testing.assert_close(weights.sum(-1), torch.ones(7, 3))
     for gate, chosen, weight in zip(
         logits.flatten(0, 1), experts.flatten(0, 1), weights.flatten(0, 1), strict=True
     ):
-        expected = gate_weights(gate, top_k)
+        expected = expected_weights(gate, top_k)
         torch.testing.assert_close(weight, torch.stack([expected[int(e)] for e in chosen]))
 
 
 def test_gates_that_underflow_to_zero_still_route():
-    experts, weights = top_k_gates(torch.tensor([[500.0, 0.0, -1.0]]), 2)
+    logits = torch.tensor([[500.0, 0.0, -1.0]])
+    experts = ExpertChoice(2)(logits)
+    weights = gate_weights(logits, experts)
     assert experts.tolist() == [[0, 1]] and weights.tolist() == [[1.0, 0.0]]
 
 
@@ -88,7 +91,7 @@ def test_species_moe_equals_a_loop_over_tokens(top_k):
             logits = moe.router.weight[gate] @ x[b, n] + moe.router.bias[gate]
             squares[gate] += F.leaky_relu(logits, 0.01).square().sum()
             gates = torch.zeros(EXPERTS)
-            for e, weight in gate_weights(logits, top_k).items():
+            for e, weight in expected_weights(logits, top_k).items():
                 mass[gate, e] += weight
                 gates[e] = weight
                 row = moe.norm(x[b, n])
@@ -127,7 +130,7 @@ def test_decoder_equals_a_loop_over_tracks(top_k):
                 logits = gate_weight[kind, g] @ (profile + decoder.type_embedding[kind])
                 logits = logits + gate_bias[kind, g]
                 squares[kind, g] += F.leaky_relu(logits, 0.01).square().sum()
-                for e, weight in gate_weights(logits, top_k).items():
+                for e, weight in expected_weights(logits, top_k).items():
                     weight = weight * group_weights[kind, g]
                     gates[e] += weight
                     expected[b, :, t] += weight * one_expert(decoder.experts, e, profile)
