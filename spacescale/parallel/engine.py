@@ -131,8 +131,8 @@ def _resolve_precision(config: dict[str, Any], source: str) -> None:
     dtype = autocast.get("dtype")
     if autocast.get("enabled") and dtype not in BFLOAT16:
         raise UserError(
-            f"{source}: torch_autocast.dtype={dtype!r}; write 'bfloat16', or \"enabled\": false for "
-            f"float32; {_NO_FLOAT16}"
+            f"{source}: torch_autocast.dtype={dtype!r}; write 'bfloat16', or set 'enabled' to false "
+            f"for float32; {_NO_FLOAT16}"
         )
 
 

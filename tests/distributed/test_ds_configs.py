@@ -1,4 +1,4 @@
-"""Every file of ds_configs trains two processes for a step, saves and converts, in fp32 and bf16."""
+"""Every file of ds_configs trains two processes, saves and converts, in fp32 and bf16."""
 
 import re
 from dataclasses import asdict
