@@ -47,7 +47,11 @@ def test_infinite_coverage_names_the_position(tmp_path):
         (None, "no such BigWig file"),
         (b"", "is an empty file"),
         (b"  <!DOCTYPE html><html>", "HTML or XML page"),
-        (b"variableStep chrom=chr1\n", "is not a BigWig (it starts with b'variable')"),
+        (
+            b"variableStep chrom=chr1\n",
+            "is a wiggle file, not a BigWig: convert it with wigToBigWig",
+        ),
+        (b"chr1\t0\t5\t1\n", "is not a BigWig (it starts with b'chr1"),
         (b"\xeb\xf2\x89\x87" + bytes(100), "is a BigBed"),
         (b"\x26\xfc\x8f\x88" + bytes(10), "is a truncated BigWig"),
     ],
@@ -106,13 +110,19 @@ def test_real_files_read_as_with_pybigwig(name):
 @pytest.mark.parametrize(
     "section, message",
     [
-        (bedgraph_section(0, [(3, 7, 1.0), (6, 9, 2.0)]), "intervals that overlap"),
+        (
+            bedgraph_section(0, [(3, 7, 1.0), (6, 9, 2.0)]),
+            "a value twice at chr1:6-7: its intervals",
+        ),
         (bedgraph_section(0, [(9, 12, 1.0), (3, 5, 2.0)]), "its index refers to places outside"),
-        (bedgraph_section(0, [(3, 99, 1.0)]), "its index refers to places outside"),
+        (
+            bedgraph_section(0, [(3, 5, 1.0), (1041, 1050, 1.0)]),
+            "has a value at chr1:1041, far past",
+        ),
+        (bedgraph_section(0, [(3, 5, 1.0), (9, 7, 1.0), (9, 10, 1.0)]), "ends before it starts"),
         (bedgraph_section(2, [(3, 9, 1.0)]), "its index refers to places outside"),
-        ((0, 3, 9, 0, 0, 1, [(1, 9, 1.0)]), "intervals outside the stretch"),
-        (fixed_section(0, 3, 1, 2, [1.0, 2.0]), "intervals that overlap"),
-        (fixed_section(0, 3, 1, 1, []), "its index refers to places outside|no length"),
+        ((0, 3, 9, 0, 0, 1, [(1, 9, 1.0)]), "leaves the stretch that the index gives"),
+        (fixed_section(0, 3, 1, 2, [1.0, 2.0]), "a value twice at chr1:4-5: its intervals overlap"),
     ],
 )
 def test_wrong_sections_are_refused(tmp_path, section, message):
@@ -126,7 +136,7 @@ def test_two_blocks_with_a_value_for_one_base_are_refused(tmp_path):
     (tmp_path / "a.bw").write_bytes(bigwig_bytes([("chr1", 40)], sections))
     with (
         BigWig(tmp_path / "a.bw") as file,
-        pytest.raises(UserError, match="two values at chr1:8: damaged"),
+        pytest.raises(UserError, match="a value twice at chr1:8-9: its intervals overlap"),
     ):
         file.read("chr1", 0, 40)
 
