@@ -17,8 +17,9 @@ from spacescale.data.split_plan import (
 )
 from spacescale.errors import UserError
 from spacescale.genome.aliases import match_styles, read_aliases, shorten
+from spacescale.genome.contig_ends import describe_past_end
 from spacescale.genome.coverage import TrackContigs, open_coverage
-from spacescale.genome.interval_tracks import read_peaks
+from spacescale.genome.interval_tracks import IntervalTrack, read_peaks
 from spacescale.genome.intervals import Interval, tile, windows_per_split
 from spacescale.genome.masks import Masks, masks_of
 from spacescale.genome.sequence_files import Genome
@@ -62,7 +63,7 @@ def make_plan(options: ShardOptions, genome: Genome, tracks: Sequence[Track]) ->
     # With missing values kept apart from zero, one track that has a contig is enough.
     enough = any if options.missing == "nan" else all
     common = [c for c in lengths if enough(c in names for names in names_of_track)]
-    masks, aliases = _masks(options, genome, aliases, _names(track_contigs))
+    masks, aliases, mask_notes = _masks(options, genome, aliases, _names(track_contigs))
     splits = plan_splits(options, genome, aliases, common)
     tiled, too_short, dropped = _tile(options, genome, masks, splits.intervals, set(common))
     windows = keep_apart(tiled, options.margin) if options.margin else tiled
@@ -79,7 +80,7 @@ def make_plan(options: ShardOptions, genome: Genome, tracks: Sequence[Track]) ->
         too_short=too_short,
         unassigned=[name for name in common if name not in taken],
         ambiguous_bases=genome.num_ambiguous,
-        warnings=splits.notes,
+        warnings=splits.notes + mask_notes,
     )
     return Plan(windows, splits, aliases, report, dict(lengths))
 
@@ -121,19 +122,31 @@ def _names(track_contigs: list[TrackContigs]) -> set[str]:
 
 def _masks(
     options: ShardOptions, genome: Genome, aliases: dict[str, str], in_tracks: set[str]
-) -> tuple[Masks, dict[str, str]]:
+) -> tuple[Masks, dict[str, str], list[str]]:
     """Check the masks against the genome and read them; return the aliases of theirs, too.
 
     in_tracks: names that tracks have; as in the splits, they are matched with their length only.
+    The last of what is returned are warnings.
     """
+    notes = []
     beds = {name: read_peaks(path) for name, path in options.masks.items()}
-    for bed in beds.values():
+    for name, bed in beds.items():
         contigs = TrackContigs.of(bed)
         if str(options.aliases) == "auto":
             found = contigs.auto_aliases(genome.lengths)
             aliases = {n: known for n, known in found.items() if n not in in_tracks} | aliases
         contigs.on_genome(genome.path, genome.lengths, aliases)
-    return masks_of(beds, aliases), aliases
+        notes += [f"--{name} {bed.path} {note}" for note in _notes(bed, genome, aliases)]
+    return masks_of(beds, aliases), aliases, notes
+
+
+def _notes(bed: IntervalTrack, genome: Genome, aliases: Mapping[str, str]) -> list[str]:
+    if not bed.contigs:
+        return ["lists no interval: it masks nothing"]
+    names = {name: aliases.get(name, name) for name in bed.contigs}
+    lengths = {n: genome.lengths[known] for n, known in names.items() if known in genome.lengths}
+    past_end = describe_past_end(bed.past_end(lengths))
+    return [past_end] if past_end else []
 
 
 def _tile(

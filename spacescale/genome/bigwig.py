@@ -105,7 +105,7 @@ class BigWig:
         an interval begins so far out that the file must belong to another assembly.
         """
         found = {}
-        for chrom in lengths.keys() & self._blocks.keys():
+        for chrom in (name for name in lengths if name in self._blocks):
             length, blocks = self.contigs[chrom], self._blocks[chrom]
             # Some writers cut the index, but not the intervals, at the end of the contig.
             last = [self._items(chrom, block) for block in blocks[blocks["end"] >= length]]

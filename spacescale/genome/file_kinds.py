@@ -35,7 +35,7 @@ def _packed_by(program: str, unpacker: str) -> FileKind:
 
 _GZIP = _packed_by("gzip", "gunzip")
 _TAR = FileKind("tar", "a tar archive", "unpack it with tar -xf", packed=True)
-_BIGWIG = FileKind("bigwig", "a BigWig")
+BIGWIG = FileKind("bigwig", "a BigWig")
 _BIGBED = FileKind("bigbed", "a BigBed", "convert it with bigBedToBed")
 _TWO_BIT = FileKind("2bit", "a 2bit genome")
 _WORKBOOK = FileKind("workbook", "a workbook", "save the table as tab separated text")
@@ -54,7 +54,7 @@ _PATTERNS: list[tuple[bytes, FileKind]] = [
     (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", _WORKBOOK),
     (rb"PK(\x03\x04|\x05\x06)", _packed_by("zip", "unzip")),
     (rb".{257}ustar", _TAR),
-    (rb"\x26\xfc\x8f\x88|\x88\x8f\xfc\x26", _BIGWIG),
+    (rb"\x26\xfc\x8f\x88|\x88\x8f\xfc\x26", BIGWIG),
     (rb"\xeb\xf2\x89\x87|\x87\x89\xf2\xeb", _BIGBED),
     (rb"\x43\x27\x41\x1a|\x1a\x41\x27\x43", _TWO_BIT),
     (rb"\x89HDF\r\n\x1a\n", FileKind("hdf5", "an HDF5 file")),
