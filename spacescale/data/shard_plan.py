@@ -128,25 +128,29 @@ def _masks(
     in_tracks: names that tracks have; as in the splits, they are matched with their length only.
     The last of what is returned are warnings.
     """
-    notes = []
     beds = {name: read_peaks(path) for name, path in options.masks.items()}
-    for name, bed in beds.items():
+    for bed in beds.values():
         contigs = TrackContigs.of(bed)
         if str(options.aliases) == "auto":
             found = contigs.auto_aliases(genome.lengths)
             aliases = {n: known for n, known in found.items() if n not in in_tracks} | aliases
         contigs.on_genome(genome.path, genome.lengths, aliases)
-        notes += [f"--{name} {bed.path} {note}" for note in _notes(bed, genome, aliases)]
-    return masks_of(beds, aliases), aliases, notes
+    return masks_of(beds, aliases), aliases, _notes_on_masks(beds, genome.lengths, aliases)
 
 
-def _notes(bed: IntervalTrack, genome: Genome, aliases: Mapping[str, str]) -> list[str]:
-    if not bed.contigs:
-        return ["lists no interval: it masks nothing"]
-    names = {name: aliases.get(name, name) for name in bed.contigs}
-    lengths = {n: genome.lengths[known] for n, known in names.items() if known in genome.lengths}
-    past_end = describe_past_end(bed.past_end(lengths))
-    return [past_end] if past_end else []
+def _notes_on_masks(
+    beds: Mapping[str, IntervalTrack], lengths: Mapping[str, int], aliases: Mapping[str, str]
+) -> list[str]:
+    """Say which masks mask nothing, and which have intervals past the ends of contigs."""
+    notes = []
+    for mask, bed in beds.items():
+        known = {name: aliases.get(name, name) for name in bed.contigs}
+        shared = {name: lengths[contig] for name, contig in known.items() if contig in lengths}
+        if not bed.contigs:
+            notes.append(f"--{mask} {bed.path.name} lists no interval: it masks nothing")
+        elif past_end := describe_past_end(bed.past_end(shared)):
+            notes.append(f"--{mask} {bed.path.name} {past_end}")
+    return notes
 
 
 def _tile(

@@ -190,7 +190,8 @@ class BigWig:
     def _refuse_unfinished(self, data: int) -> None:
         """Let pass what a writer leaves that was given contigs and no value: it needs no index."""
         end = self._file.size - struct.calcsize("<I")
-        if not self._file.ends_in_magic or not data <= end <= data + struct.calcsize("<Q"):
+        holds_none = not data or data <= end <= data + struct.calcsize("<Q")
+        if not (self._file.ends_in_magic and holds_none):
             raise self._file.damaged("it has no index: was its writer interrupted?")
 
     def _refuse_lost_blocks(

@@ -234,7 +234,7 @@ def test_what_is_past_the_end_of_a_contig_is_cut_and_said_once(folder, tmp_path)
         f"track t1: past.bedGraph {said}",
         f"track t2: past.narrowPeak {said}",
         *[
-            f"--{name} {mask} has 1 interval past the end of chrIII, the furthest by 100 bp on "
+            f"--{name} past.bed has 1 interval past the end of chrIII, the furthest by 100 bp on "
             "chrIII: cut there"
             for name in ("blacklist", "unmappable", "gaps")
         ],
@@ -258,7 +258,7 @@ def test_tracks_and_masks_that_hold_nothing(folder, tmp_path):
         f"track t1 {no_value}", f"track t1 {zero}",
         f"track t2 {no_value}", f"track t2 {zero}",
         f"track t3 {zero}",
-        f"--gaps {empty} lists no interval: it masks nothing",
+        "--gaps none.narrowPeak lists no interval: it masks nothing",
     ]  # fmt: skip
     data = make(folder, tmp_path / "b", table, missing="nan")
     stored = np.stack([data.targets(row) for row in range(len(data))])
