@@ -156,10 +156,18 @@ def _read_rows(path: Path, what: str, value: Callable[[list[bytes]], float]) -> 
                 raise ValueError("the value is beyond what 32 bits can hold")
         except ValueError as error:
             raise UserError(f"{path}:{number}: {error}") from error
+    return {_decoded(f"{path}:{r.lines[0]}", name): r for name, r in by_name.items()}
+
+
+def _decoded(place: str, name: bytes) -> str:
     try:
-        return {name.decode(): rows for name, rows in by_name.items()}
+        return name.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file, expected {what}") from error
+        shown = name[:30].decode("latin-1")
+        raise UserError(
+            f"{place}: the contig name is not UTF-8 (in Latin-1 it is {shown!r}); save the file as "
+            "UTF-8"
+        ) from error
 
 
 def _span(columns: list[bytes]) -> tuple[int, int]:

@@ -142,6 +142,12 @@ def test_faults_name_file_and_line(tmp_path, name, content, message):
     assert message in str(error.value)
 
 
+def test_a_name_in_latin_1_is_named(tmp_path):
+    (tmp_path / "a.bed").write_bytes("chr1\t1\t2\tgène\nchré\t1\t2\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"a.bed:2: the contig name is not UTF-8 .*'chré'"):
+        open_coverage(tmp_path / "a.bed", TRACK)
+
+
 def test_missing_and_damaged_files(tmp_path):
     with pytest.raises(UserError, match=r"no such coverage file: .*a.bed"):
         open_coverage(tmp_path / "a.bed", TRACK)
