@@ -127,7 +127,7 @@ class Report(_Strict):
     contigs_without_tracks: {contig: tracks that lack it; 'every track', or the first 20}.
     extra_contigs: {contig of the tracks that the FASTA lacks: number of tracks}.
     too_short: contigs or intervals shorter than one target. unassigned: contigs in no split.
-    ambiguous_bases: IUPAC letters read as N. saturated_bins: {track: bins beyond float16}.
+    ambiguous_bases: IUPAC letters and X read as N. saturated_bins: {track: bins beyond float16}.
     """
 
     dropped_unknown_bases: int = 0

@@ -17,8 +17,9 @@ from spacescale.data.split_plan import (
 )
 from spacescale.errors import UserError
 from spacescale.genome.aliases import match_styles, read_aliases, shorten
+from spacescale.genome.contig_ends import describe_past_end
 from spacescale.genome.coverage import TrackContigs, open_coverage
-from spacescale.genome.interval_tracks import read_peaks
+from spacescale.genome.interval_tracks import IntervalTrack, read_peaks
 from spacescale.genome.intervals import Interval, tile, windows_per_split
 from spacescale.genome.masks import Masks, masks_of
 from spacescale.genome.sequence_files import Genome
@@ -62,7 +63,7 @@ def make_plan(options: ShardOptions, genome: Genome, tracks: Sequence[Track]) ->
     # With missing values kept apart from zero, one track that has a contig is enough.
     enough = any if options.missing == "nan" else all
     common = [c for c in lengths if enough(c in names for names in names_of_track)]
-    masks, aliases = _masks(options, genome, aliases, _names(track_contigs))
+    masks, aliases, mask_notes = _masks(options, genome, aliases, _names(track_contigs))
     splits = plan_splits(options, genome, aliases, common)
     tiled, too_short, dropped = _tile(options, genome, masks, splits.intervals, set(common))
     windows = keep_apart(tiled, options.margin) if options.margin else tiled
@@ -79,7 +80,7 @@ def make_plan(options: ShardOptions, genome: Genome, tracks: Sequence[Track]) ->
         too_short=too_short,
         unassigned=[name for name in common if name not in taken],
         ambiguous_bases=genome.num_ambiguous,
-        warnings=splits.notes,
+        warnings=splits.notes + mask_notes,
     )
     return Plan(windows, splits, aliases, report, dict(lengths))
 
@@ -121,10 +122,11 @@ def _names(track_contigs: list[TrackContigs]) -> set[str]:
 
 def _masks(
     options: ShardOptions, genome: Genome, aliases: dict[str, str], in_tracks: set[str]
-) -> tuple[Masks, dict[str, str]]:
+) -> tuple[Masks, dict[str, str], list[str]]:
     """Check the masks against the genome and read them; return the aliases of theirs, too.
 
     in_tracks: names that tracks have; as in the splits, they are matched with their length only.
+    The last of what is returned are warnings.
     """
     beds = {name: read_peaks(path) for name, path in options.masks.items()}
     for bed in beds.values():
@@ -133,7 +135,22 @@ def _masks(
             found = contigs.auto_aliases(genome.lengths)
             aliases = {n: known for n, known in found.items() if n not in in_tracks} | aliases
         contigs.on_genome(genome.path, genome.lengths, aliases)
-    return masks_of(beds, aliases), aliases
+    return masks_of(beds, aliases), aliases, _notes_on_masks(beds, genome.lengths, aliases)
+
+
+def _notes_on_masks(
+    beds: Mapping[str, IntervalTrack], lengths: Mapping[str, int], aliases: Mapping[str, str]
+) -> list[str]:
+    """Say which masks mask nothing, and which have intervals past the ends of contigs."""
+    notes = []
+    for mask, bed in beds.items():
+        known = {name: aliases.get(name, name) for name in bed.contigs}
+        shared = {name: lengths[contig] for name, contig in known.items() if contig in lengths}
+        if not bed.contigs:
+            notes.append(f"--{mask} {bed.path.name} lists no interval: it masks nothing")
+        elif past_end := describe_past_end(bed.past_end(shared)):
+            notes.append(f"--{mask} {bed.path.name} {past_end}")
+    return notes
 
 
 def _tile(

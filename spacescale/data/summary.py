@@ -85,7 +85,7 @@ def print_report(report: Report, aliases: dict[str, str]) -> None:
     if dropped := [f"{count} windows, {why}" for why, count in reasons.items() if count]:
         lines["dropped"] = "; ".join(dropped)
     if report.ambiguous_bases:
-        lines["IUPAC"] = f"{report.ambiguous_bases} ambiguity letters read as N"
+        lines["read as N"] = f"{report.ambiguous_bases:,} letters: IUPAC ambiguity codes or X"
     if report.contigs_without_tracks:
         lines["no windows"] = _lacking(report.contigs_without_tracks)
     if report.extra_contigs:

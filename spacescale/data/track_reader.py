@@ -13,6 +13,7 @@ from spacescale.data.schema import Source
 from spacescale.data.shard_options import ShardOptions
 from spacescale.data.shard_plan import Plan, track_path
 from spacescale.genome.aliases import shorten
+from spacescale.genome.contig_ends import describe_past_end
 from spacescale.genome.coverage import Coverage, open_coverage
 from spacescale.genome.interval_tracks import read_peaks
 from spacescale.genome.intervals import Interval
@@ -62,6 +63,7 @@ def read_track(options: ShardOptions, plan: Plan, track: Track) -> tuple[np.ndar
             covered[window.chrom] += int(np.count_nonzero(measured))
             targets[row], beyond = to_float16(bins)
             saturated += beyond
+        past_end = describe_past_end(reader.past_end())
     targets = transform.finish(targets)
     if options.missing == "zero":
         _clip_unmappable(targets, plan.windows, masks)
@@ -73,6 +75,8 @@ def read_track(options: ShardOptions, plan: Plan, track: Track) -> tuple[np.ndar
     )
     uncovered = [chrom for chrom, bases in covered.items() if not bases]
     warnings = _warnings(finished, uncovered, negative)
+    if past_end:
+        warnings.append(f"track {track.identifier}: {path.name} {past_end}")
     return targets, ReadTrack(finished, source_of(path), warnings, covered.total())
 
 
@@ -91,6 +95,7 @@ class _WindowReader:
         self._num_bins = options.target_length
         self._margin = (options.seq_length - options.span) // 2
         self._lengths = plan.lengths
+        self._chroms = dict.fromkeys(window.chrom for window in plan.windows)
         self._name_in_file = {plan.aliases.get(name, name): name for name in file.contigs}
 
     def read(self, target: Interval) -> np.ndarray:
@@ -104,6 +109,11 @@ class _WindowReader:
         end = min(target.end + self._margin, self._lengths[target.chrom])
         window = self._coverage(target.chrom, start, end)
         return self._transform.without_artefacts(values, blacklisted, window, self._num_bins)
+
+    def past_end(self) -> dict[str, np.ndarray]:
+        """Return what the file has past the ends of the contigs that carry windows."""
+        names = {self._name_in_file.get(chrom): chrom for chrom in self._chroms}
+        return self._file.past_end({n: self._lengths[known] for n, known in names.items() if n})
 
     def _coverage(self, chrom: str, start: int, end: int) -> np.ndarray:
         name = self._name_in_file.get(chrom)

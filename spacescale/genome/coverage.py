@@ -12,6 +12,8 @@ import numpy as np
 from spacescale.errors import UserError
 from spacescale.genome.aliases import auto_aliases, match_styles, shorten
 from spacescale.genome.bigwig import BigWig
+from spacescale.genome.contig_ends import MAX_START_PAST_END_BP
+from spacescale.genome.file_kinds import BIGWIG, kind_of, refuse_other_kinds
 from spacescale.genome.interval_tracks import read_bedgraph, read_peaks
 from spacescale.genome.text_files import is_gzip, numbered_lines
 from spacescale.genome.tracks import Track
@@ -27,7 +29,7 @@ _HEAD_BYTES = 4096
 class Coverage(Protocol):
     """An open coverage file; a context manager.
 
-    contigs: {name in the file: length in bp if lengths_known, else the furthest end of an
+    contigs: {name in the file: length in bp if lengths_known, else the furthest start of an
     interval}. lines: {name: the line of that interval}, empty if lengths_known.
     background: what bases that the file does not mention have, NaN (missing) or 0.
     """
@@ -45,6 +47,13 @@ class Coverage(Protocol):
         """Return float32 [end - start], one value a base, NaN where missing.
 
         0-based half-open in bp, inside a contig of `contigs`.
+        """
+        ...
+
+    def past_end(self, lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
+        """Return {contig: how far past its end each of these intervals ends, in bp}.
+
+        lengths: {name in the file: bp of that contig}. What is past the end is never read.
         """
         ...
 
@@ -70,35 +79,27 @@ def _format_of(path: Path) -> str:
     if by_suffix == "bigwig" and (not path.is_file() or not is_gzip(path)):
         return "bigwig"
     head = _head(path)
-    if head[:4] in (b"\x26\xfc\x8f\x88", b"\x88\x8f\xfc\x26"):
-        if is_gzip(path):
-            raise UserError(f"{path} is a compressed BigWig: unpack it with gunzip")
+    if kind_of(head) is BIGWIG:
         return "bigwig"
-    if head[:4] in (b"\xeb\xf2\x89\x87", b"\x87\x89\xf2\xeb"):
-        raise UserError(f"{path} is a BigBed; convert it with bigBedToBed")
-    if head.lstrip()[:1] == b"<":
-        raise UserError(f"{path} is an HTML or XML page, not coverage: a failed download?")
-    if b"fixedStep" in head or b"variableStep" in head:
-        raise UserError(f"{path} is a wiggle file; convert it with wigToBigWig")
     return _format_of_text(path, head, by_suffix)
 
 
 def _head(path: Path) -> bytes:
     if not path.is_file():
         raise UserError(f"no such coverage file: {path}")
+    refuse_other_kinds(path, "coverage", {"gzip", "bigwig"})
     try:
         with gzip.open(path, "rb") if is_gzip(path) else path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
+            return file.read(_HEAD_BYTES)
     except (EOFError, OSError, zlib.error) as error:
         raise UserError(f"{path} is a damaged or truncated gzip file ({error})") from error
-    if not head.strip():
-        raise UserError(f"{path} is an empty file")
-    return head
 
 
 def _format_of_text(path: Path, head: bytes, by_suffix: str | None) -> str:
     if b"type=bedGraph" in head.split(b"\n", 1)[0]:
         return "bedgraph"
+    if not path.stat().st_size and (by_suffix is None or path.suffix == ".gz"):
+        raise UserError(f"{path} is an empty file")
     _, line = next(numbered_lines(path, "coverage"), (0, b""))
     columns = line.split()
     looks_like_bedgraph = len(columns) == 4 and _is_number(columns[3])
@@ -157,9 +158,13 @@ class TrackContigs:
     ) -> set[str]:
         """Return the genome's names of the contigs that this track covers.
 
-        lengths: {contig of the genome: bp}. Raises UserError when the file has no contig of the
-        genome, another length of one, an interval beyond its end, or two names for it.
+        lengths: {contig of the genome: bp}. A file that names no contig, because it lists no
+        interval, covers all of them as one without values does. Raises UserError when the file has
+        no contig of the genome, another length of one, an interval that begins far beyond its end,
+        or two names for it.
         """
+        if not self.contigs:
+            return set(lengths)
         shared = {n: aliases.get(n, n) for n in self.contigs if aliases.get(n, n) in lengths}
         if not shared:
             raise self._no_common_name(genome_path, lengths)
@@ -179,9 +184,9 @@ class TrackContigs:
                 f"{self.path}: contig {name} has {found} bp, but {known} in {genome_path} has "
                 f"{length}: assembly mismatch?"
             )
-        if found > length:
+        if found > length + MAX_START_PAST_END_BP:
             raise UserError(
-                f"{self.path}:{self.lines[name]}: end {found} lies beyond {known}, which has "
+                f"{self.path}:{self.lines[name]}: start {found} lies far beyond {known}, which has "
                 f"{length} bp in {genome_path}: assembly mismatch?"
             )
 

@@ -5,7 +5,7 @@ import numpy as np
 from spacescale.errors import UserError
 
 A, C, G, T, N = range(5)
-_AMBIGUOUS, _INVALID = 5, 255
+_AMBIGUOUS, _MASKED, _INVALID = 5, 6, 255
 # An alphabet that spends this share of its letters outside ACGTN is not DNA.
 _PROTEIN_SHARE = 0.2
 
@@ -16,6 +16,9 @@ def _letter_table() -> bytes:
         table[ord(letter)] = table[ord(letter.lower())] = code
     for letter in "RYSWKMBDHV":
         table[ord(letter)] = table[ord(letter.lower())] = _AMBIGUOUS
+    # Hard masks of RepeatMasker -x and cross_match; the U of RNA viruses.
+    table[ord("X")] = table[ord("x")] = _MASKED
+    table[ord("U")] = table[ord("u")] = T
     return bytes(table)
 
 
@@ -26,21 +29,21 @@ _COMPLEMENT = np.array([T, G, C, A, N], dtype=np.uint8)
 def encode(sequence: str | bytes, name: str = "sequence") -> np.ndarray:
     """Return the codes, uint8 [L], of a DNA string of L letters, upper or lower case.
 
-    IUPAC ambiguity letters become N. Any other character raises UserError
-    naming `name` and the 1-based position.
+    U is T. IUPAC ambiguity letters and X, a hard mask, become N. Any other character raises
+    UserError naming `name` and the 1-based position.
     """
     return encode_counting(sequence, name)[0]
 
 
 def encode_counting(sequence: str | bytes, name: str = "sequence") -> tuple[np.ndarray, int]:
-    """Like `encode`, and also return how many IUPAC ambiguity letters became N."""
+    """Like `encode`, and also return how many ambiguity letters and X became N."""
     letters = sequence.encode("utf-8") if isinstance(sequence, str) else sequence
     codes = np.frombuffer(bytearray(letters.translate(_LETTERS)), dtype=np.uint8)
-    ambiguous = codes == _AMBIGUOUS
+    ambiguous, masked = codes == _AMBIGUOUS, codes == _MASKED
     num_ambiguous = int(np.count_nonzero(ambiguous))
     _refuse_other_alphabets(letters, codes, num_ambiguous, name)
-    codes[ambiguous] = N
-    return codes, num_ambiguous
+    codes[ambiguous | masked] = N
+    return codes, num_ambiguous + int(np.count_nonzero(masked))
 
 
 def _refuse_other_alphabets(

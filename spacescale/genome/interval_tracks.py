@@ -1,9 +1,10 @@
 """Coverage from text: bedGraph, and peaks from BED, narrowPeak and broadPeak; plain or gzip."""
 
 import math
+import re
 from array import array
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,14 +16,15 @@ from spacescale.genome.text_files import numbered_lines
 
 # Positions are kept in 32 bits, as in BigWig.
 _MAX_POSITION, _MAX_DIGITS = 2**32 - 1, 10
+_WHOLE_FLOAT = re.compile(rb"[0-9]{1,10}(\.[0-9]{0,15})?([eE][+]?[0-9]{1,2})?")
 _SIGNAL_COLUMN = 6  # signalValue of narrowPeak and broadPeak
 
 
 class IntervalTrack:
-    """Coverage held in memory, 12 to 24 bytes an interval; a context manager like BigWig.
+    """Coverage held in memory, 16 to 28 bytes an interval; a context manager like BigWig.
 
-    contigs: {name: furthest end of an interval, bp}; lines: {name: the line that says so};
-    by_contig: {name: intervals}.
+    contigs: {name: furthest start of an interval, bp}; lines: {name: the line that says so};
+    by_contig: {name: intervals}, none of a file that lists no interval.
     background: value of bases in no interval, also on contigs that the file does not name.
     """
 
@@ -31,15 +33,17 @@ class IntervalTrack:
     def __init__(
         self,
         path: Path,
+        rows: Mapping[str, "_Rows"],
         by_contig: dict[str, IntervalValues],
-        lines: dict[str, int],
         background: float,
     ):
         self.path = path
-        self.lines = lines
         self.background = background
-        self.contigs = {name: int(found.ends[-1]) for name, found in by_contig.items()}
+        furthest = {name: int(np.argmax(np.array(found.starts))) for name, found in rows.items()}
+        self.contigs = {name: rows[name].starts[place] for name, place in furthest.items()}
+        self.lines = {name: rows[name].lines[place] for name, place in furthest.items()}
         self.by_contig = by_contig
+        self._ends = {name: np.array(found.ends) for name, found in rows.items()}
 
     def __enter__(self) -> "IntervalTrack":
         return self
@@ -51,12 +55,24 @@ class IntervalTrack:
         """Return float32 [end - start], one value a base; 0-based half-open, bp."""
         return self.by_contig[chrom].per_base(start, end, self.background)
 
+    def past_end(self, lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
+        """Return {contig: how far past its end each of these intervals ends, in bp}.
+
+        lengths: {name in the file: bp of that contig}.
+        """
+        return {
+            name: self._ends[name][self._ends[name] > length] - np.uint32(length)
+            for name, length in lengths.items()
+            if name in self._ends
+        }
+
 
 def read_bedgraph(path: Path) -> IntervalTrack:
     """Read chrom, start, end, value; the order of lines does not matter.
 
-    What no line lists, or lists as NaN, is missing. Raises UserError with file:line for anything
-    but four columns, wrong or overlapping coordinates and infinite values.
+    What no line lists, or lists as NaN, is missing; a line of no length lists nothing. Raises
+    UserError with file:line for anything but four columns, wrong or overlapping coordinates and
+    infinite values.
     """
 
     def value(columns: list[bytes]) -> float:
@@ -76,14 +92,15 @@ def read_bedgraph(path: Path) -> IntervalTrack:
                 f"{path}:{other}: {name} has a value twice at {start}-{end}, here and in line {one}"
             )
         by_contig[name] = intervals
-    return IntervalTrack(path, by_contig, _furthest(rows), np.nan)
+    return IntervalTrack(path, rows, by_contig, np.nan)
 
 
 def read_peaks(path: Path, value: str = "1") -> IntervalTrack:
     """Read peaks from BED (at least 3 columns), narrowPeak or broadPeak; any order of lines.
 
     Every base is covered: 0 outside the peaks, and inside 1, or with value "signal" the peak's
-    signalValue (column 7), the highest where peaks overlap. Raises UserError with file:line.
+    signalValue (column 7), the highest where peaks overlap. Features of no length, such as
+    insertions, hold no base. Raises UserError with file:line.
     """
 
     def presence(columns: list[bytes]) -> float:
@@ -100,7 +117,7 @@ def read_peaks(path: Path, value: str = "1") -> IntervalTrack:
     rows = _read_rows(path, "the BED file", signal if value == "signal" else presence)
     merge = highest if value == "signal" else union
     by_contig = {name: merge(contig.sorted()[0]) for name, contig in rows.items()}
-    return IntervalTrack(path, by_contig, _furthest(rows), 0.0)
+    return IntervalTrack(path, rows, by_contig, 0.0)
 
 
 @dataclass
@@ -127,38 +144,53 @@ def _read_rows(path: Path, what: str, value: Callable[[list[bytes]], float]) -> 
         columns = line.split()
         try:
             start, end = _span(columns)
+            found = value(columns)
+            if start == end:
+                continue
             rows = by_name[columns[0]]
             rows.starts.append(start)
             rows.ends.append(end)
-            rows.values.append(value(columns))
+            rows.values.append(found)
             rows.lines.append(number)
             if math.isinf(rows.values[-1]):
                 raise ValueError("the value is beyond what 32 bits can hold")
         except ValueError as error:
             raise UserError(f"{path}:{number}: {error}") from error
-    if not by_name:
-        raise UserError(f"{path} lists no interval")
+    return {_decoded(f"{path}:{r.lines[0]}", name): r for name, r in by_name.items()}
+
+
+def _decoded(place: str, name: bytes) -> str:
     try:
-        return {name.decode(): rows for name, rows in by_name.items()}
+        return name.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file, expected {what}") from error
+        shown = name[:30].decode("latin-1")
+        raise UserError(
+            f"{place}: the contig name is not UTF-8 (in Latin-1 it is {shown!r}); save the file as "
+            "UTF-8"
+        ) from error
 
 
 def _span(columns: list[bytes]) -> tuple[int, int]:
     """Return start and end in bp; ValueError says what is wrong with them."""
     if len(columns) < 3:
         raise ValueError(f"expected chrom, start and end, found {len(columns)} columns")
-    if not (columns[1].isdigit() and columns[2].isdigit()):
-        raise ValueError(
-            "start and end must be whole numbers from 0 on, found "
-            f"{_shown(columns[1])}, {_shown(columns[2])}"
-        )
-    if max(len(columns[1]), len(columns[2])) > _MAX_DIGITS or int(columns[2]) > _MAX_POSITION:
-        raise ValueError(f"{_shown(max(columns[1:3], key=len))} is beyond any contig")
-    start, end = int(columns[1]), int(columns[2])
-    if start >= end:
-        raise ValueError(f"start {start} is not before end {end}")
+    start, end = _position(columns[1]), _position(columns[2])
+    if start > end:
+        raise ValueError(f"start {start} is after end {end}")
     return start, end
+
+
+def _position(text: bytes) -> int:
+    """Read a whole number; R writes 100000 as 1e+05, and pandas 5 as 5.0."""
+    if text.isdigit():
+        position = int(text) if len(text) <= _MAX_DIGITS else _MAX_POSITION + 1
+    elif _WHOLE_FLOAT.fullmatch(text) and float(text).is_integer():
+        position = int(float(text))
+    else:
+        raise ValueError(f"start and end must be whole numbers from 0 on, found {_shown(text)}")
+    if position > _MAX_POSITION:
+        raise ValueError(f"{_shown(text)} is beyond any contig")
+    return position
 
 
 def _number(text: bytes, missing_allowed: bool = True) -> float:
@@ -173,7 +205,3 @@ def _number(text: bytes, missing_allowed: bool = True) -> float:
 
 def _shown(text: bytes) -> str:
     return repr(text[:30].decode("utf-8", errors="replace"))
-
-
-def _furthest(rows: dict[str, _Rows]) -> dict[str, int]:
-    return {name: int(r.lines[int(np.argmax(np.array(r.ends)))]) for name, r in rows.items()}

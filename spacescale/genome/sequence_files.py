@@ -1,4 +1,7 @@
-"""Read genomes from FASTA (plain, gzip, bgzip) or 2bit; nothing is written beside the file."""
+"""Read genomes from FASTA (plain, gzip, bgzip) or 2bit; nothing is written beside the file.
+
+Of FASTA, lines may end in LF, CR LF or CR, be empty, or begin with ';' as comments.
+"""
 
 import gzip
 import zlib
@@ -11,9 +14,12 @@ import numpy as np
 
 from spacescale.errors import UserError
 from spacescale.genome.dna import encode_counting
+from spacescale.genome.file_kinds import refuse_other_kinds
+from spacescale.genome.text_files import is_gzip
 from spacescale.genome.two_bit import is_two_bit, two_bit_records
 
-_GZIP = b"\x1f\x8b"
+_CHUNK_BYTES = 2**20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class Genome:
     """A whole genome in memory, or in a file mapped into memory, one byte a base.
 
     contigs: {name: codes, uint8 [length]} in the order of the file.
-    num_ambiguous: IUPAC letters that were read as N.
+    num_ambiguous: IUPAC letters and X, a hard mask, that were read as N.
     """
 
     path: Path
@@ -75,13 +81,14 @@ def _encoded(path: Path) -> Iterator[tuple[str, np.ndarray, int]]:
 def _records(path: Path) -> Iterator[tuple[str, bytes]]:
     if not path.is_file():
         raise UserError(f"no such FASTA or 2bit file: {path}")
+    refuse_other_kinds(path, "a FASTA or 2bit file", {"gzip", "2bit"})
     with path.open("rb") as file:
         magic = file.read(4)
     if not magic:
         raise UserError(f"{path} is an empty file")
     if is_two_bit(magic):
         return two_bit_records(path)
-    return _fasta_records(path, gzip.open if magic.startswith(_GZIP) else Path.open)
+    return _fasta_records(path, gzip.open if is_gzip(path) else Path.open)
 
 
 def _fasta_records(path: Path, opener) -> Iterator[tuple[str, bytes]]:
@@ -94,7 +101,11 @@ def _fasta_records(path: Path, opener) -> Iterator[tuple[str, bytes]]:
 
 def _parse_fasta(path: Path, file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
     name, parts = None, []
-    for number, line in enumerate(file, start=1):
+    for number, line in enumerate(_lines(file), start=1):
+        if number == 1:
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+        if line.startswith(b";"):
+            continue
         if line.startswith(b">"):
             if name is not None:
                 yield name, b"".join(parts)
@@ -108,6 +119,21 @@ def _parse_fasta(path: Path, file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
             )
     if name is not None:
         yield name, b"".join(parts)
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the lines without their ends, and a blank one at the end of the file."""
+    unfinished: list[bytes] = []
+    while chunk := file.read(_CHUNK_BYTES):
+        # The two bytes of an end must not be taken for two ends.
+        while chunk.endswith(b"\r") and (next_byte := file.read(1)):
+            chunk += next_byte
+        first, *others = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        unfinished.append(first)
+        for line in others:
+            yield b"".join(unfinished)
+            unfinished = [line]
+    yield b"".join(unfinished)
 
 
 def _contig_name(path: Path, number: int, line: bytes) -> str:

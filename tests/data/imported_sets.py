@@ -117,6 +117,7 @@ def write_basenji(
 def example(small: SmallSet, number: int, bases: str = "index", targets: str = "float16") -> bytes:
     """Return a serialised tf.train.Example, with a feature that nobody asked for."""
     values = small.targets[number]
+    one_hot = small.one_hot(number)
     sequence = {
         "index": lambda: bytes_list(small.codes(number).tobytes()),
         "one_hot": lambda: bytes_list(small.one_hot(number).tobytes()),
@@ -124,12 +125,22 @@ def example(small: SmallSet, number: int, bases: str = "index", targets: str = "
         "uniform": lambda: float_list(
             np.where(small.codes(number)[:, None] == 4, 0.25, small.one_hot(number)).astype("<f4")
         ),
+        "int64_index": lambda: int64_list(small.codes(number)),
+        "int64_one_hot": lambda: int64_list(one_hot),
+        "float_index": lambda: float_list(small.codes(number).astype("<f4")),
+        "one_hot_float16": lambda: bytes_list(one_hot.astype("<f2").tobytes()),
+        "one_hot_float32": lambda: bytes_list(one_hot.astype("<f4").tobytes()),
+        "one_hot_float64": lambda: bytes_list(one_hot.astype("<f8").tobytes()),
     }[bases]()
     target = {
         "float16": lambda: bytes_list(values.tobytes()),
         "float32": lambda: bytes_list(values.astype("<f4").tobytes()),
         "float_list": lambda: float_list(values.astype("<f4")),
         "unpacked": lambda: unpacked_float_list(values.astype("<f4")),
+        "float64": lambda: bytes_list(values.astype("<f8").tobytes()),
+        "int64_list": lambda: int64_list(values),
+        "int64_unpacked": lambda: unpacked_int64_list(values),
+        "as they are": lambda: bytes_list(values.tobytes()),
     }[targets]()
     features = {"sequence": sequence, "umap": bytes_list(b"\1" * 8), "target": target}
     entries = b"".join(
@@ -149,6 +160,16 @@ def float_list(values: np.ndarray) -> bytes:
 
 def unpacked_float_list(values: np.ndarray) -> bytes:
     return delimited(2, b"".join(b"\x0d" + value.tobytes() for value in values.reshape(-1)))
+
+
+def int64_list(values: np.ndarray) -> bytes:
+    numbers = values.reshape(-1).astype(np.int64).tolist()
+    return delimited(3, delimited(1, b"".join(varint(number % 2**64) for number in numbers)))
+
+
+def unpacked_int64_list(values: np.ndarray) -> bytes:
+    numbers = values.reshape(-1).astype(np.int64).tolist()
+    return delimited(3, b"".join(b"\x08" + varint(number % 2**64) for number in numbers))
 
 
 def delimited(number: int, data: bytes) -> bytes:

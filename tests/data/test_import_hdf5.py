@@ -1,3 +1,4 @@
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -118,8 +119,8 @@ REFUSALS = {
     "other name": ({"x": sequences(), "targets": targets()}, "'sequences'; it has targets, x"),
     "flat": ({"sequences": sequences()[0], "targets": targets()}, r"is bool \(64, 4\); expected"),
     "text": ({"sequences": np.array([[[b"A"] * 4]]), "targets": targets()}, r"expected sequences"),
-    "whole numbers": (
-        {"sequences": sequences(), "targets": targets().astype(int)}, "targets is int64",
+    "complex": (
+        {"sequences": sequences(), "targets": targets().astype(complex)}, "targets is complex128",
     ),
     "five letters": (
         {"sequences": np.zeros((1, SEQ_LENGTH, 5), bool), "targets": targets()}, r"\(1, 64, 5\)",
@@ -147,12 +148,54 @@ def test_refusals_say_what_is_wrong_and_leave_nothing(small, tmp_path, name):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", b"\x89HDF\r\n\x1a\n" + b"\0" * 90])
-def test_other_files_are_refused(small, tmp_path, content):
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "is no HDF5 file"),
+        (b"\x89HDF\r\n\x1a\n" + b"\0" * 90, "is no HDF5 file"),
+        (b"<html>", "is an HTML or XML page, not an HDF5 file: a failed download"),
+        (gzip.compress(b"\x89HDF\r\n\x1a\n"), "is compressed by gzip: unpack it with gunzip"),
+    ],
+)
+def test_other_files_are_refused(small, tmp_path, content, message):
     files = write_hdf5(tmp_path / "h5", small)
     files["test"].write_bytes(content)
-    with pytest.raises(UserError, match="is no HDF5 file"):
+    with pytest.raises(UserError, match=message):
         convert(tmp_path / "h5", files, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "bases, values",
+    [("int8", "int16"), ("int64", "int64"), ("uint8", "uint32"), ("float16", "float64"),
+     ("float64", ">i4"), ("uint64", "uint16"), ("bool", ">f4")],
+)  # fmt: skip
+def test_every_type_of_numbers_gives_the_same_dataset(small, tmp_path, bases, values):
+    small.targets = small.targets.round()
+    small.targets[1, 2, 0] = 2_001
+    files = write_hdf5(tmp_path / "h5", small, small.targets.astype(values))
+    for path in files.values():
+        with h5py.File(path, "r+") as file:
+            stored = file["sequences"][:]
+            del file["sequences"]
+            file["sequences"] = stored.astype(bases)
+    data = convert(tmp_path / "h5", files, tmp_path / "a")
+    plain = convert(tmp_path / "h5", write_hdf5(tmp_path / "h5", small), tmp_path / "b")
+    for row in range(len(plain)):
+        np.testing.assert_array_equal(data.targets(row), plain.targets(row))
+        np.testing.assert_array_equal(data.sequence(row), plain.sequence(row))
+    assert data.manifest.report.warnings == []
+
+
+def test_bools_and_numbers_beyond_float16(small, tmp_path):
+    files = write_hdf5(tmp_path / "h5", small, small.targets > 2)
+    data = convert(tmp_path / "h5", files, tmp_path / "a")
+    assert set(np.concatenate([data.targets(row) for row in range(len(data))]).flat) == {0, 1}
+    values = small.targets.round().astype(np.int64)
+    values[0, 0, 0], values[3, 1, 2], values[4, 0, 1] = 2_049, 70_000, -(2**62)
+    files = write_hdf5(tmp_path / "h5", small, values)
+    report = convert(tmp_path / "h5", files, tmp_path / "b").manifest.report
+    assert report.saturated_bins == {"down": 1, "open": 1}
+    assert any("1 of 192 values were rounded" in warning for warning in report.warnings)
 
 
 def test_truncated_file_is_refused(small, tmp_path):

@@ -305,6 +305,38 @@ def test_float32_beyond_float16_is_cut_and_counted(small, tmp_path):
     assert "open has 1 bins beyond float16" in text and "1 of 192 values were rounded" in text
 
 
+@pytest.mark.parametrize("targets", ["float16", "float64", "int64_list", "int64_unpacked"])
+@pytest.mark.parametrize(
+    "bases",
+    ["int64_index", "int64_one_hot", "float_index", "one_hot_float16", "one_hot_float32",
+     "one_hot_float64"],
+)  # fmt: skip
+def test_whole_numbers_and_every_width_of_floats(small, tmp_path, bases, targets):
+    rng = np.random.default_rng(2)
+    small.targets = rng.integers(-3, 2_000, small.targets.shape).astype(np.float16)
+    folder = write_basenji(tmp_path / "set", small, bases, targets)
+    edit_statistics(folder, seq_length=64.0)
+    data = convert(folder, tmp_path / "out")
+    assert_equal_to_set(small, data)
+
+
+def test_whole_numbers_beyond_float16_are_counted(small, tmp_path):
+    small.targets = small.targets.round().astype(np.int64)
+    small.targets[0, 0, 0], small.targets[1, 1, 1], small.targets[3, 2, 2] = 2_049, 2**60, -(2**40)
+    folder = write_basenji(tmp_path / "set", small, "index", "int64_list")
+    report = convert(folder, tmp_path / "out").manifest.report
+    assert report.saturated_bins == {"down": 1, "open": 1}
+    assert any("1 of 192 values were rounded" in warning for warning in report.warnings)
+
+
+def test_bytes_of_whole_numbers_are_not_taken_for_floats(small, tmp_path):
+    """As float32 the numbers 0 to 8,388,607 are all next to 0."""
+    small.targets = small.targets.round().astype(np.int32)
+    folder = write_basenji(tmp_path / "set", small, "index", "as they are")
+    with pytest.raises(UserError, match="are whole numbers of 32 bits, not floats: write them as"):
+        convert(folder, tmp_path / "out")
+
+
 def edit_statistics(folder: Path, **changes) -> None:
     path = folder / "statistics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -353,6 +385,14 @@ REFUSALS = {
     ),
     "html page": (
         lambda folder: (folder / "tfrecords/test-0.tfr").write_text("<html>not found</html>"),
+        "test-0.tfr is an HTML or XML page, not a TFRecord file: a failed download",
+    ),
+    "zip": (
+        lambda folder: (folder / "tfrecords/test-0.tfr").write_bytes(b"PK\x03\x04" + bytes(9)),
+        "test-0.tfr is compressed by zip: unpack it with unzip",
+    ),
+    "neither": (
+        lambda folder: (folder / "tfrecords/test-0.tfr").write_bytes(b"abc" * 9),
         "is no TFRecord file",
     ),
     "truncated": (

@@ -190,14 +190,82 @@ def test_masks_are_matched_to_the_genome(folder, tmp_path):
     data = make(folder, tmp_path, table, gaps=mask, aliases="auto")
     assert data.manifest.report.dropped_gaps == 1
     assert data.manifest.aliases == {"I": "chrI"}
-    mask.write_text("chrI\t128\t200\nchrII\t1990\t2001\n")
-    with pytest.raises(UserError, match=r"mask.bed:2: end 2001 lies beyond chrII, which has 2000"):
+    mask.write_text("chrI\t128\t200\nchrII\t3001\t3002\n")
+    with pytest.raises(UserError, match=r"mask.bed:2: start 3001 lies far beyond chrII, .* 2000"):
         make(folder, tmp_path, table, gaps=mask, species="other")
     mask.write_text("chrI\t128\n")
     with pytest.raises(UserError, match=r"mask.bed:1: expected chrom, start and end"):
         make(folder, tmp_path, table, blacklist=mask, species="other")
     with pytest.raises(UserError, match=r"no such|cannot read"):
         make(folder, tmp_path, table, blacklist=folder / "none.bed", species="other")
+
+
+def test_what_is_past_the_end_of_a_contig_is_cut_and_said_once(folder, tmp_path):
+    """A binned track ends in a whole bin, in every format; so do masks."""
+    starts = {name: list(range(0, length, 150)) for name, length in LENGTHS.items()}
+    rows = [(name, s, s + 150, float(s % 7 + 1)) for name in LENGTHS for s in starts[name]]
+    with pyBigWig.open(str(folder / "past.bw"), "w") as file:
+        file.addHeader(list(LENGTHS.items()))
+        for name in LENGTHS:
+            values = [value for chrom, *_, value in rows if chrom == name]
+            file.addEntries(name, 0, values=values, span=150, step=150)
+    text = "".join(f"{c}\t{s}\t{e}\t{v}\n" for c, s, e, v in rows)
+    (folder / "past.bedGraph").write_text(text)
+    peaks = "".join(f"{c}\t{s}\t{e}\tp\t0\t.\t{v}\t1\t1\t4\n" for c, s, e, v in rows)
+    (folder / "past.narrowPeak").write_text(peaks)
+    mask = folder / "past.bed"
+    mask.write_text("chrIII\t1490\t1600\nchrI\t100\t120\n")
+    table = row_of(0, "past.bw") + row_of(1, "past.bedGraph") + row_of(2, "past.narrowPeak")
+    data = make(folder, tmp_path, table, blacklist=mask, unmappable=mask, gaps=mask, workers=2)
+    for row, chrom, start, end in windows_of(data):
+        values = np.full(LENGTHS[chrom] + 150, np.nan)
+        for name, first, last, value in rows:
+            values[first:last] = value if name == chrom else values[first:last]
+        assert np.isfinite(values[: LENGTHS[chrom]]).all()
+        if not (chrom == "chrI" and start < 140):
+            expected = values[start:end].reshape(BINS, BIN).mean(axis=1)
+            np.testing.assert_allclose(data.targets(row)[:, 0], expected, rtol=1e-3)
+        np.testing.assert_array_equal(data.targets(row)[:, 0], data.targets(row)[:, 1])
+    # 150 divides 3,000 and 1,500.
+    said = "has 2 intervals past the end of chrII, chrM, the furthest by 100 bp on chrII: cut there"
+    warnings = [text for text in data.manifest.report.warnings if "past the end" in text]
+    assert warnings == [
+        f"track t0: past.bw {said}",
+        f"track t1: past.bedGraph {said}",
+        f"track t2: past.narrowPeak {said}",
+        *[
+            f"--{name} past.bed has 1 interval past the end of chrIII, the furthest by 100 bp on "
+            "chrIII: cut there"
+            for name in ("blacklist", "unmappable", "gaps")
+        ],
+    ]
+
+
+def test_tracks_and_masks_that_hold_nothing(folder, tmp_path):
+    """One answer, whatever the format: the track is there, holds nothing, and that is said."""
+    with pyBigWig.open(str(folder / "none.bw"), "w") as file:
+        file.addHeader(list(LENGTHS.items()))
+    (folder / "none.bedGraph").write_text("track type=bedGraph\n")
+    (folder / "none.narrowPeak").write_text("")
+    names = ["none.bw", "none.bedGraph", "none.narrowPeak"]
+    table = "".join(row_of(index, name) for index, name in enumerate(["full.bw", *names]))
+    empty = folder / "none.narrowPeak"
+    data = make(folder, tmp_path / "a", table, gaps=empty)
+    assert not np.stack([data.targets(row) for row in range(len(data))])[:, :, 1:].any()
+    no_value = "has no value on chrI, chrII, chrIII, chrM"
+    zero = "is 0 in every window its mean is taken over"
+    assert data.manifest.report.warnings == [
+        f"track t1 {no_value}", f"track t1 {zero}",
+        f"track t2 {no_value}", f"track t2 {zero}",
+        f"track t3 {zero}",
+        "--gaps none.narrowPeak lists no interval: it masks nothing",
+    ]  # fmt: skip
+    data = make(folder, tmp_path / "b", table, missing="nan")
+    stored = np.stack([data.targets(row) for row in range(len(data))])
+    assert np.isnan(stored[:, :, 1:3]).all() and not stored[:, :, 3].any()
+    for name in names[:2]:
+        with pytest.raises(UserError, match="has no window left: no track has a value in any"):
+            make(folder, tmp_path / "c", row_of(0, name), missing="nan")
 
 
 def test_a_mask_does_not_rename_the_contig_of_a_track(folder, tmp_path):

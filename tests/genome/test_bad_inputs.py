@@ -184,7 +184,7 @@ def test_26_and_27_truncated(tmp_path, share):
     [
         (b"", "is an empty file, not a BigWig"),
         (b"<!DOCTYPE html>", "is an HTML or XML page, not a BigWig: a failed download"),
-        (b"PK\x03\x04", "is not a BigWig"),
+        (b"PK\x03\x04", "is compressed by zip: unpack it with unzip"),
         (None, "no such BigWig file"),
     ],
 )

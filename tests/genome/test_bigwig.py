@@ -1,3 +1,4 @@
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,11 @@ def test_infinite_coverage_names_the_position(tmp_path):
         (None, "no such BigWig file"),
         (b"", "is an empty file"),
         (b"  <!DOCTYPE html><html>", "HTML or XML page"),
-        (b"variableStep chrom=chr1\n", "is not a BigWig (it starts with b'variable')"),
+        (
+            b"variableStep chrom=chr1\n",
+            "is a wiggle file, not a BigWig: convert it with wigToBigWig",
+        ),
+        (b"chr1\t0\t5\t1\n", "is not a BigWig (it starts with b'chr1"),
         (b"\xeb\xf2\x89\x87" + bytes(100), "is a BigBed"),
         (b"\x26\xfc\x8f\x88" + bytes(10), "is a truncated BigWig"),
     ],
@@ -106,13 +111,19 @@ def test_real_files_read_as_with_pybigwig(name):
 @pytest.mark.parametrize(
     "section, message",
     [
-        (bedgraph_section(0, [(3, 7, 1.0), (6, 9, 2.0)]), "intervals that overlap"),
+        (
+            bedgraph_section(0, [(3, 7, 1.0), (6, 9, 2.0)]),
+            "a value twice at chr1:6-7: its intervals",
+        ),
         (bedgraph_section(0, [(9, 12, 1.0), (3, 5, 2.0)]), "its index refers to places outside"),
-        (bedgraph_section(0, [(3, 99, 1.0)]), "its index refers to places outside"),
+        (
+            bedgraph_section(0, [(3, 5, 1.0), (1041, 1050, 1.0)]),
+            "has a value at chr1:1041, far past",
+        ),
+        (bedgraph_section(0, [(3, 5, 1.0), (9, 7, 1.0), (9, 10, 1.0)]), "ends before it starts"),
         (bedgraph_section(2, [(3, 9, 1.0)]), "its index refers to places outside"),
-        ((0, 3, 9, 0, 0, 1, [(1, 9, 1.0)]), "intervals outside the stretch"),
-        (fixed_section(0, 3, 1, 2, [1.0, 2.0]), "intervals that overlap"),
-        (fixed_section(0, 3, 1, 1, []), "its index refers to places outside|no length"),
+        ((0, 3, 9, 0, 0, 1, [(1, 9, 1.0)]), "leaves the stretch that the index gives"),
+        (fixed_section(0, 3, 1, 2, [1.0, 2.0]), "a value twice at chr1:4-5: its intervals overlap"),
     ],
 )
 def test_wrong_sections_are_refused(tmp_path, section, message):
@@ -121,12 +132,134 @@ def test_wrong_sections_are_refused(tmp_path, section, message):
         file.read("chr1", 0, 40)
 
 
+COUNTS = {
+    "none": b"",
+    "4 bytes": struct.pack("<I", 3),
+    "wrong": struct.pack("<Q", 17),
+    "none is 0": bytes(8),
+    "wrong in 4 bytes": struct.pack("<I", 17),
+}
+
+
+@pytest.mark.parametrize("indexed", [None, 7], ids=["indexed blocks", "indexed items"])
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("count", COUNTS)
+def test_the_number_of_blocks_may_be_wrong_or_not_there(tmp_path, count, compressed, indexed):
+    path = tmp_path / "a.bw"
+    content = [("chr1", 40), ("chr2", 12)], SECTIONS, "<", compressed, True, COUNTS[count], indexed
+    path.write_bytes(bigwig_bytes(*content))
+    assert_reads_as_pybigwig(path)
+    for lost in range(len(SECTIONS)):
+        path.write_bytes(bigwig_bytes(*content, lost=lost))
+        with pytest.raises(UserError, match="its index leaves out the data at byte"):
+            BigWig(path)
+
+
+def assert_reads_as_pybigwig(path):
+    with BigWig(path) as ours, pyBigWig.open(str(path)) as theirs:
+        assert ours.contigs == dict(theirs.chroms())
+        for chrom, length in ours.contigs.items():
+            expected = theirs.values(chrom, 0, length, numpy=True)
+            if expected.size:  # pyBigWig gives nothing where a file holds nothing at all
+                np.testing.assert_array_equal(ours.read(chrom, 0, length), expected)
+
+
+def test_trees_of_several_levels_and_long_names(tmp_path):
+    contigs = [(f"scaffold_{'x' * (number % 200)}{number}", 90 + number) for number in range(300)]
+    sections = [
+        section
+        for number in range(0, 300, 3)
+        for section in (
+            fixed_section(number, 3, 2, 1, [1.0 + number, 2.0]),
+            bedgraph_section(number, [(50, 60, 3.0)]),
+        )
+    ]
+    path = tmp_path / "a.bw"
+    for fanout in (2, 3, 16):
+        path.write_bytes(bigwig_bytes(contigs, sections, fanout=fanout))
+        with BigWig(path) as file:
+            for number, (name, length) in enumerate(contigs):
+                expected = np.full(length, np.nan, np.float32)
+                if number % 3 == 0:
+                    expected[3], expected[5], expected[50:60] = 1.0 + number, 2, 3
+                np.testing.assert_array_equal(file.read(name, 0, length), expected)
+        assert_reads_as_pybigwig(path)
+
+
+PAST_END = [
+    bedgraph_section(0, [(3, 7, 1.5), (38, 43, 2.5), (43, 90, 7.0)]),
+    variable_section(1, 5, [(2, 4.0), (10, 5.0)]),
+    fixed_section(2, 0, 20, 20, [7.0, 8.0, 9.0]),
+]
+
+
+@pytest.mark.parametrize("index_is_cut", [False, True])
+def test_what_is_past_the_end_of_a_contig_is_cut_and_counted(tmp_path, index_is_cut):
+    """As bins at the end of a binned track are; some writers cut the index, but not the items."""
+    contigs = [("chr1", 40), ("chr2", 12), ("chr3", 40)]
+    sections = PAST_END
+    if index_is_cut:
+        sections = [(s[0], s[1], min(s[2], contigs[s[0]][1]), *s[3:]) for s in PAST_END]
+    path = tmp_path / "a.bw"
+    path.write_bytes(bigwig_bytes(contigs, sections))
+    assert_reads_as_pybigwig(path)
+    with BigWig(path) as file:
+        assert file.read("chr1", 36, 40).tolist()[2:] == [2.5, 2.5]
+        found = file.past_end(dict(contigs[::-1]) | {"chrX": 9})
+        assert {name: past.tolist() for name, past in found.items()} == {
+            "chr3": [20], "chr2": [3], "chr1": [3, 50],
+        }  # fmt: skip
+        assert list(found) == ["chr3", "chr2", "chr1"]
+
+
+def test_items_of_no_length_and_out_of_order_are_read(tmp_path):
+    sections = [
+        bedgraph_section(0, [(1, 1, 9.0), (3, 7, 1.5), (5, 5, 9.0), (8, 9, 2.0)]),
+        (0, 10, 20, 0, 0, 1, [(18, 20, 3.0), (10, 12, 4.0)]),
+        variable_section(0, 0, [(21, 4.0), (23, 5.0)]),
+        (0, 25, 25, 1, 1, 3, []),
+        bedgraph_section(0, [(30, 30, 9.0)]),
+        bedgraph_section(1, [(12, 12, 9.0)]),
+    ]
+    path = tmp_path / "a.bw"
+    path.write_bytes(bigwig_bytes([("chr1", 40), ("chr2", 12)], sections))
+    expected = np.full(40, np.nan, np.float32)
+    expected[3:7], expected[8], expected[10:12], expected[18:20] = 1.5, 2, 4, 3
+    with BigWig(path) as file:
+        np.testing.assert_array_equal(file.read("chr1", 0, 40), expected)
+        assert np.isnan(file.read("chr2", 0, 12)).all()
+        assert not file.past_end(file.contigs)["chr2"].size
+
+
+def test_files_without_any_value(tmp_path):
+    """pyBigWig writes contigs alone, without an index; others write an index of nothing."""
+    contigs = {"chr1": 40, "chr2": 12}
+    with pyBigWig.open(str(tmp_path / "header.bw"), "w") as file:
+        file.addHeader(list(contigs.items()))
+    (tmp_path / "index.bw").write_bytes(bigwig_bytes(list(contigs.items()), []))
+    for name in ("header.bw", "index.bw"):
+        with BigWig(tmp_path / name) as file:
+            assert file.contigs == contigs
+            assert np.isnan(file.read("chr1", 0, 40)).all()
+            assert not file.past_end(contigs)
+
+
+def test_a_file_whose_writer_was_interrupted_is_not_taken_for_an_empty_one(tmp_path):
+    path = write(tmp_path / "a.bw", [1.0, 2.0, 3.0])
+    content = bytearray(path.read_bytes())
+    content[24:32] = bytes(8)  # the offset of the index is written last
+    for size in (len(content), len(content) - 4, 500):
+        path.write_bytes(content[:size])
+        with pytest.raises(UserError, match=r"it has no index: was its writer interrupted\?"):
+            BigWig(path)
+
+
 def test_two_blocks_with_a_value_for_one_base_are_refused(tmp_path):
     sections = [bedgraph_section(0, [(3, 9, 1.0)]), bedgraph_section(0, [(8, 12, 2.0)])]
     (tmp_path / "a.bw").write_bytes(bigwig_bytes([("chr1", 40)], sections))
     with (
         BigWig(tmp_path / "a.bw") as file,
-        pytest.raises(UserError, match="two values at chr1:8: damaged"),
+        pytest.raises(UserError, match="a value twice at chr1:8-9: its intervals overlap"),
     ):
         file.read("chr1", 0, 40)
 

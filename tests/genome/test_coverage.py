@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spacescale.errors import UserError
+from spacescale.genome.contig_ends import describe_past_end
 from spacescale.genome.coverage import TrackContigs, open_coverage
 from spacescale.genome.tracks import Track
 from spacescale.genome.transforms import TRANSFORMS
@@ -114,15 +115,18 @@ def test_the_end_of_a_window_may_lie_anywhere_in_an_interval(tmp_path):
         ("a.bedGraph", "chr1\t5\t9\n", ":1: a bedGraph has 4 columns, found 3"),
         ("a.bedGraph", "chr1\t5\n", ":1: expected chrom, start and end, found 2 columns"),
         ("a.bedGraph", "chr1\t5\tx\t1\n", ":1: start and end must be whole numbers"),
-        ("a.bedGraph", "chr1\t-5\t9\t1\n", "found '-5', '9'"),
-        ("a.bedGraph", "chr1\t1_0\t20\t1\n", "found '1_0', '20'"),
-        ("a.bedGraph", "chr1\t9\t9\t1\n", ":1: start 9 is not before end 9"),
+        ("a.bedGraph", "chr1\t-5\t9\t1\n", "whole numbers from 0 on, found '-5'"),
+        ("a.bedGraph", "chr1\t1_0\t20\t1\n", "whole numbers from 0 on, found '1_0'"),
+        ("a.bedGraph", "chr1\t1.5\t20\t1\n", "whole numbers from 0 on, found '1.5'"),
+        ("a.bedGraph", "chr1\t0\t1e+10\t1\n", "'1e+10' is beyond any contig"),
+        ("a.bedGraph", "chr1\t9\t8\t1\n", ":1: start 9 is after end 8"),
         ("a.bedGraph", "chr1\t5\t9\tinf\n", ":1: the value must be a finite number, found 'inf'"),
         ("a.bedGraph", "chr1\t5\t9\t1e39\n", "beyond what 32 bits can hold"),
         ("a.bedGraph", "chr1\t5\t9\tone\n", "must be a finite number, found 'one'"),
         ("a.bedGraph", "chr1\t5\t99999999999\t1\n", ":1: '99999999999' is beyond any contig"),
-        ("a.bedGraph", "# nothing\n", "lists no interval"),
-        ("a.bedGraph", "", "is an empty file"),
+        ("a.txt", "# nothing\n", "cannot tell what this is"),
+        ("a.txt", "", "is an empty file"),
+        ("a.bw", "", "is an empty file, not a BigWig"),
         ("a.bedGraph", "fixedStep chrom=chr1 start=1\n1\n", "is a wiggle file"),
         ("a.bedGraph", "<html>", "is an HTML or XML page"),
         ("a.bed", "chr1\t5\t9\t0.5\n", "like a bedGraph. If it is one, call it .bedGraph"),
@@ -138,6 +142,12 @@ def test_faults_name_file_and_line(tmp_path, name, content, message):
     assert message in str(error.value)
 
 
+def test_a_name_in_latin_1_is_named(tmp_path):
+    (tmp_path / "a.bed").write_bytes("chr1\t1\t2\tgène\nchré\t1\t2\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"a.bed:2: the contig name is not UTF-8 .*'chré'"):
+        open_coverage(tmp_path / "a.bed", TRACK)
+
+
 def test_missing_and_damaged_files(tmp_path):
     with pytest.raises(UserError, match=r"no such coverage file: .*a.bed"):
         open_coverage(tmp_path / "a.bed", TRACK)
@@ -148,8 +158,11 @@ def test_missing_and_damaged_files(tmp_path):
     with pytest.raises(UserError, match="damaged or truncated gzip file"):
         open_coverage(tmp_path / "a.bedGraph.gz", TRACK)
     (tmp_path / "a.bw.gz").write_bytes(gzip.compress(b"\x26\xfc\x8f\x88" + bytes(100)))
-    with pytest.raises(UserError, match="is a compressed BigWig: unpack it"):
+    with pytest.raises(UserError, match="is a BigWig compressed by gzip: unpack it"):
         open_coverage(tmp_path / "a.bw.gz", TRACK)
+    (tmp_path / "a.bed.gz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"a.bed.gz is an empty file"):
+        open_coverage(tmp_path / "a.bed.gz", TRACK)
 
 
 def contigs_of(path: Path) -> TrackContigs:
@@ -165,11 +178,59 @@ def test_contigs_of_text_are_matched_by_name(tmp_path):
     assert graph.on_genome(genome, lengths, aliases) == {"chrI"}
     with pytest.raises(UserError, match=r"shares no contig name.*By name I = chrI: add --aliases"):
         graph.on_genome(genome, lengths, {})
-    with pytest.raises(UserError, match=r"a.bedGraph:2: end 60 lies beyond chrI, which has 59 bp"):
-        graph.on_genome(genome, lengths | {"chrI": 59}, aliases)
+    far = contigs_of(put(tmp_path / "far.bedGraph", "I\t0\t9\t1\nI\t1101\t1160\t1\nI\t20\t60\t1\n"))
+    with pytest.raises(UserError, match=r"far.bedGraph:2: start 1101 lies far beyond chrI, .* 100"):
+        far.on_genome(genome, lengths, aliases)
     both = contigs_of(put(tmp_path / "b.bedGraph", "I\t0\t9\t1\nchrI\t20\t60\t1\n"))
     with pytest.raises(UserError, match="I and chrI are both chrI of"):
         both.on_genome(genome, lengths, aliases)
+
+
+@pytest.mark.parametrize("name", ["a.bedGraph", "a.bed", "a.narrowPeak.gz"])
+@pytest.mark.parametrize("content", ["", "track name=x\n", "# none\n\n", "chrI\t7\t7\t0\tx\n"])
+def test_files_without_an_interval_cover_every_contig_and_hold_nothing(tmp_path, name, content):
+    """As a BigWig without values does, so that a sample without a read or peak is no error."""
+    if "bedGraph" in name:
+        content = content.replace("\tx", "")
+    lengths = {"chrI": 100, "chrII": 50}
+    path = put(tmp_path / name, content)
+    assert contigs_of(path).on_genome(tmp_path, lengths, {}) == set(lengths)
+    with open_coverage(path, TRACK) as coverage:
+        assert coverage.past_end(lengths) == {}
+        assert np.isnan(coverage.background) == ("bedGraph" in name)
+
+
+def test_intervals_of_no_length_hold_no_base(tmp_path):
+    assert read(put(tmp_path / "a.bed", "chr1\t2\t2\nchr1\t3\t5\n"), "chr1", 0, 6) == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        0,
+    ]
+    path = put(tmp_path / "a.bedGraph", "chr1\t0\t2\t1\nchr1\t1\t1\t9\nchr1\t2\t4\t3\n")
+    assert read(path, "chr1", 0, 4) == [1, 1, 3, 3]
+
+
+def test_whole_numbers_as_r_and_pandas_write_them(tmp_path):
+    path = put(tmp_path / "a.bedGraph", "chr1\t1e+05\t100002\t1\nchr1\t100002.0\t1.00004e5\t2\n")
+    assert read(path, "chr1", 100_000, 100_004) == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("value", ["1", "signal"])
+def test_intervals_past_the_end_are_counted_line_by_line(tmp_path, value):
+    lines = ["I\t{}\t{}\tp\t0\t.\t2\t1\t1\t4\n".format(*span) for span in [
+        (80, 101), (85, 130), (90, 100), (100, 104), (0, 3),
+    ]]  # fmt: skip
+    track = Track(0, "t", "a", 0, extra={"peak_value": value})
+    with open_coverage(put(tmp_path / "a.narrowPeak", "".join(lines)), track) as coverage:
+        assert sorted(coverage.past_end({"I": 100, "II": 5})["I"].tolist()) == [1, 4, 30]
+        assert describe_past_end(coverage.past_end({"I": 100})) == (
+            "has 3 intervals past the end of I, the furthest by 30 bp on I: cut there"
+        )
+        assert describe_past_end(coverage.past_end({"I": 130})) == ""
+        assert coverage.read("I", 79, 100).tolist() == [0] + [float(value == "1") or 2.0] * 20
 
 
 def test_a_peak_file_covers_contigs_without_peaks(tmp_path):

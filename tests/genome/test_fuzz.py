@@ -32,6 +32,7 @@ SIGNAL = Track(0, "t", "t", 0, extra={"peak_value": "signal"})
 
 def read_bigwig(path: Path) -> None:
     with BigWig(path) as file:
+        file.past_end(file.contigs)
         for name, length in file.contigs.items():
             for start in range(0, min(length, 10_000), 2_500):
                 file.read(name, start, min(start + 2_500, length))
@@ -39,6 +40,7 @@ def read_bigwig(path: Path) -> None:
 
 def read_coverage(path: Path, track: Track = TRACK) -> None:
     with open_coverage(path, track) as file:
+        file.past_end(LENGTHS)
         known = TrackContigs.of(file).on_genome(path, LENGTHS, {})
         for name in known & file.contigs.keys():
             assert file.read(name, 0, LENGTHS[name]).shape == (LENGTHS[name],)
@@ -79,7 +81,8 @@ PARSERS: dict[str, tuple[str, Callable[[Path], object], list[bytes]]] = {
                   [b"track x\nchr1\t0\t20\ttrain\nchr2\t0\t9\ttest\tx\n"]),
     "mask": ("a.bed", lambda path: masks_of({"blacklist": read_peaks(path)}, {}),
              [b"chr1\t0\t20\nchr2\t3\t9\tx\n"]),
-    "bedgraph": ("a.bedGraph", read_coverage, [b"chr1\t0\t20\t1.5\nchr2 3 9 -2e3\n"]),
+    "bedgraph": ("a.bedGraph", read_coverage,
+                 [b"chr1\t0\t20\t1.5\nchr2 3 9.0 -2e3\nchr1\t5\t5\t1\nchr1\t3e1\t50\t1\n"]),
     "narrowpeak": ("a.narrowPeak", lambda path: read_coverage(path, SIGNAL),
                    [b"chr1\t0\t20\tp\t5\t.\t2.5\t1\t1\t3\nchr1\t9\t30\tq\t5\t.\t3\t1\t1\t3\n"]),
     "targets table": ("targets.txt", read_table, [TARGETS, TRACKS_TSV]),

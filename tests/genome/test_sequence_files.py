@@ -1,10 +1,12 @@
+import bz2
 import gzip
+import lzma
 import struct
 
 import pytest
 
 from spacescale.errors import UserError
-from spacescale.genome import dna
+from spacescale.genome import dna, sequence_files
 from spacescale.genome.sequence_files import read_genome
 
 FASTA = ">chr1 some text\nACGT\nAC\n\n>chr2\nnnnn\n"
@@ -22,6 +24,36 @@ def test_plain_gzip_and_crlf_read_alike(tmp_path):
         assert set(genome.contigs["chr2"].tolist()) == {dna.N}
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        FASTA.replace("\n", "\r"),
+        FASTA.replace("\n", "\r", 2),
+        FASTA.replace("\n", "\r\r\n"),
+        "\ufeff" + FASTA,
+        "; made by hand\n" + FASTA + "\n\n",
+        FASTA.replace(" some text", "\tsome > text").replace("AC\n", "AC  \n"),
+        FASTA.replace("ACGT\n", "ACGU\r\n"),
+    ],
+)
+@pytest.mark.parametrize("chunk", [1, 2, 3, 2**20])
+def test_forms_of_lines(tmp_path, content, chunk, monkeypatch):
+    monkeypatch.setattr(sequence_files, "_CHUNK_BYTES", chunk)
+    path = tmp_path / "a.fa"
+    path.write_bytes(content.encode())
+    genome = read_genome(path)
+    assert genome.lengths == {"chr1": 6, "chr2": 4}
+    assert genome.contigs["chr1"].tolist() == dna.encode("ACGTAC").tolist()
+
+
+def test_a_fault_names_its_line_whatever_ends_the_lines(tmp_path):
+    for end in ("\n", "\r", "\r\n"):
+        path = tmp_path / "bad.fa"
+        path.write_bytes(FASTA.replace("chr2", "").replace("\n", end).encode())
+        with pytest.raises(UserError, match=r"bad.fa:5: a FASTA header without a name"):
+            read_genome(path)
+
+
 def test_a_stale_index_does_not_matter_and_none_is_written(tmp_path):
     path = tmp_path / "a.fa"
     path.write_text(FASTA)
@@ -35,7 +67,11 @@ def test_a_stale_index_does_not_matter_and_none_is_written(tmp_path):
     [
         (b"", "is an empty file"),
         (b"ACGT\n", ":1: expected a FASTA header"),
-        (b"<!DOCTYPE html>", ":1: expected a FASTA header"),
+        (b"<!DOCTYPE html>", "is an HTML or XML page, not a FASTA or 2bit file: a failed download"),
+        (bz2.compress(FASTA.encode()), "is compressed by bzip2: unpack it with bunzip2"),
+        (lzma.compress(FASTA.encode()), "is compressed by xz: unpack it with unxz"),
+        (b"@r\nACGT\n+\nIIII\n", "is a FASTQ file of reads, not a FASTA or 2bit file"),
+        (b"\x26\xfc\x8f\x88" + bytes(99), "is a BigWig, not a FASTA or 2bit file"),
         (b">a\nAC\n>a\nAC\n", "contig 'a' occurs twice"),
         (b">a\n>b\nAC\n", "contig 'a' is empty"),
         (b">\nAC\n", ":1: a FASTA header without a name"),

@@ -86,9 +86,9 @@ class BasenjiSet:
             raise UserError(f"{place} does not fit {STATISTICS}: {error}") from error
 
     def _max_bytes(self) -> int:
-        """Both features in their largest form, floats with a key byte each, and some more."""
+        """Both features in their largest form, int64 lists with a key a number, and some more."""
         values = 4 * self.geometry.seq_length + self.geometry.target_length * self.num_tracks
-        return 5 * values + _OTHER_BYTES
+        return 11 * values + _OTHER_BYTES
 
 
 def _read_statistics(path: Path) -> dict[str, Any]:
@@ -108,6 +108,8 @@ def _read_statistics(path: Path) -> dict[str, Any]:
 
 def _integer(path: Path, statistics: dict[str, Any], key: str) -> int:
     value = statistics.get(key)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # as tables of numbers write it
     # A set may have an empty split, but no empty geometry.
     smallest = 0 if key.endswith("_seqs") else 1
     if isinstance(value, bool) or not isinstance(value, int) or value < smallest:

@@ -42,7 +42,7 @@ class Geometry:
 class Record:
     """One window as stored. place: file and number, for messages.
 
-    codes: uint8 [seq_length], A0 C1 G2 T3 N4. targets: float16 or float32 [bins, tracks].
+    codes: uint8 [seq_length], A0 C1 G2 T3 N4. targets: [bins, tracks] of a float type.
     """
 
     place: str

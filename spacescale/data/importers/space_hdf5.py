@@ -1,8 +1,8 @@
 """SPACE's training sets: one HDF5 file a split.
 
 `sequences` [windows, bases, 4], one-hot, bool as a rule; `targets` [windows, bins, tracks],
-float32 as a rule. The windows themselves are in a BED beside them, those of a split in the order
-of its rows.
+float32 as a rule; both may be of any type of numbers. The windows themselves are in a BED beside
+them, those of a split in the order of its rows.
 """
 
 import re
@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from spacescale.data.importers.encodings import codes_from_one_hot
+from spacescale.data.importers.encodings import as_floats, codes_from_one_hot
 from spacescale.data.importers.source import Geometry, Record
 from spacescale.errors import UserError
+from spacescale.genome.file_kinds import refuse_other_kinds
 
 _SPLIT_IN_NAME = re.compile(r"(?:^|[_.-])(train|valid|val|test|fold\d+)$")
 # Rows are read in blocks, so that a chunk of several windows is inflated once.
@@ -59,7 +60,7 @@ class SpaceHdf5:
             for start in range(0, self.num_records[split], step):
                 with _readable(path, f"rows {start} to {start + step}"):
                     one_hot = _as_numbers(sequences[start : start + step])
-                    values = targets[start : start + step]
+                    values = as_floats(_as_numbers(targets[start : start + step]))
                 for row, (bases, bins) in enumerate(zip(one_hot, values, strict=True), start):
                     yield _record(f"{path}: row {row}", bases, bins)
 
@@ -91,17 +92,17 @@ def _record(place: str, bases: np.ndarray, bins: np.ndarray) -> Record:
         raise UserError(f"{place}: {error}") from error
 
 
-def _as_numbers(one_hot: np.ndarray) -> np.ndarray:
+def _as_numbers(values: np.ndarray) -> np.ndarray:
     # A damaged file may hold other bytes than 0 and 1, which as bool would all be true.
-    return one_hot.view(np.uint8) if one_hot.dtype == bool else one_hot
+    return values.view(np.uint8) if values.dtype == bool else values
 
 
 def _check_layout(path: Path) -> tuple[int, int, int, int]:
     """Return (windows, bases, bins, tracks) of a file."""
     with _opened(path) as file:
         with _readable(path, "its header"):
-            sequences = _dataset(path, file, "sequences", "biuf")
-            targets = _dataset(path, file, "targets", "f")
+            sequences = _dataset(path, file, "sequences")
+            targets = _dataset(path, file, "targets")
         if sequences.shape[2] != 4:
             raise UserError(f"{path}: sequences has the shape {sequences.shape}, not (…, …, 4)")
         if sequences.shape[0] != targets.shape[0]:
@@ -111,7 +112,7 @@ def _check_layout(path: Path) -> tuple[int, int, int, int]:
         return sequences.shape[0], sequences.shape[1], targets.shape[1], targets.shape[2]
 
 
-def _dataset(path: Path, file: Any, name: str, kinds: str) -> Any:
+def _dataset(path: Path, file: Any, name: str) -> Any:
     """Return a dataset after a look at its type and shape; reads no values."""
     import h5py
 
@@ -119,7 +120,7 @@ def _dataset(path: Path, file: Any, name: str, kinds: str) -> Any:
     if not isinstance(found, h5py.Dataset):
         names = ", ".join(sorted(map(str, file))[:8])
         raise UserError(f"{path} has no dataset {name!r}; it has {names or 'nothing'}")
-    if found.dtype.kind not in kinds or len(found.shape) != 3 or 0 in found.shape[1:]:
+    if found.dtype.kind not in "biuf" or len(found.shape) != 3 or 0 in found.shape[1:]:
         raise UserError(
             f"{path}: {name} is {found.dtype} {found.shape}; expected sequences [windows, bases, "
             "4] and targets [windows, bins, tracks], numbers"
@@ -150,6 +151,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UserError("reading HDF5 needs h5py: pip install 'spacescale[prep]'") from error
     if not path.is_file():
         raise UserError(f"no such HDF5 file: {path}")
+    refuse_other_kinds(path, "an HDF5 file", {"hdf5"})
     with _readable(path, "its header"):
         file = h5py.File(path, "r")
     with file:

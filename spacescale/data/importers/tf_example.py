@@ -15,7 +15,7 @@ import numpy as np
 _VARINT, _EIGHT_BYTES, _DELIMITED, _FOUR_BYTES = 0, 1, 2, 5
 _FIXED = {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}
 _MAX_VARINT_BYTES = 10
-_LISTS = {2: "a float list", 3: "an int64 list"}
+_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
 _FLOAT_FIELD = 1 << 3 | _FOUR_BYTES
 
 Feature = bytes | np.ndarray
@@ -24,8 +24,8 @@ Feature = bytes | np.ndarray
 def parse_example(data: bytes, names: Collection[str]) -> dict[str, Feature]:
     """Return those of the named features that the example has.
 
-    bytes for a bytes list, which must hold one value; float32 [n] for a float list. Raises
-    ValueError for damage and for lists of other kinds under a wanted name.
+    bytes for a bytes list, which must hold one value; float32 [n] for a float list, int64 [n] for
+    an int64 list. Raises ValueError for damage and for lists of other kinds under a wanted name.
     """
     found: dict[str, Feature] = {}
     for features in _messages(memoryview(data), 1):
@@ -48,14 +48,16 @@ def _feature(name: str, feature: memoryview) -> Feature:
     for number, wire, value in _fields(feature):
         if wire != _DELIMITED:
             continue
-        if number == 1:
+        if number == _BYTES_LIST:
             items = list(_messages(value, 1))
             if len(items) != 1:
                 raise ValueError(f"feature {name!r} holds {len(items)} values, expected 1")
             return bytes(items[0])
-        if number == 2:
+        if number == _FLOAT_LIST:
             return _floats(value)
-        raise ValueError(f"feature {name!r} is {_LISTS.get(number, 'of an unknown kind')}")
+        if number == _INT64_LIST:
+            return _integers(value)
+        raise ValueError(f"feature {name!r} is of an unknown kind")
     raise ValueError(f"feature {name!r} is empty")
 
 
@@ -68,6 +70,29 @@ def _floats(values: memoryview) -> np.ndarray:
         return singles["value"].copy()
     packed = [np.frombuffer(part, dtype="<f4") for part in _messages(values, 1)]
     return np.concatenate(packed) if packed else np.empty(0, dtype=np.float32)
+
+
+def _integers(values: memoryview) -> np.ndarray:
+    """Return int64 [n] from an int64 list, whose varints are packed in one field or not."""
+    parts = [
+        bytes(value)
+        for number, wire, value in _fields(values)
+        if number == 1 and wire in (_VARINT, _DELIMITED)
+    ]
+    return _varints(np.frombuffer(b"".join(parts), dtype=np.uint8))
+
+
+def _varints(data: np.ndarray) -> np.ndarray:
+    """Return int64 [n] from the bytes of n varints, uint8; a record may hold a million."""
+    last = np.flatnonzero(data < 128)
+    if data.size and data[-1] >= 128:
+        raise ValueError("a number has no end")
+    first = np.append(0, last[:-1] + 1)
+    if last.size and (last - first).max() >= _MAX_VARINT_BYTES:
+        raise ValueError("a number has no end")
+    places = np.arange(data.size) - np.repeat(first, last - first + 1)
+    bits = (data & 127).astype(np.uint64) << (7 * places).astype(np.uint64)
+    return np.bitwise_or.reduceat(bits, first).view(np.int64) if last.size else last
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int, memoryview]]:

@@ -14,6 +14,7 @@ from typing import IO
 import google_crc32c
 
 from spacescale.errors import UserError
+from spacescale.genome.file_kinds import refuse_other_kinds
 
 _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
@@ -74,6 +75,7 @@ def _opened(path: Path, file: IO[bytes]) -> "_Plain | _Inflated":
         return _Plain(file)
     if start.startswith(_GZIP) or _is_zlib(start):
         return _Inflated(path, file)
+    refuse_other_kinds(path, "a TFRecord file")
     raise UserError(
         f"{path} is no TFRecord file, plain, zlib or gzip, or is damaged from its first bytes on "
         f"({start[:8]!r})"
