@@ -32,6 +32,12 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="score data that are split in another way than those the model was trained on",
     )
+    evaluate.add_argument(
+        "--batch",
+        type=int,
+        default=4,
+        help="windows at a time on each device (default: %(default)s)",
+    )
     evaluate.set_defaults(run=_evaluate)
 
     convert = commands.add_parser("convert", help="export plain PyTorch weights, proved equal")
@@ -130,7 +136,18 @@ def build_parser() -> argparse.ArgumentParser:
 def _evaluate(args: argparse.Namespace) -> None:
     from spacescale.evals.evaluation import evaluate
 
-    print(evaluate(args.path, args.data, args.split, args.out, args.both_strands, args.other_split))
+    if args.batch < 1:
+        raise UserError(f"--batch {args.batch}: must be 1 or more")
+    table = evaluate(
+        args.path,
+        args.data,
+        args.split,
+        args.out,
+        args.both_strands,
+        args.other_split,
+        args.batch,
+    )
+    print(table)
 
 
 def _convert(args: argparse.Namespace) -> None:

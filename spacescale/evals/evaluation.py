@@ -5,8 +5,10 @@ Shapes: N bins, T tracks.
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,11 +40,31 @@ from spacescale.evals.trained_model import OTHER_SPLIT, Splits, TrainedModel, lo
 from spacescale.metrics.regression import summarise_by_assay
 from spacescale.metrics.routing import ExpertUse
 from spacescale.metrics.writer import METRICS_FILE
-from spacescale.model.space import SpaceOutput
+from spacescale.model.space import Space, SpaceOutput
+from spacescale.parallel import comm
 
 logger = logging.getLogger(__name__)
-BATCH_SIZE = 4
 REGION_WINDOWS = 4  # windows drawn in the figure of observed against predicted tracks
+
+
+@dataclass
+class Scored:
+    """What came out for some windows of one species; parts that devices took add up."""
+
+    scores: TrackScores
+    baseline: TrackScores
+    use: ExpertUse
+    predicted: dict[int, np.ndarray] = field(default_factory=dict)  # row → (N, T)
+    observed: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def __add__(self, other: Scored) -> Scored:
+        return Scored(
+            self.scores + other.scores,
+            self.baseline + other.baseline,
+            self.use + other.use,
+            self.predicted | other.predicted,
+            self.observed | other.observed,
+        )
 
 
 @dataclass
@@ -52,11 +74,8 @@ class SpeciesResult:
     data: SpeciesData
     splits: Splits
     num_windows: int
-    scores: TrackScores
-    baseline: TrackScores
     region: list[int]  # rows of the stretch to draw
-    predicted: dict[int, np.ndarray] = field(default_factory=dict)  # row → (N, T)
-    observed: dict[int, np.ndarray] = field(default_factory=dict)
+    scored: Scored
 
 
 def evaluate(
@@ -66,13 +85,16 @@ def evaluate(
     out: Path | None,
     both_strands: bool,
     other_split: bool = False,
+    batch_size: int = 4,
+    devices: Sequence[torch.device] | None = None,
 ) -> str:
     """Score `path` on a split of the data and write tables and figures; returns a summary table.
 
     Writes metrics.json, one SPECIES/acc.txt each and figures/*.png to `out`. The baseline beside
     every figure predicts each track's mean profile over the training windows, whatever the
     sequence. Raises UserError for data that do not fit the model, and unless other_split for data
-    that are split in another way than those it was trained on.
+    that are split in another way than those it was trained on. Windows are dealt out to `devices`
+    (default: every visible GPU, else the CPU), `batch_size` at a time.
     """
     trained = load_trained(path)
     if not data_paths and not trained.data_paths:
@@ -80,8 +102,11 @@ def evaluate(
     datasets = open_datasets(data_paths or trained.data_paths)
     for data in datasets.values():
         trained.check_data(data, other_split)
-    use = count_experts_of(trained.model.config, trained.device)
-    results = [_evaluate_species(trained, d, split, both_strands, use) for d in datasets.values()]
+    replicas = [copy.deepcopy(trained.model).to(device) for device in devices or comm.devices()]
+    results = [
+        _evaluate_species(trained, replicas, data, split, both_strands, batch_size)
+        for data in datasets.values()
+    ]
     folder = out or (trained.run or path) / "evaluation" / split
     description = {
         "model": trained.source.name,
@@ -91,58 +116,89 @@ def evaluate(
         "over tracks; log1p of prediction and target in multiples of the track's training mean",
     }
     write_tables(folder, results, description)
-    draw_figures(folder / "figures", results, use, split, trained.run)
+    draw_figures(folder / "figures", results, split, trained.run)
     logger.info("tables and figures: %s", folder)
     notes = [f"{r.data.name}: {OTHER_SPLIT}" for r in results if r.splits == "other"]
     return "\n".join([summary_table(summary_rows(results)), *notes])
 
 
 def _evaluate_species(
-    trained: TrainedModel, data: SpeciesData, split: str, both_strands: bool, use: ExpertUse
+    trained: TrainedModel,
+    replicas: list[Space],
+    data: SpeciesData,
+    split: str,
+    both_strands: bool,
+    batch_size: int,
 ) -> SpeciesResult:
     rows = data.rows(split)
     if not len(rows):
         raise UserError(f"{data.path}: no windows in split {split!r}")
-    scale = trained.scale(data.name)
-    profile = mean_profile(data).to(trained.device) / scale
-    result = SpeciesResult(
-        data,
-        trained.splits_of(data),
-        len(rows),
-        TrackScores(len(scale), trained.device),
-        TrackScores(len(scale), trained.device),
-        middle_stretch(data, rows),
-    )
-
-    def observe(batch: SpeciesBatch, prediction: Tensor, output: SpaceOutput) -> None:
-        target = batch.targets.float() / scale
-        result.baseline.update(profile.expand_as(target), target)
-        add_expert_use(use, output)
-        for i, row in enumerate(batch.rows.tolist()):
-            if row in result.region:
-                result.predicted[row] = prediction[i].cpu().numpy()
-                result.observed[row] = target[i].cpu().numpy()
-
-    result.scores = score_split(
-        trained.model,
-        data.name,
-        _batches(data, rows, trained),
-        scale,
-        trained.trained_on_means,
-        strand_pair=data.strand_pair if both_strands else None,
-        observe=observe,
-    )
-    return result
+    region = middle_stretch(data, rows)
+    with (
+        tqdm(total=len(rows), unit="window", desc=data.name, disable=None) as bar,
+        ThreadPoolExecutor(len(replicas)) as threads,
+    ):
+        scoring = _Scoring(trained, data, region, mean_profile(data), both_strands, batch_size, bar)
+        shares = [rows[place :: len(replicas)] for place in range(len(replicas))]
+        first, *others = threads.map(scoring.score, replicas, shares)
+    scored = sum(others, start=first)
+    return SpeciesResult(data, trained.splits_of(data), len(rows), region, scored)
 
 
-def _batches(
-    data: SpeciesData, rows: np.ndarray, trained: TrainedModel
-) -> Iterator[tuple[SpeciesBatch, None]]:
-    seq_length = trained.model.config.seq_length
-    with tqdm(total=len(rows), unit="window", desc=data.name, disable=None) as bar:
-        for batch in evaluation_batches(data, rows, seq_length, BATCH_SIZE):
-            yield batch.to(trained.device), None
-            bar.update(len(batch.rows))
+@dataclass(frozen=True)
+class _Scoring:
+    """How the windows of one species are scored, on any device."""
+
+    trained: TrainedModel
+    data: SpeciesData
+    region: list[int]
+    profile: Tensor  # (N, T), of the baseline
+    both_strands: bool
+    batch_size: int
+    bar: tqdm
+
+    def score(self, model: Space, rows: np.ndarray) -> Scored:
+        """Score these rows where the model lies; the result is on the CPU."""
+        device = next(model.parameters()).device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # of this thread
+        scale = self.trained.scale(self.data.name).to(device)
+        profile = self.profile.to(device) / scale
+        baseline = TrackScores(len(scale), device)
+        use = count_experts_of(model.config, device)
+        predicted, observed = {}, {}
+
+        def observe(batch: SpeciesBatch, prediction: Tensor, output: SpaceOutput) -> None:
+            target = batch.targets.float() / scale
+            baseline.update(profile.expand_as(target), target)
+            add_expert_use(use, output)
+            for i, row in enumerate(batch.rows.tolist()):
+                if row in self.region:
+                    predicted[row] = prediction[i].cpu().numpy()
+                    observed[row] = target[i].cpu().numpy()
+            self.bar.update(len(batch.rows))
+
+        try:
+            scores = score_split(
+                model,
+                self.data.name,
+                self._batches(rows, model.config.seq_length, device),
+                scale,
+                self.trained.trained_on_means,
+                strand_pair=self.data.strand_pair if self.both_strands else None,
+                observe=observe,
+            )
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{device} has not the memory for --batch {self.batch_size}; take a smaller one"
+            ) from error
+        return Scored(scores.cpu(), baseline.cpu(), use.cpu(), predicted, observed)
+
+    def _batches(
+        self, rows: np.ndarray, seq_length: int, device: torch.device
+    ) -> Iterator[tuple[SpeciesBatch, None]]:
+        for batch in evaluation_batches(self.data, rows, seq_length, self.batch_size):
+            yield batch.to(device), None
 
 
 def mean_profile(data: SpeciesData) -> Tensor:
@@ -169,9 +225,9 @@ def summary_rows(results: list[SpeciesResult]) -> list[SummaryRow]:
     rows = []
     for result in results:
         assays = [track.assay for track in result.data.tracks]
-        log1p = summarise_by_assay(result.scores.log1p.pearson(), assays)
-        raw = summarise_by_assay(result.scores.raw.pearson(), assays)
-        baseline = summarise_by_assay(result.baseline.log1p.pearson(), assays)
+        log1p = summarise_by_assay(result.scored.scores.log1p.pearson(), assays)
+        raw = summarise_by_assay(result.scored.scores.raw.pearson(), assays)
+        baseline = summarise_by_assay(result.scored.baseline.log1p.pearson(), assays)
         rows += [
             SummaryRow(
                 species=result.data.name,
@@ -191,7 +247,7 @@ def write_tables(folder: Path, results: list[SpeciesResult], description: dict[s
     """Write acc.txt per species and metrics.json over all."""
     species: dict[str, Any] = {}
     for result in results:
-        log1p, raw = result.scores.log1p, result.scores.raw
+        log1p, raw = result.scored.scores.log1p, result.scored.scores.raw
         tracks = result.data.tracks
         write_acc_table(
             folder / result.data.name / "acc.txt",
@@ -207,8 +263,8 @@ def write_tables(folder: Path, results: list[SpeciesResult], description: dict[s
             "splits": result.splits,
             "pearson_log1p": float(log1p.pearson().nanmean()),
             "pearson_raw": float(raw.pearson().nanmean()),
-            "mean_profile_pearson_log1p": float(result.baseline.log1p.pearson().nanmean()),
-            "mean_profile_pearson_raw": float(result.baseline.raw.pearson().nanmean()),
+            "mean_profile_pearson_log1p": float(result.scored.baseline.log1p.pearson().nanmean()),
+            "mean_profile_pearson_raw": float(result.scored.baseline.raw.pearson().nanmean()),
             "tracks": [
                 {"identifier": t.identifier, "assay": t.assay, "pearson_log1p": a, "pearson_raw": b}
                 for t, a, b in zip(
@@ -222,9 +278,7 @@ def write_tables(folder: Path, results: list[SpeciesResult], description: dict[s
     )
 
 
-def draw_figures(
-    folder: Path, results: list[SpeciesResult], use: ExpertUse, split: str, run: Path | None
-) -> None:
+def draw_figures(folder: Path, results: list[SpeciesResult], split: str, run: Path | None) -> None:
     """Draw the figures of an evaluation; a missing matplotlib is named and skipped."""
     try:
         import matplotlib  # noqa: F401
@@ -235,13 +289,15 @@ def draw_figures(
     for result in results:
         _draw_region(folder, result, split)
         parts = per_assay.setdefault(result.data.name, {})
-        values = result.scores.log1p.pearson().tolist()
+        values = result.scored.scores.log1p.pearson().tolist()
         for track, value in zip(result.data.tracks, values, strict=True):
             parts.setdefault(track.assay, []).append(value)
     figures.pearson_per_assay(folder / "pearson_per_assay.png", per_assay)
-    names = {result.data.name for result in results}
-    encoder = {n: s.cpu().numpy() for n, s in use.encoder_shares().items() if n in names}
-    decoder = {k: s.cpu().numpy() for k, s in use.decoder_shares().items()}
+    encoder, decoder = {}, {}
+    for result in results:
+        use, name = result.scored.use, result.data.name
+        encoder |= {n: s.numpy() for n, s in use.encoder_shares().items() if n == name}
+        decoder |= {key: s.numpy() for key, s in use.decoder_shares().items()}
     if encoder or decoder:
         figures.expert_use(folder / "expert_use.png", encoder, decoder)
     if run is not None and (run / METRICS_FILE).is_file():
@@ -269,8 +325,8 @@ def _draw_region(folder: Path, result: SpeciesResult, split: str) -> None:
         str(data.windows.chrom[first]),
         int(data.windows.start[first]),
         data.bin_size,
-        np.concatenate([result.predicted[row] for row in result.region]),
-        np.concatenate([result.observed[row] for row in result.region]),
+        np.concatenate([result.scored.predicted[row] for row in result.region]),
+        np.concatenate([result.scored.observed[row] for row in result.region]),
         [track.identifier for track in data.tracks],
         f"{data.name}, {split}: observed and predicted, in multiples of the track mean",
     )

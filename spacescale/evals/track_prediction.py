@@ -41,6 +41,13 @@ class TrackScores:
         """A copy of all moments, float64 (2, 6, T): raw, log1p."""
         return torch.stack([self.raw.tensor(), self.log1p.tensor()])
 
+    def __add__(self, other: TrackScores) -> TrackScores:
+        return TrackScores.from_tensor(self.tensor() + other.tensor())
+
+    def cpu(self) -> TrackScores:
+        """The same on the CPU."""
+        return TrackScores.from_tensor(self.tensor().cpu())
+
     def update(self, prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> None:
         """Add windows (B, N, T) in multiples of the track mean; log1p takes negatives as 0.
 

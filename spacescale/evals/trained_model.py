@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from spacescale.checkpoint import layout
@@ -18,7 +17,6 @@ from spacescale.errors import UserError
 from spacescale.evals.track_prediction import safe_scale
 from spacescale.genome.tracks import Track, read_targets
 from spacescale.model.space import Space, read_export
-from spacescale.parallel import comm
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +26,7 @@ OTHER_SPLIT = "other splits than in training: held-out windows may have been tra
 
 @dataclass
 class TrainedModel:
-    """A model in evaluation mode, on a GPU where there is one, and what it was trained on."""
+    """A model in evaluation mode, on the CPU, and what it was trained on."""
 
     model: Space
     source: Path
@@ -39,15 +37,10 @@ class TrainedModel:
     data_paths: list[Path]  # where they lay; [] for an export
     run: Path | None  # the run folder, if it comes from one
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return next(self.model.parameters()).device
-
     def scale(self, species: str) -> Tensor:
-        """Training mean of each track (T,), on the model's device; 1 where there is no signal."""
+        """Training mean of each track (T,) float32; 1 where there is no signal."""
         means = np.array([track.mean for track in self.tracks[species]], dtype=np.float32)
-        return safe_scale(means).to(self.device)
+        return safe_scale(means)
 
     def check_data(self, data: SpeciesData, other_split: bool = False) -> None:
         """Refuse data whose species, tracks, geometry or splits are not the model's.
@@ -114,11 +107,10 @@ def load_trained(path: Path) -> TrainedModel:
 
     Raises UserError where there is none of them, or it is damaged.
     """
-    device = comm.device()
     if (path / "model.safetensors").is_file():
         payload = read_export(path)
         return TrainedModel(
-            model=Space.from_pretrained(path).to(device),
+            model=Space.from_pretrained(path),
             source=path,
             trained_on_means=payload["track_scale"] == "mean",
             tracks=_read_tracks(path),
@@ -136,7 +128,7 @@ def load_trained(path: Path) -> TrainedModel:
         checkpoint.resolve().parent.parent
     )
     return TrainedModel(
-        model=model.to(device),
+        model=model,
         source=checkpoint,
         trained_on_means=config.loss.track_scale == "mean",
         tracks=_read_tracks(checkpoint),

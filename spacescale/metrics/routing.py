@@ -50,8 +50,15 @@ class ExpertUse:
         total.decoder += self.decoder + other.decoder
         return total
 
+    def cpu(self) -> "ExpertUse":
+        """The same on the CPU."""
+        self.encoder, self.decoder = self.encoder.cpu(), self.decoder.cpu()
+        return self
+
     def encoder_shares(self) -> dict[str, Tensor]:
-        """Return per species the share of gate mass of each expert, float64 [M, E]."""
+        """Return per species the share of gate mass of each expert, float64 [M, E]; {} if M = 0."""
+        if not len(self.encoder):
+            return {}
         return dict(zip(self.species, expert_shares(self.encoder).unbind(1), strict=True))
 
     def decoder_shares(self) -> dict[tuple[str, str], Tensor]:

@@ -116,6 +116,13 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+def devices() -> list[torch.device]:
+    """All devices that a command of one process may use: every visible GPU, else the CPU."""
+    if uses_gpu():
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [torch.device("cpu")]
+
+
 def rank() -> int:
     """This process's global rank, known from the launcher even before the group is joined."""
     return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))

@@ -131,8 +131,8 @@ def _resolve_precision(config: dict[str, Any], source: str) -> None:
     dtype = autocast.get("dtype")
     if autocast.get("enabled") and dtype not in BFLOAT16:
         raise UserError(
-            f"{source}: torch_autocast.dtype={dtype!r}; write 'bfloat16', or set 'enabled' to false "
-            f"for float32; {_NO_FLOAT16}"
+            f"{source}: torch_autocast.dtype={dtype!r}; write 'bfloat16', or set 'enabled' to "
+            f"false for float32; {_NO_FLOAT16}"
         )
 
 
@@ -216,9 +216,10 @@ def exact_weights(engine: Engine) -> Iterator[None]:
     Under autocast ZeRO-3 gathers the weights of linear and convolution layers in bf16, which is
     what autocast would make of them. All ranks enter and leave together.
     """
-    rounded = {}
+    model: Any = engine.module  # typed as a module or a tensor
+    rounded: dict[Any, torch.dtype] = {}
     if engine.zero_optimization_stage() == 3:
-        rounded = {p: p.comm_dtype for p in engine.module.parameters() if has_comm_dtype(p)}
+        rounded = {p: p.comm_dtype for p in model.parameters() if has_comm_dtype(p)}
     if not rounded:
         yield
         return

@@ -203,7 +203,8 @@ class Trainer:
     def _validate(self, step: int) -> bool:
         """Score the validation windows; whether that is the best score so far."""
         self.engine.eval()
-        found = validate(self.engine, self.datasets, self.config, self.device)
+        batch_size = self.engine.train_micro_batch_size_per_gpu()
+        found = validate(self.engine, self.datasets, self.config, batch_size, self.device)
         self.engine.train()
         self.scores = {"step": step} | found.scalars
         self.log.scalars(step, found.scalars)

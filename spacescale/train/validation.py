@@ -35,10 +35,15 @@ class Validation:
 
 
 def validate(
-    predict: Predict, datasets: dict[str, SpeciesData], config: Config, device: torch.device
+    predict: Predict,
+    datasets: dict[str, SpeciesData],
+    config: Config,
+    batch_size: int,
+    device: torch.device,
 ) -> Validation:
     """Score every species' first `run.valid_windows` validation windows, over all ranks.
 
+    Each rank takes `batch_size` windows at a time. The number is training's, which fits its memory.
     The model must be in evaluation mode. A species without validation windows is left out.
     """
     model, scalars, overall = config.model, {}, []
@@ -46,7 +51,7 @@ def validate(
     for name, data in datasets.items():
         if not data.manifest.num_windows.get("valid"):
             continue
-        accuracy = _score_species(predict, data, config, device, use)
+        accuracy = _score_species(predict, data, config, batch_size, device, use)
         overall.append(float(accuracy.log1p.pearson().nanmean()))
         scalars[f"valid/pearson_log1p/{name}"] = overall[-1]
         scalars[f"valid/pearson_raw/{name}"] = float(accuracy.raw.pearson().nanmean())
@@ -58,12 +63,17 @@ def validate(
 
 
 def _score_species(
-    predict: Predict, data: SpeciesData, config: Config, device: torch.device, use: ExpertUse
+    predict: Predict,
+    data: SpeciesData,
+    config: Config,
+    batch_size: int,
+    device: torch.device,
+    use: ExpertUse,
 ) -> TrackScores:
     local = score_split(
         predict,
         data.name,
-        _rank_share(data, config, device),
+        _rank_share(data, config, batch_size, device),
         safe_scale(data.track_mean).to(device),
         config.loss.track_scale == "mean",
         observe=lambda batch, prediction, output: add_expert_use(use, output),
@@ -72,7 +82,7 @@ def _score_species(
 
 
 def _rank_share(
-    data: SpeciesData, config: Config, device: torch.device
+    data: SpeciesData, config: Config, batch_size: int, device: torch.device
 ) -> Iterator[tuple[SpeciesBatch, Tensor]]:
     """This rank's windows. Every rank makes as many calls, as expert parallelism requires:
     windows that only fill up the last round have weight 0.
@@ -81,7 +91,6 @@ def _rank_share(
     mine = rows[comm.rank() :: comm.world_size()]
     filler = -(-len(rows) // comm.world_size()) - len(mine)  # 0 or 1
     weights = torch.tensor([1.0] * len(mine) + [0.0] * filler, device=device)
-    batch_size = config.data.micro_batch_size
     batches = evaluation_batches(
         data, np.concatenate([mine, rows[:filler]]), config.model.seq_length, batch_size
     )

@@ -1,0 +1,74 @@
+"""Every preset, at a tiny shape: trained two steps, evaluated, converted, planned and described."""
+
+import json
+
+import pytest
+import torch
+from conftest import DEEPSPEED_JSON, REPO, TINY
+
+from spacescale.checkpoint.convert import convert
+from spacescale.config import PRESETS, build_config
+from spacescale.evals.evaluation import evaluate
+from spacescale.evals.info import describe
+from spacescale.planning.machine import named_machine
+from spacescale.planning.measure import measure_plan
+from spacescale.planning.plan import plan_preset
+from spacescale.planning.report import as_text
+from spacescale.testing.ranks import run_ranks
+from spacescale.train.run import prepare
+from spacescale.train.signals import StopRequest
+
+WITHOUT_EXPERTS = {"enformer", "space_dense_encoder", "space_dense_no_species"}
+WITHOUT_DECODER_EXPERTS = {"enformer", "space_no_decoder", "space_mlp_decoder"}
+
+
+def overrides(preset):
+    tiny = [word for word in TINY if not word.startswith("--")]
+    tiny += ["model.seq_length=2048", "model.target_length=48", "model.num_downsamples=5"]
+    tiny += ["model.track_grouping=table", "data.num_workers=0", "optim.max_steps=2"]
+    tiny += ["run.valid_every=2", "run.valid_windows=2"]
+    # one decoder's experts serve three species here
+    return tiny + ([] if preset in WITHOUT_DECODER_EXPERTS else ["model.tracks_num_experts=4"])
+
+
+def train_all(data, folder):
+    """Train every preset in this process."""
+    for preset in PRESETS:
+        config = build_config(preset, overrides(preset))
+        run = prepare(
+            config, [data], REPO / DEEPSPEED_JSON, folder / preset, None,
+            torch.device("cpu"), StopRequest(),
+        )  # fmt: skip
+        run.trainer.fit(0)
+        run.lock.close()
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("presets")
+    run_ranks(train_all, 1, data, folder)
+    return folder
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_goes_all_the_way(runs, data, tmp_path, preset):
+    run = runs / preset
+    assert (run / "DONE").exists()
+    table = evaluate(run, [], "test", None, both_strands=False)
+    assert {line.split()[0] for line in table.splitlines()[1:]} == {"finch", "moth", "perch"}
+    figures = {path.name for path in (run / "evaluation/test/figures").iterdir()}
+    routed = preset not in WITHOUT_EXPERTS & WITHOUT_DECODER_EXPERTS
+    assert ("expert_use.png" in figures) == routed
+    metrics = json.loads((run / "evaluation/test/metrics.json").read_text())
+    assert metrics["species"]["finch"]["windows"] > 0
+
+    found = convert(run, tmp_path / "export")
+    assert found.difference < 1e-5 and found.turned == 0
+    for path in (run, tmp_path / "export"):
+        assert "finch" in describe(path)
+
+    plan = plan_preset(
+        preset, overrides(preset), [data], gpus=2, zero_stage=2, ep_size=None, micro_batch=2,
+        precision="fp32", accumulation=1, machine=named_machine("a40"),
+    )  # fmt: skip
+    assert "measured" in as_text(plan, measure_plan(plan))
