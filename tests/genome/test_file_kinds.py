@@ -1,0 +1,84 @@
+"""Files of other kinds are named by what they are, with the cure."""
+
+import bz2
+import gzip
+import io
+import lzma
+import tarfile
+import zipfile
+
+import pytest
+
+from spacescale.errors import UserError
+from spacescale.genome.file_kinds import kind_of, refuse_other_kinds
+
+FASTA = b">chr1\nACGTACGT\n"
+
+
+def tar_of(data):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        member = tarfile.TarInfo("chr1.fa")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return file.getvalue()
+
+
+def zip_of(name, data=b"x"):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, data)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (bz2.compress(FASTA), "is compressed by bzip2: unpack it with bunzip2"),
+        (lzma.compress(FASTA), "is compressed by xz: unpack it with unxz"),
+        (b"\x28\xb5\x2f\xfd\x24", "is compressed by zstd: unpack it with unzstd"),
+        (zip_of("hg38.fa"), "is compressed by zip: unpack it with unzip"),
+        (zip_of("[Content_Types].xml"), "is a workbook, not a BED file: save the table as tab"),
+        (tar_of(FASTA), "is a tar archive: unpack it with tar -xf"),
+        (gzip.compress(tar_of(FASTA)), "is a tar archive: unpack it with tar -xf"),
+        (gzip.compress(gzip.compress(FASTA)), "is compressed by gzip twice: unpack it with gunzip"),
+        (gzip.compress(b"BAM\1" + bytes(20)), "is a BAM file of aligned reads, not a BED file"),
+        (b"CRAM\3\0", "is a CRAM file of aligned reads, not a BED file"),
+        (b"\x89HDF\r\n\x1a\n", "is an HDF5 file, not a BED file"),
+        (b"\xeb\xf2\x89\x87", "is a BigBed, not a BED file: convert it with bigBedToBed"),
+        (b"<!DOCTYPE html>", "is an HTML or XML page, not a BED file: a failed download"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS.*: run git lfs pull"),
+        (b"@read1\nACGT\n+\nIIII\n", "is a FASTQ file of reads, not a BED file"),
+        (b"track type=wiggle_0\nfixedStep chrom=chr1 start=1\n", "convert it with wigToBigWig"),
+    ],
+)
+def test_files_of_other_kinds_are_named(tmp_path, content, message):
+    path = tmp_path / "given"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        refuse_other_kinds(path, "a BED file", {"gzip"})
+
+
+def test_what_is_accepted_within_gzip_is_to_be_unpacked(tmp_path):
+    path = tmp_path / "given"
+    path.write_bytes(gzip.compress(b"\x26\xfc\x8f\x88"))
+    with pytest.raises(UserError, match="is a BigWig compressed by gzip: unpack it with gunzip"):
+        refuse_other_kinds(path, "coverage", {"gzip", "bigwig"})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        FASTA,
+        gzip.compress(FASTA),
+        b"chr1\t0\t5\n",
+        b"index\tidentifier\tfile\n",
+        b"\x1f\x8b\x08",
+    ],
+)
+def test_text_of_any_content_passes(tmp_path, content):
+    path = tmp_path / "given"
+    path.write_bytes(content)
+    refuse_other_kinds(path, "a BED file", {"gzip"})
+    assert kind_of(b"chr1\t0\t5\t1\n" * 9) is None
