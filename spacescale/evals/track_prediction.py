@@ -49,6 +49,22 @@ class TrackScores:
         self.raw.update(prediction, target, weight)
         self.log1p.update(prediction.clamp(min=0).log1p(), target.clamp(min=0).log1p(), weight)
 
+    def left_out(self) -> list[str]:
+        """Why each track has no Pearson in log1p, "" where it has one.
+
+        "not measured"; "constant", its target or prediction; "undefined", as where all targets are
+        below 0, which log1p takes as 0 and `raw` does not.
+        """
+        return [
+            "" if defined else "undefined" if varies else "constant" if measured else "not measured"
+            for defined, varies, measured in zip(
+                (~self.log1p.pearson().isnan()).tolist(),
+                (~self.raw.pearson().isnan()).tolist(),
+                self.raw.measured().tolist(),
+                strict=True,
+            )
+        ]
+
 
 def count_experts_of(model: ModelConfig, device: torch.device | str = "cpu") -> ExpertUse:
     """An empty count of expert use for a model of this configuration."""

@@ -63,7 +63,7 @@ _PATTERNS: list[tuple[bytes, FileKind]] = [
     (rb"@(HD|SQ|RG|PG|CO)\t", FileKind("sam", "a SAM file of aligned reads")),
     (rb"(TBI|CSI|BAI)\x01", FileKind("index", "the index of another file")),
     (rb"TDF[34]", FileKind("tdf", "a TDF file of IGV", "convert it with igvtools tdftobedgraph")),
-    (rb"PAR1", FileKind("parquet", "a Parquet table")),
+    (rb"PAR1[^\t -~]", FileKind("parquet", "a Parquet table")),
     (rb"\x93NUMPY", FileKind("numpy", "a NumPy array")),
     (rb"%PDF", FileKind("pdf", "a PDF document")),
     (rb"version https://git-lfs", FileKind("lfs", "a pointer of Git LFS", "run git lfs pull")),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spacescale.errors import UserError
-from spacescale.genome.coverage import TrackContigs, open_coverage
+from spacescale.genome.coverage import OnGenome, TrackContigs, open_coverage
 from spacescale.genome.tracks import Track
 from spacescale.genome.transforms import TRANSFORMS
 
@@ -162,11 +162,12 @@ def test_contigs_of_text_are_matched_by_name(tmp_path):
     graph = contigs_of(put(tmp_path / "a.bedGraph", "I\t0\t9\t1\nI\t20\t60\t1\nx\t0\t999\t1\n"))
     aliases = graph.auto_aliases(lengths)
     assert aliases == {"I": "chrI"}
-    assert graph.on_genome(genome, lengths, aliases) == {"chrI"}
+    assert graph.on_genome(genome, lengths, aliases) == OnGenome({"chrI"}, {}, {"chrI"})
     with pytest.raises(UserError, match=r"shares no contig name.*By name I = chrI: add --aliases"):
         graph.on_genome(genome, lengths, {})
-    with pytest.raises(UserError, match=r"a.bedGraph:2: end 60 lies beyond chrI, which has 59 bp"):
-        graph.on_genome(genome, lengths | {"chrI": 59}, aliases)
+    short = graph.on_genome(genome, lengths | {"chrI": 59}, aliases)
+    assert not short.covered
+    assert "a.bedGraph:2: end 60 lies beyond chrI, which has 59 bp" in short.misfits["chrI"]
     both = contigs_of(put(tmp_path / "b.bedGraph", "I\t0\t9\t1\nchrI\t20\t60\t1\n"))
     with pytest.raises(UserError, match="I and chrI are both chrI of"):
         both.on_genome(genome, lengths, aliases)
@@ -174,7 +175,8 @@ def test_contigs_of_text_are_matched_by_name(tmp_path):
 
 def test_a_peak_file_covers_contigs_without_peaks(tmp_path):
     peaks = contigs_of(put(tmp_path / "a.bed", "chrI\t0\t9\n"))
-    assert peaks.on_genome(tmp_path, {"chrI": 100, "chrII": 50}, {}) == {"chrI", "chrII"}
+    found = peaks.on_genome(tmp_path, {"chrI": 100, "chrII": 50}, {})
+    assert (found.covered, found.named) == ({"chrI", "chrII"}, {"chrI"})
 
 
 @pytest.mark.skipif(not YEAST.is_dir(), reason="no yeast data beside the repository")
