@@ -68,6 +68,7 @@ def main() -> int:
             given.min_aligned,
             named_paths("--aliases", [text for text in given.aliases if text != "auto"]),
             "auto" in given.aliases,
+            tell=lambda line: print(f"note: {line}", file=sys.stderr),
         )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -153,7 +153,9 @@ def _aliases(options: ImportOptions, genome: Genome | None) -> dict[str, str]:
         return {}
     if str(options.aliases) == "auto":
         return match_styles(bed_contigs(options.windows), genome.lengths)
-    return read_aliases(given_path(str(options.aliases)), genome.lengths)
+    aliases = read_aliases(given_path(str(options.aliases)), genome.lengths)
+    # A public table lists thousands of names.
+    return {name: aliases[name] for name in bed_contigs(options.windows) if name in aliases}
 
 
 def _windows(
