@@ -186,7 +186,7 @@ def _warnings(track: Track, uncovered: list[str], negative: bool) -> list[str]:
     if track.negative:
         found.append(f"has negative coverage, in {track.negative} bins: {NEGATIVE_TARGETS}")
     elif negative:
-        found.append(f"has negative coverage, 0 in the targets; {SIGN_CURE}")
+        found.append(f"has negative coverage, which the clip makes 0; {SIGN_CURE}")
     if track.saturated:
         found.append(f"has {track.saturated} bins beyond float16, cut to 65504")
     if track.mean == 0:

@@ -115,7 +115,8 @@ def _lines(path: Path, what: str) -> Iterator[tuple[int, bytes]]:
             for number, content in enumerate(_as_utf8(file), start=1):
                 line = content.rstrip(b"\r\n")
                 if len(line) > _LONGEST_LINE or b"\0" in line:
-                    raise UserError(f"{path}:{number}: this is no text file, expected {what}")
+                    hint = "; if it is UTF-16, save it as UTF-8" if b"\0" in line else ""
+                    raise UserError(f"{path}:{number}: this is no text file, expected {what}{hint}")
                 if b"\r" in line:
                     raise UserError(
                         f"{path}:{number}: a carriage return in the line: line ends of several "

@@ -93,7 +93,7 @@ BAD = {
     "a seed without blocks": ([*SPLITS, "--split-seed", "3"], "split_seed 3 is for --random-bl"),
     "a spreadsheet": (
         [*SPLITS, "--targets", "targets.xlsx"],
-        "targets.xlsx is a workbook.*tab separated",
+        "targets.xlsx is a workbook.*tab sep",
     ),
     "no mask there": ([*SPLITS, "--gaps", "none.bed"], "cannot read the BED file none.bed: No "),
     "a file for a folder": ([*SPLITS, "--out", "taken"], "cannot make the folder taken: File ex"),
