@@ -4,7 +4,6 @@ import argparse
 import signal
 import sys
 import time
-from pathlib import Path
 
 from spacescale.data.manifest import find_species
 from spacescale.data.shard_reader import SpeciesData
@@ -12,14 +11,15 @@ from spacescale.data.summary import print_summary
 from spacescale.data.tar_targets import ENDINGS
 from spacescale.data.tar_writer import export_webdataset
 from spacescale.errors import UserError
+from spacescale.genome.named_files import path_option
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line; see `--help`."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("source", type=Path, help="a species folder, or a folder of species folders")
-    add("--out", type=Path, required=True, help="folder to write the species folders into")
+    add("source", type=path_option, help="a species folder, or a folder of species folders")
+    add("--out", type=path_option, required=True, help="folder to write the species folders into")
     add("--codec", choices=tuple(ENDINGS), default="pcodec", help="default %(default)s")
     add("--windows-per-shard", type=int, default=16, metavar="N", help="default %(default)s")
     add("--workers", type=int, default=1, metavar="N", help="processes, default %(default)s")

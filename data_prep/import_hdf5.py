@@ -2,12 +2,12 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from spacescale.data.importers.command import import_options, import_parser, run_import
 from spacescale.data.importers.convert import ImportOptions
 from spacescale.data.importers.source import ImportSource
 from spacescale.data.importers.space_hdf5 import SpaceHdf5, files_by_split
+from spacescale.genome.named_files import path_option
 
 EPILOG = """files:
   One file a split, with `sequences` [windows, bases, 4] and `targets` [windows, bins, tracks]; the
@@ -26,8 +26,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the arguments of the command line; see `--help`."""
     parser = import_parser(__doc__ or "", EPILOG)
     parser.add_argument("files", nargs="+", metavar="[SPLIT=]FILE", help="HDF5, one a split")
-    parser.add_argument("--targets", type=Path, required=True, help="targets table")
-    parser.add_argument("--windows", type=Path, help="BED of the windows")
+    parser.add_argument("--targets", type=path_option, required=True, help="targets table")
+    parser.add_argument("--windows", type=path_option, help="BED of the windows")
     parser.add_argument("--bin-size", type=int, required=True, help="bp; the files do not tell")
     return parser.parse_args(arguments)
 

@@ -2,12 +2,12 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from spacescale.data.importers.basenji import BasenjiSet
 from spacescale.data.importers.command import import_options, import_parser, run_import
 from spacescale.data.importers.convert import ImportOptions
 from spacescale.data.importers.source import ImportSource
+from spacescale.genome.named_files import path_option
 
 EPILOG = """files:
   DIR holds statistics.json, sequences.bed, tfrecords/{split}-{i}.tfr and, as a rule, targets.txt.
@@ -23,9 +23,11 @@ example:
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the arguments of the command line; see `--help`."""
     parser = import_parser(__doc__ or "", EPILOG)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the set")
-    parser.add_argument("--targets", type=Path, help="targets table, default DIR/targets.txt")
-    parser.add_argument("--windows", type=Path, help="BED, default DIR/sequences.bed")
+    parser.add_argument("folder", type=path_option, metavar="DIR", help="folder of the set")
+    parser.add_argument(
+        "--targets", type=path_option, help="targets table, default DIR/targets.txt"
+    )
+    parser.add_argument("--windows", type=path_option, help="BED, default DIR/sequences.bed")
     return parser.parse_args(arguments)
 
 

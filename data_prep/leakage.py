@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from spacescale.data.homology_leakage import HomologyLeak, homology_leaks
@@ -12,7 +11,7 @@ from spacescale.data.leakage import split_overlaps
 from spacescale.data.loader import open_datasets
 from spacescale.data.schema import SplitOverlap
 from spacescale.errors import UserError
-from spacescale.genome.named_files import homology_files, named_paths
+from spacescale.genome.named_files import homology_files, named_paths, path_option
 
 EPILOG = """exit status:
   0 nothing leaks; 1 a base is in the targets of two splits, or a held-out window has a homologous
@@ -30,7 +29,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("data", nargs="+", type=Path, metavar="DIR", help="dataset, or folder of datasets")
+    add("data", nargs="+", type=path_option, metavar="DIR", help="dataset, or folder of datasets")
     add("--homology", action="append", default=[], metavar="NAME:NAME=FILE",
         help="chain, net or pair table, as split.py takes them")  # fmt: skip
     add("--min-aligned", type=int, default=1, metavar="BP",
@@ -69,6 +68,7 @@ def main() -> int:
             given.min_aligned,
             named_paths("--aliases", [text for text in given.aliases if text != "auto"]),
             "auto" in given.aliases,
+            tell=lambda line: print(f"note: {line}", file=sys.stderr),
         )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,19 +2,23 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from spacescale.data.manifest import find_species
 from spacescale.data.migrate import migrate
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.errors import UserError
+from spacescale.genome.named_files import path_option
 
 
 def main() -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="DIR", help="a dataset, or a folder of datasets"
+        "folders",
+        nargs="+",
+        type=path_option,
+        metavar="DIR",
+        help="a dataset, or a folder of datasets",
     )
     try:
         for folder in parser.parse_args().folders:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args
 
 from spacescale.data.shard_estimate import estimate
@@ -20,6 +19,7 @@ from spacescale.data.shard_writer import STAGES, shard_species, shard_stage
 from spacescale.data.summary import print_estimate, print_summary
 from spacescale.data.work_folder import work_folder
 from spacescale.errors import UserError
+from spacescale.genome.named_files import listed_names, path_option
 from spacescale.genome.track_selection import track_names
 from spacescale.genome.transforms import TRANSFORMS
 
@@ -88,9 +88,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("inputs and output").add_argument
     add("--species", required=True, help="name of the dataset's folder under --out")
-    add("--fasta", required=True, type=Path, help="genome: FASTA, plain or .gz, or .2bit")
-    add("--targets", required=True, type=Path, help="targets table, tab separated")
-    add("--out", required=True, type=Path, help="folder to write into")
+    add("--fasta", required=True, type=path_option, help="genome: FASTA, plain or .gz, or .2bit")
+    add("--targets", required=True, type=path_option, help="targets table, tab separated")
+    add("--out", required=True, type=path_option, help="folder to write into")
     add("--overwrite", action="store_true", help="replace an existing dataset")
     add("--tracks", default="", metavar="A,3|@FILE",
         help="identifiers or indices, or a file with one a line; default: all")  # fmt: skip
@@ -112,22 +112,35 @@ def _add_targets(parser: argparse.ArgumentParser) -> None:
     add("--missing", choices=get_args(Missing), default=default.missing,
         help="what a bin that was not measured holds; nan: training leaves it out; "
         "default %(default)s")  # fmt: skip
-    add("--blacklist", type=Path, metavar="BED", help="artefacts: brought down to a baseline")
-    add("--unmappable", type=Path, metavar="BED",
+    add(
+        "--blacklist", type=path_option, metavar="BED", help="artefacts: brought down to a baseline"
+    )
+    add("--unmappable", type=path_option, metavar="BED",
         help="bases no read can be placed on: their bins become nan, or are clipped")  # fmt: skip
-    add("--gaps", type=Path, metavar="BED", help="of the assembly: no target has a base in one")
+    add(
+        "--gaps",
+        type=path_option,
+        metavar="BED",
+        help="of the assembly: no target has a base in one",
+    )
 
 
 def _add_splits(parser: argparse.ArgumentParser) -> None:
     default = ShardOptions
     add = parser.add_argument_group("splits, one of four ways").add_argument
     for split, use in (("valid", "held out"), ("test", "held out"), ("train", "default: the rest")):
-        add(f"--{split}-chroms", type=_names, default=(), metavar="A,B", help=f"contigs, {use}")
-    add("--contigs", type=Path, metavar="BED", help="or: chrom start end split to tile")
-    add("--windows", type=Path, metavar="BED",
+        add(
+            f"--{split}-chroms",
+            type=listed_names,
+            default=(),
+            metavar="A,B",
+            help=f"contigs, {use}",
+        )
+    add("--contigs", type=path_option, metavar="BED", help="or: chrom start end split to tile")
+    add("--windows", type=path_option, metavar="BED",
         help="or: chrom start end split of windows, targets at the centre")  # fmt: skip
     for split in ("valid", "test"):
-        add(f"--{split}-folds", type=_names, default=(), metavar="A,B",
+        add(f"--{split}-folds", type=listed_names, default=(), metavar="A,B",
             help=f"folds of the BED that become {split}; all others train")  # fmt: skip
     add("--random-blocks", type=int, metavar="BP", help="or: blocks of BP dealt at random")
     add("--split-seed", type=int, default=default.split_seed, metavar="N",
@@ -152,10 +165,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--stage", choices=STAGES, help="one step only, as the jobs of a cluster do them")
     add("--part", type=_part, default=(1, 1), metavar="I/N",
         help="with --stage tracks or shards: the I-th of N parts, from 1")  # fmt: skip
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from spacescale.errors import UserError
 from spacescale.genome.aliases import shorten
 from spacescale.genome.genome_splits import GenomesSplit, SplitSettings, split_genomes
-from spacescale.genome.named_files import homology_files, named_paths
+from spacescale.genome.named_files import homology_files, named_paths, path_option
 from spacescale.genome.split_beds import write_split_bed
 
 EPILOG = """homology:
@@ -34,7 +34,7 @@ def parse_settings(arguments: list[str] | None = None) -> tuple[SplitSettings, P
     add = parser.add_argument
     add("--genome", action="append", required=True, metavar="NAME=FASTA", help="FASTA or 2bit")
     add("--homology", action="append", default=[], metavar="NAME:NAME=FILE", help="see below")
-    add("--out", required=True, type=Path, help="folder for NAME.bed")
+    add("--out", required=True, type=path_option, help="folder for NAME.bed")
     add(
         "--block",
         type=int,
@@ -107,6 +107,8 @@ def print_result(result: GenomesSplit, settings: SplitSettings, out: Path) -> No
         print(f"{name}: {split.num_blocks} blocks; {', '.join(reversed(shares))} of known bases")
         if split.skipped:
             print(f"  passed over, not in the genome: {shorten(split.skipped)}")
+        for text in split.misfits:
+            print(f"  passed over, of another length: {text}")
     if settings.homology:
         parts = [f"{100 * part:.1f} % of {name}" for name, part in result.largest.items()]
         print(f"{result.num_groups} groups; the largest held {', '.join(parts)}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from spacescale.data.findings import Finding, as_text, has_errors
 from spacescale.data.verify import verify
 from spacescale.errors import UserError
+from spacescale.genome.named_files import path_option
 
 EPILOG = """exit status: 0 when there is no error (warnings may be), 1 with errors, 2 when there is
 no dataset to check. spacescale/data/README.md lists the checks.
@@ -22,7 +23,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("path", type=Path, help="a species folder, or a folder of species folders")
+    add("path", type=path_option, help="a species folder, or a folder of species folders")
     add("--workers", type=int, default=1, metavar="N", help="processes, default %(default)s")
     add("--json", action="store_true", help="print every finding, for programs")
     return parser.parse_args(arguments)

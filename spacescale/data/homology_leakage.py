@@ -1,6 +1,6 @@
 """Held-out windows that have a homologous training window, in another species or in their own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.errors import UserError
-from spacescale.genome.aliases import read_aliases
+from spacescale.genome.aliases import match_styles, read_aliases, shorten
 from spacescale.genome.homology import Links, NamedRegions, read_links
 from spacescale.genome.regions import Regions
 
@@ -45,13 +45,15 @@ def homology_leaks(
     min_aligned: int = 1,
     aliases: Mapping[str, Path] | None = None,
     match_names: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[HomologyLeak]:
     """Compare the targets of every held-out split with the training targets they are aligned to.
 
     homology: (species, species, chain, net or pair table), looked at in both directions; a species
     with itself is its duplications. min_aligned: bp of a window's target that must be aligned to
     training targets for it to count; a base aligned several times counts several times. aliases,
-    match_names: contig names of the files, as `NamedRegions` has them. One entry for each
+    match_names: contig names of the files, as `NamedRegions` has them. tell: called with a line for
+    each data set that lacks contigs of the files, whose homology is passed over. One entry for each
     direction and held-out split, of 0 windows, too. Raises UserError for files that cannot be read
     or do not belong to the datasets.
     """
@@ -76,6 +78,14 @@ def homology_leaks(
         leaks += ours.leaks_from(theirs, links, min_aligned)
         if first != second:
             leaks += theirs.leaks_from(ours, back, min_aligned)
+    for name, of_species in targets.items():
+        if skipped := of_species.named.skipped:
+            lengths = of_species.named.regions.lengths
+            cure = "; --aliases auto matches some" if match_styles(skipped, lengths) else ""
+            tell(
+                f"{name}: homology of contigs that hold no window is passed over: "
+                f"{shorten(list(skipped))}{'' if match_names else cure}"
+            )
     return leaks
 
 

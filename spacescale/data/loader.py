@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from spacescale.data.augment import flip
 from spacescale.data.batch import Batch, SpeciesBatch
 from spacescale.data.manifest import find_species
+from spacescale.data.negative_targets import refuse_negative_window
 from spacescale.data.sampler import SampleOrder
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.errors import UserError
@@ -67,7 +68,9 @@ class TrainingWindows(Dataset):
             for draw in group:
                 row = int(self.rows[name][draw.window])
                 codes = data.sequence(row, self.seq_length, draw.shift_bp)
-                targets = data.targets(int(self.target_rows[name][draw.window]))
+                target_row = int(self.target_rows[name][draw.window])
+                targets = data.targets(target_row)
+                refuse_negative_window(data, target_row, targets)
                 if draw.reverse_complement:
                     codes, targets = flip(codes, targets, data.strand_pair)
                 windows.append((codes, targets, row))

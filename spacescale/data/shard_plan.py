@@ -16,12 +16,19 @@ from spacescale.data.split_plan import (
     unknown_share,
 )
 from spacescale.errors import UserError
-from spacescale.genome.aliases import match_styles, read_aliases, shorten
+from spacescale.genome.aliases import (
+    MAX_MISFIT_SHARE,
+    describe_unknown,
+    match_styles,
+    read_aliases,
+    shorten,
+)
 from spacescale.genome.contig_ends import describe_past_end
-from spacescale.genome.coverage import TrackContigs, open_coverage
+from spacescale.genome.coverage import OnGenome, TrackContigs, open_coverage
 from spacescale.genome.interval_tracks import IntervalTrack, read_peaks
 from spacescale.genome.intervals import Interval, tile, windows_per_split
 from spacescale.genome.masks import Masks, masks_of
+from spacescale.genome.named_files import given_path
 from spacescale.genome.sequence_files import Genome
 from spacescale.genome.tracks import Track
 from spacescale.genome.transforms import get_transform
@@ -59,12 +66,23 @@ def make_plan(options: ShardOptions, genome: Genome, tracks: Sequence[Track]) ->
         with open_coverage(track_path(options, track), track) as coverage:
             track_contigs.append(TrackContigs.of(coverage))
     aliases = _aliases(options, track_contigs, lengths)
-    names_of_track = [c.on_genome(genome.path, lengths, aliases) for c in track_contigs]
+    beds = {name: read_peaks(path) for name, path in options.masks.items()}
+    aliases |= _aliases_of_masks(options, beds, lengths, aliases, _names(track_contigs))
+    of_tracks = [c.on_genome(genome.path, lengths, aliases) for c in track_contigs]
+    of_masks = [
+        TrackContigs.of(bed).on_genome(genome.path, lengths, aliases) for bed in beds.values()
+    ]
+    misfits = _misfits([*of_tracks, *of_masks])
     # With missing values kept apart from zero, one track that has a contig is enough.
     enough = any if options.missing == "nan" else all
-    common = [c for c in lengths if enough(c in names for names in names_of_track)]
-    masks, aliases, mask_notes = _masks(options, genome, aliases, _names(track_contigs))
+    names_of_track = [found.covered for found in of_tracks]
+    common = [
+        c for c in lengths if c not in misfits and enough(c in names for names in names_of_track)
+    ]
+    asked_for = {aliases.get(name, name) for name in names_in_splits(options)}
+    _refuse_misfits(misfits, asked_for, lengths, set.union(*(found.named for found in of_tracks)))
     splits = plan_splits(options, genome, aliases, common)
+    masks = masks_of(beds, aliases)
     tiled, too_short, dropped = _tile(options, genome, masks, splits.intervals, set(common))
     windows = keep_apart(tiled, options.margin) if options.margin else tiled
     _refuse_empty_splits(options, splits.intervals, tiled, windows, common)
@@ -80,7 +98,12 @@ def make_plan(options: ShardOptions, genome: Genome, tracks: Sequence[Track]) ->
         too_short=too_short,
         unassigned=[name for name in common if name not in taken],
         ambiguous_bases=genome.num_ambiguous,
-        warnings=splits.notes + mask_notes,
+        warnings=[
+            *splits.notes,
+            *(_left_out(contig, texts) for contig, texts in misfits.items()),
+            *_unused_rows(options, beds, lengths, aliases),
+            *_notes_on_masks(beds, lengths, aliases),
+        ],
     )
     return Plan(windows, splits, aliases, report, dict(lengths))
 
@@ -91,13 +114,25 @@ def _refuse_missing_files(options: ShardOptions, tracks: Sequence[Track]) -> Non
         raise UserError(
             f"{options.targets}: {len(missing)} of the {len(tracks)} files of tracks are not "
             f"there, such as {track_path(options, first)} of {first.identifier}; a file is named "
-            "absolutely or relative to the table"
+            f"absolutely or relative to the table{_hint(first)}"
         )
 
 
+def _hint(track: Track) -> str:
+    if not given_path(track.file).is_file():
+        return ""
+    return f", and {track.file} is there only relative to the working directory, {Path.cwd()}"
+
+
 def track_path(options: ShardOptions, track: Track) -> Path:
-    """Where the coverage of a track lies: absolute, or relative to the targets table."""
-    return options.targets.parent / track.file
+    """Where the coverage of a track lies: absolute, or relative to the targets table.
+
+    Raises UserError for a URL.
+    """
+    try:
+        return options.targets.parent / given_path(track.file)
+    except UserError as error:
+        raise UserError(f"{options.targets}: the file of {track.identifier}: {error}") from None
 
 
 def _aliases(
@@ -106,7 +141,7 @@ def _aliases(
     if options.aliases is None:
         return {}
     if str(options.aliases) != "auto":
-        return read_aliases(Path(options.aliases), lengths)
+        return _aliases_of_file(options, track_contigs, lengths)
     aliases: dict[str, str] = {}
     for contigs in track_contigs:
         aliases.update(contigs.auto_aliases(lengths))
@@ -116,26 +151,90 @@ def _aliases(
     return aliases | match_styles(named, lengths)
 
 
+def _aliases_of_file(
+    options: ShardOptions, track_contigs: list[TrackContigs], lengths: Mapping[str, int]
+) -> dict[str, str]:
+    """Return the rows of the aliases file that are needed: a public table lists thousands."""
+    aliases = read_aliases(given_path(str(options.aliases)), lengths)
+    named = _names(track_contigs).union(names_in_splits(options))
+    named.update(name for path in options.masks.values() for name in read_peaks(path).by_contig)
+    return {name: contig for name, contig in aliases.items() if name in named}
+
+
 def _names(track_contigs: list[TrackContigs]) -> set[str]:
     return {name for found in track_contigs for name in found.contigs}
 
 
-def _masks(
-    options: ShardOptions, genome: Genome, aliases: dict[str, str], in_tracks: set[str]
-) -> tuple[Masks, dict[str, str], list[str]]:
-    """Check the masks against the genome and read them; return the aliases of theirs, too.
+def _aliases_of_masks(
+    options: ShardOptions,
+    beds: Mapping[str, IntervalTrack],
+    lengths: Mapping[str, int],
+    aliases: Mapping[str, str],
+    in_tracks: set[str],
+) -> dict[str, str]:
+    """Return the aliases that the masks need besides those there are.
 
     in_tracks: names that tracks have; as in the splits, they are matched with their length only.
-    The last of what is returned are warnings.
     """
-    beds = {name: read_peaks(path) for name, path in options.masks.items()}
+    if str(options.aliases) != "auto":
+        return {}
+    found: dict[str, str] = {}
     for bed in beds.values():
-        contigs = TrackContigs.of(bed)
-        if str(options.aliases) == "auto":
-            found = contigs.auto_aliases(genome.lengths)
-            aliases = {n: known for n, known in found.items() if n not in in_tracks} | aliases
-        contigs.on_genome(genome.path, genome.lengths, aliases)
-    return masks_of(beds, aliases), aliases, _notes_on_masks(beds, genome.lengths, aliases)
+        found |= TrackContigs.of(bed).auto_aliases(lengths)
+    return {n: known for n, known in found.items() if n not in in_tracks and n not in aliases}
+
+
+def _misfits(files: Sequence[OnGenome]) -> dict[str, list[str]]:
+    """Return {contig of the genome: what each file with another length of it tells}."""
+    misfits: dict[str, list[str]] = {}
+    for found in files:
+        for contig, text in found.misfits.items():
+            misfits.setdefault(contig, []).append(text)
+    return misfits
+
+
+def _refuse_misfits(
+    misfits: Mapping[str, Sequence[str]],
+    asked_for: set[str],
+    lengths: Mapping[str, int],
+    in_tracks: set[str],
+) -> None:
+    """Refuse contigs of another length that a split names, or that hold more than a few bases.
+
+    Others, such as one of the two chrM of hg19, are left out: nothing asks for them, and with
+    another assembly hardly any length would be the same.
+    """
+    for contig, texts in misfits.items():
+        if contig in asked_for:
+            raise UserError(f"{texts[0]}: assembly mismatch? A split asks for {contig}")
+    bases = sum(lengths[contig] for contig in misfits)
+    if bases > MAX_MISFIT_SHARE * sum(lengths[contig] for contig in in_tracks):
+        raise UserError(f"{next(iter(misfits.values()))[0]}: assembly mismatch?")
+
+
+def _left_out(contig: str, texts: Sequence[str]) -> str:
+    others = f", and likewise {len(texts) - 1} more files" if len(texts) > 1 else ""
+    return f"{contig} is left out, of another length: {texts[0]}{others}"
+
+
+def _unused_rows(
+    options: ShardOptions,
+    beds: Mapping[str, IntervalTrack],
+    lengths: Mapping[str, int],
+    aliases: Mapping[str, str],
+) -> list[str]:
+    """Name the contigs of masks that the genome lacks: their intervals mask nothing."""
+    notes = []
+    for name, bed in beds.items():
+        lost = [n for n in bed.by_contig if aliases.get(n, n) not in lengths]
+        if not lost:
+            continue
+        stretches = sum(len(bed.by_contig[n].starts) for n in lost)
+        total = sum(len(found.starts) for found in bed.by_contig.values())
+        unknown = describe_unknown(lost, lengths, offer_auto=options.aliases is None)
+        unused = f"{stretches} of its {total} stretches mask nothing"
+        notes.append(f"--{name} {bed.path.name}: {unused}: {unknown}")
+    return notes
 
 
 def _notes_on_masks(

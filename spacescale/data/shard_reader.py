@@ -19,7 +19,7 @@ from spacescale.errors import UserError
 from spacescale.genome import dna
 from spacescale.genome.aliases import shorten
 from spacescale.genome.intervals import Interval
-from spacescale.genome.tracks import Track, read_targets
+from spacescale.genome.tracks import Track, read_tracks
 
 # A genome up to this many bp is decoded once and kept; from a larger one each read takes its
 # own chunks.
@@ -101,7 +101,7 @@ class SpeciesData:
         self.seq_length = manifest.seq_length
         self.bin_size = manifest.bin_size
         self.target_length = manifest.target_length
-        self.tracks: list[Track] = read_targets(path / "tracks.tsv")
+        self.tracks: list[Track] = read_tracks(path / "tracks.tsv")
         self.windows = _read_windows(path / "windows.bed")
         self._contigs = _ContigIndex(manifest.contigs)
         self._targets = _open_store(path, manifest)

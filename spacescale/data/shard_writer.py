@@ -62,7 +62,7 @@ from spacescale.errors import UserError
 from spacescale.genome.intervals import Interval, split_hash
 from spacescale.genome.sequence_files import read_genome
 from spacescale.genome.track_selection import select_tracks
-from spacescale.genome.tracks import Track, read_targets, write_tracks
+from spacescale.genome.tracks import Track, read_targets, refuse_opposite_strands, write_tracks
 from spacescale.genome.transforms import get_transform
 
 STAGES = ("prepare", "tracks", "shards", "finish")
@@ -372,6 +372,7 @@ def _finish(
     for leftover in (*work.dataset.rglob("*.partial"), *work.dataset.glob(".*.new")):
         leftover.unlink()  # of a file that was being written when a run was killed
     read = [_told(work, index) for index in range(layout.scratch.num_tracks)]
+    refuse_opposite_strands([r.track for r in read], [r.coverage for r in read])
     write_windows(work.dataset, layout.plan.windows)
     bases = layout.rows.size * options.span
     finished = [replace(result.track, covered=result.covered_bases / bases) for result in read]

@@ -19,7 +19,14 @@ from spacescale.genome.interval_tracks import read_peaks
 from spacescale.genome.intervals import Interval
 from spacescale.genome.masks import Masks, masks_of
 from spacescale.genome.tracks import Track
-from spacescale.genome.transforms import Transform, get_transform, to_float16
+from spacescale.genome.transforms import (
+    NEGATIVE_TARGETS,
+    SIGN_CURE,
+    Transform,
+    get_transform,
+    signed,
+    to_float16,
+)
 
 # What basenji's --umap_clip may be set to: in its help 0.25, by default off.
 _UNMAPPABLE_PERCENTILE = 25
@@ -30,13 +37,15 @@ class ReadTrack:
     """What reading one track told besides its targets; track: the row of tracks.tsv.
 
     covered_bases: bases of the targets with a value, in bins that hold one; of them the writer
-    makes track.covered, once it is known which windows stay.
+    makes track.covered, once it is known which windows stay. coverage: summed over the targets'
+    bases, before any clip.
     """
 
     track: Track
     source: Source
     warnings: list[str]
     covered_bases: int
+    coverage: float
 
 
 def read_track(options: ShardOptions, plan: Plan, track: Track) -> tuple[np.ndarray, ReadTrack]:
@@ -49,12 +58,13 @@ def read_track(options: ShardOptions, plan: Plan, track: Track) -> tuple[np.ndar
     masks = _masks_now(options, plan)
     targets = np.empty((len(plan.windows), options.target_length), dtype=np.float16)
     covered: Counter[str] = Counter()
-    saturated, negative = 0, False
+    saturated, total, negative = 0, 0.0, False
     with open_coverage(path, track) as file:
-        reader = _WindowReader(file, options, plan, masks, transform)
+        reader = _WindowReader(file, track, options, plan, masks, transform)
         for row, window in enumerate(plan.windows):
             values = reader.read(window).reshape(-1, options.bin_size)
             measured = ~np.isnan(values)
+            total += float(np.nansum(values, dtype=np.float64))
             negative = negative or bool((values < 0).any())
             bins = transform.bins(values, track)
             if options.missing == "nan":
@@ -72,12 +82,13 @@ def read_track(options: ShardOptions, plan: Plan, track: Track) -> tuple[np.ndar
         file=path.name,
         mean=_mean(targets[_mean_rows(plan)]),
         saturated=saturated,
+        negative=int(np.count_nonzero(targets < 0)),
     )
     uncovered = [chrom for chrom, bases in covered.items() if not bases]
     warnings = _warnings(finished, uncovered, negative)
     if past_end:
         warnings.append(f"track {track.identifier}: {path.name} {past_end}")
-    return targets, ReadTrack(finished, source_of(path), warnings, covered.total())
+    return targets, ReadTrack(finished, source_of(path), warnings, covered.total(), total)
 
 
 class _WindowReader:
@@ -86,12 +97,14 @@ class _WindowReader:
     def __init__(
         self,
         file: Coverage,
+        track: Track,
         options: ShardOptions,
         plan: Plan,
         masks: "_WindowMasks",
         transform: Transform,
     ):
-        self._file, self._transform, self._blacklist = file, transform, masks.blacklist
+        self._file, self._track = file, track
+        self._transform, self._blacklist = transform, masks.blacklist
         self._num_bins = options.target_length
         self._margin = (options.seq_length - options.span) // 2
         self._lengths = plan.lengths
@@ -119,7 +132,7 @@ class _WindowReader:
         name = self._name_in_file.get(chrom)
         if name is None:
             return np.full(end - start, self._file.background, dtype=np.float32)
-        return self._file.read(name, start, end)
+        return signed(self._file.read(name, start, end), self._track)
 
 
 class _WindowMasks:
@@ -180,8 +193,10 @@ def _warnings(track: Track, uncovered: list[str], negative: bool) -> list[str]:
     found = []
     if uncovered:
         found.append(f"has no value on {shorten(uncovered)}")
-    if negative:
-        found.append("has negative coverage")
+    if track.negative:
+        found.append(f"has negative coverage, in {track.negative} bins: {NEGATIVE_TARGETS}")
+    elif negative:
+        found.append(f"has negative coverage, which the clip makes 0; {SIGN_CURE}")
     if track.saturated:
         found.append(f"has {track.saturated} bins beyond float16, cut to 65504")
     if track.mean == 0:

@@ -171,6 +171,9 @@ def check_targets(data: SpeciesData, targets: dict[str, TargetStatistics]) -> It
             yield warning("tracks", path, f"is measured nowhere in {split}", names[track])
         for track in np.flatnonzero((statistics.nonzero == 0) & (statistics.measured > 0)):
             yield warning("tracks", path, f"is dead, 0 in every bin of {split}", names[track])
+    for track in np.flatnonzero(whole.smallest < 0):
+        what = f"goes down to {whole.smallest[track]:g}: training refuses targets below 0"
+        yield warning("tracks", path, what, names[track])
     for track in np.flatnonzero(whole.saturated):
         what = f"has {whole.saturated[track]} bins at the limit of float16, 65504"
         yield warning("tracks", path, what, names[track])

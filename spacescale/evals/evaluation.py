@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -228,6 +229,7 @@ def summary_rows(results: list[SpeciesResult]) -> list[SummaryRow]:
         log1p = summarise_by_assay(result.scored.scores.log1p.pearson(), assays)
         raw = summarise_by_assay(result.scored.scores.raw.pearson(), assays)
         baseline = summarise_by_assay(result.scored.baseline.log1p.pearson(), assays)
+        left_out = list(zip(assays, result.scored.scores.left_out(), strict=True))
         rows += [
             SummaryRow(
                 species=result.data.name,
@@ -236,7 +238,7 @@ def summary_rows(results: list[SpeciesResult]) -> list[SummaryRow]:
                 pearson_log1p=part.mean,
                 pearson_raw=raw[assay].mean,
                 baseline_log1p=baseline[assay].mean,
-                constant=part.constant,
+                left_out=Counter(why for of, why in left_out if why and of == assay),
             )
             for assay, part in log1p.items()
         ]
@@ -261,14 +263,25 @@ def write_tables(folder: Path, results: list[SpeciesResult], description: dict[s
             "data_manifest": result.data.manifest_hash,
             "data_split": result.data.manifest.split.hash,
             "splits": result.splits,
+            "left_out": Counter(why for why in result.scored.scores.left_out() if why),
             "pearson_log1p": float(log1p.pearson().nanmean()),
             "pearson_raw": float(raw.pearson().nanmean()),
             "mean_profile_pearson_log1p": float(result.scored.baseline.log1p.pearson().nanmean()),
             "mean_profile_pearson_raw": float(result.scored.baseline.raw.pearson().nanmean()),
             "tracks": [
-                {"identifier": t.identifier, "assay": t.assay, "pearson_log1p": a, "pearson_raw": b}
-                for t, a, b in zip(
-                    tracks, log1p.pearson().tolist(), raw.pearson().tolist(), strict=True
+                {
+                    "identifier": t.identifier,
+                    "assay": t.assay,
+                    "pearson_log1p": a,
+                    "pearson_raw": b,
+                    "left_out": why or None,
+                }
+                for t, a, b, why in zip(
+                    tracks,
+                    log1p.pearson().tolist(),
+                    raw.pearson().tolist(),
+                    result.scored.scores.left_out(),
+                    strict=True,
                 )
             ],
         }

@@ -1,8 +1,8 @@
 """Accuracy as files others can read, and as a table for the terminal."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class SummaryRow:
     pearson_log1p: float
     pearson_raw: float
     baseline_log1p: float  # of the mean profile, which knows nothing of the sequence
-    constant: int = 0  # tracks left out of the means
+    left_out: Mapping[str, int] = field(default_factory=dict)  # of pearson_log1p: reason → tracks
 
 
 def write_acc_table(path: Path, rows: Iterable[AccRow]) -> None:
@@ -64,12 +64,19 @@ def summary_table(rows: Sequence[SummaryRow]) -> str:
             f"{row.pearson_log1p:.3f}",
             f"{row.pearson_raw:.3f}",
             f"{row.baseline_log1p:.3f}",
-            f"{row.constant} constant" if row.constant else "",
+            _left_out(row.left_out),
         )
         for row in rows
     ]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     return "\n".join(_line(row, widths) for row in cells)
+
+
+def _left_out(reasons: Mapping[str, int]) -> str:
+    if not reasons:
+        return ""
+    counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    return f"{sum(reasons.values())} left out: {counts}"
 
 
 def _line(row: tuple[str, ...], widths: list[int]) -> str:

@@ -56,6 +56,24 @@ class TrackScores:
         self.raw.update(prediction, target, weight)
         self.log1p.update(prediction.clamp(min=0).log1p(), target.clamp(min=0).log1p(), weight)
 
+    def left_out(self) -> list[str]:
+        """Why each track has no Pearson in log1p, "" where it has one.
+
+        "not measured"; "constant", its target or prediction; "undefined in log1p", as where all
+        targets are below 0, which log1p takes as 0 and `raw` does not.
+        """
+        reasons = []
+        measured = self.raw.measured().tolist()
+        log1p, raw = ((~part.pearson().isnan()).tolist() for part in (self.log1p, self.raw))
+        for track, defined in enumerate(log1p):
+            if defined:
+                reasons.append("")
+            elif raw[track]:
+                reasons.append("undefined in log1p")
+            else:
+                reasons.append("constant" if measured[track] else "not measured")
+        return reasons
+
 
 def count_experts_of(model: ModelConfig, device: torch.device | str = "cpu") -> ExpertUse:
     """An empty count of expert use for a model of this configuration."""

@@ -5,8 +5,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from spacescale.errors import UserError
+from spacescale.genome.text_files import is_missing, split_cells, text_lines
 
 _MOST_SHOWN = 6
+# Contigs of another length in some file may hold this share of the bases in question, and are then
+# left out: in files of another assembly nearly all would be.
+MAX_MISFIT_SHARE = 0.1
+_Rows = list[tuple[int, list[str]]]
 _MITOCHONDRION = {"m", "mt", "mito", "mtdna", "mitochondrion"}
 
 
@@ -87,14 +92,25 @@ def _style(name: str) -> str:
 
 
 def read_aliases(path: Path, genome_names: Collection[str]) -> dict[str, str]:
-    """Read two columns, a name in tracks or BED and its name in the FASTA, in either order.
+    """Read a table of contig names: two columns of the user's own, or a public table.
 
-    Returns {other name: genome name}. The order is told from the side that names contigs of
-    the genome. Raises UserError (file and line) for other than two columns, unknown contigs, a
-    name with two meanings, and two names of the FASTA.
+    Two columns hold a name in tracks or BED and its name in the FASTA, in either order, which is
+    told from the side that names contigs of the genome. Tables of three and more columns, as UCSC
+    (chromAlias.txt) and NCBI (assembly_report.txt) give them, may name contigs that the FASTA
+    lacks; see `_from_public_table`. Returns {other name: genome name}; several names may stand for
+    one contig. Raises UserError (file and line) for unknown contigs in two columns, a name with
+    two meanings, and two names of the FASTA that would be one.
     """
-    pairs = [(number, *_two_columns(path, number, line)) for number, line in _lines(path)]
-    known = set(genome_names)
+    rows = _rows(path)
+    if max((len(cells) for _, cells in rows), default=0) > 2:
+        return _from_public_table(path, rows, set(genome_names))
+    return _from_two_columns(path, rows, set(genome_names))
+
+
+def _from_two_columns(path: Path, rows: _Rows, known: set[str]) -> dict[str, str]:
+    if short := [number for number, cells in rows if len(cells) != 2]:
+        raise UserError(f"{path}:{short[0]}: expected two columns, found 1")
+    pairs = [(number, *cells) for number, cells in rows]
     left = sum(first in known for _, first, _ in pairs)
     right = sum(second in known for _, _, second in pairs)
     aliases = {}
@@ -114,24 +130,57 @@ def read_aliases(path: Path, genome_names: Collection[str]) -> dict[str, str]:
             raise UserError(
                 f"{path}:{number}: {other} stands for {aliases[other]} and for {genome_name}"
             )
-    if len(set(aliases.values())) < len(aliases):
-        raise UserError(f"{path}: two names stand for the same contig of the FASTA")
     return aliases
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read the aliases file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file") from error
-    lines = enumerate(text.splitlines(), start=1)
-    return [(n, line) for n, line in lines if line.strip() and not line.startswith("#")]
+def _from_public_table(path: Path, rows: _Rows, known: set[str]) -> dict[str, str]:
+    """Read a table with a row per contig, or per alias: alias, contig, source (UCSC's database).
+
+    Names that stand in one row, or are tied over several, are one contig's. Columns whose words
+    repeat, such as the source, name no contig.
+    """
+    group_of: dict[str, set[str]] = {}
+    columns = _name_columns(rows)
+    for number, cells in rows:
+        names = {cells[c] for c in columns if c < len(cells) and not is_missing(cells[c])}
+        group = names.union(*(group_of.get(name, ()) for name in names))
+        if len(both := sorted(group & known)) > 1:
+            raise UserError(
+                f"{path}:{number}: {both[0]} and {both[1]} are both contigs of the FASTA, so one "
+                "cannot be another name of the other"
+            )
+        group_of |= dict.fromkeys(group, group)
+    aliases = {
+        name: contig for name, group in group_of.items() for contig in group & known - {name}
+    }
+    if not known & group_of.keys():
+        raise UserError(
+            f"{path} names no contig of the FASTA: it has names such as "
+            f"{shorten(list(group_of))}; the FASTA has {shorten(list(known))}"
+        )
+    return aliases
 
 
-def _two_columns(path: Path, number: int, line: str) -> tuple[str, str]:
-    columns = line.split()
-    if len(columns) != 2:
-        raise UserError(f"{path}:{number}: expected two columns, found {len(columns)}")
-    return columns[0], columns[1]
+def _name_columns(rows: _Rows) -> list[int]:
+    """Return the columns without a repeated word; the first two of alias, contig, source."""
+    widest = max(len(cells) for _, cells in rows)
+    filled = [
+        [c[column] for _, c in rows if column < len(c) and not is_missing(c[column])]
+        for column in range(widest)
+    ]
+    unique = [column for column, words in enumerate(filled) if len(set(words)) == len(words)]
+    return [0, 1] if widest == 3 and 2 not in unique else unique
+
+
+def _rows(path: Path) -> _Rows:
+    """Return number and cells of each line; the cells lie between tabs, or else blanks."""
+    rows = []
+    for number, line in text_lines(path, "the aliases file"):
+        if line.strip() and not line.startswith("#"):
+            cells = split_cells(f"{path}:{number}", line if "\t" in line else _tabbed(line))
+            rows.append((number, [cell.strip() for cell in cells]))
+    return rows
+
+
+def _tabbed(line: str) -> str:
+    return "\t".join(line.split())

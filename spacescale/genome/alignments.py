@@ -12,7 +12,7 @@ from typing import NoReturn
 import numpy as np
 
 from spacescale.errors import UserError
-from spacescale.genome.text_files import numbered_lines
+from spacescale.genome.text_files import decoded, numbered_lines, split_cells
 
 _CHAIN_COLUMNS = (12, 13)  # the id may lack
 _NET_COLUMNS = 7
@@ -278,7 +278,8 @@ def _stretched(
 
 def _read_pairs(path: Path, lines: Iterator[_Line]) -> Iterator[Aligned]:
     for number, line in lines:
-        place, columns = f"{path}:{number}", line.split(b"\t")
+        place = f"{path}:{number}"
+        columns = [cell.encode() for cell in split_cells(place, decoded(place, line))]
         if len(columns) < _PAIR_COLUMNS:
             raise UserError(
                 f"{place}: expected chrom, start, end, other chrom, start, end separated by tabs, "

@@ -127,6 +127,19 @@ def _is_number(text: bytes) -> bool:
 
 
 @dataclass(frozen=True)
+class OnGenome:
+    """The contigs of a file under the genome's names.
+
+    covered: those it has coverage for. misfits: {contig of another length: what to tell of it};
+    they are not covered. named: those that the file names, misfits among them.
+    """
+
+    covered: set[str]
+    misfits: dict[str, str]
+    named: set[str]
+
+
+@dataclass(frozen=True)
 class TrackContigs:
     """The contigs of a coverage file, small enough to keep for thousands of tracks.
 
@@ -155,16 +168,15 @@ class TrackContigs:
 
     def on_genome(
         self, genome_path: Path, lengths: Mapping[str, int], aliases: Mapping[str, str]
-    ) -> set[str]:
-        """Return the genome's names of the contigs that this track covers.
+    ) -> "OnGenome":
+        """Return which contigs of the genome this track covers, and which do not fit.
 
         lengths: {contig of the genome: bp}. A file that names no contig, because it lists no
         interval, covers all of them as one without values does. Raises UserError when the file has
-        no contig of the genome, another length of one, an interval that begins far beyond its end,
-        or two names for it.
+        no contig of the genome, or two names for one.
         """
         if not self.contigs:
-            return set(lengths)
+            return OnGenome(set(lengths), {}, set())
         shared = {n: aliases.get(n, n) for n in self.contigs if aliases.get(n, n) in lengths}
         if not shared:
             raise self._no_common_name(genome_path, lengths)
@@ -174,21 +186,24 @@ class TrackContigs:
                 raise UserError(
                     f"{self.path}: {name_of[known]} and {name} are both {known} of {genome_path}"
                 )
-            self._refuse_other_length(name, known, lengths[known], genome_path)
-        return set(lengths) if self.covers_all else set(name_of)
+        faults = {k: self._fault(name, k, lengths[k], genome_path) for k, name in name_of.items()}
+        misfits = {known: fault for known, fault in faults.items() if fault}
+        covered = set(lengths) if self.covers_all else set(name_of)
+        return OnGenome(covered - misfits.keys(), misfits, set(name_of))
 
-    def _refuse_other_length(self, name: str, known: str, length: int, genome_path: Path) -> None:
+    def _fault(self, name: str, known: str, length: int, genome_path: Path) -> str | None:
         found = self.contigs[name]
         if self.lengths_known and found != length:
-            raise UserError(
+            return (
                 f"{self.path}: contig {name} has {found} bp, but {known} in {genome_path} has "
-                f"{length}: assembly mismatch?"
+                f"{length}"
             )
         if found > length + MAX_START_PAST_END_BP:
-            raise UserError(
+            return (
                 f"{self.path}:{self.lines[name]}: start {found} lies far beyond {known}, which has "
-                f"{length} bp in {genome_path}: assembly mismatch?"
+                f"{length} bp in {genome_path}"
             )
+        return None
 
     def _no_common_name(self, genome_path: Path, lengths: Mapping[str, int]) -> UserError:
         message = (
@@ -201,5 +216,5 @@ class TrackContigs:
             return UserError(f"{message}. By {by} {pairs}: add --aliases auto")
         return UserError(
             f"{message}. If it is the same assembly, add --aliases FILE with two columns, "
-            "the name in the tracks and the name in the FASTA"
+            "the name in the tracks and the name in the FASTA, or UCSC's chromAlias.txt"
         )

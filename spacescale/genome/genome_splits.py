@@ -70,13 +70,15 @@ class SpeciesSplit:
 
     intervals: stretches with their split, by contig name and position. shares: {split: share of
     the bases that are not N}, '' for what was left out. skipped: contigs of homology files that the
-    genome lacks.
+    genome lacks; misfits: what to tell of those that it has
+    with another length.
     """
 
     intervals: list[Interval]
     shares: dict[str, float]
     num_blocks: int
     skipped: list[str]
+    misfits: list[str]
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def split_genomes(settings: SplitSettings) -> GenomesSplit:
     Raises UserError for files that cannot be read or do not belong together, and where homology
     ties so much together that the shares cannot be met.
     """
-    blocks, skipped = _read(settings)
+    blocks, named = _read(settings)
     links = blocks.links.of_at_least(settings.min_aligned)
     shares = shares_of(settings.valid_share, settings.test_share)
     groups = connected(len(blocks), links)
@@ -113,13 +115,17 @@ def split_genomes(settings: SplitSettings) -> GenomesSplit:
         except UserError as error:
             raise UserError(f"{error}{_advice(settings, blocks)}") from None
         result[species] = SpeciesSplit(
-            joined(regions, own), shares_met(weights, own), len(regions), skipped[species]
+            joined(regions, own),
+            shares_met(weights, own),
+            len(regions),
+            sorted(named[species].skipped),
+            [text for _, text in named[species].misfits.values()],
         )
     return GenomesSplit(result, np.unique(groups).size, largest)
 
 
-def _read(settings: SplitSettings) -> tuple[Blocks, dict[str, list[str]]]:
-    """Return all blocks with their links, and the contigs of homology files not in the genomes."""
+def _read(settings: SplitSettings) -> tuple[Blocks, dict[str, NamedRegions]]:
+    """Return all blocks with their links, and which contigs of homology files are in genomes."""
     named, weights = {}, {}
     for species, path in settings.genomes.items():
         genome = read_genome(path)
@@ -127,7 +133,7 @@ def _read(settings: SplitSettings) -> tuple[Blocks, dict[str, list[str]]]:
         weights[species] = np.maximum(regions.known_bases(genome), 1)
         file = settings.aliases.get(species)
         aliases = read_aliases(file, genome.lengths) if file else {}
-        named[species] = NamedRegions(species, regions, aliases, settings.match_names)
+        named[species] = NamedRegions(species, regions, aliases, settings.match_names, spare=True)
     regions = {species: one.regions for species, one in named.items()}
     number = first_blocks(regions)
     found = [
@@ -139,7 +145,7 @@ def _read(settings: SplitSettings) -> tuple[Blocks, dict[str, list[str]]]:
         np.concatenate([_NONE, *(links.second + b for _, b, links in found)]),
         np.concatenate([_NONE, *(links.bases for _, _, links in found)]),
     )
-    return Blocks(regions, weights, links), {s: sorted(n.skipped) for s, n in named.items()}
+    return Blocks(regions, weights, links), named
 
 
 _NONE = np.zeros(0, dtype=np.int64)

@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from spacescale.errors import UserError
-from spacescale.genome.aliases import auto_aliases, describe_unknown, match_styles
+from spacescale.genome.aliases import (
+    MAX_MISFIT_SHARE,
+    auto_aliases,
+    describe_unknown,
+    match_styles,
+)
 from spacescale.genome.alignments import Aligned, Side, read_alignments
 from spacescale.genome.regions import Regions
 
@@ -39,8 +44,10 @@ class NamedRegions:
     """The regions of a species, and how its contigs are called in other files.
 
     aliases: {other name: name}; match: names that differ only in style are one. unsure: contigs
-    whose true length is not known and not compared.
+    whose true length is not known and not compared. spare: a contig of another length is passed
+    over, as long as such contigs hold few of the bases; else it is refused.
     met, skipped: contigs of files that the genome has and lacks, with how often they occurred.
+    misfits: {contig of a file: the genome's contig, of another length, and what to tell of it}.
     """
 
     species: str
@@ -48,8 +55,10 @@ class NamedRegions:
     aliases: Mapping[str, str] = field(default_factory=dict)
     match: bool = False
     unsure: frozenset[str] = frozenset()
+    spare: bool = False
     met: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    misfits: dict[str, tuple[str, str]] = field(default_factory=dict)
     _names: dict[Side, str | None] = field(default_factory=dict)
 
     def axis(self, side: Side, end: int, place: str) -> int | None:
@@ -61,7 +70,8 @@ class NamedRegions:
             self._names[side] = self._find(side, place)
         name = self._names[side]
         if name is None:
-            self.skipped[side.name] += 1
+            if side.name not in self.misfits:
+                self.skipped[side.name] += 1
             return None
         if end > self.regions.lengths[name]:
             raise UserError(
@@ -80,16 +90,27 @@ class NamedRegions:
         if name not in lengths:
             return None
         if name not in self.unsure and side.length not in (None, lengths[name]):
-            raise UserError(
+            text = (
                 f"{place}: {side.name} has {side.length} bp there, {name} of {self.species} has "
-                f"{lengths[name]}: another assembly, or the species swapped?"
+                f"{lengths[name]}"
             )
+            self.misfits[side.name] = name, text
+            if not self.spare:
+                raise self._other_assembly()
+            return None
         return name
 
+    def _other_assembly(self) -> UserError:
+        _, text = next(iter(self.misfits.values()))
+        return UserError(f"{text}: another assembly, or the species swapped?")
+
     def require_met(self, path: Path) -> None:
-        """Raise UserError when a file that was read names no contig of the genome."""
+        """Raise UserError when a file names no contig of the genome, or many of another length."""
+        lengths = self.regions.lengths
+        bases = sum(lengths[name] for name in {name for name, _ in self.misfits.values()})
+        if bases > MAX_MISFIT_SHARE * (bases + sum(lengths[name] for name in self.met)):
+            raise self._other_assembly()
         if not self.met:
-            lengths = self.regions.lengths
             unknown = describe_unknown(list(self.skipped), lengths, not self.match)
             raise UserError(f"{path} names no contig of {self.species}: {unknown}")
 

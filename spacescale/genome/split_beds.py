@@ -15,11 +15,10 @@ from pathlib import Path
 from spacescale.errors import UserError
 from spacescale.genome.aliases import describe_unknown, shorten
 from spacescale.genome.intervals import Interval
-from spacescale.genome.text_files import numbered_lines
+from spacescale.genome.text_files import decoded, numbered_lines, split_cells, whole_number
 
 _COLUMNS = 4
 _KNOWN_SPLITS = {"train", "valid", "test"}
-_MAX_DIGITS = 15
 
 _Numbered = list[tuple[Interval, int]]
 
@@ -121,18 +120,15 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     """Return line numbers and columns of the lines that name an interval."""
     rows = []
     for number, line in numbered_lines(path, "the BED file"):
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not a text file") from error
-        rows.append((number, _split_columns(f"{path}:{number}", text)))
+        place = f"{path}:{number}"
+        rows.append((number, _split_columns(place, decoded(place, line))))
     if not rows:
         raise UserError(f"{path} lists no interval")
     return rows
 
 
 def _split_columns(place: str, line: str) -> list[str]:
-    columns = line.split("\t")
+    columns = split_cells(place, line)
     if len(columns) >= _COLUMNS and columns[3].strip():
         return columns
     spaces = "; it has spaces for tabs" if len(line.split()) > len(columns) else ""
@@ -155,29 +151,25 @@ def _refuse_unknown(
     if lines:
         first = next(iter(lines.values()))
         row = next(columns for number, columns in rows if number == first)
-        header = "" if _is_whole(row[1]) else " (a header line? begin it with #)"
+        header = "" if whole_number(row[1]) is not None else " (a header line? begin it with #)"
         raise UserError(f"{path}:{first}: {describe_unknown(lines, lengths, offer_auto)}{header}")
 
 
 def _parse_row(
     place: str, columns: list[str], lengths: Mapping[str, int], aliases: Mapping[str, str]
 ) -> Interval:
-    name, start, end = aliases.get(columns[0], columns[0]), columns[1], columns[2]
-    if not (_is_whole(start) and _is_whole(end)):
-        found = f"{start[:30]!r}, {end[:30]!r}"
+    name, start, end = aliases.get(columns[0], columns[0]), *map(whole_number, columns[1:3])
+    if start is None or end is None or start < 0:
+        found = f"{columns[1][:30]!r}, {columns[2][:30]!r}"
         raise UserError(f"{place}: start and end must be whole numbers, found {found}")
-    if int(start) >= int(end):
+    if start >= end:
         raise UserError(f"{place}: start {start} is not before end {end}")
-    if int(end) > lengths[name]:
+    if end > lengths[name]:
         raise UserError(
             f"{place}: end {end} lies beyond {name}, which has {lengths[name]} bp; "
             "another assembly?"
         )
-    return Interval(name, int(start), int(end), columns[3].strip())
-
-
-def _is_whole(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS
+    return Interval(name, start, end, columns[3].strip())
 
 
 def _refuse_overlaps(path: Path, numbered: _Numbered) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from spacescale.errors import UserError
 from spacescale.genome.aliases import shorten
+from spacescale.genome.named_files import given_path, listed_names
+from spacescale.genome.text_files import split_cells, text_lines
 from spacescale.genome.tracks import Track
 
 
@@ -37,15 +39,13 @@ def track_names(text: str) -> tuple[str, ...]:
     Raises UserError when the file cannot be read or names nothing.
     """
     if not text.startswith("@"):
-        return tuple(name for name in text.split(",") if name)
-    path = Path(text[1:])
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read {path}, the list of tracks: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file") from error
-    if names := tuple(line.strip() for line in lines if line.strip()):
+        return listed_names(text)
+    path = given_path(text[1:])
+    cells = (
+        split_cells(f"{path}:{number}", line)
+        for number, line in text_lines(path, "the list of tracks")
+    )
+    if names := tuple(name for row in cells if (name := "\t".join(row).strip())):
         return names
     raise UserError(f"{path} names no track")
 

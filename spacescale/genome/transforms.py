@@ -8,6 +8,8 @@ borzoi        pool · soft clip as above · hard clip to [−clip, clip] · × s
 current       × scale · pool · soft clip c − 1 + √(x − c + 1) · hard clip to [−clip, clip] ·
               float16 · clip each track as borzoi does
 
+A scale below 0 turns the sign of the coverage before all of this, and counts by its magnitude from
+there on; a sum_stat that begins with abs_, such as abs_mean, takes the magnitude of every base.
 They agree with basenji of 2020, with hound_data_read.py --transform_old and hound_data_read.py.
 Before all this, bases of the blacklist are brought down to a baseline, a percentile of the window.
 Missing values count as 0 in all three: the tools set them to the baseline, but a percentile is
@@ -26,6 +28,18 @@ FLOAT16_MAX = 65504.0
 _EXTREME_QUANTILE = 0.9999999
 # The tools take the baseline as 0 for targets of fewer bins.
 _FEWEST_BINS_WITH_BASELINE = 8
+
+# Before a sum_stat: of the magnitudes of the bases.
+ABSOLUTE = "abs_"
+# What to tell of negative targets, and what undoes them.
+SIGN_CURE = (
+    "in the targets table, scale below 0 (such as -1) turns the sign of a track, sum_stat abs_mean "
+    "or abs_sum takes magnitudes"
+)
+NEGATIVE_TARGETS = (
+    "the Poisson loss of training has no minimum for targets below 0, so training refuses them; "
+    + SIGN_CURE
+)
 
 _Pool = Callable[[np.ndarray], np.ndarray]
 
@@ -67,10 +81,16 @@ class Transform:
 
     def check(self, track: Track) -> None:
         """Raise UserError when the transform does not define the track's sum_stat."""
-        if track.sum_stat not in self.pools:
+        if track.sum_stat.removeprefix(ABSOLUTE) not in self.pools:
             raise UserError(
                 f"track {track.identifier}: transform {self.name} has no sum_stat "
-                f"{track.sum_stat!r}; it has {', '.join(self.pools)}"
+                f"{track.sum_stat!r}; it has {', '.join(self.pools)}, and {ABSOLUTE} before each "
+                "for the magnitudes of the bases"
+            )
+        if track.scale < 0 and track.sum_stat.startswith(ABSOLUTE):
+            raise UserError(
+                f"track {track.identifier}: scale {track.scale:g} turns the sign and sum_stat "
+                f"{track.sum_stat} takes it away; give one of them"
             )
 
     def without_artefacts(
@@ -97,13 +117,15 @@ class Transform:
     def bins(self, coverage: np.ndarray, track: Track) -> np.ndarray:
         """Return float32 [bins] from coverage, float32 [bins, bin_size] in bp, NaN = missing = 0.
 
-        Roots of negative coverage are undefined: UserError names the track.
+        coverage: with the sign that `signed` gives it. Roots of negative coverage are undefined:
+        UserError names the track.
         """
         x = np.where(np.isnan(coverage), np.float32(0), coverage)
+        factor = np.float32(abs(track.scale))
         if self.scale_first:
-            x = x * np.float32(track.scale)
+            x = x * factor
         with np.errstate(invalid="ignore"):
-            x = self.pools[track.sum_stat](x)
+            x = self.pools[track.sum_stat.removeprefix(ABSOLUTE)](x)
         if np.isnan(x).any():
             raise UserError(
                 f"track {track.identifier}: sum_stat {track.sum_stat} is undefined for its "
@@ -114,7 +136,7 @@ class Transform:
         if track.clip is not None:
             x = np.clip(x, self.clip_low_share * track.clip, track.clip)
         if not self.scale_first:
-            x = x * np.float32(track.scale)
+            x = x * factor
         return x.astype(np.float32, copy=False)
 
     def _soft_clip(self, x: np.ndarray, limit: float) -> np.ndarray:
@@ -133,6 +155,18 @@ class Transform:
             return values
         limit = np.float16(np.nanquantile(np.abs(values).astype(np.float32), _EXTREME_QUANTILE))
         return np.clip(values, -limit, limit)
+
+
+def signed(coverage: np.ndarray, track: Track) -> np.ndarray:
+    """Return coverage, float32 of any shape, with the sign that the track's row asks for.
+
+    First of all steps, so that baselines and clips, which may treat the signs apart, see the
+    track as it is meant. NaN stays.
+    """
+    if track.sum_stat.startswith(ABSOLUTE):
+        return np.abs(coverage)
+    # From 0, not the negative: that of 0 would be -0.
+    return np.float32(0) - coverage if track.scale < 0 else coverage
 
 
 def to_float16(values: np.ndarray) -> tuple[np.ndarray, int]:

@@ -63,6 +63,10 @@ class PearsonMoments:
         spread = _spread(count, x, xx).sqrt() * _spread(count, y, yy).sqrt()
         return (covariance / spread).clamp(-1.0, 1.0)
 
+    def measured(self) -> Tensor:
+        """Return whether any target of each track counted, bool [T]."""
+        return self._sums[0] > 0
+
     def r2(self) -> Tensor:
         """Return 1 − Σ(y − x)² / Σ(y − ȳ)² per track, float64 [T]; NaN for constant targets."""
         count, _, y, xx, yy, xy = self._sums
@@ -79,9 +83,8 @@ def _spread(count: Tensor, total: Tensor, squares: Tensor) -> Tensor:
 class AssayPearson:
     """Pearson over the tracks of one assay."""
 
-    mean: float  # over the tracks that vary; NaN if none does
+    mean: float  # over the tracks that have one; NaN if none does
     tracks: int
-    constant: int  # tracks left out because prediction or target is constant or all missing
 
 
 def summarise_by_assay(pearson: Tensor, assays: Sequence[str]) -> dict[str, AssayPearson]:
@@ -93,10 +96,9 @@ def summarise_by_assay(pearson: Tensor, assays: Sequence[str]) -> dict[str, Assa
 
 
 def _summarise(values: Tensor) -> AssayPearson:
-    constant = int(values.isnan().sum())
-    return AssayPearson(float(values.nanmean()), len(values), constant)
+    return AssayPearson(float(values.nanmean()), len(values))
 
 
 def mean_by_assay(pearson: Tensor, assays: Sequence[str]) -> dict[str, float]:
-    """Return the mean of per-track values [T] per assay, without constant (NaN) tracks."""
+    """Return the mean of per-track values [T] per assay, without those that have none (NaN)."""
     return {assay: part.mean for assay, part in summarise_by_assay(pearson, assays).items()}

@@ -15,6 +15,7 @@ from spacescale.checkpoint.foreign_config import released_grouping
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.config import Config, resolve_ep_size
 from spacescale.data.loader import TrainingWindows, open_datasets
+from spacescale.data.negative_targets import refuse_negative_tracks
 from spacescale.data.sampler import SampleOrder
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.errors import UserError
@@ -105,6 +106,7 @@ def _settle(
 ) -> tuple[dict[str, SpeciesData], Config, dict[str, Any], int, TrainingWindows]:
     """All that follows from the arguments and the data alone, on this rank."""
     datasets = open_datasets(paths)
+    refuse_negative_tracks(datasets.values())
     config = complete_config(config, datasets)
     ep_size = resolve_ep_size(config.parallel, config.model, comm.world_size())
     deepspeed_config = resolve_deepspeed_config(

@@ -49,7 +49,7 @@ def files(tmp_path_factory):
         for name, bp in LENGTHS.items():
             file.addEntries(name, 0, values=rng.gamma(1, 2, bp), span=1, step=1)
     (folder / "targets.txt").write_text("index\tidentifier\tfile\n0\ta\ta.bw\n")
-    (folder / "targets.xlsx").write_bytes(b"PK\x03\x04" + bytes(40))
+    (folder / "targets.xlsx").write_bytes(b"PK\x03\x04" + bytes(26) + b"[Content_Types].xml")
     whole = "chr1\t0\t1000\ttrain\nchr2\t0\t1000\tvalid\n"
     (folder / "slip.bed").write_text(whole + "chr3\t0\t1000\ttset\n")
     (folder / "other.bed").write_text(whole + "chr3\t0\t1000\tfold3\n")
@@ -91,7 +91,10 @@ BAD = {
         "test_share 0.2 is for --random-blocks BP",
     ),
     "a seed without blocks": ([*SPLITS, "--split-seed", "3"], "split_seed 3 is for --random-bl"),
-    "a spreadsheet": ([*SPLITS, "--targets", "targets.xlsx"], "targets.xlsx is not a text file"),
+    "a spreadsheet": (
+        [*SPLITS, "--targets", "targets.xlsx"],
+        "targets.xlsx is a workbook.*tab sep",
+    ),
     "no mask there": ([*SPLITS, "--gaps", "none.bed"], "cannot read the BED file none.bed: No "),
     "a file for a folder": ([*SPLITS, "--out", "taken"], "cannot make the folder taken: File ex"),
     "an option misspelled": ([*SPLITS, "--strid", "64"], "unrecognized arguments: --strid 64"),

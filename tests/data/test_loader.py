@@ -1,9 +1,11 @@
 import shutil
-from dataclasses import fields
+from copy import copy
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
+from small_datasets import small_targets, write_small_dataset
 
 from spacescale.data.augment import flip
 from spacescale.data.batch import Batch
@@ -14,6 +16,7 @@ from spacescale.data.loader import (
     roll_within_chromosomes,
     training_batches,
 )
+from spacescale.data.negative_targets import refuse_negative_tracks
 from spacescale.data.sampler import SampleOrder
 from spacescale.data.shard_options import ShardOptions
 from spacescale.data.shard_reader import SpeciesData
@@ -203,3 +206,39 @@ def test_species_of_different_geometry_are_refused(folder, genomes, tmp_path):
     coarse = shard(genomes[0], tmp_path, bin_size=64, target_length=24)
     with pytest.raises(UserError, match=r"moth: 48 bins of 32 bp; .*finch: 24 bins of 64 bp"):
         open_datasets([folder / "moth", coarse])
+
+
+def with_a_negative_bin(folder) -> SpeciesData:
+    targets = small_targets()
+    targets[targets == 0] = -0.0  # which is no negative value
+    targets[0, 3, 1] = -0.5
+    return SpeciesData.open(write_small_dataset(folder / "tiny", targets))
+
+
+def test_a_negative_target_is_refused_where_it_is_read(tmp_path):
+    data = with_a_negative_bin(tmp_path)
+    refuse_negative_tracks([data])  # its table does not count them, and the mean is above 0
+    order = SampleOrder(
+        seed=0, num_windows={"tiny": len(data.rows("train"))}, balance=0.0,
+        micro_batch_size=1, world_size=1, shift_bp=0, reverse_complement=False,
+    )  # fmt: skip
+    read = TrainingWindows({"tiny": data}, order, 0, data.seq_length, 0)
+    refused = 0
+    for step in range(len(data.rows("train"))):
+        try:
+            read[step]
+        except UserError as error:
+            refused += 1
+            assert "row 0 (chrI:0-128) has targets below 0 in track" in str(error)
+            assert "scale below 0 (such as -1)" in str(error)
+    assert refused == 1
+
+
+@pytest.mark.parametrize("told", [{"negative": 1}, {"mean": -0.1}])
+def test_negative_tracks_are_refused_before_training(datasets, told):
+    data = next(iter(datasets.values()))
+    changed = copy(data)
+    changed.tracks = [replace(data.tracks[0], **told), *data.tracks[1:]]
+    refuse_negative_tracks([data])
+    with pytest.raises(UserError, match=f"below 0 in track {data.tracks[0].identifier}; the Pois"):
+        refuse_negative_tracks([changed])

@@ -5,7 +5,15 @@ from pathlib import Path
 import numpy as np
 import pyBigWig
 import pytest
-from shard_inputs import LENGTHS, TABLE_HEADER, small_options, write_bigwig, write_fasta
+from shard_inputs import (
+    LENGTHS,
+    TABLE,
+    TABLE_HEADER,
+    small_options,
+    write_bigwig,
+    write_fasta,
+    write_inputs,
+)
 
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.data.shard_writer import shard_species
@@ -315,3 +323,24 @@ def test_the_mean_profile_leaves_out_what_was_not_measured(folder, tmp_path):
     )  # fmt: skip
     assert np.isnan(data.targets(0)[:2, 0]).all()
     np.testing.assert_allclose(mean_profile(data)[:2, 0], data.track_mean[0])
+
+
+def test_rows_of_a_mask_that_no_contig_has_are_named_and_served_by_aliases(tmp_path):
+    folder = tmp_path / "in"
+    write_inputs(folder)
+    mask = folder / "mask.bed"
+    mask.write_text("chrI\t500\t600\nII\t500\t600\nII\t700\t800\n")
+    (folder / "names.txt").write_text("chrI\tI\tx\nchrII\tII\tx\nchrII\tNC_2\tx\n")
+
+    rows = TABLE.removeprefix(TABLE_HEADER)
+
+    def gaps(**options):
+        report = make(folder, tmp_path, rows, overwrite=True, gaps=mask, **options).manifest.report
+        return report.dropped_gaps, [text for text in report.warnings if "mask.bed" in text]
+
+    dropped, (warning,) = gaps()
+    assert warning.startswith("--gaps mask.bed: 2 of its 3 stretches mask nothing: ")
+    assert "'II'; did you mean chrII?; --aliases auto" in warning
+    for aliases in ("auto", folder / "names.txt"):
+        more, warnings = gaps(aliases=aliases)
+        assert more > dropped and not warnings

@@ -204,6 +204,14 @@ def test_dead_constant_and_saturated_tracks_are_warned_of(tmp_path):
     }
 
 
+def test_targets_below_0_are_warned_of(tmp_path):
+    targets = small_targets()
+    targets[5, 2, 1] = -0.5
+    (found,) = verify_species(write_small_dataset(tmp_path / "tiny", targets))
+    assert (found.severity, found.place) == ("warning", "track1")
+    assert found.what == "goes down to -0.5: training refuses targets below 0"
+
+
 def test_a_wrong_mean_is_found(tmp_path):
     means = track_means(small_targets(), small_windows()) * [1, 1.001, 1]
     folder = write_small_dataset(tmp_path / "tiny", means=means)

@@ -28,12 +28,14 @@ def test_metrics_json_has_no_nan(tmp_path):
 
 
 def test_summary_table_is_aligned():
+    left_out = {"constant": 2, "not measured": 1}
     rows = [
         SummaryRow("finch", "cage", 12, 0.81234, 0.7, 0.05),
-        SummaryRow("a_longer_name", "dnase_atac", 3, NAN, 0.5, NAN, constant=3),
+        SummaryRow("a_longer_name", "dnase_atac", 3, NAN, 0.5, NAN, left_out),
     ]
     assert summary_table(rows).splitlines() == [
         "species        assay       tracks  Pearson log1p  Pearson raw  mean profile",
         "finch          cage            12          0.812        0.700         0.050",
-        "a_longer_name  dnase_atac       3            nan        0.500           nan  3 constant",
+        "a_longer_name  dnase_atac       3            nan        0.500           nan  "
+        "3 left out: 2 constant, 1 not measured",
     ]

@@ -147,3 +147,13 @@ def test_observers_see_every_batch_in_track_means():
     for batch, prediction, output in seen:
         torch.testing.assert_close(prediction, output.prediction["finch"] / SCALE)
         assert len(prediction) == len(batch.codes)
+
+
+def test_what_has_no_pearson_in_log1p_says_why():
+    targets = torch.rand(2, 5, 4)
+    targets[..., 1] = 3.0
+    targets[..., 2] *= -1
+    targets[..., 3] = torch.nan
+    scores = TrackScores(4)
+    scores.update(torch.rand(2, 5, 4), targets)
+    assert scores.left_out() == ["", "constant", "undefined in log1p", "not measured"]

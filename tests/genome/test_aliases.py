@@ -53,8 +53,8 @@ def test_file_faults_name_the_line(tmp_path):
     path.write_text("Mito\tchrM\nchrII\tchrI\n")
     with pytest.raises(UserError, match=r"aliases.tsv:2: chrII and chrI are both .* the FASTA"):
         read_aliases(path, YEAST)
-    path.write_text("II chrII extra\n")
-    with pytest.raises(UserError, match=r"aliases.tsv:1: expected two columns, found 3"):
+    path.write_text("II\n")
+    with pytest.raises(UserError, match=r"aliases.tsv:1: expected two columns, found 1"):
         read_aliases(path, YEAST)
 
 
@@ -84,3 +84,54 @@ def test_all_unknown_contigs_are_described():
     assert "--aliases" not in describe_unknown(["scaffold"], YEAST, offer_auto=True)
     many = describe_unknown([f"scaffold{n}" for n in range(9)], YEAST)
     assert many.endswith("… (9 in all); there are chrI, chrII, chrM")
+
+
+NCBI = {"NC_1.11": 9, "NC_2.12": 8, "NC_M.1": 7}
+LONG = (
+    "# sequenceName\talias names\tUCSC database: x\nchr1\tNC_1.11\trefseq\nchr2\tNC_2.12\trefseq\n"
+)
+WIDE = (
+    "# ucsc\tassembly\tgenbank\tncbi\trefseq\n"
+    "chr1\t1\tCM1.2\t1\tNC_1.11\n"
+    "chrM\tMT\tJ1.1\tMT\tNC_M.1\n"
+    "chrUn_1\tHSCHRUN\tKI1.1\t\t\n"
+)
+REPORT = (
+    "# Sequence-Name\tSequence-Role\tAssigned-Molecule\tLocation\tGenBank\tRel\tRefSeq\tUnit\t"
+    "Length\tUCSC\n"
+    "1\tassembled-molecule\t1\tChromosome\tCM1.2\t=\tNC_1.11\tPrimary Assembly\t9\tchr1\r\n"
+    "2\tassembled-molecule\t2\tChromosome\tCM2.2\t=\tNC_2.12\tPrimary Assembly\t8\tchr2\r\n"
+    "loc\tunlocalized-scaffold\t2\tChromosome\tKI2.2\t<>\tna\tPrimary Assembly\t5\tna\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (LONG, {"chr1": "NC_1.11", "chr2": "NC_2.12"}),
+        # A row per alias: those of one contig are tied over it.
+        (LONG + "chr1\t1\tensembl,assembly\n", {"chr1": "NC_1.11", "1": "NC_1.11"}),
+        ("NC_1.11\tchr1\trefseq\nCM1.2\tchr1\tgenbank\nNC_2.12\tchr2\trefseq\n",
+         {"CM1.2": "NC_1.11", "chr1": "NC_1.11", "chr2": "NC_2.12"}),
+        (WIDE, {"chr1": "NC_1.11", "1": "NC_1.11", "CM1.2": "NC_1.11", "chrM": "NC_M.1"}),
+        (REPORT, {"chr1": "NC_1.11", "chr2": "NC_2.12", "2": "NC_2.12", "CM2.2": "NC_2.12"}),
+    ],
+)  # fmt: skip
+def test_public_tables(tmp_path, text, expected):
+    (tmp_path / "aliases.txt").write_text(text)
+    found = read_aliases(tmp_path / "aliases.txt", NCBI)
+    assert found.items() >= expected.items()
+    assert not {"refseq", "chrUn_1", "loc", "", "na", "="} & found.keys()
+
+
+def test_a_public_table_of_another_genome_is_refused(tmp_path):
+    (tmp_path / "aliases.txt").write_text(WIDE)
+    with pytest.raises(UserError, match=r"aliases.txt names no contig of the FASTA: .*; the FASTA"):
+        read_aliases(tmp_path / "aliases.txt", {"scaffold_1": 9})
+    with pytest.raises(UserError, match=r"aliases.txt:2: CM1.2 and NC_1.11 are both contigs"):
+        read_aliases(tmp_path / "aliases.txt", {"NC_1.11": 9, "CM1.2": 9})
+
+
+def test_two_names_of_a_contig_and_quotes(tmp_path):
+    (tmp_path / "aliases.txt").write_text('"II"\t"chrII"\n2 chrII\n')
+    assert read_aliases(tmp_path / "aliases.txt", YEAST) == {"II": "chrII", "2": "chrII"}

@@ -111,6 +111,22 @@ def test_files_that_do_not_belong_to_the_genomes(tmp_path, text, message):
         read_links(path, named(A, 100), named(B, 100, "y"))
 
 
+def test_a_small_contig_of_another_length_is_passed_over_where_it_may_be(tmp_path):
+    path = tmp_path / "a.chain"
+    chain = "chain 1 {0} {1} + 0 9 {0} {1} + 0 9 1\n9\n"
+    path.write_text(chain.format("chr1", 900) + chain.format("chrM", 17))
+    lengths = {"chr1": 900, "chrM": 16}
+    one = named(lengths, 100, spare=True)
+    other = named(lengths, 100, "y", spare=True)
+    assert read_links(path, one, other).bases.tolist() == [9]
+    assert one.misfits["chrM"] == ("chrM", f"{path}:3: chrM has 17 bp there, chrM of x has 16")
+    with pytest.raises(UserError, match=r"a.chain:3: chrM has 17 bp there, .* another assembly"):
+        read_links(path, named(lengths, 100), named(lengths, 100, "y"))
+    path.write_text(chain.format("chr1", 901) + chain.format("chrM", 16))
+    with pytest.raises(UserError, match=r"a.chain:1: chr1 has 901 bp there, .* another assembly"):
+        read_links(path, named(lengths, 100, spare=True), named(lengths, 100, "y", spare=True))
+
+
 def test_contig_names_by_alias_and_style(tmp_path):
     path = tmp_path / "homology"
     path.write_text(

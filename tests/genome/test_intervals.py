@@ -55,3 +55,9 @@ def test_all_unknown_contigs_are_named_with_the_first_line(tmp_path):
         read_split_bed(path, LENGTHS, {}, offer_auto=True)
     assert "splits.bed:2: the FASTA has no contigs I, II; " in str(error.value)
     assert "I = chrI, II = chrII?; --aliases auto" in str(error.value)
+
+
+def test_quotes_and_whole_floats_of_a_split_bed(tmp_path):
+    path = tmp_path / "splits.bed"
+    path.write_text('"chrI"\t"0"\t100.0\t"train"\n')
+    assert read_split_bed(path, {"chrI": 100}, {}) == [Interval("chrI", 0, 100, "train")]

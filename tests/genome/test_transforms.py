@@ -1,11 +1,13 @@
 """Each transform against a plain NumPy statement of spec/data.md."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from spacescale.errors import UserError
 from spacescale.genome.tracks import Track
-from spacescale.genome.transforms import TRANSFORMS, get_transform, to_float16
+from spacescale.genome.transforms import TRANSFORMS, get_transform, signed, to_float16
 
 BINS, BIN_SIZE = 50, 32
 CLIP, CLIP_SOFT, SCALE = 40.0, 8.0, 2.5
@@ -184,3 +186,27 @@ def test_unknown_sum_stat_names_track_and_choice():
 def test_root_of_negative_coverage_is_refused():
     with pytest.raises(UserError, match="track t: sum_stat sum_sqrt is undefined"):
         get_transform("borzoi").bins(np.full((1, 4), -1, np.float32), track("sum_sqrt"))
+
+
+@pytest.mark.parametrize("name", sorted(TRANSFORMS))
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_scale_below_0_is_that_of_the_turned_track(name, scale):
+    coverage = np.random.default_rng(0).gamma(1, 30, (6, 8)).astype(np.float32)
+    coverage[2, 3], coverage[4] = np.nan, 0
+    track = Track(0, "t", "t.bw", 0, clip=40.0, clip_soft=20.0, scale=scale)
+    turned = replace(track, scale=-scale)
+    expected = TRANSFORMS[name].bins(signed(coverage, track), track)
+    found = TRANSFORMS[name].bins(signed(-coverage, turned), turned)
+    assert expected.any() and found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("name", sorted(TRANSFORMS))
+def test_abs_takes_the_magnitude_of_every_base(name):
+    coverage = np.random.default_rng(0).normal(0, 9, (6, 8)).astype(np.float32)
+    track = Track(0, "t", "t.bw", 0, sum_stat="abs_sum")
+    TRANSFORMS[name].check(track)
+    found = TRANSFORMS[name].bins(signed(coverage, track), track)
+    plain = replace(track, sum_stat="sum")
+    assert np.array_equal(found, TRANSFORMS[name].bins(np.abs(coverage), plain))
+    with pytest.raises(UserError, match="give one of them"):
+        TRANSFORMS[name].check(replace(track, scale=-1.0))

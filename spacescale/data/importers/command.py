@@ -5,7 +5,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from spacescale.data.importers.convert import ImportOptions, import_dataset
@@ -13,6 +12,7 @@ from spacescale.data.importers.source import ImportSource
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.data.summary import print_summary
 from spacescale.errors import UserError
+from spacescale.genome.named_files import listed_names, path_option
 from spacescale.genome.track_selection import track_names
 
 
@@ -26,8 +26,10 @@ def import_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     default = ImportOptions
     add = parser.add_argument
     add("--species", required=True, help="name of the dataset's folder under --out")
-    add("--out", required=True, type=Path, help="folder to write into")
-    add("--fasta", type=Path, help="genome to compare with and to store: FASTA, .gz or .2bit")
+    add("--out", required=True, type=path_option, help="folder to write into")
+    add(
+        "--fasta", type=path_option, help="genome to compare with and to store: FASTA, .gz or .2bit"
+    )
     add("--tracks", default="", metavar="A,3|@FILE",
         help="identifiers or indices, or a file with one a line; default: all")  # fmt: skip
     add("--seq-length", type=int, metavar="BP",
@@ -35,8 +37,8 @@ def import_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     add("--aliases", metavar="FILE|auto", help="contig names of the BED -> FASTA")
     add("--missing", choices=("zero", "nan"), default=default.missing,
         help="NaN in the set: an error (zero, the default) or not measured (nan)")  # fmt: skip
-    add("--valid-folds", type=_names, default=(), metavar="A,B", help="folds that validate")
-    add("--test-folds", type=_names, default=(), metavar="A,B", help="folds that test")
+    add("--valid-folds", type=listed_names, default=(), metavar="A,B", help="folds that validate")
+    add("--test-folds", type=listed_names, default=(), metavar="A,B", help="folds that test")
     add("--codec", choices=("pcodec", "zstd", "none"), default=default.codec,
         help="default %(default)s")  # fmt: skip
     add("--windows-per-shard", type=int, default=default.windows_per_shard, metavar="N",
@@ -44,10 +46,6 @@ def import_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     add("--no-windows", action="store_true", help="import although no BED tells the places")
     add("--overwrite", action="store_true", help="replace an existing dataset")
     return parser
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
 
 
 def import_options(arguments: dict[str, Any]) -> ImportOptions:

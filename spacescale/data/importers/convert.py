@@ -24,10 +24,11 @@ from spacescale.data.track_reader import source_of
 from spacescale.errors import UserError
 from spacescale.genome.aliases import match_styles, read_aliases
 from spacescale.genome.intervals import Interval, split_hash, windows_per_split
+from spacescale.genome.named_files import given_path
 from spacescale.genome.sequence_files import Genome, read_genome
 from spacescale.genome.split_beds import bed_contigs, name_folds
 from spacescale.genome.track_selection import select_tracks
-from spacescale.genome.tracks import Track, read_targets
+from spacescale.genome.tracks import Track, read_targets, refuse_opposite_strands
 
 IMPORTED = TransformInfo(name="imported", version=1)
 
@@ -152,7 +153,9 @@ def _aliases(options: ImportOptions, genome: Genome | None) -> dict[str, str]:
         return {}
     if str(options.aliases) == "auto":
         return match_styles(bed_contigs(options.windows), genome.lengths)
-    return read_aliases(Path(options.aliases), genome.lengths)
+    aliases = read_aliases(given_path(str(options.aliases)), genome.lengths)
+    # A public table lists thousands of names.
+    return {name: aliases[name] for name in bed_contigs(options.windows) if name in aliases}
 
 
 def _windows(
@@ -242,6 +245,7 @@ def _write(
     staged: _Staged,
 ) -> Path:
     tracks = staged.targets.finished_tracks()
+    refuse_opposite_strands(tracks, [track.mean for track in tracks])
     counts = windows_per_split(staged.windows)
     manifest = Manifest(
         species=options.species,

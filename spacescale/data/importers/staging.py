@@ -36,7 +36,7 @@ class TargetStaging:
         self._counts = np.zeros(len(tracks), dtype=np.int64)
         self._num_measured = np.zeros(len(tracks), dtype=np.int64)
         self._saturated = np.zeros(len(tracks), dtype=np.int64)
-        self._negative = np.zeros(len(tracks), dtype=bool)
+        self._negative = np.zeros(len(tracks), dtype=np.int64)
         self._rounded = 0
         scratch.touch()
 
@@ -55,7 +55,7 @@ class TargetStaging:
         counted = stored
         if not all_finite:
             measured, counted = finite.sum(axis=0), np.where(finite, stored, np.float16(0))
-        self._negative |= (counted < 0).any(axis=0)
+        self._negative += (counted < 0).sum(axis=0)
         self._num_measured += measured
         self._measured[row] = measured.any()
         if in_mean:
@@ -117,6 +117,7 @@ class TargetStaging:
                 covered=float(covered[column]),
                 mean=float(means[column]),
                 saturated=int(self._saturated[column]),
+                negative=int(self._negative[column]),
             )
             for column, track in enumerate(self._tracks)
         ]
@@ -126,7 +127,10 @@ class TargetStaging:
         found = []
         for column, track in enumerate(self._tracks):
             if self._negative[column]:
-                found.append(f"track {track.identifier} has negative values")
+                found.append(
+                    f"track {track.identifier} has {self._negative[column]} values below 0: the "
+                    "Poisson loss of training has no minimum for them, so training refuses them"
+                )
             if self._saturated[column]:
                 number = self._saturated[column]
                 found.append(f"track {track.identifier} has {number} bins beyond float16, cut")
