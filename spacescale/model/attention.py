@@ -175,5 +175,7 @@ def attention_kernel(attention: Attention, n: int, like: Tensor) -> str:
     )
     bias = relative_logits(q, like.new_empty(heads, key, 2 * n - 1), alignment)
     with sdpa_kernel(GPU_KERNELS) if like.is_cuda else nullcontext():
-        chosen = torch._fused_sdp_choice(q, k, v, bias, attention.dropout, scale=1.0)
+        chosen = torch._fused_sdp_choice(  # pyright: ignore[reportPrivateImportUsage]
+            q, k, v, bias, attention.dropout, scale=1.0
+        )
     return SDPBackend(chosen).name.lower()
