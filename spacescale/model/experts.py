@@ -78,10 +78,13 @@ class StackedExperts(nn.Module):
 
     def _run_grouped(self, rows: Tensor, counts: Tensor) -> Tensor:
         bf16 = torch.bfloat16
-        counts = counts.to(rows.device, non_blocking=True)
-        ends = counts.cumsum(0).to(torch.int32)
-        expert = torch.repeat_interleave(counts, output_size=len(rows))  # of each row
+        ends = counts.to(rows.device, non_blocking=True).cumsum(0).to(torch.int32)
+        places = torch.arange(len(rows), device=rows.device)
+        # (R, E), 1 at a row's expert: products by it add its bias to each row, and add up the
+        # bias' gradient in fp32. Biases taken by index would have theirs added up in bf16.
+        before = F.pad(ends[:-1], (1, 0))
+        own = ((places[:, None] >= before) & (places[:, None] < ends)).to(bf16)
         bias_in, bias_out = self.w3[:, 0].to(bf16).split([self.hidden, self.dim], dim=1)
-        h = F.grouped_mm(rows.to(bf16), self.w1.to(bf16).mT, offs=ends) + bias_in[expert]
+        h = torch.addmm(F.grouped_mm(rows.to(bf16), self.w1.to(bf16).mT, offs=ends), own, bias_in)
         h = self.hidden_dropout(F.relu(h))
-        return F.grouped_mm(h, self.w2.to(bf16).mT, offs=ends) + bias_out[expert]
+        return torch.addmm(F.grouped_mm(h, self.w2.to(bf16).mT, offs=ends), own, bias_out)

@@ -30,6 +30,15 @@ def test_the_grouped_product_equals_one_expert_after_the_other(counts):
         assert not gradient[torch.tensor(counts) == 0].any()
 
 
+def test_gradients_of_many_rows_add_up_without_loss():
+    """Added up one by one in bf16, those of the biases were 12 % off at 774 rows."""
+    torch.manual_seed(0)
+    experts, counts = StackedExperts(3, 64, 128, 0.0, out_dropout=True), [0, 700, 1300]
+    exact, found = run(experts, experts, counts), run(experts._run_grouped, experts, counts)
+    for grouped, expected in zip(found, exact, strict=True):
+        assert float((grouped - expected).norm() / expected.norm()) < 0.03
+
+
 @pytest.mark.parametrize(
     ("capability", "expected"),
     [((8, 6), False), ((9, 0), True), ((10, 0), False), ((12, 0), False)],
