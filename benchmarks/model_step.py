@@ -140,9 +140,10 @@ def windows_of(args: argparse.Namespace) -> dict[str, int]:
     return {name: int(count) for name, count in pairs}
 
 
-def fresh_model(config: Config) -> Space:
+def fresh_model(config: Config, device: torch.device) -> Space:
     """In training mode; attention, whose output starts at zero, is made to count."""
-    model = Space(config.model).train()
+    with device:
+        model = Space(config.model).train()
     for block in model.transformer:
         nn.init.normal_(block.attention.to_out.weight, std=0.01)
     return model
@@ -176,7 +177,7 @@ def make_step(
 
 def ours(args: argparse.Namespace, config: Config, device: torch.device):
     """The package's model: all species in one pass."""
-    model = fresh_model(config).to(device)
+    model = fresh_model(config, device)
     codes, targets = inputs_of(args, config, device)
     forward = torch.compile(model) if args.compile else model
 
@@ -189,7 +190,7 @@ def ours(args: argparse.Namespace, config: Config, device: torch.device):
 
 def plain(args: argparse.Namespace, config: Config, device: torch.device):
     """The same model stated plainly (plain_space.py)."""
-    model = make_plain(fresh_model(config)).to(device)
+    model = make_plain(fresh_model(config, device))
     codes, targets = inputs_of(args, config, device)
 
     def loss_of() -> Tensor:
@@ -204,7 +205,7 @@ def released(args: argparse.Namespace, config: Config, device: torch.device):
     """The released code with our weights (released_space.py)."""
     from released_space import released_model
 
-    weights = fresh_model(config).state_dict()
+    weights = fresh_model(config, device).state_dict()
     model = released_model(args.reference, config.model, config.loss, weights).train().to(device)
     del weights
     codes, targets = inputs_of(args, config, device)
@@ -255,7 +256,7 @@ def utilisation(
     found = {"windows_per_s": windows / seconds}
     if args.only == "released":
         return found
-    plain_model = make_plain(fresh_model(config)).to(device)
+    plain_model = make_plain(fresh_model(config, device))
     codes, _ = inputs_of(args, config, device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         one_species_at_a_time(plain_model, codes)
