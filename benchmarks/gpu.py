@@ -4,8 +4,8 @@
 
 Each part is a process of its own with a time limit; one that fails or runs out of time is said so,
 and the next begins. What matters most comes first, and DIR/gpu.json and DIR/gpu.md hold all figures
-so far after every part. Without a card the parts run at toy sizes on the CPU, where forms are compared.
-Exits with 1 if anything failed.
+so far after every part. Without a card the parts run at toy sizes on the CPU, where forms are
+compared. Exits with 1 if anything failed.
 """
 
 from __future__ import annotations
@@ -139,10 +139,9 @@ def command_of(part: Part, found: Path, seconds: float, args: argparse.Namespace
 
 
 def environment() -> dict[str, str]:
-    """Of a part: this package importable, its output not held back, the CPU where no card is."""
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    """Of a part: its output not held back; the CPU where there is no card."""
     on_cpu = {} if torch.cuda.is_available() else {"GPU_TESTS_ON_CPU": "1", "DS_ACCELERATOR": "cpu"}
-    return os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | on_cpu
+    return os.environ | {"PYTHONUNBUFFERED": "1"} | on_cpu
 
 
 class Report:

@@ -8,12 +8,13 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 if [ "${1:-}" = --wheels ]; then
   site=$(mktemp -d)
   trap 'rm -rf "$site"' EXIT
   "${PYTHON:-python3}" -m pip install --quiet --no-index --no-deps --no-compile \
     --disable-pip-version-check --target "$site" --find-links "$2" -r benchmarks/gpu_wheels.txt
-  export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
+  PYTHONPATH="$PYTHONPATH:$site"
   shift 2
 fi
 status=0
