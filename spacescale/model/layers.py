@@ -185,7 +185,10 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     out = torch.bmm(w[0], taps[0])
     for i in range(1, kernel):
         out.baddbmm_(w[i], taps[i])
-    return out if bias is None else out.add_(bias[:, None])
+    if bias is None:
+        return out
+    # torch 2.11's compiler loses the gradients of a function that returns an in-place result.
+    return out + bias[:, None] if torch.compiler.is_compiling() else out.add_(bias[:, None])
 
 
 def convolve_backward_input(grad: Tensor, weight: Tensor) -> Tensor:
