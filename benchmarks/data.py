@@ -18,7 +18,9 @@ from pathlib import Path
 
 import numpy as np
 from track_reading import compare_readers
-from window_stores import BASES, STORES, Store, Window, Windows
+from window_stores import BASES, STORES, Store, Window
+
+from spacescale.testing.made_up_data import MadeUpWindows
 
 
 def main() -> None:
@@ -54,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def compare_stores(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
     """Write the windows in every way, read them in turns, print and return the figures."""
-    windows = Windows(args.windows, args.bins, args.tracks, args.seq_length, bin_size=128)
+    windows = MadeUpWindows(args.windows, args.bins, args.tracks, args.seq_length, bin_size=128)
     stores = [kind(folder, windows) for kind in STORES]
     for store in stores:
         check(store, windows)
@@ -94,7 +96,7 @@ def drain(store: Store) -> None:
         pass
 
 
-def check(store: Store, windows: Windows) -> None:
+def check(store: Store, windows: MadeUpWindows) -> None:
     """Every store gives back the windows bit for bit, or this ends here."""
     rows = range(windows.shape[0])
     for row, (bases, targets) in zip(rows, store.read(), strict=True):
@@ -102,7 +104,7 @@ def check(store: Store, windows: Windows) -> None:
             raise SystemExit(f"{store.name}: window {row} is not what was written")
 
 
-def same(window: Window, windows: Windows, row: int) -> bool:
+def same(window: Window, windows: MadeUpWindows, row: int) -> bool:
     """Whether bases (codes or one-hot) and targets (float16 or 32) are those of a row."""
     bases, targets = window
     codes = windows.sequence(row)

@@ -90,7 +90,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(args.device)
     torch.manual_seed(0)
     model, step = IMPLEMENTATIONS[args.only](args, config, device)
-    clock = StageClock(model, device)
+    clock = StageClock(model, device) if device.type == "cpu" else None
     before = start_memory(device)
     for _ in range(args.warmup):
         step()
@@ -100,12 +100,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         loss = step()
         wall.append(now(device) - started)
         cpu.append(time.process_time() - cpu_started)
+    peak = peak_memory(device)
+    if clock is None:  # waiting for a GPU at every stage would slow the steps that are timed
+        clock = StageClock(model, device)
+        step()
     found = {
         "seconds": min(wall),
         "cpu_seconds": min(cpu),
         "loss": loss,
         "shares": clock.shares(),
-        "peak_gib": peak_memory(device) / 2**30,
+        "peak_gib": peak / 2**30,
         "before_step_gib": before / 2**30,
     }
     if device.type == "cuda":
@@ -136,9 +140,10 @@ def windows_of(args: argparse.Namespace) -> dict[str, int]:
     return {name: int(count) for name, count in pairs}
 
 
-def fresh_model(config: Config) -> Space:
+def fresh_model(config: Config, device: torch.device) -> Space:
     """In training mode; attention, whose output starts at zero, is made to count."""
-    model = Space(config.model).train()
+    with device:
+        model = Space(config.model).train()
     for block in model.transformer:
         nn.init.normal_(block.attention.to_out.weight, std=0.01)
     return model
@@ -172,7 +177,7 @@ def make_step(
 
 def ours(args: argparse.Namespace, config: Config, device: torch.device):
     """The package's model: all species in one pass."""
-    model = fresh_model(config).to(device)
+    model = fresh_model(config, device)
     codes, targets = inputs_of(args, config, device)
     forward = torch.compile(model) if args.compile else model
 
@@ -185,7 +190,7 @@ def ours(args: argparse.Namespace, config: Config, device: torch.device):
 
 def plain(args: argparse.Namespace, config: Config, device: torch.device):
     """The same model stated plainly (plain_space.py)."""
-    model = make_plain(fresh_model(config)).to(device)
+    model = make_plain(fresh_model(config, device))
     codes, targets = inputs_of(args, config, device)
 
     def loss_of() -> Tensor:
@@ -200,7 +205,7 @@ def released(args: argparse.Namespace, config: Config, device: torch.device):
     """The released code with our weights (released_space.py)."""
     from released_space import released_model
 
-    weights = fresh_model(config).state_dict()
+    weights = fresh_model(config, device).state_dict()
     model = released_model(args.reference, config.model, config.loss, weights).train().to(device)
     del weights
     codes, targets = inputs_of(args, config, device)
@@ -251,7 +256,7 @@ def utilisation(
     found = {"windows_per_s": windows / seconds}
     if args.only == "released":
         return found
-    plain_model = make_plain(fresh_model(config)).to(device)
+    plain_model = make_plain(fresh_model(config, device))
     codes, _ = inputs_of(args, config, device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         one_species_at_a_time(plain_model, codes)

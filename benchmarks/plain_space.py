@@ -68,11 +68,11 @@ def pad_and_reshape(relative: Tensor) -> Tensor:
 class LoopedExperts(StackedExperts):
     """One expert after the other, on every device."""
 
-    def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
+    def forward(self, rows: Tensor, counts: Tensor) -> Tensor:
         """(R, D) rows sorted by expert → (R, D)."""
         bias_in, bias_out = self.w3[:, 0].split([self.hidden, self.dim], dim=1)
         outputs = []
-        for expert, chunk in enumerate(rows.split(counts)):
+        for expert, chunk in enumerate(rows.split(counts.tolist())):
             h = F.relu(F.linear(chunk, self.w1[expert], bias_in[expert]))
             outputs.append(F.linear(self.hidden_dropout(h), self.w2[expert], bias_out[expert]))
         return self.out_dropout(torch.cat(outputs))

@@ -19,60 +19,14 @@ import zarr
 from pcodec import standalone
 
 from spacescale.data.codecs import codec_warning_ignored
-from spacescale.data.dataset_writer import created_with, write_dataset
 from spacescale.data.importers.tf_example import parse_example
 from spacescale.data.importers.tfrecord import masked_crc32c, read_records
-from spacescale.data.schema import Contig, Manifest, Report, Sources, Split, Storage, TransformInfo
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.data.tar_writer import export_webdataset
-from spacescale.genome.intervals import Interval, split_hash
-from spacescale.genome.tracks import Track
+from spacescale.testing.made_up_data import MadeUpWindows
 
 Window = tuple[np.ndarray, np.ndarray]  # sequence, targets
 BASES = np.eye(5, 4, dtype=bool)
-
-
-class Windows:
-    """Windows made up so that their targets compress as the public human set does.
-
-    Track levels, peaks and noise, all log-normal. Half of the tracks are 0 in 81 % of their bins,
-    as the CAGE and RNA tracks of the public 74-track set are. zlib makes this float16 about 1.47
-    times smaller and PCodec 1.75 times, as measured on a window of the full set.
-    """
-
-    def __init__(self, num_windows: int, bins: int, tracks: int, seq_length: int, bin_size: int):
-        self.shape, self.seq_length, self.bin_size = (
-            (num_windows, bins, tracks),
-            seq_length,
-            bin_size,
-        )
-        span = bins * bin_size
-        self.intervals = [
-            Interval("chr1", i * span, (i + 1) * span, "train") for i in range(num_windows)
-        ]
-        random = np.random.default_rng(0)
-        self.genome = random.integers(0, 4, num_windows * span, dtype=np.uint8)
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        """Targets float16 [rows, bins, tracks]."""
-        return np.stack([self._targets(row) for row in range(*rows.indices(self.shape[0]))])
-
-    def _targets(self, row: int) -> np.ndarray:
-        random = np.random.default_rng([1, row])
-        _, bins, tracks = self.shape
-        level = np.exp(np.random.default_rng(2).normal(0, 1, tracks))
-        peaks = np.exp(random.normal(0, 0.8, (bins, 1)))
-        values = level * peaks * np.exp(0.5 * random.standard_normal((bins, tracks)))
-        sparse = np.random.default_rng(3).random(tracks) < 0.5
-        values[:, sparse] *= random.random((bins, int(sparse.sum()))) > 0.81
-        return values.astype(np.float16)
-
-    def sequence(self, row: int) -> np.ndarray:
-        """Base codes uint8 [seq_length] around the target, N (4) past the ends."""
-        margin = (self.seq_length - self.shape[1] * self.bin_size) // 2
-        padded = np.pad(self.genome, margin, constant_values=4)
-        start = self.intervals[row].start
-        return padded[start : start + self.seq_length]
 
 
 class Store(ABC):
@@ -80,7 +34,7 @@ class Store(ABC):
 
     name = ""
 
-    def __init__(self, folder: Path, windows: Windows):
+    def __init__(self, folder: Path, windows: MadeUpWindows):
         self.folder, self.windows = folder / type(self).__name__, windows
         self.folder.mkdir()
         self.write()
@@ -230,41 +184,7 @@ class OurZarr(Store):
 
     def write(self) -> None:
         """A dataset folder."""
-        write_dataset(
-            self.folder / "data",
-            self._manifest(),
-            [self.windows.genome],
-            self.windows.intervals,
-            [
-                Track(i, f"track{i}", "made_up.bw", i, covered=1.0, mean=1.0)
-                for i in range(self.windows.shape[2])
-            ],
-            self.windows,
-        )
-
-    def _manifest(self) -> Manifest:
-        windows = self.windows
-        size = windows.genome.size
-        return Manifest(
-            species="made_up",
-            seq_length=windows.seq_length,
-            bin_size=windows.bin_size,
-            target_length=windows.shape[1],
-            stride=windows.shape[1] * windows.bin_size,
-            transform=TransformInfo(name="imported", version=1),
-            missing="zero",
-            storage=Storage(),
-            split=Split(method="imported", hash=split_hash(windows.intervals)),
-            num_windows={"train": windows.shape[0]},
-            num_tracks=windows.shape[2],
-            mean_over="train",
-            contigs=[Contig(name="chr1", length=size, offset=0)],
-            aliases={},
-            sources=Sources(),
-            report=Report(),
-            files={},
-            created_with=created_with(),
-        )
+        self.windows.write(self.folder / "data")
 
     @cached_property
     def data(self) -> SpeciesData:

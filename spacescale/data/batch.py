@@ -22,6 +22,11 @@ class SpeciesBatch:
             *(t.to(device, non_blocking=True) for t in (self.codes, self.targets, self.rows))
         )
 
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory of tensors made on another stream until `stream` is done with them."""
+        for tensor in (self.codes, self.targets, self.rows):
+            tensor.record_stream(stream)
+
     def pin_memory(self) -> SpeciesBatch:
         """Called by torch's DataLoader."""
         return SpeciesBatch(*(t.pin_memory() for t in (self.codes, self.targets, self.rows)))

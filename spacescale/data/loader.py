@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import groupby
+from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from spacescale.data.augment import flip
 from spacescale.data.batch import Batch, SpeciesBatch
-from spacescale.data.manifest import find_species
+from spacescale.data.manifest import find_species, read_manifest
 from spacescale.data.negative_targets import refuse_negative_window
 from spacescale.data.sampler import SampleOrder
 from spacescale.data.shard_reader import SpeciesData
@@ -52,12 +56,18 @@ class TrainingWindows(Dataset):
         roll_targets_windows: int,
     ):
         self.datasets, self.order, self.rank = datasets, order, rank
-        self.seq_length = seq_length
+        self.seq_length, self.roll_targets_windows = seq_length, roll_targets_windows
         self.rows = {name: data.rows("train") for name, data in datasets.items()}
         self.target_rows = {
             name: roll_within_chromosomes(data, self.rows[name], roll_targets_windows)
             for name, data in datasets.items()
         }
+
+    def __reduce__(self) -> tuple:
+        """Pickled small, as folders to open: a process is started only once all is sent to it."""
+        found = {name: (data.path, data.manifest_hash) for name, data in self.datasets.items()}
+        order, roll = self.order, self.roll_targets_windows
+        return _reopened, (found, order, self.rank, self.seq_length, roll)
 
     def __getitem__(self, micro_step: int) -> Batch:
         """Batch of one micro-step, species in data set order."""
@@ -76,6 +86,17 @@ class TrainingWindows(Dataset):
                 windows.append((codes, targets, row))
             batch[name] = _collate(windows)
         return batch
+
+
+def _reopened(found: dict[str, tuple[Path, str]], *others: Any) -> TrainingWindows:
+    """The windows of datasets that were checked when they were opened first: folder and hash."""
+    datasets = {}
+    for name, (folder, expected) in found.items():
+        manifest, manifest_hash = read_manifest(folder)
+        if manifest_hash != expected:
+            raise UserError(f"{folder}: another dataset than when the run began")
+        datasets[name] = SpeciesData(folder, manifest, manifest_hash)
+    return TrainingWindows(datasets, *others)
 
 
 def roll_within_chromosomes(data: SpeciesData, rows: np.ndarray, by: int) -> np.ndarray:
@@ -110,19 +131,69 @@ def _collate(windows: list[tuple[np.ndarray, np.ndarray, int]]) -> SpeciesBatch:
 def training_batches(
     windows: TrainingWindows, first: int, stop: int, num_workers: int, pin_memory: bool
 ) -> Iterator[Batch]:
-    """Micro-batches `first` … `stop` − 1 in order, read ahead by worker processes."""
-    return iter(
-        DataLoader(
-            windows,
-            batch_size=None,
-            sampler=range(first, stop),  # pyright: ignore[reportArgumentType]
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            # Its own generator: drawing worker seeds from the global one would shift the dropout
-            # masks of a resumed run.
-            generator=torch.Generator(),
-        )
+    """Micro-batches `first` … `stop` − 1 in order, read ahead by worker processes.
+
+    The workers are new processes: a fork of this one would inherit its CUDA context and the locks
+    that its threads hold at that moment.
+    """
+    loader = DataLoader(
+        windows,
+        batch_size=None,
+        sampler=range(first, stop),  # pyright: ignore[reportArgumentType]
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        multiprocessing_context="spawn" if num_workers else None,
+        # Its own generator: drawing worker seeds from the global one would shift the dropout
+        # masks of a resumed run.
+        generator=torch.Generator(),
     )
+    with _stop_requests_kept_from_children() if num_workers else nullcontext():
+        return iter(loader)
+
+
+@contextmanager
+def _stop_requests_kept_from_children() -> Iterator[None]:
+    """Processes started here inherit a mask under which Ctrl-C, SIGTERM and SIGUSR1 do not reach
+    them: terminals and schedulers send these to all processes of a run, which still reads while
+    it saves. Workers end with the process that started them.
+    """
+    requests = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, requests)
+    try:
+        resource_tracker.ensure_running()  # else the workers' start begins with its own …
+        signal.pthread_sigmask(signal.SIG_BLOCK, requests)  # … which lifts part of the mask
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class BatchesOnDevice(Iterator[Batch]):
+    """Batches copied to a device, the next one while the device computes on the present one."""
+
+    def __init__(self, batches: Iterator[Batch], device: torch.device):
+        self.batches, self.device = batches, device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.copied: Batch | None = None
+
+    def copy_next(self) -> None:
+        """Begin to copy the next batch, if any, while the device is at work on the present one."""
+        batch = None if self.copied else next(self.batches, None)
+        if batch is not None:
+            with torch.cuda.stream(self.stream):  # without one, nothing
+                self.copied = {name: part.to(self.device) for name, part in batch.items()}
+
+    def __next__(self) -> Batch:
+        """The batch that was copied last, ready for the device's current stream."""
+        self.copy_next()
+        if self.copied is None:
+            raise StopIteration
+        batch, self.copied = self.copied, None
+        if self.stream is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(self.stream)
+            for part in batch.values():
+                part.record_stream(current)
+        return batch
 
 
 def evaluation_batches(

@@ -5,11 +5,18 @@ Source: Avsec et al. 2021 (Enformer), Methods, "relative positional encodings".
 """
 
 import math
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+# Those that differentiate by the bias: flash attention takes none, and cuDNN's, which torch would
+# prefer on Hopper, gives it no gradient.
+GPU_KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+GPU_ALIGNMENT = 8  # elements; the efficient kernel copies a bias whose strides are no multiples
 
 
 def positional_basis(
@@ -67,7 +74,8 @@ class Attention(nn.Module):
     """Multi-head attention, logits = content + relative position (Transformer-XL style biases).
 
     The relative logits of all 2N−1 distances are computed once; row i's window into them starts
-    at N−1−i, which a strided view expresses without copying.
+    at N−1−i, which a strided view expresses. On GPUs they are padded so that this view is one
+    that the kernel takes as it is; the padding is of queries and distances, not of the logits.
     """
 
     def __init__(self, dim: int, *, heads: int, dim_key: int, dropout: float, pos_dropout: float):
@@ -93,50 +101,81 @@ class Attention(nn.Module):
         v = self._split_heads(self.to_v(x))
         rel_k = self.to_rel_k(self.pos_dropout(basis).to(x.dtype))  # (2N-1, H*K)
         rel_k = rel_k.view(2 * n - 1, self.heads, -1).permute(1, 2, 0)  # (H, K, 2N-1)
-        relative = torch.matmul(q + self.rel_pos_bias, rel_k)  # (B, H, N, 2N-1)
-        bias = relative_shift(relative)  # (B, H, N, N)
+        alignment = GPU_ALIGNMENT if x.is_cuda else 1
+        bias = relative_logits(q + self.rel_pos_bias, rel_k, alignment)  # (B, H, N, N)
         content = (q + self.rel_content_bias).to(v.dtype)
-        out = F.scaled_dot_product_attention(
-            content,
-            k,
-            v,
-            attn_mask=bias.to(v.dtype),
-            dropout_p=self.dropout if self.training else 0.0,
-            scale=1.0,
-        )
+        with sdpa_kernel(GPU_KERNELS) if x.is_cuda else nullcontext():
+            out = F.scaled_dot_product_attention(
+                content,
+                k,
+                v,
+                attn_mask=bias.to(v.dtype),
+                dropout_p=self.dropout if self.training else 0.0,
+                scale=1.0,
+            )
         return self.to_out(out.transpose(1, 2).reshape(batch, n, dim))
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
+def relative_logits(queries: Tensor, rel_k: Tensor, alignment: int) -> Tensor:
+    """Queries (B, H, N, K) by the distances' keys (H, K, 2N−1) → logits by position (B, H, N, N).
+
+    The offset and all strides of the result but the last, 1, are multiples of `alignment`.
+    """
+    n = queries.shape[2]
+    columns = (1 - n) % alignment  # on either side: a row's stride is the width less 1
+    if alignment > 1:
+        queries = F.pad(queries, (0, 0, 0, -n % alignment))
+        rel_k = F.pad(rel_k, (columns, columns))
+    return relative_shift(torch.matmul(queries, rel_k), n, columns + n - 1)
+
+
 class _RelativeShift(torch.autograd.Function):
     """`as_strided` with a backward pass that knows that no two entries of the view overlap."""
 
     @staticmethod
-    def forward(ctx, relative: Tensor) -> Tensor:
-        return _shifted_view(relative)
+    def forward(ctx, relative: Tensor, n: int, zero: int) -> Tensor:
+        ctx.shape, ctx.n, ctx.zero = relative.shape, n, zero
+        return _shifted_view(relative, n, zero)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        n = grad.shape[-1]
-        relative = grad.new_zeros(*grad.shape[:-1], 2 * n - 1)
-        _shifted_view(relative).copy_(grad)
-        return relative
+    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        relative = grad.new_zeros(ctx.shape)
+        _shifted_view(relative, ctx.n, ctx.zero).copy_(grad)
+        return relative, None, None
 
 
-def relative_shift(relative: Tensor) -> Tensor:
-    """Logits by distance (B, H, N, 2N−1) → by position (B, H, N, N), as a view.
+def relative_shift(relative: Tensor, n: int, zero: int) -> Tensor:
+    """Logits by distance (B, H, ≥N, ≥2N−1) → by position (B, H, N, N), as a view.
 
-    Entry (i, j) of the result is the logit of distance j − i, column N−1+j−i of row i.
+    Entry (i, j) of the result is the logit of distance j − i, column `zero` + j − i of row i.
     """
-    return _RelativeShift.apply(relative.contiguous())  # pyright: ignore[reportReturnType]
+    return _RelativeShift.apply(relative.contiguous(), n, zero)  # pyright: ignore[reportReturnType]
 
 
-def _shifted_view(relative: Tensor) -> Tensor:
-    batch, heads, n, width = relative.shape
+def _shifted_view(relative: Tensor, n: int, zero: int) -> Tensor:
+    batch, heads, _, width = relative.shape
     return relative.as_strided(
         (batch, heads, n, n),
         (relative.stride(0), relative.stride(1), width - 1, 1),
-        relative.storage_offset() + n - 1,
+        relative.storage_offset() + zero,
     )
+
+
+def attention_kernel(attention: Attention, n: int, like: Tensor) -> str:
+    """Name of the kernel that torch chooses to train this layer on N positions: "math",
+    "flash_attention" or "efficient_attention". `like` has the device and type of its products.
+    """
+    heads, key, alignment = attention.heads, attention.dim_key, GPU_ALIGNMENT if like.is_cuda else 1
+    q, k, v = (
+        like.new_empty(1, n, heads, width).transpose(1, 2).requires_grad_()
+        for width in (key, key, attention.num_features)
+    )
+    bias = relative_logits(q, like.new_empty(heads, key, 2 * n - 1), alignment)
+    with sdpa_kernel(GPU_KERNELS) if like.is_cuda else nullcontext():
+        chosen = torch._fused_sdp_choice(  # pyright: ignore[reportPrivateImportUsage]
+            q, k, v, bias, attention.dropout, scale=1.0
+        )
+    return SDPBackend(chosen).name.lower()

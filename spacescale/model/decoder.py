@@ -85,8 +85,9 @@ class ProfileDecoder(nn.Module):
     def _mix(self, profiles: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
         """Run each chosen expert once per track: (B, T, N) → (B, T, N)."""
         rows_in = profiles.flatten(0, 1)  # (B*T, N)
+        # The one wait for the device: how many rows there are depends on what was chosen.
         expert, row = chosen.flatten(0, 1).t().nonzero(as_tuple=True)  # sorted by expert
-        counts = torch.bincount(expert, minlength=gates.shape[-1]).tolist()
+        counts = chosen.sum((0, 1))
         out = self.experts(rows_in[row], counts) * gates.flatten(0, 1)[row, expert, None]
         mixed = torch.zeros_like(rows_in, dtype=out.dtype).index_add(0, row, out)
         return mixed.to(profiles.dtype).view_as(profiles)

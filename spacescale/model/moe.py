@@ -23,18 +23,20 @@ class RoutedExperts(nn.Module):
     def forward(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """Tokens (T, D), chosen experts (T, K), gate weights (T, K) → weighted sum (T, D)."""
         rows, order, counts = sort_by_expert(x, chosen, self.experts.num_experts)
-        return combine(self.experts(rows, counts.tolist()), order, weights, x)
+        return combine(self.experts(rows, counts), order, weights, x)
 
 
 def sort_by_expert(x: Tensor, chosen: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
     """Repeat each token for its K experts and sort the rows by expert.
 
     x (T, D), chosen (T, K). Returns rows (T·K, D), the order (T·K,) such that row i serves entry
-    order[i] of the flattened `chosen`, and the rows per expert (E,) int64.
+    order[i] of the flattened `chosen`, and the rows per expert (E,) int64, on the same device.
     """
     flat = chosen.flatten()
     order = torch.argsort(flat, stable=True)
-    return x[order // chosen.shape[1]], order, torch.bincount(flat, minlength=num_experts)
+    # torch.bincount would wait for a GPU to tell how many bins there are.
+    counts = (flat[:, None] == torch.arange(num_experts, device=flat.device)).sum(0)
+    return x[order // chosen.shape[1]], order, counts
 
 
 def combine(rows: Tensor, order: Tensor, weights: Tensor, like: Tensor) -> Tensor:

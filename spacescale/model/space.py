@@ -177,10 +177,10 @@ class Space(nn.Module):
         """Codes (B, L) → features (B, N, 2D), species tokens' final states (B, D), routing."""
         x = torch.cat([self._convolve(part) for part in self._normalised_apart(codes, sizes)])
         x = x.transpose(1, 2)  # (B, bins, D)
-        # Built on the host: a known output size spares the device a synchronisation.
+        # Built on the host and sent without waiting: neither the host nor the device stops here.
         species = torch.repeat_interleave(
             torch.tensor([self.species.index(name) for name in present]), torch.tensor(sizes)
-        ).to(x.device)
+        ).to(x.device, non_blocking=True)
         if self.species_token is not None:
             # The released code appends the token at the end (the paper draws it in front).
             x = torch.cat([x, self.species_token(species)[:, None].to(x.dtype)], dim=1)

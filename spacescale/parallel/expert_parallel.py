@@ -83,11 +83,8 @@ class ExpertParallelExperts(AutoEPMoELayer):
     def forward(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Tokens (T, D), chosen experts (T, K), gate weights (T, K) → weighted sum (T, D)."""
         rows, order, counts = sort_by_expert(x, chosen, self.num_experts)
-        if self.ep_size == 1:
-            out = self.experts(rows, counts.tolist())
-        else:
-            out = self._run_remotely(rows, counts)
-        return combine(out, order, weights, x)
+        run = self.experts if self.ep_size == 1 else self._run_remotely
+        return combine(run(rows, counts), order, weights, x)
 
     def _run_remotely(self, rows: Tensor, counts: Tensor) -> Tensor:
         """Send rows (sorted by global expert) to their experts' ranks and bring results back."""
@@ -98,7 +95,7 @@ class ExpertParallelExperts(AutoEPMoELayer):
         send, receive = [sum(each) for each in sent], [sum(each) for each in received]
         local = swap_blocks(all_to_all(rows, send, receive, self.ep_group), received)
         by_expert = list(zip(*received, strict=True))
-        out = self.experts(local, [sum(each) for each in by_expert])
+        out = self.experts(local, torch.tensor([sum(each) for each in by_expert]))
         return all_to_all(swap_blocks(out, by_expert), receive, send, self.ep_group)
 
 

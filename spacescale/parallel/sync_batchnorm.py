@@ -35,7 +35,7 @@ class SyncBatchNorm(BatchNorm):
         et al. 1979); a difference of summed squares would lose its digits over long sequences.
         """
         mean, variance = moments(x)
-        here = mean.new_tensor([float(x.numel() // x.shape[1])])
+        here = mean.new_full((1,), x.numel() // x.shape[1])  # no copy, for which a GPU would wait
         ranks: Tensor = _GatherRows.apply(torch.cat([mean, variance, here]))  # pyright: ignore[reportAssignmentType]
         means, variances, counts = ranks.split([len(mean), len(mean), 1], dim=1)
         count = counts.sum()

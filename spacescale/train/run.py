@@ -19,6 +19,7 @@ from spacescale.data.negative_targets import refuse_negative_tracks
 from spacescale.data.sampler import SampleOrder
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.errors import UserError
+from spacescale.model.attention import Attention, attention_kernel
 from spacescale.model.space import Space
 from spacescale.parallel import comm
 from spacescale.parallel.agreement import require_agreement
@@ -30,6 +31,7 @@ from spacescale.parallel.engine import (
 from spacescale.parallel.expert_parallel import distribute_experts
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
 from spacescale.parallel.watch import FAILED
+from spacescale.planning.flops import num_tokens
 from spacescale.train.signals import StopRequest
 from spacescale.train.trainer import DONE, REQUEUE, Trainer
 
@@ -98,6 +100,7 @@ def prepare(
     comm.on_main(lambda: _write_config(output, config, deepspeed_config))
     comm.on_main(lambda: _remove_markers(output))
     _announce(config, datasets, output, ep_size, deepspeed_config, first_step)
+    _announce_attention(model, deepspeed_config, device)
     return PreparedRun(trainer, first_step, lock)
 
 
@@ -145,6 +148,18 @@ def _announce(
         output,
     )
     logger.info("steps %d to %d", first_step, config.optim.max_steps)
+
+
+def _announce_attention(
+    model: Space, deepspeed_config: dict[str, Any], device: torch.device
+) -> None:
+    """Say which of torch's attention kernels trains; the plain one keeps all N × N weights."""
+    autocast = deepspeed_config.get("torch_autocast") or {}
+    dtype = torch.bfloat16 if autocast.get("enabled") else torch.float32
+    layer: Attention = model.transformer[0].attention  # pyright: ignore[reportAssignmentType]
+    like = torch.empty(0, device=device, dtype=dtype)
+    kernel = attention_kernel(layer, num_tokens(model.config), like)
+    logger.info("attention by torch's %s kernel in %s", kernel, str(dtype).removeprefix("torch."))
 
 
 def complete_config(config: Config, datasets: dict[str, SpeciesData]) -> Config:

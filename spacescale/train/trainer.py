@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import signal
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.config import Config
 from spacescale.data.batch import Batch
-from spacescale.data.loader import TrainingWindows, training_batches
+from spacescale.data.loader import BatchesOnDevice, TrainingWindows, training_batches
 from spacescale.data.sampler import Turns
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.errors import UserError
@@ -101,16 +100,19 @@ class Trainer:
         self.log.text("config", f"```json\n{self.config.model_dump_json(indent=1)}\n```")
         self.throughput = Throughput()
         try:
-            batches = training_batches(
-                self.windows,
-                first_step * self.accumulation,
-                last * self.accumulation,
-                self.config.data.num_workers,
-                pin_memory=self.device.type == "cuda",
+            self.batches = BatchesOnDevice(
+                training_batches(
+                    self.windows,
+                    first_step * self.accumulation,
+                    last * self.accumulation,
+                    self.config.data.num_workers,
+                    pin_memory=self.device.type == "cuda",
+                ),
+                self.device,
             )
             self.engine.train()
             for step in range(first_step, last):
-                summary = self._optimiser_step(step, batches)
+                summary = self._optimiser_step(step)
                 done = step + 1
                 stopping, is_best = summary.stop_signal != 0, False
                 if done % self.config.run.valid_every == 0 or done == last:
@@ -125,12 +127,12 @@ class Trainer:
             self.progress.close()
             self.log.close()
 
-    def _optimiser_step(self, step: int, batches: Iterator[Batch]) -> StepSummary:
+    def _optimiser_step(self, step: int) -> StepSummary:
         rate = learning_rate(step, self.config.optim)
         set_learning_rate(self.engine, rate)
         report = StepReport(list(self.datasets), self.device)
         for _ in range(self.accumulation):
-            self._micro_step(next(batches), report)
+            self._micro_step(next(self.batches), report)
         summary = report.gather(self.stop.signal or 0)
         self.throughput.step(summary.windows)
         norm = self._gradient_norm()
@@ -141,7 +143,6 @@ class Trainer:
         return summary
 
     def _micro_step(self, batch: Batch, report: StepReport) -> None:
-        batch = {name: part.to(self.device) for name, part in batch.items()}
         output = self.engine({name: part.codes for name, part in batch.items()})
         targets = {name: p.targets.float() / self.scales[name] for name, p in batch.items()}
         losses = training_losses(
@@ -149,6 +150,7 @@ class Trainer:
         )
         total = torch.stack(list(losses.values())).sum()
         self.engine.backward(total)
+        self.batches.copy_next()
         self.engine.step()
         report.add(losses, total, {name: len(part.codes) for name, part in batch.items()})
 

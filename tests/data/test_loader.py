@@ -1,6 +1,12 @@
+import multiprocessing
+import os
+import pickle
+import re
 import shutil
+import signal
 from copy import copy
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +16,7 @@ from small_datasets import small_targets, write_small_dataset
 from spacescale.data.augment import flip
 from spacescale.data.batch import Batch
 from spacescale.data.loader import (
+    BatchesOnDevice,
     TrainingWindows,
     evaluation_batches,
     open_datasets,
@@ -132,6 +139,52 @@ def test_worker_processes_change_nothing(datasets):
     for step, (one, other) in enumerate(zip(alone, shared, strict=True), start=3):
         assert_equal(one, other)
         assert_equal(one, training[step])
+
+
+def test_reader_processes_are_new_ones_that_requests_to_stop_do_not_reach(datasets):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    batches = training_batches(windows(datasets), 0, 9, num_workers=2, pin_memory=False)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    next(batches)
+    readers = [Path(f"/proc/{child.pid}") for child in multiprocessing.active_children()]
+    assert len(readers) == 2
+    for reader in readers:
+        assert b"spawn_main" in (reader / "cmdline").read_bytes()
+        blocked = int(re.search(r"SigBlk:\s*(\w+)", (reader / "status").read_text())[1], 16)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            assert blocked >> (number - 1) & 1
+            os.kill(int(reader.name), number)
+    assert len(list(batches)) == 8
+
+
+def test_windows_are_pickled_as_folders_that_must_not_have_changed(datasets, folder, tmp_path):
+    pickled = pickle.dumps(windows(datasets, roll=1))
+    assert len(pickled) < 2000
+    again = pickle.loads(pickled)
+    for step in range(3):
+        assert_equal(again[step], windows(datasets, roll=1)[step])
+    copy = shutil.copytree(folder, tmp_path / "shards")
+    pickled = pickle.dumps(windows(open_datasets([copy])))
+    shutil.rmtree(copy / "moth")
+    shutil.copytree(folder / "perch", copy / "moth")
+    with pytest.raises(UserError, match="moth: another dataset than when the run began"):
+        pickle.loads(pickled)
+
+
+def test_batches_on_a_device_are_the_batches_in_order_one_ahead(datasets):
+    training, read = windows(datasets), []
+
+    def reading():
+        for step in range(3, 6):
+            read.append(step)
+            yield training[step]
+
+    batches = BatchesOnDevice(reading(), torch.device("cpu"))
+    for step in range(3, 6):
+        assert_equal(next(batches), training[step])
+        batches.copy_next(), batches.copy_next()  # twice is once
+        assert read[-1] == min(step + 1, 5)
+    assert next(batches, None) is None
 
 
 def test_rolling_pairs_sequences_with_other_targets(datasets):

@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from spacescale.model.attention import Attention, positional_basis, relative_shift
+from spacescale.model.attention import (
+    Attention,
+    attention_kernel,
+    positional_basis,
+    relative_logits,
+    relative_shift,
+)
 
 N = [1, 2, 5, 8]
 
@@ -23,7 +29,7 @@ def random_relative(n: int) -> Tensor:
 @pytest.mark.parametrize("n", N)
 def test_relative_shift_equals_pad_and_reshape_with_its_gradient(n):
     relative = random_relative(n)
-    found, expected = relative_shift(relative), pad_and_reshape(relative)
+    found, expected = relative_shift(relative, n, n - 1), pad_and_reshape(relative)
     assert torch.equal(found, expected)
     sensitivity = torch.randn_like(found)
     gradients = [torch.autograd.grad(x, relative, sensitivity)[0] for x in (found, expected)]
@@ -33,7 +39,7 @@ def test_relative_shift_equals_pad_and_reshape_with_its_gradient(n):
 @pytest.mark.parametrize("n", N)
 def test_relative_shift_takes_the_logit_of_distance_j_minus_i(n):
     relative = random_relative(n).detach()
-    shifted = relative_shift(relative)
+    shifted = relative_shift(relative, n, n - 1)
     for i in range(n):
         for j in range(n):
             assert torch.equal(shifted[..., i, j], relative[..., i, n - 1 + j - i])
@@ -43,7 +49,33 @@ def test_relative_shift_of_a_strided_input():
     relative = random_relative(5).detach()
     strided = relative.transpose(0, 1).contiguous().transpose(0, 1)
     assert not strided.is_contiguous()
-    assert torch.equal(relative_shift(strided), relative_shift(relative))
+    assert torch.equal(relative_shift(strided, 5, 4), relative_shift(relative, 5, 4))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 16, 1025])
+def test_aligned_logits_are_the_same_and_a_gpu_kernel_takes_them_as_they_are(n):
+    """torch's efficient kernel copies a bias whose strides are not multiples of 8, and refuses one
+    that begins elsewhere.
+    """
+    generator = torch.Generator().manual_seed(n)
+    sizes = ((2, 3, n, 4), (3, 4, 2 * n - 1), (2, 3, n, n))
+    q, r, sensitivity = (
+        torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes
+    )
+    found = []
+    for alignment in (1, 8):
+        inputs = q.clone().requires_grad_(), r.clone().requires_grad_()
+        logits = relative_logits(*inputs, alignment)
+        found.append([logits, *torch.autograd.grad(logits, inputs, sensitivity)])
+    torch.testing.assert_close(*found)
+    aligned = found[1][0]
+    *strides, last = aligned.stride()
+    assert last == 1 and not any(stride % 8 for stride in [*strides, aligned.storage_offset()])
+
+
+def test_the_kernel_is_named():
+    attention = Attention(24, heads=2, dim_key=4, dropout=0.1, pos_dropout=0.0)
+    assert attention_kernel(attention, 6, torch.empty(0)) == "math"  # a bias with a gradient
 
 
 @pytest.mark.parametrize("num_positions", [16, 17])

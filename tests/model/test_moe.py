@@ -72,10 +72,10 @@ def test_gates_that_underflow_to_zero_still_route():
 def test_experts_without_rows_are_passed_over():
     experts = StackedExperts(3, DIM, 2 * DIM, dropout=0.0, out_dropout=False)
     rows = torch.randn(4, DIM)
-    found = experts(rows, [3, 0, 1])
+    found = experts(rows, torch.tensor([3, 0, 1]))
     expected = [one_expert(experts, e, row) for e, row in zip([0, 0, 0, 2], rows, strict=True)]
     torch.testing.assert_close(found, torch.stack(expected))
-    assert experts(rows[:0], [0, 0, 0]).shape == (0, DIM)
+    assert experts(rows[:0], torch.zeros(3, dtype=torch.int64)).shape == (0, DIM)
 
 
 @pytest.mark.parametrize("top_k", [1, 3, EXPERTS])
