@@ -3,7 +3,7 @@
 import pytest
 
 from spacescale.errors import UserError
-from spacescale.parallel.comm import launch_environment
+from spacescale.parallel.environment import launch_environment
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "GROUP_WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "4"}
 DEEPSPEED = {"CROSS_SIZE": "1", "LOCAL_SIZE": "4"}
