@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from spacescale import console
 from spacescale.data.manifest import find_species
 from spacescale.data.migrate import migrate
 from spacescale.data.shard_reader import SpeciesData
@@ -29,4 +30,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main, goes_on=True))

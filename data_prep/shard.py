@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from spacescale import console
 from spacescale.data.shard_estimate import estimate
 from spacescale.data.shard_options import Codec, Missing, ShardOptions
 from spacescale.data.shard_reader import SpeciesData
@@ -285,4 +286,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main, goes_on=True))

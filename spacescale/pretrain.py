@@ -10,6 +10,7 @@ import re
 import sys
 from pathlib import Path
 
+from spacescale import console
 from spacescale.config import (
     DEFAULT_PRESET,
     EMBEDDED_PRESET,
@@ -72,6 +73,7 @@ def refuse(error: UserError) -> int:
 
 def main(arguments: list[str]) -> int:
     """Run one training process; returns the exit status."""
+    console.prepare(goes_on=True)
     stop = StopRequest()  # before the slow imports
     die_with_launcher()
     args = parse_arguments(arguments)

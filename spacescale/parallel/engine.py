@@ -67,7 +67,7 @@ def _take_gpu(device: torch.device) -> None:
 def read_deepspeed_config(path: Path) -> dict[str, Any]:
     """Read DeepSpeed's JSON. Raises UserError naming the file, and line where it does not parse."""
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such DeepSpeed configuration file") from None
     except OSError as error:

@@ -118,8 +118,7 @@ class Meeting:
                 raise
             raise NotMet(
                 f"port {self.port} is taken on {socket.gethostname()}, by another run or another process "
-                "with RANK=0; "
-                + OTHER_PORT
+                "with RANK=0; " + OTHER_PORT
             ) from None
 
     def _reach(self) -> dist.Store:

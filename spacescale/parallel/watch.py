@@ -200,7 +200,9 @@ class Watch:
         if self.folder is None:
             return True
         try:
-            with (self.folder / FAILED).open("x") as handle:
+            with (self.folder / FAILED).open(
+                "x", encoding="utf-8", errors="backslashreplace"
+            ) as handle:
                 handle.write(text)
         except FileExistsError:
             return False

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from spacescale import console
+
 ROOT = Path(__file__).resolve().parents[2]
 DEEPSPEED_JSON = ROOT / "ds_configs" / "zero2_moe.json"
 
@@ -37,6 +39,7 @@ def run(title: str, command: list[str]) -> None:
 
 def main() -> None:
     """Train, evaluate, convert, and say what there is to see."""
+    console.prepare(goes_on=True)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/demo"))
     output = parser.parse_args().output
