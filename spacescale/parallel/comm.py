@@ -85,8 +85,8 @@ def gpu_index(local_rank: int, visible: int) -> int:
     return local_rank
 
 
-def join(store: dist.Store, device: torch.device) -> None:
-    """Make the process group of all ranks, which have met in the store."""
+def join(store: Any, device: torch.device) -> None:
+    """Make the process group of all ranks, which have met in the store (torch's)."""
     store.set_timeout(COLLECTIVE_TIMEOUT)
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     on_gpu = device.type == "cuda"

@@ -19,7 +19,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
-import torch.distributed as dist
+from torch.distributed import (
+    DistError,  # pyright: ignore[reportPrivateImportUsage]
+    DistNetworkError,  # pyright: ignore[reportPrivateImportUsage]
+    PrefixStore,  # pyright: ignore[reportPrivateImportUsage]
+    Store,  # pyright: ignore[reportPrivateImportUsage]
+    TCPStore,  # pyright: ignore[reportPrivateImportUsage]
+)
 
 from spacescale.errors import UserError
 from spacescale.parallel.comm import NotMet
@@ -84,16 +90,16 @@ class Meeting:
         self.start = time.monotonic()
         self.next_news = FIRST_NEWS_S
 
-    def run(self) -> dist.Store:
+    def run(self) -> Store:
         """Return the store once all ranks have met; NotMet says why they have not."""
         try:
             self._wait(self._is_known, lambda: f"the name MASTER_ADDR={self.host} to be known here")
             store = self._prefixed(self._open())
             self._check_in(store)
             self._wait_for_all(store)
-        except dist.DistError as error:
+        except DistError as error:
             raise NotMet(
-                f"{self.card}: lost rank 0 at {self.place} before all had met ({_first_line(error)})"
+                f"{self.card}: lost rank 0 at {self.place} before all had met: {_first_line(error)}"
             ) from None
         return store
 
@@ -106,31 +112,31 @@ class Meeting:
             return False
         return True
 
-    def _open(self) -> dist.Store:
+    def _open(self) -> Store:
         agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         return self._serve() if self.card.rank == 0 and not agent else self._reach()
 
-    def _serve(self) -> dist.Store:
+    def _serve(self) -> Store:
         try:
             return self._store(is_master=True)
-        except dist.DistNetworkError as error:
+        except DistNetworkError as error:
             if "EADDRINUSE" not in str(error):
                 raise
             raise NotMet(
-                f"port {self.port} is taken on {socket.gethostname()}, by another run or another process "
-                "with RANK=0; " + OTHER_PORT
+                f"port {self.port} is taken on {self.card.host}, by another run or another "
+                f"process with RANK=0; {OTHER_PORT}"
             ) from None
 
-    def _reach(self) -> dist.Store:
+    def _reach(self) -> Store:
         self._wait(self._answers, lambda: f"rank 0 at {self.place}, which does not answer")
         # In a thread, because connecting to something that is no store never returns.
-        found: list[dist.Store] = []
-        failed: list[dist.DistError] = []
+        found: list[Store] = []
+        failed: list[DistError] = []
 
         def connect() -> None:
             try:
                 found.append(self._store(is_master=False))
-            except dist.DistError as error:
+            except DistError as error:
                 failed.append(error)
 
         threading.Thread(target=connect, daemon=True).start()
@@ -149,8 +155,8 @@ class Meeting:
             return False
         return True
 
-    def _store(self, is_master: bool) -> dist.Store:
-        return dist.TCPStore(
+    def _store(self, is_master: bool) -> Store:
+        return TCPStore(
             self.host,
             self.port,
             self.card.world_size,
@@ -159,13 +165,13 @@ class Meeting:
             wait_for_workers=False,
         )
 
-    def _prefixed(self, store: dist.Store) -> dist.Store:
+    def _prefixed(self, store: Store) -> Store:
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return dist.PrefixStore(f"spacescale/{restart}", store)
+        return PrefixStore(f"spacescale/{restart}", store)
 
     # ---- Meeting in it ---------------------------------------------------------------------------
 
-    def _check_in(self, store: dist.Store) -> None:
+    def _check_in(self, store: Store) -> None:
         mine = self.card
         if mine.rank != 0:
             self._wait(lambda: store.check([_key(0)]), lambda: f"rank 0 at {self.place}")
@@ -182,7 +188,7 @@ class Meeting:
             )
         store.add("arrived", 1)
 
-    def _conflict(self, store: dist.Store, text: str) -> NoReturn:
+    def _conflict(self, store: Store, text: str) -> NoReturn:
         """Refuse; rank 0 too, unless its run is complete without this rank."""
         text += (
             f" at {self.place}. Either the ranks are numbered wrongly, or two runs share the "
@@ -192,7 +198,7 @@ class Meeting:
             store.set("end", text)
         raise NotMet(text)
 
-    def _wait_for_all(self, store: dist.Store) -> None:
+    def _wait_for_all(self, store: Store) -> None:
         size, is_host = self.card.world_size, self.card.rank == 0
 
         def all_here() -> bool:
@@ -212,7 +218,7 @@ class Meeting:
                 time.sleep(TOLD_S)
             raise
 
-    def _missing(self, store: dist.Store) -> str:
+    def _missing(self, store: Store) -> str:
         size = self.card.world_size
         here = [rank for rank in range(size) if store.check([_key(rank)])]
         away = [str(rank) for rank in range(size) if rank not in set(here)]
@@ -247,7 +253,7 @@ class Meeting:
             time.sleep(min(POLL_S, 0.05 + waited / 10))
 
 
-def meet(source: str, limit_s: float) -> dist.Store:
+def meet(source: str, limit_s: float) -> Store:
     """Wait for all ranks, at most limit_s seconds; returns the store they share.
 
     RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set; `source` says by whom. Raises NotMet: a
@@ -260,7 +266,7 @@ def _key(rank: int) -> str:
     return f"card/{rank}"
 
 
-def _read(store: dist.Store, rank: int) -> Card:
+def _read(store: Store, rank: int) -> Card:
     return Card(**json.loads(store.get(_key(rank))))
 
 

@@ -200,10 +200,8 @@ class Watch:
         if self.folder is None:
             return True
         try:
-            with (self.folder / FAILED).open(
-                "x", encoding="utf-8", errors="backslashreplace"
-            ) as handle:
-                handle.write(text)
+            with (self.folder / FAILED).open("xb") as handle:
+                handle.write(text.encode(errors="backslashreplace"))
         except FileExistsError:
             return False
         except OSError:  # full or gone: better said twice than never
