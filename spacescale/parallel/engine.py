@@ -50,8 +50,8 @@ def init_distributed(start_timeout_s: float = START_TIMEOUT_S) -> torch.device:
     device = comm.device()
     if device.type == "cuda":
         _take_gpu(device)
-    store = meet(source, start_timeout_s)
-    comm.join(store, device)
+    if not torch.distributed.is_initialized():  # by an earlier run in this process
+        comm.join(meet(source, start_timeout_s), device)
     deepspeed.init_distributed(timeout=comm.COLLECTIVE_TIMEOUT, verbose=False)
     return device
 
