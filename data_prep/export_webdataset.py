@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 
+from spacescale import console
 from spacescale.data.manifest import find_species
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.data.summary import print_summary
@@ -54,4 +55,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main, goes_on=True))

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from spacescale import console
 from spacescale.data.importers.basenji import BasenjiSet
 from spacescale.data.importers.command import import_options, import_parser, run_import
 from spacescale.data.importers.convert import ImportOptions
@@ -41,4 +42,4 @@ def prepare() -> tuple[ImportOptions, ImportSource]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_import(prepare))
+    sys.exit(console.run(lambda: run_import(prepare), goes_on=True))

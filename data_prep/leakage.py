@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+from spacescale import console
 from spacescale.data.homology_leakage import HomologyLeak, homology_leaks
 from spacescale.data.leakage import split_overlaps
 from spacescale.data.loader import open_datasets
@@ -82,4 +83,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main))

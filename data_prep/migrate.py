@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from spacescale import console
 from spacescale.data.manifest import find_species
 from spacescale.data.migrate import migrate
 from spacescale.data.shard_reader import SpeciesData
@@ -33,4 +34,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main, goes_on=True))

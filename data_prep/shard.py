@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from spacescale import console
 from spacescale.data.shard_estimate import estimate
 from spacescale.data.shard_options import Codec, Missing, ShardOptions
 from spacescale.data.shard_reader import SpeciesData
@@ -22,6 +23,7 @@ from spacescale.errors import UserError
 from spacescale.genome.named_files import listed_names, path_option
 from spacescale.genome.track_selection import track_names
 from spacescale.genome.transforms import TRANSFORMS
+from spacescale.parallel.launcher import MPI, SRUN, Variables
 
 EPILOG = """splits:
   Name the held-out contigs with --valid-chroms and --test-chroms, or give --contigs, --windows or
@@ -38,11 +40,6 @@ example:
   python data_prep/shard.py --species yeast --fasta sacCer3.fa.gz --targets targets.txt \\
       --aliases auto --valid-chroms chrII --test-chroms chrXVI --out datasets
 """
-
-
-# What launchers tell each process they start: how many there are, and which one it is.
-_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
-_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
 
 _INTERRUPTED = (130, 143)  # the exit statuses of Ctrl-C and SIGTERM
@@ -226,21 +223,21 @@ def run_command(executor: Executor | None) -> int:
     return 0
 
 
-def started_processes() -> int:
-    """Return how many processes the launcher of this one says it started, 1 without a launcher."""
-    return next((int(os.environ[name]) for name in _SIZES if name in os.environ), 1)
+def started_by() -> Variables | None:
+    """Return the variables of the launcher by which this is one of several processes, if it is."""
+    return next((v for v in (*MPI, SRUN) if os.environ.get(v.size, "1") != "1"), None)
 
 
-def _launched_rank() -> int:
-    return next((int(os.environ[name]) for name in _RANKS if name in os.environ), 0)
+def _launched_rank(started: Variables) -> int:
+    return int(os.environ.get(started.rank, "0"))
 
 
-def run_over_mpi(processes: int) -> int:
+def run_over_mpi(started: Variables) -> int:
     """Run the command on the first process, which hands out work to all others."""
     try:
-        comm, executor_class = _communicator(processes)
+        comm, executor_class = _communicator(started)
     except UserError as error:
-        if _launched_rank() == 0:
+        if _launched_rank(started) == 0:
             print(f"error: {error}", file=sys.stderr)
         return 2
     status = None
@@ -260,38 +257,41 @@ def run_over_mpi(processes: int) -> int:
     return comm.bcast(status, root=0)
 
 
-def _communicator(processes: int) -> tuple[Any, Callable[..., AbstractContextManager[Any]]]:
+def _communicator(started: Variables) -> tuple[Any, Callable[..., AbstractContextManager[Any]]]:
     """Return MPI's communicator over all processes, and the executor class that works over it."""
+    told = f"{started.size}={os.environ[started.size]}"
+    left_over = f"if {started.size} is left over from an interactive shell: unset {started.size}"
     try:
         from mpi4py import MPI
         from mpi4py.futures import MPICommExecutor
     except (ImportError, RuntimeError) as error:
         raise UserError(
-            f"{processes} processes were started, but MPI is not to be had ({error}): pip install "
-            "'spacescale[prep]' and an MPI library (such as pip install mpich), or start one "
-            "process with --workers"
+            f"several processes were started ({told}), but MPI is not to be had ({error}): pip "
+            "install 'spacescale[prep]' and an MPI library (such as pip install mpich), or start "
+            f"one process with --workers; {left_over}"
         ) from None
     found = MPI.COMM_WORLD.Get_size()
-    if found != processes:
+    if str(found) != os.environ[started.size]:
         raise UserError(
-            f"{processes} processes were started, but MPI knows of {found}: start them with the "
-            "mpirun of the MPI library that mpi4py loads, or with srun --mpi=pmi2"
+            f"several processes were started ({told}), but MPI knows of {found}: start them with "
+            "the mpirun of the MPI library that mpi4py loads, or with srun --mpi=pmi2; "
+            f"{left_over}"
         )
     return MPI.COMM_WORLD, MPICommExecutor
 
 
 def main() -> int:
     """Run the command; returns the exit status."""
-    processes = started_processes()
-    if processes > 1 and _launched_rank() > 0:
+    started = started_by()
+    if started and _launched_rank(started) > 0:
         # The launcher passes signals on to every process; the first one acts for all.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        return run_over_mpi(processes)
+        return run_over_mpi(started)
     # A terminated run ends its workers, and says how it can be continued.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    return run_command(None) if processes == 1 else run_over_mpi(processes)
+    return run_over_mpi(started) if started else run_command(None)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main, goes_on=True))

@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from spacescale import console
 from spacescale.errors import UserError
 from spacescale.genome.aliases import shorten
 from spacescale.genome.genome_splits import GenomesSplit, SplitSettings, split_genomes
@@ -131,4 +132,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main, goes_on=True))

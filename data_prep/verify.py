@@ -7,6 +7,7 @@ import time
 from itertools import chain
 from pathlib import Path
 
+from spacescale import console
 from spacescale.data.findings import Finding, as_text, has_errors
 from spacescale.data.verify import verify
 from spacescale.errors import UserError
@@ -70,4 +71,4 @@ def print_text(found: dict[Path, list[Finding]], seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main))

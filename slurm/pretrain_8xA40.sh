@@ -2,6 +2,8 @@
 # Pretrain on one node with 8 GPUs, from the project's folder:
 #   sbatch slurm/pretrain_8xA40.sh --data DIR ... --output DIR [section.field=value ...]
 # Arguments go to spacescale/pretrain.py and win over the defaults below. slurm/README.md has more.
+#   sbatch slurm/pretrain_8xA40.sh
+# checks the cluster: trains a small model on the embedded data, into runs/JOBNAME-JOBID.
 #SBATCH --job-name=spacescale-pretrain
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8
@@ -15,6 +17,10 @@
 #SBATCH --output=%x-%j.out
 set -euo pipefail
 
+[[ -n ${SLURM_JOB_ID:-} ]] || { echo "error: submit it: sbatch $0 …" >&2; exit 2; }
+if (($# == 0)); then
+  set -- --preset space_demo --output "runs/$SLURM_JOB_NAME-$SLURM_JOB_ID"
+fi
 previous=''
 output=''
 for argument in "$@"; do
@@ -22,7 +28,7 @@ for argument in "$@"; do
   [[ $argument != --output=* ]] || output=${argument#*=}
   previous=$argument
 done
-[[ -n $output ]] || { echo "error: --output DIR is needed" >&2; exit 2; }
+[[ -n $output ]] || { echo "error: give --output DIR too" >&2; exit 2; }
 
 venv=${SPACESCALE_VENV:-.venv}
 [[ -f $venv/bin/activate ]] || {
@@ -52,7 +58,7 @@ srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c '
   trap "" USR1 TERM
   export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
   exec python -m spacescale.pretrain "$@"' rank \
-  --deepspeed ds_configs/zero2_moe.json --preset space_large --resume auto "$@" &
+  --deepspeed ds_configs/8xA40.json --preset space_large --resume auto parallel.ep_size=1 "$@" &
 srun_pid=$!
 
 cancelled=false

@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from spacescale import __version__
+from spacescale import __version__, console
 from spacescale.errors import UserError
 
 
@@ -237,6 +237,11 @@ def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def main() -> int:
     """Entry point; returns the exit status: 2 for bad input, whose message goes to stderr."""
+    only_tells = sys.argv[1:2] in (["info"], ["plan"])
+    return console.run(_run, goes_on=not only_tells)
+
+
+def _run() -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     args = parse_arguments(build_parser())
     try:

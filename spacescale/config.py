@@ -17,6 +17,7 @@ from spacescale.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+START_TIMEOUT_S = 600.0
 Stage = Literal["stem", "conv_tower", "transformer", "pointwise", "decoder"]
 
 
@@ -294,6 +295,9 @@ class RunConfig(_Section):
     keep_last: int = Field(default=2, ge=1, description="checkpoints kept beside the best")
     max_nonfinite_steps: int = Field(
         default=3, ge=1, description="non-finite steps in a row that end the run"
+    )
+    start_timeout_s: float = Field(
+        default=START_TIMEOUT_S, ge=5, description="seconds in which all processes must have come"
     )
     hang_timeout_s: float = Field(
         default=900,

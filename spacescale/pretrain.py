@@ -10,7 +10,14 @@ import re
 import sys
 from pathlib import Path
 
-from spacescale.config import DEFAULT_PRESET, EMBEDDED_PRESET, PRESETS, build_config
+from spacescale import console
+from spacescale.config import (
+    DEFAULT_PRESET,
+    EMBEDDED_PRESET,
+    PRESETS,
+    START_TIMEOUT_S,
+    build_config,
+)
 from spacescale.errors import UserError
 from spacescale.parallel.launcher import die_with_launcher
 from spacescale.train.signals import StopRequest
@@ -46,6 +53,14 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return args
 
 
+def start_timeout_s(preset: str, overrides: list[str]) -> float:
+    """How long to wait for the other ranks; what is wrong here is said when all have come."""
+    try:
+        return build_config(preset, overrides).run.start_timeout_s
+    except UserError:
+        return START_TIMEOUT_S
+
+
 def refuse(error: UserError) -> int:
     """Say once what every rank has found wrong; returns the exit status."""
     from spacescale.parallel import comm
@@ -58,9 +73,11 @@ def refuse(error: UserError) -> int:
 
 def main(arguments: list[str]) -> int:
     """Run one training process; returns the exit status."""
-    stop = StopRequest()  # before the slow imports, which a signal must not interrupt
+    console.prepare(goes_on=True)
+    stop = StopRequest()  # before the slow imports
     die_with_launcher()
     args = parse_arguments(arguments)
+    stop.output = args.output
     from spacescale.parallel import comm
     from spacescale.parallel.agreement import require_agreement
     from spacescale.parallel.engine import init_distributed
@@ -68,14 +85,18 @@ def main(arguments: list[str]) -> int:
     from spacescale.testing.embedded_data import embedded_data
     from spacescale.train.run import prepare
 
+    preset = args.preset or (DEFAULT_PRESET if args.data else EMBEDDED_PRESET)
     try:
-        device = init_distributed()
-        watch = Watch()
+        device = init_distributed(start_timeout_s(preset, args.overrides))
+        watch = Watch(stop.leave)
+    except comm.NotMet as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
     except UserError as error:
         return refuse(error)
+    stop.tell, stop.interrupt = watch.tell_stop, watch.interrupt
     with watch:  # an error from here on ends all ranks
         try:
-            preset = args.preset or (DEFAULT_PRESET if args.data else EMBEDDED_PRESET)
             config = comm.on_all(lambda: build_config(preset, args.overrides))
             places = {"--output": str(args.output), "--resume": args.resume}
             require_agreement({"--data": "given" if args.data else "left out", **places})
@@ -84,6 +105,7 @@ def main(arguments: list[str]) -> int:
         except UserError as error:
             return refuse(error)
         watch.follow(run.trainer.engine, args.output, config.run.hang_timeout_s)
+        stop.training = True
         run.trainer.fit(run.first_step)
         comm.leave()
     return 0

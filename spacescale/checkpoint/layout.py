@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from spacescale.data.checksums import sha256
+from spacescale.data.stray_files import files_below
 from spacescale.errors import UserError
 
 FORMAT, VERSION = "spacescale-checkpoint", 3
@@ -61,7 +62,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+    return [p for p in files_below(folder) if p.is_file() and p.name != "manifest.json"]
 
 
 def write_manifest(folder: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from spacescale.data.schema import MANIFEST, FileEntry
+from spacescale.data.stray_files import files_below
 
 
 def list_files(folder: Path, known: Mapping[str, FileEntry] | None = None) -> dict[str, FileEntry]:
@@ -12,7 +13,7 @@ def list_files(folder: Path, known: Mapping[str, FileEntry] | None = None) -> di
 
     known: entries of files that need not be read again.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+    paths = [p for p in files_below(folder) if p.is_file() and p != folder / MANIFEST]
     names = {p.relative_to(folder).as_posix(): p for p in paths}
     return {name: (known or {}).get(name) or file_entry(p) for name, p in names.items()}
 
@@ -23,8 +24,11 @@ def file_entry(path: Path) -> FileEntry:
 
 
 def unexpected_files(folder: Path, files: Mapping[str, FileEntry]) -> list[str]:
-    """Return what lies in the folder, links included, but is neither listed nor the manifest."""
-    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+    """Return what lies in the folder, links included, but is neither listed nor the manifest.
+
+    What a file manager left there does not count.
+    """
+    there = {p.relative_to(folder).as_posix() for p in files_below(folder)}
     return sorted(there - files.keys() - {MANIFEST})
 
 

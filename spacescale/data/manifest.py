@@ -74,6 +74,8 @@ def find_species(path: Path) -> list[Path]:
 
     Raises UserError when there is none.
     """
+    if path.is_file():
+        raise UserError(f"{path}: a file; give the folder of a dataset, or of several")
     if not path.is_dir():
         raise UserError(f"{path}: no such folder")
     if (path / MANIFEST).is_file():

@@ -20,6 +20,7 @@ from spacescale.data.findings import Finding, error, warning
 from spacescale.data.leakage import split_overlaps
 from spacescale.data.schema import MANIFEST, Contig, Manifest
 from spacescale.data.shard_reader import SpeciesData, Windows
+from spacescale.data.stray_files import stray_files
 from spacescale.data.tar_targets import (
     ENDINGS,
     INDEX,
@@ -43,6 +44,8 @@ def check_files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
     """Compare every file with size and SHA-256 in the manifest, and the shards with its counts."""
     for name in unexpected_files(folder, manifest.files):
         yield error("files", folder / name, "is not in the manifest: remove it")
+    for path in stray_files(folder):
+        yield warning("files", path, "was left by a file manager or the disk, and does no harm")
     total = sum(entry.bytes for entry in manifest.files.values())
     with tqdm(desc="checksums", total=total, unit="B", unit_scale=True, disable=None) as progress:
         for name, entry in manifest.files.items():

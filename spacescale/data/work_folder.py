@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO
 
 from spacescale.data.dataset_folder import made_parents, make_folder
@@ -17,6 +17,7 @@ from spacescale.data.dataset_writer import created_with
 from spacescale.data.schema import FORMAT_VERSION
 from spacescale.data.shard_options import ShardOptions
 from spacescale.data.shard_plan import track_path
+from spacescale.data.stray_files import is_stray
 from spacescale.errors import UserError
 from spacescale.genome.tracks import Track
 from spacescale.genome.transforms import get_transform
@@ -149,8 +150,12 @@ def _locked(work: WorkFolder, shared: bool) -> Iterator[None]:
     finally:
         file.close()
         # A folder that never held anything goes; one with work in it stays.
-        if work.path.is_dir() and [path.name for path in work.path.iterdir()] == [_LOCK]:
+        if work.path.is_dir() and _names_in(work.path) == [_LOCK]:
             shutil.rmtree(work.path)
+
+
+def _names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if not is_stray(PurePath(path.name))]
 
 
 def _lock(work: WorkFolder, kind: int) -> IO[bytes]:

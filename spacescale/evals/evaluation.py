@@ -100,6 +100,11 @@ def evaluate(
     trained = load_trained(path)
     if not data_paths and not trained.data_paths:
         raise UserError(f"{path}: an export does not know its data; give --data")
+    if not data_paths and (moved := [str(p) for p in trained.data_paths if not p.is_dir()]):
+        raise UserError(
+            f"{path}: was trained on {', '.join(moved)}, which is not there; give --data with the "
+            "folders where the data are now"
+        )
     datasets = open_datasets(data_paths or trained.data_paths)
     for data in datasets.values():
         trained.check_data(data, other_split)

@@ -18,7 +18,12 @@ from spacescale.model.space import read_export
 def describe(path: Path) -> str:
     """Describe what lies at `path`; UserError if it is none of ours."""
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder")
+        raise UserError(f"{path}: no such folder")
+    if path.is_file():
+        raise UserError(
+            f"{path}: a file; info takes folders: a run, checkpoint, export or dataset, or a "
+            "folder of datasets"
+        )
     if (path / "model.safetensors").is_file():
         return _describe_export(path)
     checkpoint = layout.find_checkpoint(path)

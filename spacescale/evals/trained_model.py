@@ -13,6 +13,7 @@ from torch import Tensor
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import load_space
 from spacescale.data.shard_reader import SpeciesData
+from spacescale.data.stray_files import files_below
 from spacescale.errors import UserError
 from spacescale.evals.track_prediction import safe_scale
 from spacescale.genome.tracks import Track, read_targets
@@ -140,4 +141,5 @@ def load_trained(path: Path) -> TrainedModel:
 
 
 def _read_tracks(folder: Path) -> dict[str, list[Track]]:
-    return {path.stem: read_targets(path) for path in sorted((folder / "tracks").glob("*.tsv"))}
+    tables = (path for path in files_below(folder / "tracks") if path.suffix == ".tsv")
+    return {path.stem: read_targets(path) for path in tables}

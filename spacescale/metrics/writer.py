@@ -30,25 +30,22 @@ class RunLog:
         self._file = self._tensorboard = None
         if not enabled:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
         folder.mkdir(parents=True, exist_ok=True)
         _drop_after(folder / METRICS_FILE, resume_step)
         self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(
-            str(folder / TENSORBOARD_FOLDER), purge_step=resume_step + 1, flush_secs=30
-        )
+        self._tensorboard = _tensorboard_writer(folder / TENSORBOARD_FOLDER, resume_step + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers at an optimiser step."""
-        if self._file is None or self._tensorboard is None:
+        if self._file is None:
             return
         numbers = {name: float(value) for name, value in values.items()}
         record = {"step": step, "time": round(time.time(), 3), **json_safe(numbers)}
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
-        for name, number in numbers.items():
-            self._tensorboard.add_scalar(name, number, step)
+        if self._tensorboard is not None:
+            for name, number in numbers.items():
+                self._tensorboard.add_scalar(name, number, step)
 
     def text(self, name: str, text: str, step: int = 0) -> None:
         """Show a text (Markdown) in TensorBoard."""
@@ -57,10 +54,19 @@ class RunLog:
 
     def close(self) -> None:
         """Write out what is buffered; later calls do nothing."""
-        if self._file is not None and self._tensorboard is not None:
-            self._file.close()
-            self._tensorboard.close()
+        for writer in filter(None, (self._file, self._tensorboard)):
+            writer.close()
         self._file = self._tensorboard = None
+
+
+def _tensorboard_writer(folder: Path, purge_step: int) -> Any:
+    """TensorBoard's writer, or None where it is not installed: metrics.jsonl holds the same."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        logger.warning("no TensorBoard (%s); %s holds all numbers", error, METRICS_FILE)
+        return None
+    return SummaryWriter(str(folder), purge_step=purge_step, flush_secs=30)
 
 
 def json_safe(value: Any) -> Any:

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 import spacescale
+from spacescale.data.stray_files import files_below
 from spacescale.errors import UserError
 from spacescale.parallel import comm
 
@@ -89,6 +90,6 @@ def _source_hash() -> str:
     """SHA-256 over the package's source files and their names."""
     root = Path(spacescale.__file__).parent
     found = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    for path in (p for p in files_below(root) if p.suffix == ".py"):
         found.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return found.hexdigest()

@@ -18,57 +18,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from spacescale.errors import UserError
-from spacescale.parallel import launcher
 
 # The last resort; `watch` notices a hang after run.hang_timeout_s, which must be less.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 T = TypeVar("T")
 
 
+class NotMet(UserError):
+    """This rank cannot join the others, which do not know: it has to say so itself."""
+
+
 class OtherRankFailed(UserError):
     """Raised on the ranks that did well, where another's part of the work failed."""
-
-
-def launch_environment() -> None:
-    """Make RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT complete.
-
-    Launchers set them; srun's own variables are translated; plain `python` becomes one process.
-    Raises UserError where WORLD_SIZE is not what the launcher started, which would otherwise wait
-    for processes that never come or train several independent copies.
-    """
-    env = os.environ
-    in_step = "SLURM_PROCID" in env and "SLURM_STEP_ID" in env and not launcher.is_launched()
-    if "RANK" not in env and in_step and int(env.get("SLURM_NTASKS", "1")) > 1:
-        env["RANK"], env["LOCAL_RANK"] = env["SLURM_PROCID"], env["SLURM_LOCALID"]
-        env["WORLD_SIZE"] = env["SLURM_NTASKS"]
-        if "MASTER_ADDR" not in env:
-            raise UserError(
-                "started by srun without MASTER_ADDR; export the first node's address "
-                "(see slurm/pretrain_8xA40.sh)"
-            )
-    env.setdefault("RANK", "0")
-    env.setdefault("LOCAL_RANK", "0")
-    env.setdefault("WORLD_SIZE", "1")
-    env.setdefault("MASTER_ADDR", "127.0.0.1")
-    env.setdefault("MASTER_PORT", str(free_port()) if env["WORLD_SIZE"] == "1" else "29500")
-    for name, expected in _announced_sizes(in_step).items():
-        if expected != env["WORLD_SIZE"]:
-            raise UserError(
-                f"WORLD_SIZE={env['WORLD_SIZE']}, but the launcher started {expected} processes "
-                f"({name}). Leave WORLD_SIZE to deepspeed and torchrun; under srun start one task "
-                "per GPU with the variables of slurm/pretrain_8xA40.sh"
-            )
-
-
-def _announced_sizes(in_step: bool) -> dict[str, str]:
-    """The number of processes of the run, under each name the launcher gave it."""
-    env, found = os.environ, {}
-    if in_step and env.get("SLURM_STEP_NUM_TASKS", "1") != "1":  # 1: srun started a launcher
-        found["SLURM_STEP_NUM_TASKS"] = env["SLURM_STEP_NUM_TASKS"]
-    for machines, here in (("CROSS_SIZE", "LOCAL_SIZE"), ("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE")):
-        if env.get(machines) == "1" and here in env:  # machines may hold unequal numbers
-            found[here] = env[here]
-    return found
 
 
 def free_port() -> int:
@@ -112,7 +73,8 @@ def uses_gpu() -> bool:
 def device() -> torch.device:
     """This process's device: its own GPU where there is one, else the CPU."""
     if uses_gpu():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        return torch.device("cuda", gpu_index(local_rank, torch.cuda.device_count()))
     return torch.device("cpu")
 
 
@@ -121,6 +83,37 @@ def devices() -> list[torch.device]:
     if uses_gpu():
         return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     return [torch.device("cpu")]
+
+
+def gpu_index(local_rank: int, visible: int) -> int:
+    """Which of the visible GPUs the local_rank-th process of a machine takes.
+
+    Slurm's --gpus-per-task and containers show each process one GPU, its own, as number 0.
+    Raises NotMet where there are fewer GPUs than processes.
+    """
+    if visible == 1:
+        return 0
+    if local_rank >= visible:
+        raise NotMet(
+            f"LOCAL_RANK={local_rank}, but {visible} GPUs are visible here (CUDA_VISIBLE_DEVICES="
+            f"{os.environ.get('CUDA_VISIBLE_DEVICES', '')}); start one process per GPU"
+        )
+    return local_rank
+
+
+def join(store: Any, device: torch.device) -> None:
+    """Make the process group of all ranks, which have met in the store (torch's)."""
+    store.set_timeout(COLLECTIVE_TIMEOUT)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    on_gpu = device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=store,
+        rank=rank,
+        world_size=size,
+        timeout=COLLECTIVE_TIMEOUT,
+        device_id=device if on_gpu and size > 1 else None,
+    )
 
 
 def rank() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +21,12 @@ from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optim
 from deepspeed.runtime.torch_autocast import has_comm_dtype
 from torch import nn
 
-from spacescale.config import OptimConfig
+from spacescale.config import START_TIMEOUT_S, OptimConfig
 from spacescale.errors import UserError
 from spacescale.model.layers import AttentionPool, ConvBlock
 from spacescale.parallel import comm
+from spacescale.parallel.environment import launch_environment
+from spacescale.parallel.meeting import meet
 
 Engine = deepspeed.DeepSpeedEngine
 OURS = {"optimizer": "optim.*", "scheduler": "optim.*", "expert_parallel": "parallel.*"}
@@ -35,9 +38,13 @@ _NO_FLOAT16 = (
 NO_DECAY_MARKS = ("bias", "token", "embedding", ".w3")
 
 
-def init_distributed() -> torch.device:
-    """Join the process group and return this process's device."""
-    comm.launch_environment()
+def init_distributed(start_timeout_s: float = START_TIMEOUT_S) -> torch.device:
+    """Join the process group and return this process's device.
+
+    Raises UserError for surroundings that do not fit together, and NotMet where the ranks have not
+    met after start_timeout_s, or cannot.
+    """
+    source = launch_environment()
     comm.share_cores()
     logging.basicConfig(
         format="%(asctime)s %(message)s", level=logging.INFO if comm.is_main() else logging.WARNING
@@ -49,19 +56,25 @@ def init_distributed() -> torch.device:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     device = comm.device()
     if device.type == "cuda":
-        torch.cuda.set_device(device)
-    deepspeed.init_distributed(
-        dist_backend="nccl" if device.type == "cuda" else "gloo",
-        timeout=comm.COLLECTIVE_TIMEOUT,
-        verbose=False,
-    )
+        _take_gpu(device)
+    if not torch.distributed.is_initialized():  # by an earlier run in this process
+        comm.join(meet(source, start_timeout_s), device)
+    deepspeed.init_distributed(timeout=comm.COLLECTIVE_TIMEOUT, verbose=False)
     return device
+
+
+def _take_gpu(device: torch.device) -> None:
+    torch.cuda.set_device(device)
+    # DeepSpeed takes the GPU's number from here, and wants the two to agree.
+    for name in ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"):
+        if name in os.environ:
+            os.environ[name] = str(device.index)
 
 
 def read_deepspeed_config(path: Path) -> dict[str, Any]:
     """Read DeepSpeed's JSON. Raises UserError naming the file, and line where it does not parse."""
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such DeepSpeed configuration file") from None
     except OSError as error:

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -54,8 +55,12 @@ class Beat:
 class Watch:
     """Watches over all ranks as long as its `with` block lasts; leaving it by an error ends all."""
 
-    def __init__(self) -> None:
-        """Open the lines. All ranks call it together, once they have joined the group."""
+    def __init__(self, leave: Callable[[int], NoReturn]) -> None:
+        """Open the lines. All ranks call it together, once they have joined the group.
+
+        leave: ends this process because another rank was told to stop, by that signal.
+        """
+        self._leave = leave
         self.rank = comm.rank()
         self.hang_timeout_s, self.folder = 900.0, None
         self._forwards, self._closed = 0, False
@@ -84,19 +89,27 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         """Say goodbye, or end all ranks because of `error`."""
-        if isinstance(error, Exception | KeyboardInterrupt):
+        if isinstance(error, Exception):
             self._fail(error)
         self._closed = True
         for line in list(self._lines.values()):
             line.send({"bye": True})
 
-    def _fail(self, error: BaseException) -> NoReturn:
+    def tell_stop(self, number: int) -> None:
+        """Let all other ranks leave, because this one does at a signal before training began."""
+        self._closed = True
+        for line in list(self._lines.values()):
+            line.send({"stop": number})
+
+    def interrupt(self) -> NoReturn:
+        """End all ranks at once because the user asks for it."""
+        self._end([self.rank], "interrupted")
+
+    def _fail(self, error: Exception) -> NoReturn:
         if self._lines and isinstance(error, RuntimeError | comm.OtherRankFailed):
             # Collectives raise when another rank has ended. That rank, not this one, is to be
             # named: hearing of it ends this process from the watching thread.
             time.sleep(NEWS_S)
-        if isinstance(error, KeyboardInterrupt):
-            self._end([self.rank], "interrupted")
         if isinstance(error, UserError | OSError):
             self._end([self.rank], str(error))
         self._end([self.rank], repr(error), error)
@@ -140,6 +153,8 @@ class Watch:
                 self._selector.unregister(self._lines.pop(rank).socket)
                 del self._beats[rank]
                 return
+            elif "stop" in message and not self._closed:
+                self._leave(message["stop"])
             elif "end" in message and not self._closed:
                 self._pass_on()
                 os._exit(ENDED)
@@ -185,8 +200,8 @@ class Watch:
         if self.folder is None:
             return True
         try:
-            with (self.folder / FAILED).open("x") as handle:
-                handle.write(text)
+            with (self.folder / FAILED).open("xb") as handle:
+                handle.write(text.encode(errors="backslashreplace"))
         except FileExistsError:
             return False
         except OSError:  # full or gone: better said twice than never

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from spacescale import console
 from spacescale.parallel import comm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +38,7 @@ def run(title: str, command: list[str]) -> None:
 
 def main() -> None:
     """Train, evaluate, convert, and say what there is to see."""
+    console.prepare(goes_on=True)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/demo"))
     output = parser.parse_args().output

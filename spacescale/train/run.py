@@ -32,8 +32,8 @@ from spacescale.parallel.expert_parallel import distribute_experts
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
 from spacescale.parallel.watch import FAILED
 from spacescale.planning.flops import num_tokens
-from spacescale.train.signals import StopRequest
-from spacescale.train.trainer import DONE, REQUEUE, Trainer
+from spacescale.train.signals import REQUEUE, StopRequest
+from spacescale.train.trainer import DONE, Trainer
 
 PLAN_COMPARED = 64  # micro-steps
 

@@ -25,12 +25,11 @@ from spacescale.model.losses import training_losses
 from spacescale.parallel import comm
 from spacescale.parallel.engine import Engine, set_learning_rate
 from spacescale.train.schedule import learning_rate
-from spacescale.train.signals import StopRequest
+from spacescale.train.signals import REQUEUE, StopRequest
 from spacescale.train.step_report import StepReport, StepSummary
 from spacescale.train.validation import validate
 
-# How a run ended, in its folder: all steps done, or stopped by a signal and to be continued.
-DONE, REQUEUE = "DONE", "REQUEUE"
+DONE = "DONE"  # all steps are done: in the folder of the run
 
 logger = logging.getLogger(__name__)
 

@@ -214,7 +214,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "truncated": (truncated, r"state-00000\.safetensors: \d+ bytes, expected \d+"),
     "batch": (another_batch, r'with 24 windows per step, this run has 8; .*"train_batch_size": 24'),
-    "format": (another_format, "version 1; expected .* version 2"),
+    "format": (another_format, "version 1; expected .* version 3"),
 }
 
 

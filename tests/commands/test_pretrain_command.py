@@ -26,6 +26,7 @@ from conftest import (
 from safetensors.torch import load_file
 
 from spacescale.checkpoint import layout
+from spacescale.checkpoint.probe import read_probe
 from spacescale.checkpoint.consolidate import consolidate
 from spacescale.config import build_config
 from spacescale.data.checksums import list_files
@@ -182,7 +183,7 @@ def test_converted_weights_load_without_deepspeed_and_predict_the_same(finished,
     loaded = run(sys.executable, "-c", LOAD_WITHOUT_DEEPSPEED, tmp_path / "export", predicted)
     assert loaded.returncode == 0, loaded.stderr
     best = layout.find_checkpoint(output, "best")
-    live, plain = load_file(best / "probe.safetensors"), load_file(predicted)
+    live, plain = read_probe(best / "probe.safetensors").predictions, load_file(predicted)
     assert list(plain) == list(live)
     for species, expected in live.items():
         tolerance = 1e-5 * float(expected.max())

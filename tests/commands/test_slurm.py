@@ -17,6 +17,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPT = "slurm/pretrain_8xA40.sh"
 RANKS = 8
+# As ds_configs/README.md recommends for the machine.
+DEFAULTS = [
+    *("-m", "spacescale.pretrain", "--deepspeed", "ds_configs/8xA40.json"),
+    *("--preset", "space_large", "--resume", "auto", "parallel.ep_size=1"),
+]
 
 # Notes what it was started with and every signal it gets. The first time it waits to be stopped.
 STAND_IN = """\
@@ -25,6 +30,7 @@ STAND_IN = """\
     from pathlib import Path
 
     output = Path(sys.argv[sys.argv.index("--output") + 1])
+    output.mkdir(parents=True, exist_ok=True)
     signals = []
     for number in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, lambda number, frame: signals.append(signal.Signals(number).name))
@@ -46,18 +52,19 @@ STAND_IN = """\
 class Job:
     """A submitted job whose ranks run the stand-in."""
 
-    def __init__(self, slurm: dict[str, str], folder: Path) -> None:
+    def __init__(self, slurm: dict[str, str], folder: Path, given: list[str]) -> None:
         (folder / "venv/bin").mkdir(parents=True)
         (folder / "venv/bin/activate").write_text(f"PATH={folder}/venv/bin:$PATH\n")
         python = folder / "venv/bin/python"
         python.write_text(dedent(STAND_IN).format(python=sys.executable))
         python.chmod(0o755)
-        self.output = folder / "run"
-        self.output.mkdir()
+        self.given = given
         self.log = folder / "log"
         self.slurm = {**slurm, "SPACESCALE_VENV": str(folder / "venv")}
-        submit = ["sbatch", "--parsable", f"--output={self.log}", SCRIPT]
-        self.id = self.ask(*submit, "--data", "mouse", "human", "--output", str(self.output))
+        submit = ["sbatch", "--parsable", f"--output={self.log}", f"--chdir={folder}"]
+        self.id = self.ask(*submit, SCRIPT, *given)
+        named = f"runs/spacescale-pretrain-{self.id}"
+        self.output = folder / (given[given.index("--output") + 1] if given else named)
 
     def ask(self, *command: str) -> str:
         done = subprocess.run(
@@ -89,7 +96,11 @@ class Job:
 
 @pytest.fixture
 def running_job(slurm: dict[str, str], tmp_path: Path) -> Job:
-    job = Job(slurm, tmp_path)
+    return started(slurm, tmp_path, ["--data", "mouse", "human", "--output", "run"])
+
+
+def started(slurm: dict[str, str], folder: Path, given: list[str]) -> Job:
+    job = Job(slurm, folder, given)
     job.wait_for(lambda: len(job.starts(0)) == RANKS and all(job.starts(0)))
     return job
 
@@ -99,9 +110,19 @@ def test_script_parses() -> None:
 
 
 def test_script_needs_an_output_folder() -> None:
-    done = subprocess.run(["bash", SCRIPT], cwd=ROOT, capture_output=True, text=True)
+    command = ["bash", SCRIPT, "--data", "human"]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "SLURM_JOB_ID": "1"}, capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert "--output" in done.stderr
+
+
+def test_script_is_for_sbatch() -> None:
+    env = {name: value for name, value in os.environ.items() if name != "SLURM_JOB_ID"}
+    done = subprocess.run(["bash", SCRIPT], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "sbatch" in done.stderr
 
 
 def test_slurm_accepts_the_request(slurm: dict[str, str]) -> None:
@@ -127,10 +148,7 @@ def test_stopped_job_goes_back_into_the_queue(
     assert [start["RANK"] for start in job.starts(0)] == [str(rank) for rank in range(RANKS)]
     assert [start["LOCAL_RANK"] for start in job.starts(0)] == [str(rank) for rank in range(RANKS)]
     assert {start["WORLD_SIZE"] for start in job.starts(0)} == {str(RANKS)}
-    defaults = ["--deepspeed", "ds_configs/zero2_moe.json", "--preset", "space_large"]
-    given = ["--data", "mouse", "human", "--output", str(job.output)]
-    expected = ["-m", "spacescale.pretrain", *defaults, "--resume", "auto", *given]
-    assert all(start["arguments"] == expected for start in job.starts(0))
+    assert all(start["arguments"] == [*DEFAULTS, *job.given] for start in job.starts(0))
 
     job.ask(*send, job.id)
     job.wait_for(lambda: len(job.starts(1)) == RANKS)
@@ -138,6 +156,17 @@ def test_stopped_job_goes_back_into_the_queue(
     assert job.signals() == [[received]] * RANKS
     assert job.state()["Restarts"] == "1"
     assert not (job.output / "REQUEUE").exists()
+
+
+def test_a_bare_job_trains_the_embedded_data_in_a_folder_of_its_name(
+    slurm: dict[str, str], tmp_path: Path
+) -> None:
+    job = started(slurm, tmp_path, [])
+    (arguments,) = {tuple(start["arguments"]) for start in job.starts(0)}
+    given = ("--preset", "space_demo", "--output", f"runs/spacescale-pretrain-{job.id}")
+    assert arguments == (*DEFAULTS, *given)
+    job.ask("scancel", job.id)
+    job.wait_for_state("CANCELLED")
 
 
 def test_cancelled_job_saves_and_stays_away(running_job: Job) -> None:

@@ -126,6 +126,16 @@ def test_missing_emptied_swapped_and_unexpected_files(copy):
     assert named.place == "chrI:0-3000, chrII:0-2000, chrIII:0-1500"
 
 
+def test_what_a_file_manager_left_is_a_warning_and_no_error(copy):
+    names = (".DS_Store", "._zarr.json", "genome/Thumbs.db")
+    for name in names:
+        (copy / name).touch()
+    found = verify(copy)[copy]
+    assert {finding.file for finding in found} == {copy / name for name in names}
+    assert {finding.severity for finding in found} == {"warning"}
+    assert list_files(copy).keys().isdisjoint(names)
+
+
 def test_a_dataset_that_lost_its_manifest_is_not_passed_over(zarr_form, tmp_path):
     whole = shutil.copytree(zarr_form, tmp_path / "whole")
     lost = shutil.copytree(zarr_form, tmp_path / "lost")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spacescale.config import RELEASED, LossConfig, ModelConfig
+from spacescale.data.manifest import find_species
 from spacescale.data.shard_options import ShardOptions
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.data.shard_writer import shard_species
@@ -211,7 +212,15 @@ def test_without_matplotlib_the_figure_says_what_to_install(datasets, tmp_path, 
 
 
 def test_anything_else_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="nothing: no such file or folder"):
+    with pytest.raises(UserError, match="nothing: no such folder"):
         describe(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"no run, checkpoint or export; as data: .* no species"):
         describe(tmp_path)
+
+
+def test_a_file_is_told_from_a_folder_that_is_not_there(tmp_path):
+    (tmp_path / "x.bw").touch()
+    with pytest.raises(UserError, match=r"x.bw: a file; info takes folders"):
+        describe(tmp_path / "x.bw")
+    with pytest.raises(UserError, match=r"x.bw: a file; give the folder of a dataset"):
+        find_species(tmp_path / "x.bw")

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -84,3 +85,12 @@ def test_progress_of_other_ranks_is_silent(capsys):
     progress.say("hello")
     progress.close()
     assert capsys.readouterr() == ("", "")
+
+
+def test_without_tensorboard_a_run_is_logged_all_the_same(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    log = RunLog(tmp_path)
+    log.text("config", "text")
+    log_steps(log, [1, 2])
+    assert json_points(tmp_path) == [(1, 1.0), (2, 2.0)]
+    assert [record.message.partition(" (")[0] for record in caplog.records] == ["no TensorBoard"]

@@ -19,6 +19,7 @@ from spacescale.data.importers.encodings import decode_bases, decode_targets
 from spacescale.data.importers.source import Geometry, Record
 from spacescale.data.importers.tf_example import parse_example
 from spacescale.data.importers.tfrecord import read_records
+from spacescale.data.stray_files import files_below
 from spacescale.errors import UserError
 
 STATISTICS = "statistics.json"
@@ -119,7 +120,8 @@ def _integer(path: Path, statistics: dict[str, Any], key: str) -> int:
 
 def _find_shards(folder: Path, num_records: dict[str, int]) -> dict[str, list[Path]]:
     """Return the shards of each split by number: 2 before 10."""
-    paths = sorted((folder / "tfrecords").glob("*.tfr"))
+    shards = folder / "tfrecords"
+    paths = [p for p in files_below(shards) if p.parent == shards and p.suffix == ".tfr"]
     if not paths:
         raise UserError(f"{folder / 'tfrecords'} holds no .tfr file")
     numbered: dict[str, list[tuple[tuple[int, ...], Path]]] = {name: [] for name in num_records}

@@ -1,0 +1,100 @@
+"""Standard output and error on any terminal, pipe or file: every character, closed pipes too."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from spacescale.errors import UserError
+
+PIPE_CLOSED = 141  # exit status of a command whose reader has gone: 128 + SIGPIPE
+INTERRUPTED = 130
+
+
+class _Descriptor(io.RawIOBase):
+    """Writes to a file descriptor; once that fails, all that follows goes nowhere."""
+
+    def __init__(self, descriptor: int, goes_on: bool) -> None:
+        self._descriptor, self._goes_on = descriptor, goes_on
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._write_some(rest) :]
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._descriptor)  # for what C++ code and child processes write, too
+            os.close(nowhere)
+            if not self._goes_on:
+                if isinstance(error, BrokenPipeError):
+                    sys.exit(PIPE_CLOSED)
+                raise UserError(f"cannot write the output: {error.strerror}") from None
+        return len(data)
+
+    def _write_some(self, data: memoryview) -> int:
+        try:
+            return os.write(self._descriptor, data)
+        except BlockingIOError:  # another program made the terminal non-blocking
+            select.select([], [self._descriptor], [])
+            return 0
+
+
+def prepare(goes_on: bool) -> None:
+    """Make standard output and error fit for any console; call it before anything is written.
+
+    Characters that the console's encoding lacks are written as escapes. Where the reader of a pipe
+    is gone, or a terminal or disk: goes_on drops what is written from then on; otherwise a closed
+    pipe ends the command quietly, by SystemExit, and anything else is a UserError.
+    """
+    sys.stdout = _prepared(sys.stdout, sys.__stdout__, goes_on)
+    sys.stderr = _prepared(sys.stderr, sys.__stderr__, goes_on)
+
+
+def _prepared(stream: IO[str] | None, original: IO[str] | None, goes_on: bool) -> IO[str]:
+    if stream is None:  # the command was started with it closed
+        return Path(os.devnull).open("w", encoding="utf-8")
+    if stream is not original or not isinstance(stream, io.TextIOWrapper):
+        return stream  # somebody captures it
+    raw = _Descriptor(stream.fileno(), goes_on)
+    unbuffered = stream.write_through
+    return io.TextIOWrapper(
+        raw if unbuffered else io.BufferedWriter(raw),  # pyright: ignore[reportArgumentType]
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=stream.line_buffering,
+        write_through=unbuffered,
+    )
+
+
+def run(command: Callable[[], int], goes_on: bool = False) -> int:
+    """Run a command on a prepared console; returns its exit status.
+
+    goes_on: its work, such as a dataset, is wanted even where nobody reads what it says.
+    """
+    prepare(goes_on)
+    try:
+        try:
+            return command()
+        finally:
+            sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
