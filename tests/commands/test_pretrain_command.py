@@ -26,8 +26,8 @@ from conftest import (
 from safetensors.torch import load_file
 
 from spacescale.checkpoint import layout
-from spacescale.checkpoint.probe import read_probe
 from spacescale.checkpoint.consolidate import consolidate
+from spacescale.checkpoint.probe import read_probe
 from spacescale.config import build_config
 from spacescale.data.checksums import list_files
 from spacescale.data.codecs import codec_warning_ignored
