@@ -10,14 +10,8 @@ import re
 import sys
 from pathlib import Path
 
+# Slow imports stand in the functions: from main's first lines on a signal ends the run in order.
 from spacescale import console
-from spacescale.config import (
-    DEFAULT_PRESET,
-    EMBEDDED_PRESET,
-    PRESETS,
-    START_TIMEOUT_S,
-    build_config,
-)
 from spacescale.errors import UserError
 from spacescale.parallel.launcher import die_with_launcher
 from spacescale.train.signals import StopRequest
@@ -25,6 +19,8 @@ from spacescale.train.signals import StopRequest
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line; `section.field=value` overrides may stand anywhere in it."""
+    from spacescale.config import DEFAULT_PRESET, EMBEDDED_PRESET, PRESETS
+
     parser = argparse.ArgumentParser(
         prog="pretrain.py",
         description="Pretrain a SPACE model on species data sets.",
@@ -55,6 +51,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def start_timeout_s(preset: str, overrides: list[str]) -> float:
     """How long to wait for the other ranks; what is wrong here is said when all have come."""
+    from spacescale.config import START_TIMEOUT_S, build_config
+
     try:
         return build_config(preset, overrides).run.start_timeout_s
     except UserError:
@@ -74,10 +72,11 @@ def refuse(error: UserError) -> int:
 def main(arguments: list[str]) -> int:
     """Run one training process; returns the exit status."""
     console.prepare(goes_on=True)
-    stop = StopRequest()  # before the slow imports
+    stop = StopRequest()
     die_with_launcher()
     args = parse_arguments(arguments)
     stop.output = args.output
+    from spacescale.config import DEFAULT_PRESET, EMBEDDED_PRESET, build_config
     from spacescale.parallel import comm
     from spacescale.parallel.agreement import require_agreement
     from spacescale.parallel.engine import init_distributed

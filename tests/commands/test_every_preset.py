@@ -1,4 +1,7 @@
-"""Every preset, at a tiny shape: trained two steps, evaluated, converted, planned and described."""
+"""Every preset, at a tiny shape: trained two steps, evaluated, converted, planned and described.
+
+Those most unlike each other by default, all of them with -m slow.
+"""
 
 import json
 
@@ -19,6 +22,7 @@ from spacescale.train.run import prepare
 from spacescale.train.signals import StopRequest
 
 WITHOUT_EXPERTS = {"enformer", "space_dense_encoder", "space_dense_no_species"}
+UNLIKE = {"enformer", "space_dense_encoder", "space_mlp_decoder", "space_released"}
 WITHOUT_DECODER_EXPERTS = {"enformer", "space_no_decoder", "space_mlp_decoder"}
 
 
@@ -31,9 +35,9 @@ def overrides(preset):
     return tiny + ([] if preset in WITHOUT_DECODER_EXPERTS else ["model.tracks_num_experts=4"])
 
 
-def train_all(data, folder):
-    """Train every preset in this process."""
-    for preset in PRESETS:
+def train_all(presets, data, folder):
+    """Train these presets in this process, one after the other."""
+    for preset in presets:
         config = build_config(preset, overrides(preset))
         run = prepare(
             config, [data], REPO / DEEPSPEED_JSON, folder / preset, None,
@@ -44,13 +48,18 @@ def train_all(data, folder):
 
 
 @pytest.fixture(scope="module")
-def runs(data, tmp_path_factory):
+def runs(request, data, tmp_path_factory):
+    """The folder of the runs of all presets that are to be tested."""
     folder = tmp_path_factory.mktemp("presets")
-    run_ranks(train_all, 1, data, folder)
+    cases = [item for item in request.session.items if item.module is request.module]
+    presets = [item.callspec.params["preset"] for item in cases]
+    run_ranks(train_all, 1, presets, data, folder)
     return folder
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "preset", [p if p in UNLIKE else pytest.param(p, marks=pytest.mark.slow) for p in PRESETS]
+)
 def test_every_preset_goes_all_the_way(runs, data, tmp_path, preset):
     run = runs / preset
     assert (run / "DONE").exists()
