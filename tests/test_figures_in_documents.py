@@ -88,3 +88,11 @@ def test_tables_of_predicted_scaling(monkeypatch):
     ):
         for line in list(table)[2:]:
             assert line in stated
+
+
+def test_sizes_of_the_public_sets():
+    for _, windows, tracks, scratch, stored in rows_of("docs/human_mouse.md", "stored, about"):
+        count = sum(int(part.replace(",", "")) for part in windows.split(", "))
+        targets = count * 896 * int(tracks.replace(",", "")) * 2
+        assert float(scratch.split()[0]) == pytest.approx(targets / 1e9, rel=0.01)
+        assert float(stored.split()[0]) == pytest.approx(targets / 1e9 * 5.50 / 9.52, rel=0.01)
