@@ -221,6 +221,27 @@ def test_whole_numbers_as_r_and_pandas_write_them(tmp_path):
     assert read(path, "chr1", 100_000, 100_004) == [1, 1, 2, 2]
 
 
+NARROW = [
+    "chr1\t1\t3\tpeak no 1\t7\t.\t5.5\t1\t1\t1",  # a name with blanks
+    "chr1\t1\t3\t\t7\t.\t5.5\t1\t1\t1",  # and without a letter
+    '"chr1"\t"1"\t"3"\t"p ""1"\t7\t"."\t5.5\t1\t1\t1',
+    '"chr1" 1 3 "peak 1" 7 "." 5.5 1 1 1',
+    'chr1\t1\t3\t"5 prime\t7\t.\t5.5\t1\t1\t1',
+    "chr1  1  3  p  7  .  5.5  1  1  1",
+]
+
+
+@pytest.mark.parametrize("line", NARROW)
+def test_the_name_of_a_peak_moves_no_column(tmp_path, line):
+    track = Track(0, "t", "a", 0, extra={"peak_value": "signal"})
+    assert read(put(tmp_path / "a.narrowPeak", line), "chr1", 0, 4, track) == [0, 5.5, 5.5, 0]
+
+
+@pytest.mark.parametrize("line", ['"chr1"\t1\t3\t2.5\n', '"chr1" 1 3 2.5\n', "chr1\t1 3\t2.5\t\n"])
+def test_quotes_and_blanks_in_a_bedgraph(tmp_path, line):
+    assert read(put(tmp_path / "a.bedGraph", line), "chr1", 1, 3) == [2.5, 2.5]
+
+
 @pytest.mark.parametrize("value", ["1", "signal"])
 def test_intervals_past_the_end_are_counted_line_by_line(tmp_path, value):
     lines = ["I\t{}\t{}\tp\t0\t.\t2\t1\t1\t4\n".format(*span) for span in [
