@@ -12,7 +12,7 @@ import numpy as np
 
 from spacescale.errors import UserError
 from spacescale.genome.interval_values import IntervalValues, highest, union
-from spacescale.genome.text_files import decoded, numbered_lines, split_cells
+from spacescale.genome.text_files import numbered_lines, split_cells
 
 # Positions are kept in 32 bits, as in BigWig.
 _MAX_POSITION, _MAX_DIGITS = 2**32 - 1, 10
@@ -174,9 +174,9 @@ def _columns(path: Path, number: int, line: bytes, tabs_count: bool) -> list[byt
     by_tabs = tabs_count and line.count(b"\t") >= 2
     if b'"' in line:
         place, delimiter = f"{path}:{number}", "\t" if b"\t" in line else " "
-        text = decoded(place, line)
+        text = line.decode("latin-1")  # any bytes pass: only names are text, and are decoded later
         cells = split_cells(place, text, broken_quotes_stay=True, delimiter=delimiter)
-        columns = [cell.strip().encode() for cell in cells]
+        columns = [cell.encode("latin-1").strip() for cell in cells]
     elif by_tabs:
         columns = [cell.strip() for cell in line.split(b"\t")]
     else:

@@ -143,8 +143,9 @@ def test_faults_name_file_and_line(tmp_path, name, content, message):
 
 
 def test_a_name_in_latin_1_is_named(tmp_path):
-    (tmp_path / "a.bed").write_bytes("chr1\t1\t2\tgène\nchré\t1\t2\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"a.bed:2: the contig name is not UTF-8 .*'chré'"):
+    lines = 'chr1\t1\t2\tgène\nchr1\t4\t5\t"gène"\nchré\t1\t2\n'
+    (tmp_path / "a.bed").write_bytes(lines.encode("latin-1"))
+    with pytest.raises(UserError, match=r"a.bed:3: the contig name is not UTF-8 .*'chré'"):
         open_coverage(tmp_path / "a.bed", TRACK)
 
 
