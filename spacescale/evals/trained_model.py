@@ -15,7 +15,7 @@ from spacescale.checkpoint.consolidate import load_space
 from spacescale.data.shard_reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.evals.track_prediction import safe_scale
-from spacescale.genome.tracks import Track, read_targets
+from spacescale.genome.tracks import Track, read_tracks
 from spacescale.model.space import Space, read_export
 
 logger = logging.getLogger(__name__)
@@ -140,4 +140,6 @@ def load_trained(path: Path) -> TrainedModel:
 
 
 def _read_tracks(folder: Path) -> dict[str, list[Track]]:
-    return {path.stem: read_targets(path) for path in sorted((folder / "tracks").glob("*.tsv"))}
+    # File managers leave files that begin with a dot.
+    paths = sorted((folder / "tracks").glob("[!.]*.tsv"))
+    return {path.stem: read_tracks(path) for path in paths}

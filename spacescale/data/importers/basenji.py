@@ -119,7 +119,8 @@ def _integer(path: Path, statistics: dict[str, Any], key: str) -> int:
 
 def _find_shards(folder: Path, num_records: dict[str, int]) -> dict[str, list[Path]]:
     """Return the shards of each split by number: 2 before 10."""
-    paths = sorted((folder / "tfrecords").glob("*.tfr"))
+    # File managers leave files that begin with a dot.
+    paths = sorted((folder / "tfrecords").glob("[!.]*.tfr"))
     if not paths:
         raise UserError(f"{folder / 'tfrecords'} holds no .tfr file")
     numbered: dict[str, list[tuple[tuple[int, ...], Path]]] = {name: [] for name in num_records}
