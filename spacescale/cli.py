@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from pathlib import Path
 
 from spacescale import __version__, console
 from spacescale.errors import UserError
+from spacescale.genome.named_files import given_path, path_option
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,11 +18,13 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
 
     evaluate = commands.add_parser("evaluate", help="score a model on held-out windows")
-    evaluate.add_argument("path", type=Path, help="run folder, checkpoint or export")
-    evaluate.add_argument("--data", type=Path, nargs="+", default=[], help="default: the run's")
+    evaluate.add_argument("path", type=path_option, help="run folder, checkpoint or export")
+    evaluate.add_argument(
+        "--data", type=path_option, nargs="+", default=[], help="default: the run's"
+    )
     evaluate.add_argument("--split", default="test", help="default %(default)s")
     evaluate.add_argument(
-        "--out", type=Path, help="default: evaluation/SPLIT in the run folder or export"
+        "--out", type=path_option, help="default: evaluation/SPLIT in the run folder or export"
     )
     evaluate.add_argument(
         "--both-strands", action="store_true", help="average predictions for both strands"
@@ -41,13 +43,15 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     convert = commands.add_parser("convert", help="export plain PyTorch weights, proved equal")
-    convert.add_argument("checkpoint", type=Path, help="checkpoint, or run folder (its best)")
-    convert.add_argument("--out", type=Path, required=True, help="folder to make")
+    convert.add_argument(
+        "checkpoint", type=path_option, help="checkpoint, or run folder (its best)"
+    )
+    convert.add_argument("--out", type=path_option, required=True, help="folder to make")
     convert.set_defaults(run=_convert)
 
     importer = commands.add_parser("import", help="make an export of weights of another layout")
-    importer.add_argument("source", type=Path, help="folder: config.json and weights")
-    importer.add_argument("--out", type=Path, required=True, help="folder to make")
+    importer.add_argument("source", type=path_option, help="folder: config.json and weights")
+    importer.add_argument("--out", type=path_option, required=True, help="folder to make")
     importer.add_argument(
         "--from",
         dest="layout",
@@ -72,16 +76,21 @@ def build_parser() -> argparse.ArgumentParser:
     importer.set_defaults(run=_import)
 
     export = commands.add_parser("export", help="write an export in the released SPACE's layout")
-    export.add_argument("source", type=Path, help="folder made by convert or import")
-    export.add_argument("--out", type=Path, required=True, help="folder to make")
+    export.add_argument("source", type=path_option, help="folder made by convert or import")
+    export.add_argument("--out", type=path_option, required=True, help="folder to make")
     export.set_defaults(run=_export)
 
     info = commands.add_parser("info", help="say what a run, checkpoint, export or data set holds")
     info.add_argument(
-        "path", type=Path, help="run folder, checkpoint, export, dataset, or folder of datasets"
+        "path",
+        type=path_option,
+        help="run folder, checkpoint, export, dataset, or folder of datasets",
     )
     info.add_argument(
-        "--figure", type=Path, metavar="PNG", help="also draw coverage per track and split of data"
+        "--figure",
+        type=path_option,
+        metavar="PNG",
+        help="also draw coverage per track and split of data",
     )
     info.set_defaults(run=_info)
 
@@ -89,7 +98,11 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("overrides", nargs="*", metavar="section.field=value", help="as in training")
     plan.add_argument("--preset", default="space_large", help="default: %(default)s")
     plan.add_argument(
-        "--data", type=Path, nargs="+", default=[], help="default: the published human and mouse"
+        "--data",
+        type=path_option,
+        nargs="+",
+        default=[],
+        help="default: the published human and mouse",
     )
     plan.add_argument("--gpus", type=int, default=8, help="default: %(default)s")
     plan.add_argument("--zero", type=int, default=2, help="ZeRO stage (default: %(default)s)")
@@ -166,7 +179,7 @@ def _import(args: argparse.Namespace) -> None:
     for species, _, table in named:
         if not table:
             raise UserError(f"--targets {species}: expected SPECIES=TABLE")
-    targets = {species: read_targets(Path(table)) for species, _, table in named}
+    targets = {species: read_targets(given_path(table)) for species, _, table in named}
     if args.layout == "enformer":
         upcycled = build_config(args.upcycle[0], args.upcycle[1:]).model if args.upcycle else None
         count = import_enformer(args.source, args.out, targets, upcycled)

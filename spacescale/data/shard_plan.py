@@ -80,7 +80,9 @@ def make_plan(options: ShardOptions, genome: Genome, tracks: Sequence[Track]) ->
         c for c in lengths if c not in misfits and enough(c in names for names in names_of_track)
     ]
     asked_for = {aliases.get(name, name) for name in names_in_splits(options)}
-    _refuse_misfits(misfits, asked_for, lengths, set.union(*(found.named for found in of_tracks)))
+    # Tracks without any interval name none: then all contigs are in question.
+    in_tracks = set.union(*(found.named for found in of_tracks)) or set(lengths)
+    _refuse_misfits(misfits, asked_for, lengths, in_tracks)
     splits = plan_splits(options, genome, aliases, common)
     masks = masks_of(beds, aliases)
     tiled, too_short, dropped = _tile(options, genome, masks, splits.intervals, set(common))
@@ -102,7 +104,7 @@ def make_plan(options: ShardOptions, genome: Genome, tracks: Sequence[Track]) ->
             *splits.notes,
             *(_left_out(contig, texts) for contig, texts in misfits.items()),
             *_unused_rows(options, beds, lengths, aliases),
-            *_notes_on_masks(beds, lengths, aliases),
+            *_notes_on_masks(beds, {c: lengths[c] for c in lengths if c not in misfits}, aliases),
         ],
     )
     return Plan(windows, splits, aliases, report, dict(lengths))
@@ -240,7 +242,10 @@ def _unused_rows(
 def _notes_on_masks(
     beds: Mapping[str, IntervalTrack], lengths: Mapping[str, int], aliases: Mapping[str, str]
 ) -> list[str]:
-    """Say which masks mask nothing, and which have intervals past the ends of contigs."""
+    """Say which masks mask nothing, and which have intervals past the ends of contigs.
+
+    lengths: of the contigs that are not left out.
+    """
     notes = []
     for mask, bed in beds.items():
         known = {name: aliases.get(name, name) for name in bed.contigs}

@@ -16,7 +16,7 @@ from spacescale.data.shard_reader import SpeciesData
 from spacescale.data.stray_files import files_below
 from spacescale.errors import UserError
 from spacescale.evals.track_prediction import safe_scale
-from spacescale.genome.tracks import Track, read_targets
+from spacescale.genome.tracks import Track, read_tracks
 from spacescale.model.space import Space, read_export
 
 logger = logging.getLogger(__name__)
@@ -142,4 +142,4 @@ def load_trained(path: Path) -> TrainedModel:
 
 def _read_tracks(folder: Path) -> dict[str, list[Track]]:
     tables = (path for path in files_below(folder / "tracks") if path.suffix == ".tsv")
-    return {path.stem: read_targets(path) for path in tables}
+    return {path.stem: read_tracks(path) for path in tables}

@@ -109,7 +109,9 @@ def read_aliases(path: Path, genome_names: Collection[str]) -> dict[str, str]:
 
 def _from_two_columns(path: Path, rows: _Rows, known: set[str]) -> dict[str, str]:
     if short := [number for number, cells in rows if len(cells) != 2]:
-        raise UserError(f"{path}:{short[0]}: expected two columns, found 1")
+        raise UserError(
+            f"{path}:{short[0]}: expected two columns, found 1; a tab or blanks separate them"
+        )
     pairs = [(number, *cells) for number, cells in rows]
     left = sum(first in known for _, first, _ in pairs)
     right = sum(second in known for _, _, second in pairs)
@@ -155,8 +157,8 @@ def _from_public_table(path: Path, rows: _Rows, known: set[str]) -> dict[str, st
     }
     if not known & group_of.keys():
         raise UserError(
-            f"{path} names no contig of the FASTA: it has names such as "
-            f"{shorten(list(group_of))}; the FASTA has {shorten(list(known))}"
+            f"{path} names no contig of the FASTA: its columns without a repeated word have names "
+            f"such as {shorten(list(group_of)) or 'none'}; the FASTA has {shorten(sorted(known))}"
         )
     return aliases
 
@@ -173,13 +175,16 @@ def _name_columns(rows: _Rows) -> list[int]:
 
 
 def _rows(path: Path) -> _Rows:
-    """Return number and cells of each line; the cells lie between tabs, or else blanks."""
-    rows = []
+    """Return number and cells of each line; the cells lie between tabs, or else blanks.
+
+    A line that is there twice, as in tables joined to one, is returned once.
+    """
+    rows: dict[tuple[str, ...], int] = {}
     for number, line in text_lines(path, "the aliases file"):
         if line.strip() and not line.startswith("#"):
             cells = split_cells(f"{path}:{number}", line if "\t" in line else _tabbed(line))
-            rows.append((number, [cell.strip() for cell in cells]))
-    return rows
+            rows.setdefault(tuple(cell.strip() for cell in cells), number)
+    return [(number, list(cells)) for cells, number in rows.items()]
 
 
 def _tabbed(line: str) -> str:

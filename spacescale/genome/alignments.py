@@ -12,7 +12,7 @@ from typing import NoReturn
 import numpy as np
 
 from spacescale.errors import UserError
-from spacescale.genome.text_files import decoded, numbered_lines, split_cells
+from spacescale.genome.text_files import decoded, numbered_lines, split_cells, whole_number
 
 _CHAIN_COLUMNS = (12, 13)  # the id may lack
 _NET_COLUMNS = 7
@@ -86,6 +86,14 @@ def _whole(place: str, words: list[bytes]) -> list[int]:
         if not word.isdigit() or len(word) > _MAX_DIGITS:
             raise UserError(f"{place}: expected a whole number, found {_text(word)!r}")
     return [int(word) for word in words]
+
+
+def _position(place: str, cell: str) -> int:
+    """Return the whole number of a cell, also as other programs than UCSC's write it."""
+    number = whole_number(cell)
+    if number is None or not 0 <= number < 10**_MAX_DIGITS:
+        raise UserError(f"{place}: expected a whole number, found {cell!r}")
+    return number
 
 
 def _is_reverse(place: str, word: bytes) -> bool:
@@ -279,14 +287,15 @@ def _stretched(
 def _read_pairs(path: Path, lines: Iterator[_Line]) -> Iterator[Aligned]:
     for number, line in lines:
         place = f"{path}:{number}"
-        columns = [cell.encode() for cell in split_cells(place, decoded(place, line))]
+        columns = split_cells(place, decoded(place, line))
         if len(columns) < _PAIR_COLUMNS:
             raise UserError(
                 f"{place}: expected chrom, start, end, other chrom, start, end separated by tabs, "
                 f"or a chain or net file; found {_text(line[:80])!r}"
             )
-        start, end, other_start, other_end = _whole(place, columns[1:3] + columns[4:6])
-        first, second = Side(_text(columns[0]), None), Side(_text(columns[3]), None)
+        cells = columns[1:3] + columns[4:6]
+        start, end, other_start, other_end = [_position(place, cell) for cell in cells]
+        first, second = Side(columns[0], None), Side(columns[3], None)
         _refuse_beyond(place, first, start, end)
         _refuse_beyond(place, second, other_start, other_end)
         yield Aligned(

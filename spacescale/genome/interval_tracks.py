@@ -12,7 +12,7 @@ import numpy as np
 
 from spacescale.errors import UserError
 from spacescale.genome.interval_values import IntervalValues, highest, union
-from spacescale.genome.text_files import numbered_lines
+from spacescale.genome.text_files import numbered_lines, split_cells
 
 # Positions are kept in 32 bits, as in BigWig.
 _MAX_POSITION, _MAX_DIGITS = 2**32 - 1, 10
@@ -114,7 +114,8 @@ def read_peaks(path: Path, value: str = "1") -> IntervalTrack:
             )
         return _number(columns[_SIGNAL_COLUMN], missing_allowed=False)
 
-    rows = _read_rows(path, "the BED file", signal if value == "signal" else presence)
+    wanted = signal if value == "signal" else presence
+    rows = _read_rows(path, "the BED file", wanted, tabs_count=True)
     merge = highest if value == "signal" else union
     by_contig = {name: merge(contig.sorted()[0]) for name, contig in rows.items()}
     return IntervalTrack(path, rows, by_contig, 0.0)
@@ -137,11 +138,16 @@ class _Rows:
         return IntervalValues(starts[order], ends[order], values[order]), lines[order]
 
 
-def _read_rows(path: Path, what: str, value: Callable[[list[bytes]], float]) -> dict[str, _Rows]:
-    """Return the lines by contig; `value` takes the columns of one, and raises ValueError."""
+def _read_rows(
+    path: Path, what: str, value: Callable[[list[bytes]], float], tabs_count: bool = False
+) -> dict[str, _Rows]:
+    """Return the lines by contig; `value` takes the columns of one, and raises ValueError.
+
+    tabs_count: as `_columns` has it.
+    """
     by_name: defaultdict[bytes, _Rows] = defaultdict(_Rows)
     for number, line in numbered_lines(path, what):
-        columns = line.split()
+        columns = _columns(path, number, line, tabs_count)
         try:
             start, end = _span(columns)
             found = value(columns)
@@ -157,6 +163,25 @@ def _read_rows(path: Path, what: str, value: Callable[[list[bytes]], float]) -> 
         except ValueError as error:
             raise UserError(f"{path}:{number}: {error}") from error
     return {_decoded(f"{path}:{r.lines[0]}", name): r for name, r in by_name.items()}
+
+
+def _columns(path: Path, number: int, line: bytes, tabs_count: bool) -> list[bytes]:
+    """Split a line at blanks and tabs, quotes around a cell being removed.
+
+    tabs_count: a line with two tabs or more is split at these alone, since the name of a BED's
+    feature may be empty or hold blanks.
+    """
+    by_tabs = tabs_count and line.count(b"\t") >= 2
+    if b'"' in line:
+        place, delimiter = f"{path}:{number}", "\t" if b"\t" in line else " "
+        text = line.decode("latin-1")  # any bytes pass: only names are text, and are decoded later
+        cells = split_cells(place, text, broken_quotes_stay=True, delimiter=delimiter)
+        columns = [cell.encode("latin-1").strip() for cell in cells]
+    elif by_tabs:
+        columns = [cell.strip() for cell in line.split(b"\t")]
+    else:
+        return line.split()
+    return columns if by_tabs else [cell for cell in columns if cell]
 
 
 def _decoded(place: str, name: bytes) -> str:

@@ -12,6 +12,7 @@ import io
 import re
 import zlib
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 from spacescale.errors import UserError
@@ -28,7 +29,7 @@ _ENCODINGS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _MISSING = {"", "na", "nan", "none"}
-_WHOLE = re.compile(r"([+-]?[0-9]{1,15})(\.0*)?")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{0,15})?([eE]\+?[0-9]{1,2})?")
 
 
 def is_gzip(path: Path) -> bool:
@@ -68,18 +69,20 @@ def decoded(place: str, line: bytes) -> str:
         ) from error
 
 
-def split_cells(place: str, line: str, broken_quotes_stay: bool = False) -> list[str]:
-    """Split a line of a table at its tabs; quotes around a cell, as Excel and pandas add, go.
+def split_cells(
+    place: str, line: str, broken_quotes_stay: bool = False, delimiter: str = "\t"
+) -> list[str]:
+    """Split a line of a table at its tabs; quotes around a cell, as Excel, R and pandas add, go.
 
     A quote inside a cell that begins with none is itself (5" of rain). A cell in quotes has them
     doubled inside. Raises UserError where a cell begins with a quote and does not end with one
     in the same line; broken_quotes_stay: such a line is split at its tabs, its quotes being text.
     """
     try:
-        return next(csv.reader([line], delimiter="\t", strict=True), [])
+        return next(csv.reader([line], delimiter=delimiter, strict=True), [])
     except csv.Error as error:
         if broken_quotes_stay:
-            return line.split("\t")
+            return line.split(delimiter)
         if '"' not in line:
             raise UserError(f"{place}: not a line of a table ({error})") from error
         raise UserError(
@@ -95,9 +98,11 @@ def is_missing(cell: str) -> bool:
 
 
 def whole_number(text: str) -> int | None:
-    """Return the value of 3, '3' or, as pandas writes it, 3.0; None if it is no whole number."""
-    match = _WHOLE.fullmatch(text.strip())
-    return int(match[1]) if match else None
+    """Return the value of 3, of 3.0 as pandas has it, or 3e+05 as R; None if it is not whole."""
+    if not _WHOLE.fullmatch(text.strip()):
+        return None
+    value = Decimal(text.strip())
+    return int(value) if value == value.to_integral_value() else None
 
 
 def _names_no_interval(line: bytes) -> bool:

@@ -109,7 +109,7 @@ def _read_table(path: Path, broken_quotes_stay: bool) -> _Table:
     numbered = []
     for number, line in text_lines(path, "the targets table"):
         cells = split_cells(f"{path}:{number}", line, broken_quotes_stay)
-        if any(cells):
+        if any(cell.strip() for cell in cells):
             numbered.append((number, cells))
     if not numbered:
         raise UserError(f"{path} is empty")

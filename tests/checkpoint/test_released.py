@@ -190,6 +190,12 @@ def test_targets_tables_name_the_tracks(tmp_path):
     tracks = load_trained(tmp_path / "ours").tracks
     assert (tracks["human"][7].identifier, tracks["mouse"][7].identifier) == ("ENCFF7", "mouse_7")
     assert tracks["human"][7].assay == "dnase_atac"  # what the weights were trained with
+    # An older table with a lone quote, and what a file manager leaves.
+    human = tmp_path / "ours/tracks/human.tsv"
+    human.write_text(human.read_text().replace("\tENCFF7\t", '\t"ENCFF7\t'))
+    (human.parent / "._human.tsv").write_bytes(b"\0\5\x16\7")
+    tracks = load_trained(tmp_path / "ours").tracks
+    assert (list(tracks), tracks["human"][7].identifier) == (["human", "mouse"], '"ENCFF7')
     with pytest.raises(UserError, match=r"'mouse': 5313 tracks; .*config.json has 1643"):
         import_released(source, tmp_path / "other", {"mouse": table})
     with pytest.raises(UserError, match=r"'yeast': .* has species human, mouse"):

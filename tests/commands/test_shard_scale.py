@@ -271,7 +271,7 @@ def test_processes_that_mpi_does_not_join_are_refused(inputs, tmp_path):
     step = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}
     done = run(inputs, tmp_path / "out", **step, PYTHONPATH=str(shadow))
     assert done.returncode == 2
-    assert "error: 4 processes were started, but MPI is not to be had" in done.stderr
+    assert "SLURM_STEP_NUM_TASKS=4), but MPI is not to be had" in done.stderr
     assert "--workers" in done.stderr
     if MPIRUN:
         done = run(inputs, tmp_path / "out", **step)
@@ -285,7 +285,7 @@ def test_processes_that_mpi_does_not_join_are_refused(inputs, tmp_path):
     [
         (["--part", "0/3"], "'0/3' is not I/N with 1 <= I <= N"),
         (["--part", "1/3"], "--part goes with --stage tracks or --stage shards"),
-        (["--tracks", "@none.txt"], "cannot read none.txt"),
+        (["--tracks", "@none.txt"], "cannot read the list of tracks none.txt"),
         (["--tracks", "track1,99"], "has no track '99'"),
         (["--stage", "finish"], "run --stage prepare first"),
         (["--codec", "gzip"], "invalid choice: 'gzip'"),

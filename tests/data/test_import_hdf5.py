@@ -220,6 +220,9 @@ def test_splits_come_from_names():
         "test": Path("test.h5"),
         "fold3": Path("x.h5"),
     }
+    assert files_by_split(["train=~/x.h5"]) == {"train": Path.home() / "x.h5"}
+    with pytest.raises(UserError, match=r"https://x.org/a.h5 is a URL"):
+        files_by_split(["train=https://x.org/a.h5"])
     with pytest.raises(UserError, match=r"write train=data.h5"):
         files_by_split(["data.h5"])
     with pytest.raises(UserError, match=r"split valid: both"):

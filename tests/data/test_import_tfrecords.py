@@ -175,6 +175,7 @@ def test_shards_are_read_by_number_and_may_be_empty(small, tmp_path):
         records = [example(small, next(numbers))] if shard in (0, 2, 9, 10, 11) else []
         write_tfrecord(folder / f"tfrecords/train-{shard}.tfr", records)
     (folder / "tfrecords/train-1.tfr").write_bytes(b"")
+    (folder / "tfrecords/._train-0.tfr").write_bytes(b"left by a file manager")
     assert_equal_to_set(small, convert(folder, tmp_path / "out"))
 
 

@@ -276,6 +276,19 @@ def test_tracks_and_masks_that_hold_nothing(folder, tmp_path):
             make(folder, tmp_path / "c", row_of(0, name), missing="nan")
 
 
+def test_a_mask_of_another_mitochondrion_is_told_once_and_stops_no_empty_track(folder, tmp_path):
+    mask = folder / "longer.bed"
+    mask.write_text("chrI\t900\t1000\nchrM\t2000\t3000\nchrII\t1990\t2010\n")
+    (folder / "none.bed").write_text("")
+    for number, file in enumerate(("full.bw", "none.bed")):
+        data = make(folder, tmp_path / str(number), row_of(0, file), gaps=mask)
+        assert "chrM" not in set(data.windows.chrom)
+        (of_mito,) = [text for text in data.manifest.report.warnings if "chrM" in text]
+        assert of_mito.startswith("chrM is left out, of another length: ")
+        (cut,) = [text for text in data.manifest.report.warnings if "past the end" in text]
+        assert cut.startswith("--gaps longer.bed has 1 interval past the end of chrII, ")
+
+
 def test_a_mask_does_not_rename_the_contig_of_a_track(folder, tmp_path):
     """MT of the track has another length than chrM, so it is another assembly's."""
     write_bigwig(

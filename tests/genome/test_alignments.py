@@ -100,8 +100,9 @@ def test_long_net_fills_are_stretched_evenly(tmp_path):
 
 def test_pairs_are_regions_as_wholes(tmp_path):
     path = tmp_path / "pairs.tsv"
-    path.write_text("#a\nchr1\t0\t100\tchr2\t50\t90\tgene\n")
-    assert pieces(path) == [("chr1", "chr2", False, 0, 100, 50, 40)]
+    for end, cell in (("100", "50"), ("1e+02", '"50.0"')):
+        path.write_text(f"#a\nchr1\t0\t{end}\tchr2\t{cell}\t90\tgene\n")
+        assert pieces(path) == [("chr1", "chr2", False, 0, 100, 50, 40)]
     assert not next(read_alignments(path)).gapless
 
 

@@ -26,7 +26,7 @@ LINES = {
     "31-start-after-end": ("chrI\t11\t10\ttrain", "start 11 is not before end 10"),
     "31-negative": ("chrI\t-5\t95\ttrain", "must be whole numbers, found '-5', '95'"),
     "31-fraction": ("chrI\t1.5\t10\ttrain", "must be whole numbers, found '1.5'"),
-    "31-exponent": ("chrI\t1e3\t10\ttrain", "must be whole numbers, found '1e3'"),
+    "31-exponent": ("chrI\t1e-3\t10\ttrain", "must be whole numbers, found '1e-3'"),
     "31-other-digits": ("chrI\t\u0661\t\u0669\ttrain", "must be whole numbers, found '\u0661'"),
     "31-two-columns": ("chrI\t0", "expected chrom, start, end, split separated by tabs"),
     "31-no-split": ("chrI\t0\t10", "expected chrom, start, end, split separated by tabs"),
@@ -100,9 +100,8 @@ def test_a_window_between_others_of_its_split_still_meets_another_split(tmp_path
 
 
 def test_what_is_no_fault(tmp_path):
-    text = (
-        "# note\ntrack name=x\nbrowser position\n\nchrI\t0\t100\ttrain\tmore\r\nchrII\t5\t105\tx\n"
-    )
+    text = "# note\ntrack name=x\nbrowser position\n\n"
+    text += "chrI\t0\t1e+02\ttrain\tmore\r\nchrII\t5\t105\tx\n"
     path = tmp_path / "splits.bed.gz"
     path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + text.encode()))
     found = read_stretches(path)

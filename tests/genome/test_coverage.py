@@ -143,8 +143,9 @@ def test_faults_name_file_and_line(tmp_path, name, content, message):
 
 
 def test_a_name_in_latin_1_is_named(tmp_path):
-    (tmp_path / "a.bed").write_bytes("chr1\t1\t2\tgène\nchré\t1\t2\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"a.bed:2: the contig name is not UTF-8 .*'chré'"):
+    lines = 'chr1\t1\t2\tgène\nchr1\t4\t5\t"gène"\nchré\t1\t2\n'
+    (tmp_path / "a.bed").write_bytes(lines.encode("latin-1"))
+    with pytest.raises(UserError, match=r"a.bed:3: the contig name is not UTF-8 .*'chré'"):
         open_coverage(tmp_path / "a.bed", TRACK)
 
 
@@ -219,6 +220,27 @@ def test_intervals_of_no_length_hold_no_base(tmp_path):
 def test_whole_numbers_as_r_and_pandas_write_them(tmp_path):
     path = put(tmp_path / "a.bedGraph", "chr1\t1e+05\t100002\t1\nchr1\t100002.0\t1.00004e5\t2\n")
     assert read(path, "chr1", 100_000, 100_004) == [1, 1, 2, 2]
+
+
+NARROW = [
+    "chr1\t1\t3\tpeak no 1\t7\t.\t5.5\t1\t1\t1",  # a name with blanks
+    "chr1\t1\t3\t\t7\t.\t5.5\t1\t1\t1",  # and without a letter
+    '"chr1"\t"1"\t"3"\t"p ""1"\t7\t"."\t5.5\t1\t1\t1',
+    '"chr1" 1 3 "peak 1" 7 "." 5.5 1 1 1',
+    'chr1\t1\t3\t"5 prime\t7\t.\t5.5\t1\t1\t1',
+    "chr1  1  3  p  7  .  5.5  1  1  1",
+]
+
+
+@pytest.mark.parametrize("line", NARROW)
+def test_the_name_of_a_peak_moves_no_column(tmp_path, line):
+    track = Track(0, "t", "a", 0, extra={"peak_value": "signal"})
+    assert read(put(tmp_path / "a.narrowPeak", line), "chr1", 0, 4, track) == [0, 5.5, 5.5, 0]
+
+
+@pytest.mark.parametrize("line", ['"chr1"\t1\t3\t2.5\n', '"chr1" 1 3 2.5\n', "chr1\t1 3\t2.5\t\n"])
+def test_quotes_and_blanks_in_a_bedgraph(tmp_path, line):
+    assert read(put(tmp_path / "a.bedGraph", line), "chr1", 1, 3) == [2.5, 2.5]
 
 
 @pytest.mark.parametrize("value", ["1", "signal"])

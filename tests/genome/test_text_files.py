@@ -49,7 +49,11 @@ def test_a_contig_called_par1_is_no_parquet(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, expected", [("7", 7), (" 7.0 ", 7), ("-1", -1), ("1.5", None), ("1e3", None), ("", None)]
-)
+    "text, expected",
+    [
+        ("7", 7), (" 7.0 ", 7), ("-1", -1), ("1e+05", 100_000), ("1.5e3", 1500), ("3.", 3),
+        ("1.5", None), ("1.25e1", None), ("1e-3", None), ("", None), ("1_0", None), ("inf", None),
+    ],
+)  # fmt: skip
 def test_whole_numbers(text, expected):
     assert whole_number(text) == expected

@@ -46,6 +46,10 @@ def test_only_identifier_and_file_are_required(tmp_path):
     assert (track.clip, track.scale, track.sum_stat, track.assay) == (None, 1.0, "mean", "other")
 
 
+def test_rows_of_blanks_are_no_rows(tmp_path):
+    assert len(read(tmp_path, "index\tidentifier\tfile\n7\ta\ta.bw\n\t \t\n \n")) == 1
+
+
 def test_spaces_around_column_names_do_not_hide_them(tmp_path):
     track = read(tmp_path, "index\t identifier\tfile \tclip \n0\ta\ta.bw\t8\n")[0]
     assert (track.clip, track.extra) == (8, {})

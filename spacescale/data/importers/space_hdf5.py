@@ -17,6 +17,7 @@ from spacescale.data.importers.encodings import as_floats, codes_from_one_hot
 from spacescale.data.importers.source import Geometry, Record
 from spacescale.errors import UserError
 from spacescale.genome.file_kinds import refuse_other_kinds
+from spacescale.genome.named_files import given_path
 
 _SPLIT_IN_NAME = re.compile(r"(?:^|[_.-])(train|valid|val|test|fold\d+)$")
 # Rows are read in blocks, so that a chunk of several windows is inflated once.
@@ -73,7 +74,7 @@ def files_by_split(arguments: Sequence[str]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for argument in arguments:
         split, equals, name = argument.partition("=")
-        path = Path(name) if equals else Path(argument)
+        path = given_path(name if equals else argument)
         if not equals:
             match = _SPLIT_IN_NAME.search(path.stem)
             if match is None:
