@@ -276,7 +276,7 @@ def test_processes_that_mpi_does_not_join_are_refused(inputs, tmp_path):
     if MPIRUN:
         done = run(inputs, tmp_path / "out", **step)
         assert done.returncode == 2
-        assert "4 processes were started, but MPI knows of 1" in done.stderr
+        assert "SLURM_STEP_NUM_TASKS=4), but MPI knows of 1" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
