@@ -139,9 +139,12 @@ def command_of(part: Part, found: Path, seconds: float, args: argparse.Namespace
 
 
 def environment() -> dict[str, str]:
-    """Of a part: its output not held back; the CPU where there is no card."""
+    """Of a part: its output not held back, no plugin of this Python's in its pytest, and the CPU
+    where there is no card.
+    """
     on_cpu = {} if torch.cuda.is_available() else {"GPU_TESTS_ON_CPU": "1", "DS_ACCELERATOR": "cpu"}
-    return os.environ | {"PYTHONUNBUFFERED": "1"} | on_cpu
+    settings = {"PYTHONUNBUFFERED": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return os.environ | settings | on_cpu
 
 
 class Report:

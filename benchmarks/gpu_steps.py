@@ -145,8 +145,11 @@ class Micro:
         )
 
 
-def timed(micro: Micro, rate: float, steps: int) -> dict[str, Any]:
-    """Figures of a micro-step: the mean of `steps` after two that are not counted."""
+def timed(micro: Micro, rate: float, steps: int, as_planned: bool = True) -> dict[str, Any]:
+    """Figures of a micro-step: the mean of `steps` after two that are not counted.
+
+    as_planned: whether it is the step that is planned, eager and with dropout, and is held to that.
+    """
     device = micro.setting.device
     release_memory()
     micro.step(), micro.step()
@@ -155,11 +158,13 @@ def timed(micro: Micro, rate: float, steps: int) -> dict[str, Any]:
         loss = micro.step()
     given = time.perf_counter() - started  # all work is handed to the device
     seconds = (now(device) - started) / steps
-    return judged(micro, rate, seconds, given / steps) | {"loss": float(loss)}
+    found = rates(micro, rate, seconds, given / steps) | {"loss": float(loss)}
+    judged = as_planned and not micro.setting.toy and sum(micro.windows.values()) >= JUDGED
+    return found | (judgement(found) if judged else {})
 
 
-def judged(micro: Micro, rate: float, seconds: float, host: float) -> dict[str, Any]:
-    """Rates of a micro-step, beside what was planned; `failed` where that is far away."""
+def rates(micro: Micro, rate: float, seconds: float, host: float) -> dict[str, Any]:
+    """Rates of a micro-step, beside what was planned."""
     plan, windows = micro.plan(), sum(micro.windows.values())
     tflops = plan.micro_batch_work.training / seconds / 1e12
     nominal = nominal_tflops(str(of_card(micro.setting.device)["card"]))
@@ -173,12 +178,11 @@ def judged(micro: Micro, rate: float, seconds: float, host: float) -> dict[str, 
         "planned_gib": plan.total_bytes / 2**30,
         "planned_ms": 1e3 * plan.step.compute,
     }
-    if micro.setting.toy:
-        return figures
-    if nominal is not None:
-        figures["mfu_nominal"] = tflops / nominal
-    if windows < JUDGED:
-        return figures
+    return figures | ({} if nominal is None else {"mfu_nominal": tflops / nominal})
+
+
+def judgement(figures: dict[str, Any]) -> dict[str, str]:
+    """`failed` where a step is far from what was planned."""
     time_ratio = figures["ms"] / figures["planned_ms"]
     memory_ratio = figures["peak_gib"] / figures["planned_gib"]
     wrong = []
@@ -186,7 +190,7 @@ def judged(micro: Micro, rate: float, seconds: float, host: float) -> dict[str, 
         wrong.append(f"{time_ratio:.2f} × the planned time")
     if abs(memory_ratio - 1) > PLANNED_MEMORY:
         wrong.append(f"{memory_ratio:.2f} × the planned memory")
-    return figures | ({"failed": " and ".join(wrong)} if wrong else {})
+    return {"failed": " and ".join(wrong)} if wrong else {}
 
 
 def card_rate(setting: Setting) -> float:
@@ -315,7 +319,8 @@ def compiled(figures: Figures) -> None:
     micro = Micro(setting, setting.config(length, *off))
     micro.draw(1 if setting.toy else 4)
     steps = 1 if setting.toy else 6
-    eager = figures.measure(f"{length} bp, eager", partial(timed, micro, rate, steps))
+    measured = partial(timed, micro, rate, steps, as_planned=False)
+    eager = figures.measure(f"{length} bp, eager", measured)
     parts = {
         "tower": [micro.model.stem, *micro.model.conv_tower],
         "blocks": micro.model.transformer,
@@ -329,7 +334,7 @@ def compiled(figures: Figures) -> None:
         def work(started: float = started) -> dict[str, Any]:
             micro.step()
             seconds = now(setting.device) - started
-            found = timed(micro, rate, steps)
+            found = measured()
             apart = abs(found["loss"] / eager["loss"] - 1) if eager else 0.0
             if apart > 2e-2:
                 found["failed"] = f"the loss differs by {apart:.1e}"

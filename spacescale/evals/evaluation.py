@@ -9,9 +9,10 @@ import copy
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,14 @@ def _evaluate_species(
     ):
         scoring = _Scoring(trained, data, region, mean_profile(data), both_strands, batch_size, bar)
         shares = [rows[place :: len(replicas)] for place in range(len(replicas))]
-        first, *others = threads.map(scoring.score, replicas, shares)
+        parts = [
+            threads.submit(scoring.score, *part) for part in zip(replicas, shares, strict=True)
+        ]
+        try:
+            wait(parts, return_when=FIRST_EXCEPTION)
+        finally:  # after a failure or Ctrl-C, too: leaving this block waits for all
+            scoring.stopped.set()
+        first, *others = [part.result() for part in parts]
     scored = sum(others, start=first)
     return SpeciesResult(data, trained.splits_of(data), len(rows), region, scored)
 
@@ -162,6 +170,7 @@ class _Scoring:
     both_strands: bool
     batch_size: int
     bar: tqdm
+    stopped: Event = field(default_factory=Event)  # no further batch is to be begun
 
     def score(self, model: Space, rows: np.ndarray) -> Scored:
         """Score these rows where the model lies; the result is on the CPU."""
@@ -204,6 +213,8 @@ class _Scoring:
         self, rows: np.ndarray, seq_length: int, device: torch.device
     ) -> Iterator[tuple[SpeciesBatch, None]]:
         for batch in evaluation_batches(self.data, rows, seq_length, self.batch_size):
+            if self.stopped.is_set():
+                return
             yield batch.to(device), None
 
 

@@ -144,11 +144,12 @@ class _NormActivateConvolve(torch.autograd.Function):
             grad_act = convolve_backward_input(grad, weight.to(ctx.dtype)).to(scaled.dtype)
             grad_norm = torch.ops.aten.silu_backward(grad_act, scaled)
             del scaled, grad_act
-            # With given statistics, as in evaluation: their own gradients follow below.
-            grad_x, grad_gamma, grad_beta = torch.ops.aten.native_batch_norm_backward(
-                grad_norm, x, gamma, mean, variance, None, None, False, ctx.eps, [True] * 3
-            )
             inverse_std = torch.rsqrt(variance + ctx.eps)
+            # With given statistics, as in evaluation: their own gradients follow below. CUDA asks
+            # for them a second time, as those saved, where x has 2³¹ elements or more.
+            grad_x, grad_gamma, grad_beta = torch.ops.aten.native_batch_norm_backward(
+                grad_norm, x, gamma, mean, variance, mean, inverse_std, False, ctx.eps, [True] * 3
+            )
             grad_mean = -gamma * inverse_std * grad_beta
             grad_variance = -0.5 * gamma * inverse_std**2 * grad_gamma
         grad_bias = grad.sum((0, 2), dtype=gamma.dtype)

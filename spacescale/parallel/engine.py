@@ -30,6 +30,7 @@ from spacescale.parallel.meeting import meet
 
 Engine = deepspeed.DeepSpeedEngine
 OURS = {"optimizer": "optim.*", "scheduler": "optim.*", "expert_parallel": "parallel.*"}
+FLOAT16 = ("float16", "fp16", "half", "torch.float16", "torch.half")
 BFLOAT16 = ("bfloat16", "bf16", "torch.bfloat16")  # as DeepSpeed lets it be written
 _NO_FLOAT16 = (
     "float16 cannot train under ZeRO: DeepSpeed 0.19.8 checks and clips gradients that still carry "
@@ -127,13 +128,25 @@ def resolve_deepspeed_config(
 
 
 def _resolve_precision(config: dict[str, Any], source: str) -> None:
-    if isinstance(config.get("bf16"), dict) and config["bf16"].get("enabled"):
-        raise UserError(
-            f"{source}: switch 'bf16' off and use 'torch_autocast'; BatchNorm's fp32 statistics "
-            "cannot meet 16-bit weights"
-        )
+    for key in ("bf16", "bfloat16"):  # DeepSpeed still reads the older name
+        if isinstance(config.get(key), dict) and config[key].get("enabled"):
+            raise UserError(
+                f"{source}: switch {key!r} off and use 'torch_autocast'; BatchNorm's fp32 "
+                "statistics cannot meet 16-bit weights"
+            )
     if isinstance(config.get("fp16"), dict) and config["fp16"].get("enabled"):
         raise UserError(f"{source}: switch 'fp16' off; {_NO_FLOAT16}")
+    kinds = config.get("data_types")
+    for name, dtype in (
+        ("communication_data_type", config.get("communication_data_type")),
+        ("data_types.grad_accum_dtype", isinstance(kinds, dict) and kinds.get("grad_accum_dtype")),
+    ):
+        if str(dtype).lower() in FLOAT16:
+            raise UserError(
+                f"{source}: {name}={dtype!r}; leave it out, or write 'bf16' or 'fp32': gradients "
+                "past 65,504 are infinite in float16 and those below 6e-8 are 0, and no loss "
+                "scale keeps them from it"
+            )
     if config.get("torch_autocast") == "auto":
         # Cards before Ampere compute bf16 by detours that are slower than fp32.
         has_bf16 = comm.uses_gpu() and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,12 +1,15 @@
 """Scores do not depend on how many windows are taken at a time, nor on the number of devices."""
 
 import json
+import time
 
 import pytest
 import torch
 from conftest import SPECIES
 
 from spacescale.cli import main
+from spacescale.errors import UserError
+from spacescale.evals import evaluation
 from spacescale.evals.evaluation import evaluate
 
 CPU = torch.device("cpu")
@@ -35,6 +38,30 @@ def test_windows_are_dealt_out_to_the_devices(alone, tmp_path):
     assert len(numbers(one)) > 30
     assert numbers(three) == pytest.approx(numbers(one), abs=1e-5)
     assert three["species"]["finch"]["windows"] == one["species"]["finch"]["windows"] > 3
+
+
+def test_a_failure_on_one_device_ends_the_work_of_all(alone, tmp_path, monkeypatch):
+    """As Ctrl-C does, which would else wait for every window of the species."""
+    begun, score, first = [], evaluation.score_split, []
+
+    def scored(model, species, batches, *others, **options):
+        if not first:
+            first.append(model)
+        elif model is not first[0]:
+            raise UserError("no memory here")
+
+        def slowly():
+            for batch in batches:
+                begun.append(batch)
+                time.sleep(0.2)
+                yield batch
+
+        return score(model, species, slowly(), *others, **options)
+
+    monkeypatch.setattr(evaluation, "score_split", scored)
+    with pytest.raises(UserError, match="no memory here"):
+        evaluate(alone[0], [], "train", tmp_path / "out", False, batch_size=1, devices=[CPU] * 2)
+    assert len(begun) < 4
 
 
 def test_a_batch_of_nothing_is_refused(alone, monkeypatch, capsys):

@@ -119,6 +119,18 @@ def test_fp16_is_refused_with_the_reason(tmp_path):
     assert "float16 cannot train under ZeRO" in refusal(tmp_path, {"fp16": {"enabled": True}})
 
 
+@pytest.mark.parametrize(
+    "changes", [{"communication_data_type": "FP16"}, {"data_types": {"grad_accum_dtype": "fp16"}}]
+)
+def test_gradients_in_float16_are_refused(tmp_path, changes):
+    assert "past 65,504 are infinite in float16" in refusal(tmp_path, changes)
+
+
+@pytest.mark.parametrize("key", ["bf16", "bfloat16"])
+def test_weights_in_bfloat16_are_refused(tmp_path, key):
+    assert f"switch {key!r} off" in refusal(tmp_path, {key: {"enabled": True}})
+
+
 def test_autocast_that_is_no_object_is_refused(tmp_path):
     assert "torch_autocast=True must be an object" in refusal(tmp_path, {"torch_autocast": True})
 

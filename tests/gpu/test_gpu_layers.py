@@ -84,6 +84,28 @@ def test_moments_take_no_memory_but_their_gradient(record_property):
     assert used < 1.1
 
 
+@pytest.mark.skipif(not CUDA, reason="of more elements than a CPU's test should have")
+def test_a_convolution_block_takes_more_elements_than_32_bits_count():
+    """As 16 windows of 196,608 bp have in the stem. Evaluation normalises each window alike, alone
+    or not.
+    """
+    block = ConvBlock(16, 16, 1).to(DEVICE).eval()
+    x = torch.randn(2, 16, 2**26 + 8, device=DEVICE, dtype=torch.bfloat16).requires_grad_()
+    assert x.numel() > 2**31
+    with bf16():
+        whole = block(x)
+    whole.backward(whole.detach())
+    assert x.grad is not None
+    for window in range(2):
+        alone = x.detach()[window : window + 1].requires_grad_()
+        with bf16():
+            out = block(alone)
+        out.backward(out.detach())
+        assert alone.grad is not None
+        torch.testing.assert_close(out[0], whole[window])
+        torch.testing.assert_close(alone.grad[0], x.grad[window])
+
+
 # ---- Attention -----------------------------------------------------------------------------------
 
 
