@@ -109,7 +109,9 @@ def evaluate(
     datasets = open_datasets(data_paths or trained.data_paths)
     for data in datasets.values():
         trained.check_data(data, other_split)
-    replicas = [copy.deepcopy(trained.model).to(device) for device in devices or comm.devices()]
+    first, *others = devices or comm.devices()
+    replicas = [copy.deepcopy(trained.model).to(device) for device in others]
+    replicas.append(trained.model.to(first))
     results = [
         _evaluate_species(trained, replicas, data, split, both_strands, batch_size)
         for data in datasets.values()
