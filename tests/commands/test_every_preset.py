@@ -6,11 +6,11 @@ Those most unlike each other by default, all of them with -m slow.
 import json
 
 import pytest
-import torch
 from conftest import DEEPSPEED_JSON, REPO, TINY
+from preset_runs import train_all
 
 from spacescale.checkpoint.convert import convert
-from spacescale.config import PRESETS, build_config
+from spacescale.config import PRESETS
 from spacescale.evals.evaluation import evaluate
 from spacescale.evals.info import describe
 from spacescale.planning.machine import named_machine
@@ -18,8 +18,6 @@ from spacescale.planning.measure import measure_plan
 from spacescale.planning.plan import plan_preset
 from spacescale.planning.report import as_text
 from spacescale.testing.ranks import run_ranks
-from spacescale.train.run import prepare
-from spacescale.train.signals import StopRequest
 
 WITHOUT_EXPERTS = {"enformer", "space_dense_encoder", "space_dense_no_species"}
 UNLIKE = {"enformer", "space_dense_encoder", "space_mlp_decoder", "space_released"}
@@ -35,25 +33,14 @@ def overrides(preset):
     return tiny + ([] if preset in WITHOUT_DECODER_EXPERTS else ["model.tracks_num_experts=4"])
 
 
-def train_all(presets, data, folder):
-    """Train these presets in this process, one after the other."""
-    for preset in presets:
-        config = build_config(preset, overrides(preset))
-        run = prepare(
-            config, [data], REPO / DEEPSPEED_JSON, folder / preset, None,
-            torch.device("cpu"), StopRequest(),
-        )  # fmt: skip
-        run.trainer.fit(0)
-        run.lock.close()
-
-
 @pytest.fixture(scope="module")
 def runs(request, data, tmp_path_factory):
     """The folder of the runs of all presets that are to be tested."""
     folder = tmp_path_factory.mktemp("presets")
     cases = [item for item in request.session.items if item.module is request.module]
     presets = [item.callspec.params["preset"] for item in cases]
-    run_ranks(train_all, 1, presets, data, folder)
+    changes = {preset: overrides(preset) for preset in presets}
+    run_ranks(train_all, 1, changes, data, REPO / DEEPSPEED_JSON, folder)
     return folder
 
 
