@@ -1,7 +1,8 @@
-"""Loading windows and preparing targets: ours beside the ways of the field.
+"""Loading windows, preparing targets, reading BigWigs: ours beside the ways of the field.
 
     python benchmarks/data.py load --json results.json
     python benchmarks/data.py prepare
+    python benchmarks/data.py bigwig [FILE ...]
 
 All ways hold or make the same numbers, which is checked, and take turns in one process. Figures
 are processor seconds (all threads), because other work on the machine disturbs them least; ratios
@@ -17,14 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from track_reading import compare_readers
+from track_reading import compare_libraries, compare_readers
 from window_stores import BASES, STORES, Store, Window
 
 from spacescale.testing.made_up_data import MadeUpWindows
 
 
 def main() -> None:
-    """Run one of the two benchmarks."""
+    """Run one of the benchmarks."""
     args = parse_arguments()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         found = args.run(args, Path(folder))
@@ -47,7 +48,13 @@ def parse_arguments() -> argparse.Namespace:
     prepare.add_argument("--windows", type=int, default=64)
     prepare.add_argument("--bins", type=int, default=896)
     prepare.add_argument("--tracks", type=int, default=4)
-    for part in (load, prepare):
+    bigwig = parts.add_parser("bigwig", help="small windows, and bins of a contig, by library")
+    bigwig.set_defaults(run=compare_libraries)
+    bigwig.add_argument("bigwigs", type=Path, nargs="*", help="default: two made-up files")
+    bigwig.add_argument("--windows", type=int, default=2000)
+    bigwig.add_argument("--width", type=int, default=1000)
+    bigwig.add_argument("--length", type=int, default=40_000_000, help="bp of the made-up file")
+    for part in (load, prepare, bigwig):
         part.add_argument("--turns", type=int, default=5)
         part.add_argument("--folder", type=Path, help="where to write, default the temporary one")
         part.add_argument("--json", type=Path, help="write the results here")

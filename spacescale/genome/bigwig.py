@@ -17,9 +17,10 @@ from spacescale.genome.bigwig_file import KINDS, SECTION, SECTION_BYTES, BigWigF
 from spacescale.genome.contig_ends import MAX_START_PAST_END_BP
 from spacescale.genome.interval_values import IntervalValues, touched
 
-# What is decoded at a time: enough to hide numpy's overhead, little enough for the cache.
-_BLOCKS_AT_A_TIME = 32
+# Done at a time: enough to hide numpy's overhead, little enough for the cache.
+_BLOCKS_AT_A_TIME, _BASES_AT_A_TIME = 32, 2**17
 _ITEM_BYTES = np.array([0, 12, 8, 4] + [0] * 252)  # by kind; 0: there is no such kind
+_NO_INTERVALS = IntervalValues(*np.empty((3, 0), dtype=np.uint32))
 
 
 class BigWig:
@@ -39,7 +40,7 @@ class BigWig:
         self.contigs = self._file.contigs
         self._blocks = {name: _Blocks.of(table) for name, table in self._file.blocks.items()}
         # Of the last read: contig, first block, the one after its last, intervals.
-        self._kept = "", 0, 0, IntervalValues(*np.empty((3, 0)))
+        self._kept = "", 0, 0, _NO_INTERVALS
 
     def __enter__(self) -> "BigWig":
         return self
@@ -54,9 +55,17 @@ class BigWig:
         does not lie inside it, two values for a base, infinite values and damaged blocks.
         """
         self._refuse_outside(chrom, start, end)
-        cuts = self._blocks[chrom].cuts(start, end)
-        pieces = [self._piece(chrom, *ends) for ends in pairwise([start, *cuts, end])]
-        return np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+        found, blocks = np.empty(end - start, dtype=np.float32), self._blocks[chrom]
+        for begin, stop in pairwise([start, *blocks.cuts(start, end), end]):
+            intervals = self._intervals(chrom, blocks.touched_by(begin, stop))
+            for left in range(begin, stop, _BASES_AT_A_TIME):
+                right = min(left + _BASES_AT_A_TIME, stop)
+                values = intervals.per_base(left, right, np.nan)
+                self._refuse_infinite(chrom, np.array([left]), values[None])
+                if values.size == found.size:
+                    return values
+                found[left - start : right - start] = values
+        return found
 
     def read_windows(self, chrom: str, starts: np.ndarray, width: int) -> np.ndarray:
         """Return float32 [windows, width], row by row what `read` gives; raise what it raises.
@@ -65,12 +74,15 @@ class BigWig:
         """
         for start in (int(starts.min()), int(starts.max())) if starts.size else ():
             self._refuse_outside(chrom, start, start + width)
-        values = np.full((starts.size, width), np.nan, dtype=np.float32)
-        for rows, numbers in self._blocks[chrom].groups(starts, width):
+        values = np.empty((starts.size, width), dtype=np.float32)
+        empty = np.ones(starts.size, dtype=bool)
+        for group, numbers in self._blocks[chrom].groups(starts, width):
+            empty[group] = False
             intervals = self._intervals(chrom, numbers)
-            values[rows] = intervals.per_window(starts[rows], width, np.nan)
-        for row, base in np.argwhere(np.isinf(values)).tolist():
-            raise self._infinite(chrom, starts[row] + base)
+            for rows in np.array_split(group, -(-group.size * width // _BASES_AT_A_TIME)):
+                values[rows] = found = intervals.per_window(starts[rows], width, np.nan)
+                self._refuse_infinite(chrom, starts[rows], found)
+        values[empty] = np.nan
         return values
 
     def past_end(self, lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -98,21 +110,16 @@ class BigWig:
                 f"{self.contigs[chrom]} bp"
             )
 
-    def _piece(self, chrom: str, start: int, end: int) -> np.ndarray:
-        numbers = self._blocks[chrom].touched_by(start, end)
-        if not numbers.size:
-            return np.full(end - start, np.nan, dtype=np.float32)
-        values = self._intervals(chrom, numbers).per_base(start, end, np.nan)
-        infinite = np.isinf(values)
-        if infinite.any():
-            raise self._infinite(chrom, start + int(np.argmax(infinite)))
-        return values
-
-    def _infinite(self, chrom: str, place: int) -> UserError:
-        return UserError(f"{self.path} has infinite coverage at {chrom}:{place} (0-based)")
+    def _refuse_infinite(self, chrom: str, starts: np.ndarray, values: np.ndarray) -> None:
+        if np.isinf(values).any():
+            row, base = np.argwhere(np.isinf(values))[0]
+            place = f"{chrom}:{starts[row] + base}"
+            raise UserError(f"{self.path} has infinite coverage at {place} (0-based)")
 
     def _intervals(self, chrom: str, numbers: np.ndarray) -> IntervalValues:
         """Return the intervals of these blocks, and maybe of others, by start; keep them."""
+        if not numbers.size:
+            return _NO_INTERVALS
         blocks, (of, begin, end, kept), parts = self._blocks[chrom], self._kept, []
         fresh = numbers
         if of == chrom and begin <= numbers[0] < end:
