@@ -6,13 +6,13 @@ import sys
 import time
 
 from spacescale import console
-from spacescale.data.manifest import find_species
-from spacescale.data.shard_reader import SpeciesData
-from spacescale.data.summary import print_summary
-from spacescale.data.tar_targets import ENDINGS
-from spacescale.data.tar_writer import export_webdataset
+from spacescale.dataset.manifest import find_species
+from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.tar_targets import ENDINGS
 from spacescale.errors import UserError
 from spacescale.genome.named_files import path_option
+from spacescale.prepare.summary import print_summary
+from spacescale.prepare.tar_export import export_webdataset
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

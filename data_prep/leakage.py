@@ -7,12 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from spacescale import console
-from spacescale.data.homology_leakage import HomologyLeak, homology_leaks
-from spacescale.data.leakage import split_overlaps
-from spacescale.data.loader import open_datasets
-from spacescale.data.schema import SplitOverlap
+from spacescale.dataset.loader import open_datasets
+from spacescale.dataset.schema import SplitOverlap
 from spacescale.errors import UserError
 from spacescale.genome.named_files import homology_files, named_paths, path_option
+from spacescale.splits.homology_leakage import HomologyLeak, homology_leaks
+from spacescale.splits.leakage import split_overlaps
 
 EPILOG = """exit status:
   0 nothing leaks; 1 a base is in the targets of two splits, or a held-out window has a homologous

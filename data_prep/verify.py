@@ -8,13 +8,13 @@ from itertools import chain
 from pathlib import Path
 
 from spacescale import console
-from spacescale.data.findings import Finding, as_text, has_errors
-from spacescale.data.verify import verify
 from spacescale.errors import UserError
 from spacescale.genome.named_files import path_option
+from spacescale.verify.check import verify
+from spacescale.verify.findings import Finding, as_text, has_errors
 
 EPILOG = """exit status: 0 when there is no error (warnings may be), 1 with errors, 2 when there is
-no dataset to check. spacescale/data/README.md lists the checks.
+no dataset to check. spacescale/dataset/README.md lists the checks.
 """
 
 

@@ -198,7 +198,7 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    from spacescale.data.loader import open_datasets
+    from spacescale.dataset.loader import open_datasets
     from spacescale.evals.data_info import draw_coverage
     from spacescale.evals.info import describe
 

@@ -5,7 +5,6 @@ A run may go on with another number of processes, expert parallelism or ZeRO sta
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -30,6 +29,7 @@ from spacescale.checkpoint.pieces import (
 from spacescale.checkpoint.probe import Probe, ask, write_probe
 from spacescale.config import Config, LossConfig, RunConfig
 from spacescale.errors import UserError
+from spacescale.files import write_json, write_text
 from spacescale.genome.tracks import Track, write_tracks
 from spacescale.model.space import Space
 from spacescale.parallel import comm
@@ -114,14 +114,14 @@ class CheckpointManager:
         for species, tracks in self.tracks.items():
             (partial / "tracks").mkdir(exist_ok=True)
             write_tracks(partial / "tracks" / f"{species}.tsv", tracks)
-        (partial / "spacescale.json").write_text(json.dumps(state, indent=1, allow_nan=False))
+        write_json(partial / "spacescale.json", state, indent=1)
         layout.write_manifest(partial)
         final = partial.with_name(layout.step_name(state["step"]))
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)
-        layout.write_text_atomically(self.folder / "latest", final.name)
+        write_text(self.folder / "latest", final.name)
         if is_best:
-            layout.write_text_atomically(self.folder / "best", final.name)
+            write_text(self.folder / "best", final.name)
         self._remove_old()
 
     def _state(

@@ -29,7 +29,6 @@ from spacescale.checkpoint.tensor_map import TensorMap
 from spacescale.checkpoint.weight_files import (
     PICKLED,
     check_weights,
-    new_folder,
     read_config,
     read_weights,
     shapes_of,
@@ -37,6 +36,7 @@ from spacescale.checkpoint.weight_files import (
 )
 from spacescale.config import RELEASED, ModelConfig
 from spacescale.errors import UserError
+from spacescale.files import new_folder, write_text
 from spacescale.genome.tracks import Track
 from spacescale.model.space import read_export
 
@@ -205,7 +205,7 @@ def export_released(source: Path, out: Path) -> int:
     text = json.dumps(to_released_config(config, original), indent=2, sort_keys=True)
     tensors = _with_unused(to_released(weights, config), config)
     with new_folder(out) as folder:
-        (folder / "config.json").write_text(text + "\n")
+        write_text(folder / "config.json", text + "\n")
         torch.save(tensors, folder / PICKLED)
     return len(tensors)
 

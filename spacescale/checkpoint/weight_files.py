@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from torch import Tensor
 from spacescale import __version__
 from spacescale.config import ModelConfig
 from spacescale.errors import UserError
+from spacescale.files import new_folder, write_json
 from spacescale.genome.tracks import Track, write_tracks
 from spacescale.model.space import EXPORT_FORMAT, EXPORT_VERSION, Space
 
@@ -108,23 +106,6 @@ def shapes_of(config: ModelConfig) -> dict[str, Tensor]:
         return Space(config).state_dict()
 
 
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill; it becomes `out` at the end, or vanishes on an error.
-
-    Raises UserError if `out` exists.
-    """
-    if out.exists():
-        raise UserError(f"{out}: already exists; choose another --out")
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def write_imported(
     out: Path,
     weights: Mapping[str, Tensor],
@@ -153,7 +134,7 @@ def write_imported(
     with new_folder(out) as folder:
         contiguous = {key: tensor.contiguous() for key, tensor in weights.items()}
         save_file(contiguous, folder / SAFETENSORS, metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(payload, indent=1))
+        write_json(folder / "config.json", payload, indent=1)
         (folder / "tracks").mkdir()
         for species, table in tracks.items():
             write_tracks(folder / "tracks" / f"{species}.tsv", table)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from spacescale.data.schema import Manifest
-from spacescale.data.shard_reader import SpeciesData
-from spacescale.data.statistics import TargetStatistics
-from spacescale.data.verify_content import Scan, scan_windows
+from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.schema import Manifest
 from spacescale.errors import UserError
 from spacescale.evals import figures
 from spacescale.genome.aliases import shorten
+from spacescale.verify.content import Scan, scan_windows
+from spacescale.verify.statistics import TargetStatistics
 
 # Targets to read, in values: seconds for the text, under a minute or two for the figure.
 _VALUES_FOR_TEXT, _VALUES_FOR_FIGURE = 2**27, 2**31

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from spacescale.data.batch import SpeciesBatch
-from spacescale.data.loader import evaluation_batches, open_datasets
-from spacescale.data.shard_reader import SpeciesData
+from spacescale.dataset.batch import SpeciesBatch
+from spacescale.dataset.loader import evaluation_batches, open_datasets
+from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.evals import figures
 from spacescale.evals.reports import (

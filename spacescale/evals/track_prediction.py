@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from spacescale.config import ModelConfig
-from spacescale.data.augment import flip
-from spacescale.data.batch import SpeciesBatch
+from spacescale.dataset.augment import flip
+from spacescale.dataset.batch import SpeciesBatch
 from spacescale.metrics.regression import PearsonMoments
 from spacescale.metrics.routing import ExpertUse
 from spacescale.model.space import SpaceOutput

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import load_space
-from spacescale.data.shard_reader import SpeciesData
-from spacescale.data.stray_files import files_below
+from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.evals.track_prediction import safe_scale
+from spacescale.files import files_below
 from spacescale.genome.tracks import Track, read_tracks
 from spacescale.model.space import Space, read_export
 

@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 
 import spacescale
-from spacescale.data.stray_files import files_below
 from spacescale.errors import UserError
+from spacescale.files import files_below
 from spacescale.parallel import comm
 
 SHOWN = 60  # characters of a value

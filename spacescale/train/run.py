@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,12 @@ from spacescale.checkpoint import layout
 from spacescale.checkpoint.foreign_config import released_grouping
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.config import Config, resolve_ep_size
-from spacescale.data.loader import TrainingWindows, open_datasets
-from spacescale.data.negative_targets import refuse_negative_tracks
-from spacescale.data.sampler import SampleOrder
-from spacescale.data.shard_reader import SpeciesData
+from spacescale.dataset.loader import TrainingWindows, open_datasets
+from spacescale.dataset.negative_targets import refuse_negative_tracks
+from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.sampler import SampleOrder
 from spacescale.errors import UserError
+from spacescale.files import write_json
 from spacescale.model.attention import Attention, attention_kernel
 from spacescale.model.space import Space
 from spacescale.parallel import comm
@@ -262,4 +262,4 @@ def _write_config(output: Path, config: Config, deepspeed_config: dict[str, Any]
         "world_size": comm.world_size(),
     }
     layout.checkpoints_folder(output).mkdir(parents=True, exist_ok=True)
-    layout.write_text_atomically(output / "config.json", json.dumps(payload, indent=1))
+    write_json(output / "config.json", payload, indent=1)

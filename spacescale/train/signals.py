@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from spacescale.files import write_text
+
 # How a run was stopped, in its folder: to be continued.
 REQUEUE = "REQUEUE"
 REQUESTS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
@@ -75,7 +77,7 @@ class StopRequest:
             status = 0
             if is_main and self.output is not None:
                 self.output.mkdir(parents=True, exist_ok=True)
-                (self.output / REQUEUE).write_text(f"{name} before the first step\n")
+                write_text(self.output / REQUEUE, f"{name} before the first step\n")
         if is_main:
             print(f"{name}: ended before training began", file=sys.stderr, flush=True)
         os._exit(status)

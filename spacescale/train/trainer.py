@@ -13,12 +13,13 @@ from torch import Tensor
 
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.config import Config
-from spacescale.data.batch import Batch
-from spacescale.data.loader import BatchesOnDevice, TrainingWindows, training_batches
-from spacescale.data.sampler import Turns
-from spacescale.data.shard_reader import SpeciesData
+from spacescale.dataset.batch import Batch
+from spacescale.dataset.loader import BatchesOnDevice, TrainingWindows, training_batches
+from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.sampler import Turns
 from spacescale.errors import UserError
 from spacescale.evals.track_prediction import safe_scale
+from spacescale.files import write_text
 from spacescale.metrics.throughput import Throughput, memory_gib
 from spacescale.metrics.writer import RunLog, TrainingProgress
 from spacescale.model.losses import training_losses
@@ -121,7 +122,7 @@ class Trainer:
                 if stopping:
                     self._leave(summary.stop_signal, done)
                     return
-            comm.on_main(lambda: (self.output / DONE).write_text(f"step {last}\n"))
+            comm.on_main(lambda: write_text(self.output / DONE, f"step {last}\n"))
         finally:
             self.progress.close()
             self.log.close()
@@ -231,4 +232,4 @@ class Trainer:
     def _leave(self, number: int, step: int) -> None:
         name = signal.Signals(number).name
         self.progress.say(f"{name}: saved step {step}, leaving; continue with --resume auto")
-        comm.on_main(lambda: (self.output / REQUEUE).write_text(f"{name} at step {step}\n"))
+        comm.on_main(lambda: write_text(self.output / REQUEUE, f"{name} at step {step}\n"))

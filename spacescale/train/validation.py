@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from spacescale.config import Config
-from spacescale.data.batch import SpeciesBatch
-from spacescale.data.loader import evaluation_batches
-from spacescale.data.shard_reader import SpeciesData
+from spacescale.dataset.batch import SpeciesBatch
+from spacescale.dataset.loader import evaluation_batches
+from spacescale.dataset.reader import SpeciesData
 from spacescale.evals.track_prediction import (
     Predict,
     TrackScores,

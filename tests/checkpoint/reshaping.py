@@ -13,7 +13,7 @@ from torch import Tensor
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.checkpoint.partitions import Partitions
 from spacescale.config import Config, LossConfig, OptimConfig
-from spacescale.data.sampler import Turns
+from spacescale.dataset.sampler import Turns
 from spacescale.errors import UserError
 from spacescale.model.losses import training_losses
 from spacescale.model.space import Space

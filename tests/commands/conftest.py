@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from spacescale.config import EMBEDDED_PRESET, build_config
-from spacescale.data.shard_options import ShardOptions
-from spacescale.data.shard_writer import shard_species
 from spacescale.parallel.comm import free_port
+from spacescale.prepare.options import DatasetOptions
+from spacescale.prepare.stages import make_dataset
+from spacescale.splits.options import SplitOptions
 from spacescale.testing.simulated_genomes import write_simulated_genomes
 
 REPO = Path(__file__).parents[2]
@@ -110,18 +111,18 @@ def make_data(folder, change=lambda species: None, with_missing=()):
     model = build_config(EMBEDDED_PRESET, []).model
     for species in write_simulated_genomes(folder / "genomes", scale=0.12):
         change(species)
-        options = ShardOptions(
+        options = DatasetOptions(
             species=species.name,
             fasta=species.fasta,
             targets=species.targets,
             out=folder / "shards",
-            contigs=species.contigs,
+            splits=SplitOptions(contigs=species.contigs),
             seq_length=model.seq_length,
             bin_size=model.bin_size,
             target_length=model.target_length,
             missing="nan" if species.name in with_missing else "zero",
         )
-        shard_species(options)
+        make_dataset(options)
     return folder / "shards"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyBigWig
 from conftest import BIN, SCRIPT, arguments, make_data, run
 
-from spacescale.data.shard_reader import SpeciesData
+from spacescale.dataset.reader import SpeciesData
 from spacescale.genome.tracks import read_targets
 from spacescale.metrics.writer import read_metrics
 

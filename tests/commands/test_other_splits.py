@@ -10,8 +10,8 @@ from conftest import SCRIPT, SPECIES, arguments, make_data, run
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.convert import convert
-from spacescale.data.loader import open_datasets
-from spacescale.data.manifest import read_manifest, save_manifest
+from spacescale.dataset.loader import open_datasets
+from spacescale.dataset.manifest import read_manifest, save_manifest
 from spacescale.errors import UserError
 from spacescale.evals.evaluation import evaluate
 

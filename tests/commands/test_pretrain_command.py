@@ -29,11 +29,11 @@ from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import consolidate
 from spacescale.checkpoint.probe import read_probe
 from spacescale.config import build_config
-from spacescale.data.checksums import list_files
-from spacescale.data.codecs import codec_warning_ignored
-from spacescale.data.loader import open_datasets
-from spacescale.data.manifest import read_manifest, save_manifest
-from spacescale.data.sampler import SampleOrder
+from spacescale.dataset.codecs import codec_warning_ignored
+from spacescale.dataset.folder import list_files
+from spacescale.dataset.loader import open_datasets
+from spacescale.dataset.manifest import read_manifest, save_manifest
+from spacescale.dataset.sampler import SampleOrder
 from spacescale.metrics.writer import read_metrics
 from spacescale.parallel.comm import free_port
 

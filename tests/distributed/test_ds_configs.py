@@ -11,7 +11,7 @@ from equivalence import LOSS, MODEL, OPTIM, WINDOWS, batch, fresh_model, loss_te
 from spacescale.checkpoint.convert import convert
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.config import Config
-from spacescale.data.sampler import Turns
+from spacescale.dataset.sampler import Turns
 from spacescale.errors import UserError
 from spacescale.parallel import comm
 from spacescale.parallel.engine import (

@@ -4,8 +4,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from spacescale.data.statistics import TargetStatistics
 from spacescale.evals import figures
+from spacescale.verify.statistics import TargetStatistics
 
 RNG = np.random.default_rng(0)
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from spacescale.data.augment import flip
-from spacescale.data.batch import SpeciesBatch
+from spacescale.dataset.augment import flip
+from spacescale.dataset.batch import SpeciesBatch
 from spacescale.evals.track_prediction import (
     TrackScores,
     predict_windows,

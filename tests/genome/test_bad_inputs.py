@@ -15,9 +15,9 @@ from spacescale.genome import dna
 from spacescale.genome.bigwig import BigWig
 from spacescale.genome.coverage import OnGenome, TrackContigs
 from spacescale.genome.sequence_files import read_genome
-from spacescale.genome.split_beds import read_split_bed
 from spacescale.genome.tracks import Track
 from spacescale.genome.transforms import TRANSFORMS
+from spacescale.splits.beds import read_split_bed
 
 pyBigWig = pytest.importorskip("pyBigWig", reason="needs the prep extra")
 

@@ -3,7 +3,7 @@
 import os
 import threading
 
-from spacescale.data.checksums import sha256
+from spacescale.files import sha256
 from spacescale.parallel.watch import Beat, _blamed, _where
 
 
