@@ -6,11 +6,11 @@ import sys
 import time
 
 from spacescale import console
+from spacescale.arguments import path_option
 from spacescale.dataset.manifest import find_species
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.tar_targets import ENDINGS
 from spacescale.errors import UserError
-from spacescale.genome.named_files import path_option
 from spacescale.prepare.summary import print_summary
 from spacescale.prepare.tar_export import export_webdataset
 

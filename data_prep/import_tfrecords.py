@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from spacescale import console
-from spacescale.genome.named_files import path_option
+from spacescale.arguments import path_option
 from spacescale.prepare.importers.basenji import BasenjiSet
 from spacescale.prepare.importers.command import import_options, import_parser, run_import
 from spacescale.prepare.importers.import_dataset import ImportOptions

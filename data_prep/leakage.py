@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from spacescale import console
+from spacescale.arguments import homology_files, named_paths, path_option
 from spacescale.dataset.loader import open_datasets
 from spacescale.dataset.schema import SplitOverlap
 from spacescale.errors import UserError
-from spacescale.genome.named_files import homology_files, named_paths, path_option
 from spacescale.splits.homology_leakage import HomologyLeak, homology_leaks
 from spacescale.splits.leakage import split_overlaps
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 from spacescale import console
+from spacescale.arguments import listed_names, path_option
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.schema import Codec, Missing
 from spacescale.errors import UserError
-from spacescale.genome.named_files import listed_names, path_option
 from spacescale.genome.track_selection import track_names
 from spacescale.genome.transforms import TRANSFORMS
 from spacescale.parallel.launcher import MPI, SRUN, Variables

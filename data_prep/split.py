@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 from spacescale import console
+from spacescale.arguments import homology_files, named_paths, path_option
 from spacescale.errors import UserError
 from spacescale.genome.aliases import shorten
-from spacescale.genome.named_files import homology_files, named_paths, path_option
 from spacescale.splits.beds import write_split_bed
-from spacescale.splits.genome_splits import GenomesSplit, SplitSettings, split_genomes
+from spacescale.splits.by_homology import GenomesSplit, SplitSettings, split_genomes
 
 EPILOG = """homology:
   --homology human:mouse=hg38.mm10.net.gz takes a UCSC chain or net, whose target is human and whose

@@ -8,8 +8,8 @@ from itertools import chain
 from pathlib import Path
 
 from spacescale import console
+from spacescale.arguments import path_option
 from spacescale.errors import UserError
-from spacescale.genome.named_files import path_option
 from spacescale.verify.check import verify
 from spacescale.verify.findings import Finding, as_text, has_errors
 

@@ -7,8 +7,8 @@ import logging
 import sys
 
 from spacescale import __version__, console
+from spacescale.arguments import given_path, path_option
 from spacescale.errors import UserError
-from spacescale.genome.named_files import given_path, path_option
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from spacescale.arguments import given_path
 from spacescale.dataset.schema import Report
 from spacescale.errors import UserError
 from spacescale.genome.aliases import (
@@ -15,11 +16,10 @@ from spacescale.genome.aliases import (
     shorten,
 )
 from spacescale.genome.contig_ends import describe_past_end
-from spacescale.genome.coverage import OnGenome, TrackContigs, open_coverage
+from spacescale.genome.coverage import MatchedContigs, TrackContigs, open_coverage
 from spacescale.genome.interval_tracks import IntervalTrack, read_peaks
 from spacescale.genome.intervals import Interval, tile, windows_per_split
 from spacescale.genome.masks import Masks, masks_of
-from spacescale.genome.named_files import given_path
 from spacescale.genome.sequence_files import Genome
 from spacescale.genome.tracks import Track
 from spacescale.genome.transforms import get_transform
@@ -68,9 +68,9 @@ def make_plan(options: DatasetOptions, genome: Genome, tracks: Sequence[Track]) 
     aliases = _aliases(options, track_contigs, lengths)
     beds = {name: read_peaks(path) for name, path in options.masks.items()}
     aliases |= _aliases_of_masks(options, beds, lengths, aliases, _names(track_contigs))
-    of_tracks = [c.on_genome(genome.path, lengths, aliases) for c in track_contigs]
+    of_tracks = [c.match_genome(genome.path, lengths, aliases) for c in track_contigs]
     of_masks = [
-        TrackContigs.of(bed).on_genome(genome.path, lengths, aliases) for bed in beds.values()
+        TrackContigs.of(bed).match_genome(genome.path, lengths, aliases) for bed in beds.values()
     ]
     misfits = _misfits([*of_tracks, *of_masks])
     # With missing values kept apart from zero, one track that has a contig is enough.
@@ -188,7 +188,7 @@ def _aliases_of_masks(
     return {n: known for n, known in found.items() if n not in in_tracks and n not in aliases}
 
 
-def _misfits(files: Sequence[OnGenome]) -> dict[str, list[str]]:
+def _misfits(files: Sequence[MatchedContigs]) -> dict[str, list[str]]:
     """Return {contig of the genome: what each file with another length of it tells}."""
     misfits: dict[str, list[str]] = {}
     for found in files:

@@ -6,6 +6,7 @@ are streamed, plain or gzip; the content tells the format.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -64,12 +65,7 @@ def read_alignments(path: Path) -> Iterator[Aligned]:
     first = next(lines, None)
     if first is None:
         raise UserError(f"{path} lists no homology")
-    return _reader(first[1])(path, _chained(first, lines))
-
-
-def _chained(first: _Line, rest: Iterator[_Line]) -> Iterator[_Line]:
-    yield first
-    yield from rest
+    return _reader(first[1])(path, chain([first], lines))
 
 
 def _reader(line: bytes) -> Callable[[Path, Iterator[_Line]], Iterator[Aligned]]:
@@ -77,14 +73,14 @@ def _reader(line: bytes) -> Callable[[Path, Iterator[_Line]], Iterator[Aligned]]
     return {b"chain": _read_chains, b"net": _read_nets}.get(word, _read_pairs)
 
 
-def _text(word: bytes) -> str:
+def _as_text(word: bytes) -> str:
     return word.decode("utf-8", errors="replace")
 
 
-def _whole(place: str, words: list[bytes]) -> list[int]:
+def _whole_numbers(place: str, words: list[bytes]) -> list[int]:
     for word in words:
         if not word.isdigit() or len(word) > _MAX_DIGITS:
-            raise UserError(f"{place}: expected a whole number, found {_text(word)!r}")
+            raise UserError(f"{place}: expected a whole number, found {_as_text(word)!r}")
     return [int(word) for word in words]
 
 
@@ -98,7 +94,7 @@ def _position(place: str, cell: str) -> int:
 
 def _is_reverse(place: str, word: bytes) -> bool:
     if word not in (b"+", b"-"):
-        raise UserError(f"{place}: a strand is + or -, found {_text(word)!r}")
+        raise UserError(f"{place}: a strand is + or -, found {_as_text(word)!r}")
     return word == b"-"
 
 
@@ -145,9 +141,9 @@ def _chain_header(place: str, words: list[bytes]) -> _ChainHeader:
         )
     if _is_reverse(place, words[4]):
         raise UserError(f"{place}: the target strand of a chain is +, found -")
-    length, start, end = _whole(place, [words[3], words[5], words[6]])
-    other_length, other_start, other_end = _whole(place, [words[8], words[10], words[11]])
-    first, second = Side(_text(words[2]), length), Side(_text(words[7]), other_length)
+    length, start, end = _whole_numbers(place, [words[3], words[5], words[6]])
+    other_length, other_start, other_end = _whole_numbers(place, [words[8], words[10], words[11]])
+    first, second = Side(_as_text(words[2]), length), Side(_as_text(words[7]), other_length)
     _refuse_beyond(place, first, start, end)
     _refuse_beyond(place, second, other_start, other_end)
     reverse = _is_reverse(place, words[9])
@@ -160,11 +156,11 @@ def _chain(path: Path, header: _ChainHeader, lines: list[_Line]) -> Aligned:
     """Turn the lines `size dt dq`, of which the last is only `size`, into pieces."""
     words = b" ".join(line for _, line in lines).split()
     if len(words) != 3 * len(lines) - 2 or not b"".join(words).isdigit():
-        _explain(path, header, lines)
+        _refuse_bad_chain(path, header, lines)
     try:
         table = np.append(np.array(words, dtype=np.int64), [0, 0]).reshape(-1, 3)
     except OverflowError:
-        _explain(path, header, lines)
+        _refuse_bad_chain(path, header, lines)
     sizes, steps, other_steps = table[:, 0], table[:, 0] + table[:, 1], table[:, 0] + table[:, 2]
     starts = header.start + np.cumsum(steps) - steps
     others = header.other_start + np.cumsum(other_steps) - other_steps
@@ -180,16 +176,16 @@ def _chain(path: Path, header: _ChainHeader, lines: list[_Line]) -> Aligned:
     )
 
 
-def _explain(path: Path, header: _ChainHeader, lines: list[_Line]) -> NoReturn:
+def _refuse_bad_chain(path: Path, header: _ChainHeader, lines: list[_Line]) -> NoReturn:
     """Raise UserError for the first line of a chain that is not as it must be."""
     for row, (number, line) in enumerate(lines, start=1):
         words = line.split()
-        _whole(f"{path}:{number}", words)
+        _whole_numbers(f"{path}:{number}", words)
         expected = 1 if row == len(lines) else 3
         if len(words) != expected:
             raise UserError(
                 f"{path}:{number}: a block of a chain has {expected} numbers here, found "
-                f"{len(words)}: {_text(line)!r}"
+                f"{len(words)}: {_as_text(line)!r}"
             )
     raise UserError(f"{header.place}: a chain without a block")
 
@@ -238,7 +234,7 @@ def _read_nets(path: Path, lines: Iterator[_Line]) -> Iterator[Aligned]:
         ends = start, start + size, other_start, other_start + other_size
         if kind == b"gap" and open_fills:
             fill = open_fills[-1]
-            yield from _stretched(place, first, fill, fill.up_to(*ends))
+            yield from _gapless_pieces(place, first, fill, fill.up_to(*ends))
         elif kind == b"fill":
             open_fills.append(_Fill(place, depth, Side(other, None), reverse, *ends))
     while open_fills:
@@ -248,26 +244,28 @@ def _read_nets(path: Path, lines: Iterator[_Line]) -> Iterator[Aligned]:
 def _net_contig(place: str, words: list[bytes]) -> Side:
     if len(words) != 3:
         raise UserError(f"{place}: expected net, contig name, contig length")
-    return Side(_text(words[1]), _whole(place, words[2:])[0])
+    return Side(_as_text(words[1]), _whole_numbers(place, words[2:])[0])
 
 
 def _net_row(place: str, words: list[bytes]) -> tuple[bytes, int, int, str, int, int, bool]:
     if words[0] not in (b"fill", b"gap") or len(words) < _NET_COLUMNS:
         raise UserError(
             f"{place}: expected fill or gap tStart tSize qName qStrand qStart qSize, found "
-            f"{_text(b' '.join(words[:_NET_COLUMNS]))!r}"
+            f"{_as_text(b' '.join(words[:_NET_COLUMNS]))!r}"
         )
-    start, size, other_start, other_size = _whole(place, [words[1], words[2], words[5], words[6]])
+    start, size, other_start, other_size = _whole_numbers(
+        place, [words[1], words[2], words[5], words[6]]
+    )
     reverse = _is_reverse(place, words[4])
-    return words[0], start, size, _text(words[3]), other_start, other_size, reverse
+    return words[0], start, size, _as_text(words[3]), other_start, other_size, reverse
 
 
 def _last_piece(first: Side, fill: _Fill) -> Iterator[Aligned]:
     piece = (fill.start, fill.end, fill.other_start, fill.other_end)
-    yield from _stretched(fill.place, first, fill, piece)
+    yield from _gapless_pieces(fill.place, first, fill, piece)
 
 
-def _stretched(
+def _gapless_pieces(
     place: str, first: Side, fill: _Fill, piece: tuple[int, int, int, int]
 ) -> Iterator[Aligned]:
     """Yield a piece whose sides may differ in length as evenly stretched gapless ones."""
@@ -291,7 +289,7 @@ def _read_pairs(path: Path, lines: Iterator[_Line]) -> Iterator[Aligned]:
         if len(columns) < _PAIR_COLUMNS:
             raise UserError(
                 f"{place}: expected chrom, start, end, other chrom, start, end separated by tabs, "
-                f"or a chain or net file; found {_text(line[:80])!r}"
+                f"or a chain or net file; found {_as_text(line[:80])!r}"
             )
         cells = columns[1:3] + columns[4:6]
         start, end, other_start, other_end = [_position(place, cell) for cell in cells]

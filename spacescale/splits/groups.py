@@ -104,7 +104,8 @@ def cut_groups(
 
     The group's blocks in the first genome are cut along the contigs; those of the others follow
     the block they share most aligned bp with, and make runs of their own where they share none.
-    Returns the new groups, int64 [blocks]. Linked blocks may then differ in split: see `left_out`.
+    Returns the new groups, int64 [blocks]. Linked blocks may then differ in
+    split: see `leave_out_homologous`.
     """
     index, weights = _group_weights(blocks.weight_table(), groups)
     runs = np.where((weights.max(axis=1) > largest)[index], -1, groups)
@@ -115,11 +116,11 @@ def cut_groups(
         numbers = name + Regions.blocks(regions.lengths, run_bp).of(regions.edges[:-1])
         own[own < 0] = numbers[own < 0]
         name = int(numbers[-1]) + 1
-        _follow(runs, links)
+        _join_closest(runs, links)
     return runs
 
 
-def _follow(runs: np.ndarray, links: Links) -> None:
+def _join_closest(runs: np.ndarray, links: Links) -> None:
     """Give blocks without a run (-1) that of the neighbour they share most with, step by step."""
     source = np.append(links.first, links.second)
     follower = np.append(links.second, links.first)
@@ -129,7 +130,7 @@ def _follow(runs: np.ndarray, links: Links) -> None:
         runs[follower[ready][best]] = runs[source[ready][best]]
 
 
-def left_out(splits: Sequence[str], links: Links) -> list[str]:
+def leave_out_homologous(splits: Sequence[str], links: Links) -> list[str]:
     """Return the splits with '' for blocks homologous to one of a split that takes precedence.
 
     Test goes before valid, and valid before train, so that what is held out stays whole.

@@ -104,7 +104,7 @@ class NamedRegions:
         _, text = next(iter(self.misfits.values()))
         return UserError(f"{text}: another assembly, or the species swapped?")
 
-    def require_met(self, path: Path) -> None:
+    def refuse_unmatched(self, path: Path) -> None:
         """Raise UserError when a file names no contig of the genome, or many of another length."""
         lengths = self.regions.lengths
         bases = sum(lengths[name] for name in {name for name, _ in self.misfits.values()})
@@ -126,8 +126,8 @@ def read_links(path: Path, first: NamedRegions, second: NamedRegions) -> Links:
     for aligned in read_alignments(path):
         reader.add(aligned)
     links = reader.finish()
-    first.require_met(path)
-    second.require_met(path)
+    first.refuse_unmatched(path)
+    second.refuse_unmatched(path)
     return links
 
 

@@ -12,7 +12,7 @@ from spacescale.verify.content import check_bases, check_genome, check_targets, 
 from spacescale.verify.files import check_files, check_layout, check_tables
 from spacescale.verify.findings import Finding, error, warning
 
-_SIGN = "windows.bed"  # every dataset has it
+_WINDOWS = "windows.bed"
 
 
 def verify(path: Path, workers: int = 1) -> dict[Path, list[Finding]]:
@@ -42,7 +42,7 @@ def verify(path: Path, workers: int = 1) -> dict[Path, list[Finding]]:
 def _without_manifest(path: Path) -> list[Path]:
     """Return folders that were datasets: find_species cannot tell them from any others."""
     folders = [path, *path.glob("[!.]*")]
-    return [f for f in folders if (f / _SIGN).is_file() and not (f / MANIFEST).is_file()]
+    return [f for f in folders if (f / _WINDOWS).is_file() and not (f / MANIFEST).is_file()]
 
 
 def verify_species(folder: Path, workers: int = 1) -> list[Finding]:

@@ -137,7 +137,7 @@ def check_bases(data: SpeciesData, bases: list[BaseContent]) -> Iterator[Finding
     path = data.path / "windows.bed"
     if (many := unknown > _MOST_UNKNOWN).any():
         what = f"more than {100 * _MOST_UNKNOWN:.0f} % of the input is N in {many.sum()} windows"
-        yield warning("bases", path, f"{what}: {_named(data, rows[many])}")
+        yield warning("bases", path, f"{what}: {_window_names(data, rows[many])}")
     if np.isnan(gc).all():
         return
     middle = np.nanmedian(gc)
@@ -148,10 +148,10 @@ def check_bases(data: SpeciesData, bases: list[BaseContent]) -> Iterator[Finding
             f"the GC share of {far.sum()} windows is further than {limit:.2f} from the median "
             f"{middle:.2f}"
         )
-        yield warning("bases", path, f"{what}: {_named(data, rows[far])}")
+        yield warning("bases", path, f"{what}: {_window_names(data, rows[far])}")
 
 
-def _named(data: SpeciesData, rows: np.ndarray) -> str:
+def _window_names(data: SpeciesData, rows: np.ndarray) -> str:
     return shorten([window_name(data.windows, int(row)) for row in np.sort(rows)])
 
 
@@ -160,7 +160,7 @@ def check_targets(data: SpeciesData, targets: dict[str, TargetStatistics]) -> It
     path = data.path / "tracks.tsv"
     if not targets:
         return
-    whole = _sum(list(targets.values()))
+    whole = _total(list(targets.values()))
     names = np.array([track.identifier for track in data.tracks], dtype=object)
     constant = (whole.smallest == whole.largest) & (whole.largest != 0)
     for track in np.flatnonzero(constant):
@@ -193,7 +193,7 @@ def _check_means(
             yield error("tracks", data.path / "tracks.tsv", what, track.identifier)
 
 
-def _sum(parts: list[TargetStatistics]) -> TargetStatistics:
+def _total(parts: list[TargetStatistics]) -> TargetStatistics:
     total = parts[0]
     for part in parts[1:]:
         total = total + part

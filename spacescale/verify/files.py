@@ -145,11 +145,13 @@ def _check_windows(data: SpeciesData) -> Iterator[Finding]:
         yield error("windows", path, what, window_name(windows, row))
     counts = dict(Counter(windows.split.tolist()))
     if counts != manifest.num_windows:
-        what = f"has {_pairs(counts)} windows, the manifest says {_pairs(manifest.num_windows)}"
+        what = (
+            f"has {_in_words(counts)} windows, the manifest says {_in_words(manifest.num_windows)}"
+        )
         yield error("counts", path, what)
 
 
-def _pairs(counts: dict[str, int]) -> str:
+def _in_words(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {split}" for split, count in sorted(counts.items()))
 
 

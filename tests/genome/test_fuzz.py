@@ -41,7 +41,7 @@ def read_bigwig(path: Path) -> None:
 def read_coverage(path: Path, track: Track = TRACK) -> None:
     with open_coverage(path, track) as file:
         file.past_end(LENGTHS)
-        known = TrackContigs.of(file).on_genome(path, LENGTHS, {})
+        known = TrackContigs.of(file).match_genome(path, LENGTHS, {})
         for name in known.covered & file.contigs.keys():
             assert file.read(name, 0, LENGTHS[name]).shape == (LENGTHS[name],)
 

@@ -6,9 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spacescale.errors import UserError
+from spacescale.splits.by_homology import SplitSettings, split_genomes
 from spacescale.splits.dealing import shares_of
-from spacescale.splits.genome_splits import SplitSettings, split_genomes
-from spacescale.splits.groups import Blocks, connected, cut_groups, deal_groups, left_out
+from spacescale.splits.groups import (
+    Blocks,
+    connected,
+    cut_groups,
+    deal_groups,
+    leave_out_homologous,
+)
 from spacescale.splits.homology import Links, NamedRegions, read_links
 from spacescale.splits.regions import Regions
 
@@ -179,7 +185,7 @@ def test_homologous_blocks_share_a_split(blocks, seed):
     splits = deal_groups(blocks, groups, shares_of(0.2, 0.2), seed)
     for a, b in zip(blocks.links.first.tolist(), blocks.links.second.tolist(), strict=True):
         assert splits[a] == splits[b]
-    assert left_out(splits, blocks.links) == splits
+    assert leave_out_homologous(splits, blocks.links) == splits
 
 
 @given(linked_blocks(), st.integers(0, 9))
@@ -188,15 +194,27 @@ def test_cut_groups_leave_no_homology_between_splits(blocks, seed):
     groups = connected(len(blocks), blocks.links)
     runs = cut_groups(blocks, groups, blocks.links, largest=0.1, run_bp=300)
     assert (runs >= 0).all()
-    splits = left_out(deal_groups(blocks, runs, shares_of(0.2, 0.2), seed), blocks.links)
+    splits = leave_out_homologous(
+        deal_groups(blocks, runs, shares_of(0.2, 0.2), seed), blocks.links
+    )
     for a, b in zip(blocks.links.first.tolist(), blocks.links.second.tolist(), strict=True):
         assert splits[a] == splits[b] or "" in (splits[a], splits[b])
 
 
 def test_held_out_blocks_stay_where_a_cut_leaves_blocks_out():
     links = Links(np.array([0, 1, 2]), np.array([3, 3, 0]), np.array([5, 5, 5]))
-    assert left_out(["train", "valid", "test", "test"], links) == ["", "", "test", "test"]
-    assert left_out(["train", "train", "train", "valid"], links) == ["", "", "train", "valid"]
+    assert leave_out_homologous(["train", "valid", "test", "test"], links) == [
+        "",
+        "",
+        "test",
+        "test",
+    ]
+    assert leave_out_homologous(["train", "train", "train", "valid"], links) == [
+        "",
+        "",
+        "train",
+        "valid",
+    ]
 
 
 def write_fasta(path, lengths):

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from spacescale.arguments import listed_names, path_option
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
-from spacescale.genome.named_files import listed_names, path_option
 from spacescale.genome.track_selection import track_names
 from spacescale.prepare.importers.import_dataset import ImportOptions, import_dataset
 from spacescale.prepare.importers.source import ImportSource

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from spacescale.arguments import given_path
 from spacescale.dataset.folder import refuse_existing
 from spacescale.dataset.schema import (
     Codec,
@@ -25,7 +26,6 @@ from spacescale.errors import UserError
 from spacescale.files import failed_writes_explained, made_parents
 from spacescale.genome.aliases import match_styles, read_aliases
 from spacescale.genome.intervals import Interval, split_hash, windows_per_split
-from spacescale.genome.named_files import given_path
 from spacescale.genome.sequence_files import Genome, read_genome
 from spacescale.genome.track_selection import select_tracks
 from spacescale.genome.tracks import Track, read_targets, refuse_opposite_strands

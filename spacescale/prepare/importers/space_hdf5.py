@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from spacescale.arguments import given_path
 from spacescale.errors import UserError
 from spacescale.genome.file_kinds import refuse_other_kinds
-from spacescale.genome.named_files import given_path
 from spacescale.prepare.importers.encodings import as_floats, codes_from_one_hot
 from spacescale.prepare.importers.source import Geometry, Record
 

@@ -18,7 +18,7 @@ from spacescale.splits.groups import (
     deal_groups,
     first_blocks,
     largest_share,
-    left_out,
+    leave_out_homologous,
 )
 from spacescale.splits.homology import Links, NamedRegions, read_links
 from spacescale.splits.regions import Regions
@@ -105,7 +105,7 @@ def split_genomes(settings: SplitSettings) -> GenomesSplit:
         held_out = [share for split, share in shares.items() if split != "train"]
         most = min(held_out, default=1.0) / 2
         groups = cut_groups(blocks, groups, links, most, settings.cut_groups)
-    splits = left_out(deal_groups(blocks, groups, shares, settings.seed), links)
+    splits = leave_out_homologous(deal_groups(blocks, groups, shares, settings.seed), links)
     result = {}
     for species, first in blocks.first_block.items():
         regions, weights = blocks.regions[species], blocks.weights[species]
@@ -141,14 +141,14 @@ def _read(settings: SplitSettings) -> tuple[Blocks, dict[str, NamedRegions]]:
         for first, second, path in settings.homology
     ]
     links = Links(
-        np.concatenate([_NONE, *(links.first + a for a, _, links in found)]),
-        np.concatenate([_NONE, *(links.second + b for _, b, links in found)]),
-        np.concatenate([_NONE, *(links.bases for _, _, links in found)]),
+        np.concatenate([_NO_BLOCKS, *(links.first + a for a, _, links in found)]),
+        np.concatenate([_NO_BLOCKS, *(links.second + b for _, b, links in found)]),
+        np.concatenate([_NO_BLOCKS, *(links.bases for _, _, links in found)]),
     )
     return Blocks(regions, weights, links), named
 
 
-_NONE = np.zeros(0, dtype=np.int64)
+_NO_BLOCKS = np.zeros(0, dtype=np.int64)
 
 
 def _advice(settings: SplitSettings, blocks: Blocks) -> str:

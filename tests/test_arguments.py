@@ -2,8 +2,8 @@ import argparse
 
 import pytest
 
+from spacescale.arguments import given_path, listed_names, named_paths, path_option
 from spacescale.errors import UserError
-from spacescale.genome.named_files import given_path, listed_names, named_paths, path_option
 
 
 def test_blanks_after_commas_are_no_part_of_a_name():
