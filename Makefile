@@ -1,8 +1,10 @@
 # The first command creates the virtual environment $(VENV); later ones reuse it.
 # Another interpreter or place: make test PYTHON=python3.12 VENV=/some/where
+# The newest releases that pyproject.toml allows: make test CONSTRAINTS=/dev/null VENV=/some/where
 
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -47,6 +49,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV) || { \
 	  echo "'$(PYTHON) -m venv' failed; on Debian or Ubuntu: apt-get install python3-venv make" >&2; \
 	  exit 1; }
-	$(BIN)/python -m pip install -c constraints.txt torch
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@

@@ -38,3 +38,14 @@ def targets_codecs(codec: Codec) -> dict:
 def genome_codecs() -> dict:
     """Return the codec arguments of zarr's create_array for uint8 base codes."""
     return {"compressors": [ZstdCodec(level=10), Crc32cCodec()]}
+
+
+def first_error(error: BaseException) -> BaseException:
+    """Return what went wrong in zarr, out of the ExceptionGroup if it came in one.
+
+    zarr 3.4 reads the chunks of a shard in a group of tasks, and the text of such a group names
+    nothing but their number; zarr 3.1 raises the error as it is.
+    """
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import zarr
 
+from spacescale.dataset.codecs import first_error
 from spacescale.dataset.folder import file_fault, size_fault, unexpected_files
 from spacescale.dataset.manifest import read_manifest
 from spacescale.dataset.schema import MANIFEST, Contig, Manifest
@@ -235,7 +236,8 @@ class SpeciesData:
         try:
             codes = np.asarray(genome[start:end])
         except Exception as error:
-            raise UserError(f"{self.path / 'genome'} is damaged ({error})") from error
+            cause = first_error(error)
+            raise UserError(f"{self.path / 'genome'} is damaged ({cause})") from cause
         if codes.max() > dna.N:
             raise UserError(f"{self.path / 'genome'}: a chunk in {start}-{end} is missing")
         return codes

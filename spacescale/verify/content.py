@@ -8,7 +8,7 @@ import numpy as np
 import zarr
 from tqdm import tqdm
 
-from spacescale.dataset.codecs import GENOME_CHUNK_BP
+from spacescale.dataset.codecs import GENOME_CHUNK_BP, first_error
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.tar_targets import TarTargets
 from spacescale.errors import UserError
@@ -123,7 +123,7 @@ def check_genome(data: SpeciesData) -> Iterator[Finding]:
         try:
             codes = np.asarray(array[start:end])
         except Exception as problem:  # whatever zarr or a codec raises
-            yield error("genome", path, f"a chunk is damaged ({problem})", place)
+            yield error("genome", path, f"a chunk is damaged ({first_error(problem)})", place)
             continue
         if codes.max() > dna.N:
             yield error("genome", path, "a chunk is missing, or holds what is no base", place)

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import pickle
 import shutil
@@ -7,13 +8,17 @@ import sys
 import numpy as np
 import pytest
 from small_inputs import LENGTHS, small_options, write_inputs
+from zarr.abc.store import RangeByteRequest
+from zarr.storage import LocalStore
 
+from spacescale.dataset.codecs import first_error
 from spacescale.dataset.manifest import read_manifest, save_manifest
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.genome import dna
 from spacescale.genome.sequence_files import read_genome
 from spacescale.prepare.stages import make_dataset
+from spacescale.verify.content import check_genome
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +67,30 @@ def test_a_large_genome_is_read_piecewise_with_the_same_result(dataset, monkeypa
     monkeypatch.setattr("spacescale.dataset.reader._KEEP_GENOME_BP", 10)
     piecewise = SpeciesData.open(dataset)
     assert all(np.array_equal(piecewise.sequence(r), s) for r, s in enumerate(expected))
+
+
+def test_a_genome_that_the_disk_does_not_give_tells_what_the_disk_said(dataset, monkeypatch):
+    """zarr 3.4 raises the disk's error inside an ExceptionGroup, zarr 3.1 as it is."""
+    data, get = SpeciesData.open(dataset), LocalStore.get
+
+    async def broken(self, key, prototype=None, byte_range=None):
+        if isinstance(byte_range, RangeByteRequest):  # a chunk, and not the index
+            raise OSError(errno.EIO, "Input/output error", key)
+        return await get(self, key, prototype, byte_range)
+
+    monkeypatch.setattr(LocalStore, "get", broken)
+    with pytest.raises(UserError, match=r"genome is damaged \(\[Errno 5\] Input/output") as raised:
+        data.sequence(0)
+    assert isinstance(raised.value.__cause__, OSError)
+    assert [finding.what for finding in check_genome(data)] == [
+        "a chunk is damaged ([Errno 5] Input/output error: 'c/0')"
+    ]
+
+
+def test_the_first_error_of_groups_within_groups():
+    inner = ExceptionGroup("inner", [ValueError("a"), OSError("b")])
+    assert str(first_error(ExceptionGroup("outer", [inner, KeyError("c")]))) == "a"
+    assert str(first_error(KeyboardInterrupt("alone"))) == "alone"
 
 
 def test_odd_context_is_refused(dataset):
