@@ -98,7 +98,7 @@ class ModelConfig(_Section):
     )
     checkpoint_stages: tuple[Stage, ...] = Field(
         default=(),
-        description="stages whose activations are computed again in the backward pass, not kept",
+        description="stages whose activations are recomputed in the backward pass, not kept",
     )
 
     @property

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from spacescale.config import ModelConfig, Stage
 from spacescale.errors import UserError
 from spacescale.model.attention import Attention, positional_basis
-from spacescale.model.checkpointing import recompute_in_backward
 from spacescale.model.decoder import MLPDecoder, ProfileDecoder
 from spacescale.model.layers import (
     GELU,
@@ -34,6 +33,7 @@ from spacescale.model.layers import (
 )
 from spacescale.model.moe import DenseFeedForward, SpeciesMoE
 from spacescale.model.precision import at_least_float32
+from spacescale.model.recompute import recompute_in_backward
 from spacescale.model.router import RoutingSums
 
 EXPORT_FORMAT, EXPORT_VERSION = "spacescale-model", 1

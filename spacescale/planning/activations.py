@@ -21,7 +21,7 @@ class Activations:
     """Bytes of one micro-step on one GPU."""
 
     kept: dict[str, float]  # stage → bytes kept at the end of the forward pass
-    recomputed: float  # of the largest checkpointed part, while backward computes it again
+    recomputed: float  # of the largest recomputed part, while it is there again
 
     @property
     def total(self) -> float:
@@ -98,14 +98,14 @@ def activation_bytes(
 
 @dataclass(frozen=True)
 class _StageBytes:
-    """A stage that checkpointing can cover, as a run of parts each computed at once."""
+    """A stage that can be recomputed, as a run of parts each computed at once."""
 
     name: Stage
-    parts: list[dict[str, float]]  # of each part: what → bytes kept without checkpointing
+    parts: list[dict[str, float]]  # of each part: what → bytes kept where nothing is recomputed
     inputs: float  # bytes of the inputs of all parts
 
-    def kept(self, checkpointed: tuple[Stage, ...]) -> dict[str, float]:
-        if self.name in checkpointed:
+    def kept(self, recomputed: tuple[Stage, ...]) -> dict[str, float]:
+        if self.name in recomputed:
             return {self.name: self.inputs}
         return {what: sum(part[what] for part in self.parts) for what in self.parts[0]}
 
@@ -196,7 +196,7 @@ def _hidden(at: _Setting, width: int) -> float:
 
 
 def _pointwise(at: _Setting) -> _StageBytes:
-    """The block's input. (Dropout and GELU follow it outside the checkpointed part.)"""
+    """The block's input. (Dropout and GELU follow it outside the recomputed part.)"""
     inputs = at.bins * at.config.dim * at.product
     return _StageBytes("pointwise", [{"pointwise": inputs}], inputs)
 

@@ -34,7 +34,7 @@ def count_parameters(config: ModelConfig) -> ParameterCounts:
 def autocast_parameters(config: ModelConfig, ep_size: int) -> float:
     """Parameters of one process whose 16-bit copies autocast keeps for the backward pass.
 
-    Convolution blocks and checkpointed stages make them anew.
+    Convolution blocks and recomputed stages make them anew.
     """
     held = 0.0
     for name, stage in meta_model(config).named_children():

@@ -18,7 +18,7 @@ from spacescale.evals.track_prediction import (
     TrackScores,
     add_expert_use,
     count_experts_of,
-    safe_scale,
+    nonzero_means,
     score_split,
 )
 from spacescale.metrics.regression import mean_by_assay
@@ -74,7 +74,7 @@ def _score_species(
         predict,
         data.name,
         _rank_share(data, config, batch_size, device),
-        safe_scale(data.track_mean).to(device),
+        nonzero_means(data.track_mean).to(device),
         config.loss.track_scale == "mean",
         observe=lambda batch, prediction, output: add_expert_use(use, output),
     )

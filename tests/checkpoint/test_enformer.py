@@ -162,7 +162,7 @@ def test_dense_import_keeps_every_bit_and_predicts_the_same(tmp_path):
     codes = some_codes()
     expected = {name: enformer(weights, part, name) for name, part in codes.items()}
     assert_close(predict(model, codes), expected)
-    assert not load_trained(tmp_path / "ours").trained_on_means
+    assert not load_trained(tmp_path / "ours").trained_in_track_means
 
 
 def upcycled_config(**changes) -> ModelConfig:
