@@ -176,7 +176,7 @@ class CheckpointManager:
             if name in buffers:
                 buffer.copy_(buffers[name])
         if random is None:
-            _seed_anew(self.config.run.seed, state["step"])
+            _reseed(self.config.run.seed, state["step"])
         else:
             _set_random_state(random)
         return state
@@ -235,7 +235,12 @@ def _check_layout(checkpoint: Path, saved: dict[str, int], now: dict[str, int]) 
             f'with the same: "train_batch_size": {before} in the DeepSpeed JSON, and '
             '"train_micro_batch_size_per_gpu": "auto"'
         )
-    logger.info("%s: saved by %s; going on with %s", checkpoint, _in_words(saved), _in_words(now))
+    logger.info(
+        "%s: saved by %s; going on with %s",
+        checkpoint,
+        _describe_layout(saved),
+        _describe_layout(now),
+    )
     if saved["gradient_accumulation_steps"] != now["gradient_accumulation_steps"]:
         logger.warning(
             "resuming with a change: gradient_accumulation_steps was %d, is now %d; BatchNorm and "
@@ -245,7 +250,7 @@ def _check_layout(checkpoint: Path, saved: dict[str, int], now: dict[str, int]) 
         )
 
 
-def _in_words(laid_out: dict[str, int]) -> str:
+def _describe_layout(laid_out: dict[str, int]) -> str:
     words = "{world_size} processes, expert parallel {ep_size}, ZeRO-{zero_stage}"
     return words.format(**laid_out)
 
@@ -312,7 +317,7 @@ def _set_random_state(state: dict[str, torch.Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _seed_anew(seed: int, step: int) -> None:
+def _reseed(seed: int, step: int) -> None:
     """Give every rank of a new number of processes a random state of its own."""
     key = [seed, step, comm.world_size(), comm.rank()]
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))

@@ -35,7 +35,7 @@ from spacescale.evals.reports import (
 from spacescale.evals.track_prediction import (
     TrackScores,
     add_expert_use,
-    count_experts_of,
+    empty_expert_use,
     score_split,
 )
 from spacescale.evals.trained_model import OTHER_SPLIT, Splits, TrainedModel, load_trained
@@ -182,7 +182,7 @@ class _Scoring:
         track_means = self.trained.track_means(self.data.name).to(device)
         profile = self.profile.to(device) / track_means
         baseline = TrackScores(len(track_means), device)
-        use = count_experts_of(model.config, device)
+        use = empty_expert_use(model.config, device)
         predicted, observed = {}, {}
 
         def observe(batch: SpeciesBatch, prediction: Tensor, output: SpaceOutput) -> None:

@@ -75,7 +75,7 @@ class TrackScores:
         return reasons
 
 
-def count_experts_of(model: ModelConfig, device: torch.device | str = "cpu") -> ExpertUse:
+def empty_expert_use(model: ModelConfig, device: torch.device | str = "cpu") -> ExpertUse:
     """An empty count of expert use for a model of this configuration."""
     return ExpertUse(
         list(model.species),

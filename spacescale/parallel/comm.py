@@ -210,15 +210,15 @@ def on_main(work: Callable[[], Any]) -> Any:
 
 def on_main_only(work: Callable[[], T]) -> T | None:
     """Run `work` on rank 0, which keeps its result; all ranks raise UserError if it fails."""
-    return _together(work if is_main() else lambda: None, num_taking_part=1)
+    return _run_together(work if is_main() else lambda: None, num_taking_part=1)
 
 
 def on_all(work: Callable[[], T]) -> T:
     """Run `work` on every rank; if it fails on any, all raise UserError with the first message."""
-    return _together(work, num_taking_part=world_size())
+    return _run_together(work, num_taking_part=world_size())
 
 
-def _together(work: Callable[[], T], num_taking_part: int) -> T:
+def _run_together(work: Callable[[], T], num_taking_part: int) -> T:
     result, bug, failure = None, None, None
     try:
         result = work()

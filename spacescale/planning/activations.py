@@ -154,10 +154,10 @@ def _attention(at: _Setting) -> float:
     queries = at.tokens * keys * at.product  # with the position bias
     joined = at.tokens * config.dim * at.product  # heads, before to_out
     dropped = at.tokens * config.dim * at.dropout(config.dropout)
-    return basis + distance_keys + normed + queries + _weighing(at) + joined + dropped
+    return basis + distance_keys + normed + queries + _attention_weights(at) + joined + dropped
 
 
-def _weighing(at: _Setting) -> float:
+def _attention_weights(at: _Setting) -> float:
     """Queries, keys, values; the logits by distance on GPUs, the weights of all pairs on CPUs."""
     config, n = at.config, num_tokens(at.config)
     operands = at.tokens * (2 * config.heads * config.attn_dim_key + config.dim)

@@ -119,7 +119,7 @@ class Trainer:
                 if is_best or stopping or done % self.config.run.save_every == 0 or done == last:
                     self._save(done, is_best)
                 if stopping:
-                    self._leave(summary.stop_signal, done)
+                    self._report_stop(summary.stop_signal, done)
                     return
             comm.on_main(lambda: write_text(self.output / DONE, f"step {last}\n"))
         finally:
@@ -228,7 +228,7 @@ class Trainer:
         self.progress.say(f"step {step}: saved {folder}{' (best so far)' if is_best else ''}")
         self.throughput.restart()
 
-    def _leave(self, number: int, step: int) -> None:
+    def _report_stop(self, number: int, step: int) -> None:
         name = signal.Signals(number).name
         self.progress.say(f"{name}: saved step {step}, leaving; continue with --resume auto")
         comm.on_main(lambda: write_text(self.output / REQUEUE, f"{name} at step {step}\n"))

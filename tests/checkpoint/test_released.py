@@ -26,12 +26,12 @@ from spacescale.checkpoint.released import (
     to_released,
     to_released_config,
 )
-from spacescale.checkpoint.weight_files import read_weights, shapes_of
+from spacescale.checkpoint.weight_files import read_weights
 from spacescale.cli import main
 from spacescale.errors import UserError
 from spacescale.evals.trained_model import load_trained
 from spacescale.genome.tracks import Track, read_targets, write_tracks
-from spacescale.model.space import Space
+from spacescale.model.space import Space, meta_model
 
 DATA = Path(__file__).with_name("data")
 PUBLISHED_PARAMETERS = 588_750_036
@@ -43,7 +43,7 @@ def released_weights(folder: Path):
 
 def test_the_published_checkpoint_fits_key_by_key():
     config = released_config(json.loads((DATA / "released_config.json").read_text()))
-    ours = to_released(shapes_of(config), config)
+    ours = to_released(meta_model(config).state_dict(), config)
     published = json.loads((DATA / "released_shapes.json").read_text())
     assert {key: list(tensor.shape) for key, tensor in ours.items()} == published
     whole = {key for key, tensor in ours.items() if tensor.dtype == torch.int64}
