@@ -1,6 +1,7 @@
 """Runs in 1, 2 and 4 processes equal the plain model in one, for every ZeRO stage and EP size.
 
-Each world is started once; every case prints a line at the end of the run.
+The default tier follows the losses of three cases over all steps, and of the others over the first
+few; `-m slow` follows all that keep activations. Every case prints a line at the end of the run.
 """
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from equivalence import (
     ACCUMULATION,
     CLIP,
+    FEW_STEPS,
     STEPS,
     Case,
     accumulate,
@@ -20,7 +22,6 @@ from equivalence import (
 
 from spacescale.testing.ranks import run_ranks
 
-WORLDS = (1, 2, 4)
 GRADIENT, LOSS, CURVE = 1e-4, 1e-5, 1e-3
 
 
@@ -29,30 +30,37 @@ def reference():
     return run_reference()
 
 
+# Number of processes → the case whose whole curve the default tier follows. Every number of
+# processes, ZeRO stage and EP size is among them.
+CURVES = {1: Case(1, 1, False), 2: Case(3, 2, False), 4: Case(2, 4, False)}
+
+
 @pytest.fixture(scope="module")
-def ran():
-    """Results of each world, by rank; one that failed fails all its cases without a new start."""
-    results: dict[int, list[dict[Case, dict]] | Exception] = {}
-
-    def by_world(world: int) -> list[dict[Case, dict]]:
-        if world not in results:
-            try:
-                results[world] = run_ranks(run_cases, world, timeout_s=600)
-            except Exception as error:
-                results[world] = error
-        found = results[world]
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    return by_world
+def ran(request):
+    """Results of the cases of one number of processes, by rank."""
+    world, cases_and_steps = request.param
+    return run_ranks(run_cases, world, dict(cases_and_steps), timeout_s=1800)
 
 
-ALL = [
-    pytest.param(world, case, id=f"zero{case.zero}-ep{case.ep_size}-world{world}-" + kind)
-    for world in WORLDS
-    for case in cases(world)
-    for kind in ["recompute" if case.recompute else "keep"]
+def parameters(world: int, curves: list[Case], rest: list[Case], *marks) -> list:
+    """One for each case. They share one start of the processes."""
+    steps = [(case, STEPS) for case in curves] + [(case, FEW_STEPS) for case in rest]
+    start = world, tuple(steps)  # one object, by which pytest knows that it is the same start
+    return [
+        pytest.param(start, case, id=f"world{world}-{case}-{count}-steps", marks=marks)
+        for case, count in steps
+    ]
+
+
+SPANNING = [
+    one
+    for world, curve in CURVES.items()
+    for one in parameters(world, [curve], [case for case in cases(world) if case != curve])
+]
+EVERY_CURVE = [
+    one
+    for world in CURVES
+    for one in parameters(world, [c for c in cases(world) if not c.recompute], [], pytest.mark.slow)
 ]
 
 
@@ -98,18 +106,18 @@ def term_error(ranks: list[dict], reference: dict) -> float:
     return worst
 
 
-@pytest.mark.parametrize("world, case", ALL)
-def test_equivalence(world, case, reference, ran, equivalence_lines):
-    ranks = [rank[case] for rank in ran(world)]
+@pytest.mark.parametrize("ran, case", SPANNING + EVERY_CURVE, indirect=["ran"])
+def test_equivalence(ran, case, reference, equivalence_lines):
+    ranks = [rank[case] for rank in ran]
     gradient, worst = gradient_error(ranks, case, reference)
     loss = term_error(ranks, reference)
     curve = torch.tensor([rank["losses"] for rank in ranks]).mean(0)
     expected = torch.tensor(reference["losses"][: len(curve)])
     drift = float(((curve - expected) / expected).abs().max())
-    kind = "recomputed" if case.recompute else f"curve={drift:.1e}"
     equivalence_lines.append(
-        f"equivalence zero={case.zero} ep={case.ep_size} world={world} "
-        f"grad={gradient:.1e} loss={loss:.1e} {kind}"
+        f"equivalence zero={case.zero} ep={case.ep_size} world={len(ranks)} "
+        f"{'recomputed' if case.recompute else 'kept'} "
+        f"grad={gradient:.1e} loss={loss:.1e} steps={len(curve)} drift={drift:.1e}"
     )
     assert gradient < GRADIENT, worst
     assert loss < LOSS
