@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import BIN, REPO, environment
+from commands import BIN, REPO, environment
 
 BENCHMARKS = REPO / "benchmarks"
 SCRIPT = """

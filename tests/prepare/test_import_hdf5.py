@@ -1,11 +1,11 @@
 import gzip
-import subprocess
 import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from commands import DATA_PREP, run, run_here
 from imported_sets import (
     BIN_SIZE,
     SEQ_LENGTH,
@@ -22,7 +22,7 @@ from spacescale.prepare.importers.basenji import BasenjiSet
 from spacescale.prepare.importers.import_dataset import ImportOptions, import_dataset
 from spacescale.prepare.importers.space_hdf5 import SpaceHdf5, files_by_split
 
-SCRIPT = Path(__file__).parents[2] / "data_prep/import_hdf5.py"
+SCRIPT = DATA_PREP / "import_hdf5.py"
 
 
 @pytest.fixture
@@ -232,16 +232,14 @@ def test_splits_come_from_names():
 def test_command(small, tmp_path):
     files = write_hdf5(tmp_path / "h5", small)
     command = [
-        sys.executable, SCRIPT, *files.values(), "--species", "tiny", "--out", tmp_path / "out",
+        SCRIPT, *files.values(), "--species", "tiny", "--out", tmp_path / "out",
         "--targets", tmp_path / "h5/targets.txt", "--bin-size", str(BIN_SIZE),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = run_here(*command)
     assert done.returncode == 2 and "--no-windows" in done.stderr
     windows = ["--windows", tmp_path / "h5/sequences.bed"]
-    done = subprocess.run([*command, *windows], capture_output=True, text=True, timeout=120)
+    done = run(sys.executable, *command, *windows)
     assert done.returncode == 0, done.stderr
     assert "train 5, valid 2, test 1" in done.stdout
-    done = subprocess.run(
-        [*command, "--no-windows", "--overwrite"], capture_output=True, text=True, timeout=120
-    )
+    done = run_here(*command, "--no-windows", "--overwrite")
     assert done.returncode == 0, done.stderr

@@ -1,11 +1,11 @@
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import DATA_PREP, run, run_here
 from imported_sets import (
     BIN_SIZE,
     MARGIN,
@@ -28,7 +28,7 @@ from spacescale.prepare.importers.import_dataset import ImportOptions, import_da
 from spacescale.verify.check import verify_species
 from spacescale.verify.findings import has_errors
 
-SCRIPT = Path(__file__).parents[2] / "data_prep/import_tfrecords.py"
+SCRIPT = DATA_PREP / "import_tfrecords.py"
 
 
 @pytest.fixture
@@ -454,13 +454,13 @@ def test_verify_finds_nothing_wrong(small, tmp_path, windows):
 
 def test_command(small, tmp_path):
     folder = write_basenji(tmp_path / "set", small)
-    command = [sys.executable, SCRIPT, folder, "--species", "tiny", "--out", tmp_path / "out"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [SCRIPT, folder, "--species", "tiny", "--out", tmp_path / "out"]
+    done = run(sys.executable, *command)
     assert done.returncode == 0, done.stderr
     assert "8 records of 64 bp, target 8 bins of 4 bp, 3 tracks" in done.stdout
     assert "train 5, valid 2, test 1" in done.stdout
     (folder / "sequences.bed").unlink()
-    done = subprocess.run([*command, "--overwrite"], capture_output=True, text=True, timeout=120)
+    done = run_here(*command, "--overwrite")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and "sequences.bed" in done.stderr
     assert SpeciesData.open(tmp_path / "out/tiny").manifest.num_tracks == NUM_TRACKS

@@ -1,12 +1,12 @@
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
+from commands import DATA_PREP, run, run_here
 from small_datasets import (
     LENGTHS,
     small_genome,
@@ -26,7 +26,7 @@ from spacescale.prepare.tar_export import export_webdataset
 from spacescale.verify.check import verify, verify_species
 from spacescale.verify.findings import Finding
 
-ROOT = Path(__file__).parents[2]
+VERIFY = DATA_PREP / "verify.py"
 
 
 @pytest.fixture(scope="module")
@@ -368,26 +368,21 @@ def test_species_must_fit_together(tmp_path):
         verify(tmp_path / "all" / "notes")
 
 
-def run(*arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "data_prep/verify.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 def test_the_command(tar_form, tmp_path):
     copy = shutil.copytree(tar_form, tmp_path / "tiny")
-    done = run(copy)
+    done = run(sys.executable, VERIFY, copy)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{copy}: sound, 0 errors, 0 warnings\nchecked 1 datasets in ")
     path = shard_of(copy, 1)
     path.write_bytes(path.read_bytes()[:700])
-    done = run(copy)
+    done = run_here(VERIFY, copy)
     assert done.returncode == 1
     assert f"{copy}: unfit, " in done.stdout and f"  {path}, rows 1" in done.stdout
-    done = run(copy.parent, "--json", "--workers", 2)
+    done = run_here(VERIFY, copy.parent, "--json", "--workers", 2)
     assert done.returncode == 1
     found = json.loads(done.stdout)[str(copy)]
     assert {finding["severity"] for finding in found} == {"error"}
     assert found[0].keys() == {"severity", "check", "file", "what", "place"}
-    done = run(tmp_path / "nothing")
+    done = run_here(VERIFY, tmp_path / "nothing")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {tmp_path / 'nothing'}: no such folder\n"
