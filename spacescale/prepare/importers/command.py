@@ -14,6 +14,7 @@ from spacescale.genome.track_selection import track_names
 from spacescale.prepare.importers.import_dataset import ImportOptions, import_dataset
 from spacescale.prepare.importers.source import ImportSource
 from spacescale.prepare.summary import print_summary
+from spacescale.prepare.work_folder import WorkFolder
 
 
 def import_parser(description: str, epilog: str) -> argparse.ArgumentParser:
@@ -43,6 +44,8 @@ def import_parser(description: str, epilog: str) -> argparse.ArgumentParser:
         help="default %(default)s")  # fmt: skip
     add("--windows-per-shard", type=int, default=default.windows_per_shard, metavar="N",
         help="default %(default)s")  # fmt: skip
+    add("--workers", type=int, default=default.workers, metavar="N",
+        help="processes, default %(default)s")  # fmt: skip
     add("--no-windows", action="store_true", help="import although no BED tells the places")
     add("--overwrite", action="store_true", help="replace an existing dataset")
     return parser
@@ -63,19 +66,23 @@ def import_options(arguments: dict[str, Any]) -> ImportOptions:
 
 def run_import(prepare: Callable[[], tuple[ImportOptions, ImportSource]]) -> int:
     """Import what `prepare` returns and print a summary; returns the exit status."""
-    # A terminated run must take its half-written folder along.
+    # A terminated run ends its workers, and says how it can be continued.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     start = time.perf_counter()
+    options = None
     try:
         options, source = prepare()
         _print_settings(options, source)
-        data = SpeciesData.open(import_dataset(options, source))
+        path = import_dataset(options, source, tell=lambda line: print(line, flush=True))
+        data = SpeciesData.open(path)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted, nothing written", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if options is None:  # --help, or arguments that argparse refused
+            raise
+        print(f"interrupted: {WorkFolder.of(options.target).how_to_go_on()}", file=sys.stderr)
+        return 143 if isinstance(stop, SystemExit) else 130
     print_summary(data, time.perf_counter() - start)
     return 0
 
