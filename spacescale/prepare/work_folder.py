@@ -123,19 +123,18 @@ def opened(
     earlier stages did is neither cleared nor removed. Raises UserError when another run has it, or
     the parent cannot be written.
     """
-    with made_parents(work.path), _locked(work, shared=False):
+    with made_parents(work.path), _locked(work, shared=False), _full_disk_explained(work):
         anew = overwrite and not keep
         if _is_useless(work) or (anew and _difference(work, request) is not None):
             work.clear()
             write_json(work.request, request)
         _refuse_other_request(work, request)
-        with _full_disk_explained(work):
-            try:
-                yield
-            except UserError:
-                if not keep:
-                    work.remove()
-                raise
+        try:
+            yield
+        except UserError:
+            if not keep:
+                work.remove()
+            raise
 
 
 @contextmanager

@@ -37,7 +37,6 @@ from spacescale.genome.tracks import Track, read_targets, refuse_opposite_strand
 from spacescale.prepare.importers.sequences import (
     ComparedWithGenome,
     PiecedTogether,
-    SequenceChecks,
     SequenceCounts,
     create_pieces,
     find_pieces,
@@ -138,10 +137,7 @@ def import_dataset(
     geometry = _stored_geometry(options, source.geometry)
     work, request = WorkFolder.of(options.target), _request(options, source)
     # The work folder inside: a worker that died is no error in the input, so it stays.
-    with (
-        local_workers(options.workers) as pool,
-        opened(work, request, options.overwrite),
-    ):
+    with local_workers(options.workers) as pool, opened(work, request, options.overwrite):
         if not work.plan.is_file():
             _prepare(work, options, source, tracks, columns, pool)
         plan: _ImportPlan = work.load_plan()
@@ -188,7 +184,7 @@ class _ImportPlan:
         num_bins = self.source.geometry.target_length
         return Scratch(work.scratch, "window", len(self.windows), num_bins, len(self.tracks))
 
-    def sequences(self, work: WorkFolder) -> SequenceChecks:
+    def sequences(self, work: WorkFolder) -> ComparedWithGenome | PiecedTogether:
         """What takes the bases of records."""
         margin = self.source.geometry.margin
         if self.fasta is None:

@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -39,19 +38,6 @@ class SequenceCounts:
     digests: dict[str, str] = field(default_factory=dict)
 
 
-class SequenceChecks(Protocol):
-    """Takes the bases of windows, in any order; `counts` is what they told."""
-
-    counts: SequenceCounts
-
-    def add(self, place: str, window: Interval, codes: np.ndarray) -> None:
-        """Take the bases around a target, uint8 [seq_length]; UserError if they cannot be right.
-
-        place: where the record was read, for messages.
-        """
-        ...
-
-
 @dataclass
 class ComparedWithGenome:
     """Compares every window with a genome, whose contigs will be stored whole.
@@ -65,7 +51,10 @@ class ComparedWithGenome:
     counts: SequenceCounts = field(default_factory=SequenceCounts)
 
     def add(self, place: str, window: Interval, codes: np.ndarray) -> None:
-        """Compare a window with the genome."""
+        """Compare the bases around a target, uint8 [seq_length], with the genome.
+
+        place: where the record was read, for messages. UserError if they cannot be right.
+        """
         expected = _cut(self.genome.contigs[window.chrom], window.start - self.margin, codes.size)
         both_known = (codes != dna.N) & (expected != dna.N)
         differing = np.flatnonzero(both_known & (codes != expected))
@@ -114,7 +103,10 @@ class PiecedTogether:
             self._pieces_of.setdefault(piece.name, []).append(piece)
 
     def add(self, place: str, window: Interval, codes: np.ndarray) -> None:
-        """Put a window into its piece, and compare it with what is there already."""
+        """Put the bases around a target, uint8 [seq_length], into their piece.
+
+        They are compared with what is there already. place: as in `ComparedWithGenome.add`.
+        """
         if (codes != dna.N).any():
             self.counts.digests[place] = hashlib.sha256(codes.tobytes()).hexdigest()
         before_contig = max(self._margin - window.start, 0)
