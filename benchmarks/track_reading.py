@@ -13,7 +13,7 @@ from spacescale.genome.sequence_files import read_genome
 from spacescale.genome.tracks import read_targets
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.plan import make_plan
-from spacescale.prepare.track_reader import read_track
+from spacescale.prepare.track_reader import WindowMasks, read_track
 from spacescale.splits.options import SplitOptions
 
 BIN_SIZE = 128
@@ -26,9 +26,10 @@ def compare_readers(args: argparse.Namespace, folder: Path) -> dict[str, dict[st
     options = write_inputs(folder, args.windows, args.bins, args.tracks)
     tracks = read_targets(options.targets)
     plan = make_plan(options, read_genome(options.fasta), tracks)
+    masks = WindowMasks.of(options, plan)
 
     def ours() -> list[np.ndarray]:
-        return [read_track(options, plan, track)[0] for track in tracks]
+        return [read_track(options, plan, masks, track)[0] for track in tracks]
 
     def plain() -> list[np.ndarray]:
         found = []

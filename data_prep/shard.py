@@ -24,7 +24,7 @@ from spacescale.prepare.estimate import estimate
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.stages import STAGES, make_dataset, make_stage
 from spacescale.prepare.summary import print_estimate, print_summary
-from spacescale.prepare.work_folder import work_folder
+from spacescale.prepare.work_folder import WorkFolder
 from spacescale.splits.options import SplitOptions
 
 EPILOG = """splits:
@@ -219,9 +219,7 @@ def run_command(executor: Executor | None) -> int:
     except (KeyboardInterrupt, SystemExit) as stop:
         if options is None:  # --help, or arguments that argparse refused
             raise
-        work = work_folder(options).path
-        kept = f"the same command continues, or delete {work}" if work.is_dir() else "nothing kept"
-        print(f"interrupted: {kept}", file=sys.stderr)
+        print(f"interrupted: {WorkFolder.of(options.target).how_to_go_on()}", file=sys.stderr)
         return 143 if isinstance(stop, SystemExit) else 130
     return 0
 

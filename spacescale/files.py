@@ -34,6 +34,17 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def describe_size(num_bytes: int) -> str:
+    """Say a number of bytes in the unit that suits it."""
+    if num_bytes < 1024:
+        return f"{num_bytes} bytes"
+    size, unit = num_bytes / 1024, "KiB"
+    for larger in ("MiB", "GiB", "TiB"):
+        if size >= 1024:
+            size, unit = size / 1024, larger
+    return f"{size:,.1f} {unit}"
+
+
 # --- single files ---
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property
 
 import numpy as np
 
@@ -57,6 +57,10 @@ class SampleOrder:
     shift_bp: int
     reverse_complement: bool
     resumed_turns: Turns | None = None
+    # Of each species, the epoch that was last drawn from, and its permutation.
+    _epochs: dict[str, tuple[int, np.ndarray]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self):
         """Raise UserError for a species so rare that it would never be drawn."""
@@ -110,7 +114,7 @@ class SampleOrder:
         }
         return replace(self, resumed_turns=Turns(self.world_size, micro_step * here, drawn))
 
-    @property
+    @cached_property
     def _cycle(self) -> tuple[np.ndarray, np.ndarray]:
         return _cycle(tuple(self.shares().values()))
 
@@ -131,18 +135,18 @@ class SampleOrder:
         random = np.random.default_rng([*key, 1, n])
         return Draw(
             species=species,
-            window=int(_permutation(*key, epoch, self.num_windows[species])[place]),
+            window=int(self._permutation(species, epoch)[place]),
             shift_bp=int(random.integers(-self.shift_bp, self.shift_bp + 1)),
             reverse_complement=bool(self.reverse_complement and random.random() < 0.5),
         )
 
+    def _permutation(self, species: str, epoch: int) -> np.ndarray:
+        if species not in self._epochs or self._epochs[species][0] != epoch:
+            random = np.random.default_rng([self.seed, zlib.crc32(species.encode()), 0, epoch])
+            self._epochs[species] = epoch, random.permutation(self.num_windows[species])
+        return self._epochs[species][1]
 
-@lru_cache(maxsize=64)
-def _permutation(seed: int, species_key: int, epoch: int, size: int) -> np.ndarray:
-    return np.random.default_rng([seed, species_key, 0, epoch]).permutation(size)
 
-
-@lru_cache(maxsize=8)
 def _cycle(shares: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Evenly interleaved species indices for one cycle of slots, by the Webster rule.
 

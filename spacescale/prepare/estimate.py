@@ -13,12 +13,13 @@ from spacescale.genome.tracks import Track
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.plan import DatasetPlan, make_plan
 from spacescale.prepare.scratch import Scratch
-from spacescale.prepare.stages import place_contigs, read_tracks_table, storage_of
-from spacescale.prepare.track_reader import read_track
+from spacescale.prepare.stages import read_tracks_table
+from spacescale.prepare.track_reader import WindowMasks, read_track
 from spacescale.prepare.writer import (
     create_group,
     create_targets,
     num_shards,
+    place_contigs,
     write_genome,
     write_targets_shard,
 )
@@ -65,7 +66,7 @@ def estimate(options: DatasetOptions) -> Estimate:
         windows = _spread(plan.windows, _SAMPLE_WINDOWS)
         targets, track_s = _read_sample(options, plan, some_tracks, windows)
         values = len(plan.windows) * options.target_length * len(tracks)
-        share, value_s = _store_sample(folder, targets, storage_of(options))
+        share, value_s = _store_sample(folder, targets, options.storage)
         contigs = place_contigs(genome.lengths, plan.windows)
         bases = sum(contig.length for contig in contigs)
         genome_share, base_s = _store_bases(folder, genome, contigs)
@@ -73,12 +74,12 @@ def estimate(options: DatasetOptions) -> Estimate:
     return Estimate(
         plan=plan,
         num_tracks=len(tracks),
-        num_shards=num_shards(len(plan.windows), storage_of(options)),
+        num_shards=num_shards(len(plan.windows), options.storage),
         raw_bytes=2 * values,
         stored_bytes=round(2 * values * share),
         genome_bytes=round(bases * genome_share),
         scratch_bytes=Scratch(
-            Path(), len(tracks), len(plan.windows), options.target_length
+            Path(), "track", len(plan.windows), options.target_length, len(tracks)
         ).num_bytes,
         seconds=planning_s + bases * base_s + work_s / options.workers,
         sample_tracks=len(some_tracks),
@@ -95,13 +96,15 @@ def _read_sample(
     options: DatasetOptions, plan: DatasetPlan, tracks: list[Track], windows: list
 ) -> tuple[np.ndarray, float]:
     """Return targets, float16 [windows, bins, tracks], and the seconds all windows of one take."""
+    one, some = replace(plan, windows=windows[:1]), replace(plan, windows=windows)
+    masks_of_one, masks = WindowMasks.of(options, one), WindowMasks.of(options, some)
     found, total_s = [], 0.0
     for track in tracks:
         # A track takes a fixed time, mostly for its checksum, and so much for each window. Only
         # the first reading meets a file that the system does not hold in memory yet.
-        _, first_s = _timed_read(options, plan, track, windows[:1])
-        _, fixed_s = _timed_read(options, plan, track, windows[:1])
-        targets, sample_s = _timed_read(options, plan, track, windows)
+        _, first_s = _timed_read(options, one, masks_of_one, track)
+        _, fixed_s = _timed_read(options, one, masks_of_one, track)
+        targets, sample_s = _timed_read(options, some, masks, track)
         window_s = max(sample_s - fixed_s, 0.0) / max(len(windows) - 1, 1)
         total_s += first_s + window_s * (len(plan.windows) - 1)
         found.append(targets)
@@ -109,10 +112,10 @@ def _read_sample(
 
 
 def _timed_read(
-    options: DatasetOptions, plan: DatasetPlan, track: Track, windows: list
+    options: DatasetOptions, plan: DatasetPlan, masks: WindowMasks, track: Track
 ) -> tuple[np.ndarray, float]:
     start = time.perf_counter()
-    targets, _ = read_track(options, replace(plan, windows=windows), track)
+    targets, _ = read_track(options, plan, masks, track)
     return targets, time.perf_counter() - start
 
 

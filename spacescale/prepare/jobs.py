@@ -3,16 +3,19 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, connection, get_context, parent_process
 from typing import TypeVar
 
+from tqdm import tqdm
+
 from spacescale.errors import UserError
 
 _Result = TypeVar("_Result")
+Tell = Callable[[str], None]
 
 
 @contextmanager
@@ -78,3 +81,25 @@ def run_jobs(
     finally:
         for future in futures:
             future.cancel()
+
+
+def run_rest(
+    executor: Executor | None,
+    function: Callable[..., None],
+    jobs: Sequence[tuple],
+    total: int,
+    what: str,
+    tell: Tell,
+) -> None:
+    """Run the jobs that are left of `total`, and show how far they are and the time left.
+
+    what: such as "tracks are read". tell: called with a line when some were done before.
+    """
+    done = total - len(jobs)
+    if done:
+        tell(f"continuing: {done:,} of {total:,} {what}")
+    results = run_jobs(executor, function, jobs)
+    name = what.split()[0]
+    with tqdm(desc=name, unit=name[:-1], total=total, initial=done, disable=None) as progress:
+        for _ in results:
+            progress.update()

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spacescale.dataset.schema import Codec, Missing
+from spacescale.dataset.schema import Codec, Missing, Storage
 from spacescale.errors import UserError
 from spacescale.genome.transforms import get_transform
 from spacescale.splits.options import SplitOptions
@@ -72,6 +72,16 @@ class DatasetOptions:
     def span(self) -> int:
         """Length of a target interval in bp."""
         return self.target_length * self.bin_size
+
+    @property
+    def target(self) -> Path:
+        """The dataset's folder."""
+        return self.out / self.species
+
+    @property
+    def storage(self) -> Storage:
+        """How the targets will be stored."""
+        return Storage(codec=self.codec, windows_per_shard=self.windows_per_shard)
 
     @property
     def masks(self) -> dict[str, Path]:

@@ -1,10 +1,16 @@
-"""Targets by track, on the way from coverage, read track by track, to shards of windows."""
+"""Targets on the way from where they are read, track by track or window by window, to shards."""
 
 import os
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+
+from spacescale.errors import UserError
+from spacescale.files import describe_size
 
 _PAGE = 4096
 # So many tracks are turned from [tracks, windows, bins] to [windows, bins, tracks] at a time.
@@ -13,82 +19,110 @@ _TRACKS_AT_A_TIME = 64
 
 @dataclass(frozen=True)
 class Scratch:
-    """A file of float16 [tracks, windows, bins] that many processes fill, track by track.
+    """A file of float16 targets that many processes fill, part by part in any order.
 
-    Behind the targets of each track lies, for each window, whether any of its bins is a number:
-    uint8 [windows]. A track takes whole pages, so that machines which share a network disk never
-    write into the same one.
+    by: what a part is: a "track" with all windows, [windows, bins], or a "window" with all
+    tracks, [bins, tracks]. Behind the targets of a part lies, for each of its windows, whether
+    anything in it is a number: uint8. A part takes whole pages, so that machines which share a
+    network disk never write into the same one.
     """
 
     path: Path
-    num_tracks: int
+    by: Literal["track", "window"]
     num_windows: int
     num_bins: int
+    num_tracks: int
 
     @property
     def num_bytes(self) -> int:
         """Size of the file."""
-        return self.num_tracks * self._track_bytes
+        return self._part_bytes * (self.num_tracks if self.by == "track" else self.num_windows)
 
     @property
-    def _row_bytes(self) -> int:
-        return 2 * self.num_bins
+    def _part_shape(self) -> tuple[int, int]:
+        by_track = self.by == "track"
+        return (self.num_windows, self.num_bins) if by_track else (self.num_bins, self.num_tracks)
 
     @property
-    def _track_bytes(self) -> int:
-        used = self.num_windows * (self._row_bytes + 1)
+    def _target_bytes(self) -> int:
+        """Bytes of the targets of a part."""
+        first, second = self._part_shape
+        return 2 * first * second
+
+    @property
+    def _part_bytes(self) -> int:
+        used = self._target_bytes + (self.num_windows if self.by == "track" else 1)
         return -(-used // _PAGE) * _PAGE
+
+    def refuse_full_disk(self) -> None:
+        """Raise UserError where the disk may not hold this file and the dataset made of it."""
+        folder = self.path.parent
+        free = shutil.disk_usage(folder).free
+        if free < 2 * self.num_bytes:
+            raise UserError(
+                f"{folder.parent} has {describe_size(free)} free; scratch and result together may "
+                f"need {describe_size(2 * self.num_bytes)}"
+            )
 
     def create(self) -> None:
         """Make the file, without content yet."""
         with self.path.open("wb") as file:
             file.truncate(self.num_bytes)
 
-    def write(self, track: int, targets: np.ndarray) -> None:
-        """Put down the targets of a track, float16 [windows, bins]; on return they are on disk."""
-        assert targets.shape == (self.num_windows, self.num_bins) and targets.dtype == np.float16
-        measured = ~np.isnan(targets).all(axis=1)
+    def write(self, parts: Iterable[tuple[int, np.ndarray]]) -> None:
+        """Put down parts, each a track or window and its targets; on return they are on disk."""
         # Plain writes: on a full disk a writable memory map would kill the process.
         with self.path.open("r+b") as file:
-            file.seek(track * self._track_bytes)
-            file.write(np.ascontiguousarray(targets).data)
-            file.write(measured.astype(np.uint8).data)
+            for part, targets in parts:
+                assert targets.shape == self._part_shape and targets.dtype == np.float16
+                by_window = targets if self.by == "track" else targets.reshape(1, -1)
+                measured = ~np.isnan(by_window).all(axis=1)
+                file.seek(part * self._part_bytes)
+                file.write(np.ascontiguousarray(targets).data)
+                file.write(measured.astype(np.uint8).data)
             file.flush()
             os.fsync(file.fileno())
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Return float16 [rows, bins, tracks]; rows: windows, int, ascending."""
         values = np.empty((rows.size, self.num_bins, self.num_tracks), dtype=np.float16)
-        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
         with self.path.open("rb", buffering=0) as file:
+            if self.by == "window":
+                for place, row in enumerate(rows.tolist()):
+                    values[place] = self._values(file.fileno(), row, 0, self.num_bins)
+                return values
+            runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
             for first in range(0, self.num_tracks, _TRACKS_AT_A_TIME):
                 tracks = range(first, min(first + _TRACKS_AT_A_TIME, self.num_tracks))
-                block = [self._read_track(file.fileno(), track, runs) for track in tracks]
-                values[:, :, first : tracks.stop] = np.stack(block, axis=-1)
+                block = [
+                    [self._values(file.fileno(), track, run[0], run.size) for run in runs]
+                    for track in tracks
+                ]
+                values[:, :, first : tracks.stop] = np.stack(
+                    [np.concatenate(track) for track in block], axis=-1
+                )
         return values
-
-    def _read_track(self, file: int, track: int, runs: list[np.ndarray]) -> np.ndarray:
-        parts = [
-            self._read_bytes(
-                file,
-                run.size * self._row_bytes,
-                track * self._track_bytes + int(run[0]) * self._row_bytes,
-            )
-            for run in runs
-        ]
-        return np.frombuffer(b"".join(parts), dtype=np.float16).reshape(-1, self.num_bins)
 
     def measured(self) -> np.ndarray:
         """Return bool [windows]: whether any track has a number there."""
         found = np.zeros(self.num_windows, dtype=bool)
+        parts = range(self.num_tracks if self.by == "track" else self.num_windows)
         with self.path.open("rb", buffering=0) as file:
-            for track in range(self.num_tracks):
-                start = track * self._track_bytes + self.num_windows * self._row_bytes
-                flags = self._read_bytes(file.fileno(), self.num_windows, start)
-                found |= np.frombuffer(flags, dtype=bool)
+            for part in parts:
+                windows = slice(None) if self.by == "track" else slice(part, part + 1)
+                start = part * self._part_bytes + self._target_bytes
+                flags = self._bytes(file.fileno(), start, found[windows].size)
+                found[windows] |= np.frombuffer(flags, dtype=bool)
         return found
 
-    def _read_bytes(self, file: int, size: int, start: int) -> bytes:
+    def _values(self, file: int, part: int, first: int, count: int) -> np.ndarray:
+        """Return some rows of a part, float16 [count, second axis of a part]."""
+        width = self._part_shape[1]
+        start = part * self._part_bytes + 2 * width * int(first)
+        content = self._bytes(file, start, 2 * width * count)
+        return np.frombuffer(content, dtype=np.float16).reshape(count, width)
+
+    def _bytes(self, file: int, start: int, size: int) -> bytes:
         content = os.pread(file, size, start)
         if len(content) != size:
             raise OSError(f"{self.path} ends early: was it altered?")

@@ -4,6 +4,7 @@ import shlex
 
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.schema import Report
+from spacescale.files import describe_size
 from spacescale.genome.aliases import shorten
 from spacescale.prepare.estimate import Estimate
 from spacescale.prepare.options import DatasetOptions
@@ -46,17 +47,6 @@ def print_estimate(found: Estimate, options: DatasetOptions) -> None:
         f"sizes and time are estimates, from {found.sample_tracks} tracks in "
         f"{found.sample_windows} windows; nothing was written"
     )
-
-
-def describe_size(num_bytes: int) -> str:
-    """Say a number of bytes in the unit that suits it."""
-    if num_bytes < 1024:
-        return f"{num_bytes} bytes"
-    size, unit = num_bytes / 1024, "KiB"
-    for larger in ("MiB", "GiB", "TiB"):
-        if size >= 1024:
-            size, unit = size / 1024, larger
-    return f"{size:,.1f} {unit}"
 
 
 def _duration(seconds: float) -> str:

@@ -1,9 +1,7 @@
 """Coverage of one track -> its targets in every window of a dataset."""
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from spacescale.genome.contig_ends import describe_past_end
 from spacescale.genome.coverage import Coverage, open_coverage
 from spacescale.genome.interval_tracks import read_peaks
 from spacescale.genome.intervals import Interval
-from spacescale.genome.masks import Masks, masks_of
+from spacescale.genome.masks import Mask, masks_of
 from spacescale.genome.tracks import Track
 from spacescale.genome.transforms import (
     NEGATIVE_TARGETS,
@@ -48,21 +46,49 @@ class ReadTrack:
     coverage: float
 
 
+@dataclass(frozen=True)
+class WindowMasks:
+    """The masks that reading needs, worked out once for all tracks.
+
+    unmappable: the unmappable bins of each window, a bit each, uint8 [windows, bins / 8]; None
+    where no mask tells.
+    """
+
+    blacklist: Mask
+    unmappable: np.ndarray | None
+
+    @classmethod
+    def of(cls, options: DatasetOptions, plan: DatasetPlan) -> "WindowMasks":
+        """Read the masks that the options name, for the windows of a plan."""
+        beds = {name: read_peaks(path) for name, path in options.masks.items()}
+        masks = masks_of(beds, plan.aliases)
+        if options.unmappable is None:
+            return cls(masks.blacklist, None)
+        bins = [masks.unmappable_bins(window, options.bin_size) for window in plan.windows]
+        return cls(masks.blacklist, np.packbits(np.stack(bins), axis=1))
+
+    def unmappable_bins(self, row: int, num_bins: int) -> np.ndarray:
+        """Return bool [bins] of a window."""
+        if self.unmappable is None:
+            return np.zeros(num_bins, dtype=bool)
+        return np.unpackbits(self.unmappable[row], count=num_bins).astype(bool)
+
+
 def read_track(
-    options: DatasetOptions, plan: DatasetPlan, track: Track
+    options: DatasetOptions, plan: DatasetPlan, masks: WindowMasks, track: Track
 ) -> tuple[np.ndarray, ReadTrack]:
     """Return the track's targets, float16 [windows, bins], and what there is to say of it.
 
+    masks: of the windows of the plan.
     With `options.missing` "nan", bins without any measured base and unmappable bins are NaN. Else
     the first are 0, and the others are clipped at the 25th percentile of their window's bins.
     """
     path, transform = track_path(options, track), get_transform(options.transform)
-    masks = _masks_now(options, plan)
     targets = np.empty((len(plan.windows), options.target_length), dtype=np.float16)
     covered: Counter[str] = Counter()
     saturated, total, negative = 0, 0.0, False
     with open_coverage(path, track) as file:
-        reader = _WindowReader(file, track, options, plan, masks, transform)
+        reader = _WindowReader(file, track, options, plan, masks.blacklist, transform)
         for row, window in enumerate(plan.windows):
             values = reader.read(window).reshape(-1, options.bin_size)
             measured = ~np.isnan(values)
@@ -70,7 +96,8 @@ def read_track(
             negative = negative or bool((values < 0).any())
             bins = transform.bins(values, track)
             if options.missing == "nan":
-                unknown = ~measured.any(axis=1) | masks.unmappable_bins(window)
+                unmappable = masks.unmappable_bins(row, len(bins))
+                unknown = ~measured.any(axis=1) | unmappable
                 bins[unknown], measured[unknown] = np.nan, False
             covered[window.chrom] += int(np.count_nonzero(measured))
             targets[row], beyond = to_float16(bins)
@@ -78,7 +105,7 @@ def read_track(
         past_end = describe_past_end(reader.past_end())
     targets = transform.finish(targets)
     if options.missing == "zero":
-        _clip_unmappable(targets, plan.windows, masks)
+        _clip_unmappable(targets, masks)
     finished = replace(
         track,
         file=path.name,
@@ -102,11 +129,11 @@ class _WindowReader:
         track: Track,
         options: DatasetOptions,
         plan: DatasetPlan,
-        masks: "_WindowMasks",
+        blacklist: Mask,
         transform: Transform,
     ):
         self._file, self._track = file, track
-        self._transform, self._blacklist = transform, masks.blacklist
+        self._transform, self._blacklist = transform, blacklist
         self._num_bins = options.target_length
         self._margin = (options.seq_length - options.span) // 2
         self._lengths = plan.lengths
@@ -137,44 +164,10 @@ class _WindowReader:
         return signed(self._file.read(name, start, end), self._track)
 
 
-class _WindowMasks:
-    """The masks, with the unmappable bins of each window kept for the next track, a bit each."""
-
-    def __init__(self, masks: Masks, bin_size: int):
-        self.blacklist = masks.blacklist
-        self._masks, self._bin_size = masks, bin_size
-        self._unmappable: dict[Interval, np.ndarray] = {}
-
-    def unmappable_bins(self, window: Interval) -> np.ndarray:
-        """Return bool [bins]."""
-        if window not in self._unmappable:
-            bins = self._masks.unmappable_bins(window, self._bin_size)
-            self._unmappable[window] = np.packbits(bins)
-        num_bins = (window.end - window.start) // self._bin_size
-        return np.unpackbits(self._unmappable[window], count=num_bins).astype(bool)
-
-
-def _masks_now(options: DatasetOptions, plan: DatasetPlan) -> _WindowMasks:
-    states = {name: (path, path.stat()) for name, path in options.masks.items()}
-    files = tuple((n, path, s.st_size, s.st_mtime_ns) for n, (path, s) in states.items())
-    return _load_masks(files, tuple(plan.aliases.items()), options.bin_size)
-
-
-@lru_cache(maxsize=1)
-def _load_masks(
-    files: tuple[tuple[str, Path, int, int], ...],
-    aliases: tuple[tuple[str, str], ...],
-    bin_size: int,
-) -> _WindowMasks:
-    """Read the masks once per process; size and time of change tell apart those of two runs."""
-    beds = {name: read_peaks(path) for name, path, _, _ in files}
-    return _WindowMasks(masks_of(beds, dict(aliases)), bin_size)
-
-
-def _clip_unmappable(targets: np.ndarray, windows: Iterable[Interval], masks: _WindowMasks) -> None:
+def _clip_unmappable(targets: np.ndarray, masks: WindowMasks) -> None:
     """Clip the unmappable bins of each window, float16 [bins], at a percentile of all its bins."""
-    for bins, window in zip(targets, windows, strict=True):
-        unmappable = masks.unmappable_bins(window)
+    for row, bins in enumerate(targets):
+        unmappable = masks.unmappable_bins(row, bins.size)
         if unmappable.any():
             limit = np.percentile(bins.astype(np.float32), _UNMAPPABLE_PERCENTILE)
             bins[unmappable] = np.minimum(bins[unmappable], limit.astype(np.float16))

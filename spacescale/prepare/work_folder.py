@@ -4,23 +4,19 @@ import errno
 import fcntl
 import json
 import os
+import pickle
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import IO, Any
 
 from spacescale.dataset.schema import FORMAT_VERSION
 from spacescale.errors import UserError
-from spacescale.files import is_stray, made_parents, make_folder, write_json
-from spacescale.genome.tracks import Track
-from spacescale.genome.transforms import get_transform
-from spacescale.prepare.options import DatasetOptions
-from spacescale.prepare.plan import track_path
-from spacescale.prepare.writer import created_with
-from spacescale.splits.options import SplitOptions
+from spacescale.files import is_stray, made_parents, make_folder, sync, write_json, write_text
+from spacescale.prepare.writer import create_group, created_with
 
 _LOCK = "lock"
 _NOT_IN_REQUEST = ("out", "overwrite", "workers", "splits")
@@ -30,12 +26,18 @@ _NOT_IN_REQUEST = ("out", "overwrite", "workers", "splits")
 class WorkFolder:
     """`.NAME.partial` beside the dataset's final place; can be sent to other processes.
 
-    dataset: what will become the dataset. request.json: what it is made from. plan.json: written
-    when contigs and windows are settled and `dataset/genome` is written. scratch: targets by
-    track. tracks/N.json, shards/N.json: written when track or shard N is safely on disk.
+    dataset: what will become the dataset. request.json: what it is made from. plan: written when
+    contigs and windows are settled. scratch: the targets, see `scratch.Scratch`. codes: base codes
+    of contigs. parts/N.json: what reading part N told, a track or a block of records; written when
+    its targets are safely on disk. shards/N.json: size and SHA-256 of shard N, when it is.
     """
 
     path: Path
+
+    @classmethod
+    def of(cls, target: Path) -> "WorkFolder":
+        """Return where the dataset `target` is made."""
+        return cls(target.with_name(f".{target.name}.partial"))
 
     @property
     def dataset(self) -> Path:
@@ -50,20 +52,49 @@ class WorkFolder:
     @property
     def plan(self) -> Path:
         """The plan: the first step is done when it is there."""
-        return self.path / "plan.json"
+        return self.path / "plan"
 
     @property
     def scratch(self) -> Path:
-        """Targets by track, see `scratch.Scratch`."""
+        """The targets, see `scratch.Scratch`."""
         return self.path / "scratch"
 
-    def track(self, index: int) -> Path:
-        """Say what reading a track told; there when its targets are."""
-        return self.path / "tracks" / f"{index}.json"
+    @property
+    def codes(self) -> Path:
+        """Base codes of contigs, uint8, one contig after another."""
+        return self.path / "codes"
+
+    def part(self, index: int) -> Path:
+        """What reading a part told; there when its targets are."""
+        return self.path / "parts" / f"{index}.json"
 
     def shard(self, index: int) -> Path:
         """Size and SHA-256 of a shard; there when the shard is."""
         return self.path / "shards" / f"{index}.json"
+
+    def begin(self) -> None:
+        """Make an empty dataset, and the folders of marks."""
+        shutil.rmtree(self.dataset, ignore_errors=True)
+        self.dataset.mkdir()
+        create_group(self.dataset)
+        for folder in (self.part(0).parent, self.shard(0).parent):
+            folder.mkdir(exist_ok=True)
+
+    def save_plan(self, plan: object) -> None:
+        """Force all that was written onto the disk, then mark the first step as done."""
+        sync(self.path)
+        # Workers load it for every part, with arrays: JSON would take ten times as long.
+        write_text(self.plan, pickle.dumps(plan))
+
+    def load_plan(self) -> Any:
+        """Return what `save_plan` was given."""
+        return pickle.loads(self.plan.read_bytes())
+
+    def how_to_go_on(self) -> str:
+        """Say what the user can do after an interruption."""
+        if not self.path.is_dir():
+            return "nothing kept"
+        return f"the same command continues, or delete {self.path}"
 
     def clear(self) -> None:
         """Remove everything but the lock."""
@@ -81,35 +112,29 @@ class WorkFolder:
         shutil.rmtree(self.path)
 
 
-def work_folder(options: DatasetOptions) -> WorkFolder:
-    """Return where the dataset of these options is made."""
-    return WorkFolder(options.out / f".{options.species}.partial")
-
-
 @contextmanager
-def opened(options: DatasetOptions, tracks: list[Track], keep: bool) -> Iterator[WorkFolder]:
-    """Lock the work folder for this process alone, and give it, new or as a run left it.
+def opened(
+    work: WorkFolder, request: Mapping[str, str], overwrite: bool = False, keep: bool = False
+) -> Iterator[None]:
+    """Lock the work folder for this process alone, new or as a run with this request left it.
 
-    What a run with other inputs left is cleared if `options.overwrite`, else refused. An error in
-    the input (UserError) removes the folder; anything else keeps it for the next run. keep: what
+    What a run with another request left is cleared if `overwrite`, else refused. An error in the
+    input (UserError) removes the folder; anything else keeps it for the next run. keep: what
     earlier stages did is neither cleared nor removed. Raises UserError when another run has it, or
     the parent cannot be written.
     """
-    work = work_folder(options)
-    request = request_of(options, tracks)
-    with made_parents(work.path), _locked(work, shared=False):
-        anew = options.overwrite and not keep
+    with made_parents(work.path), _locked(work, shared=False), _full_disk_explained(work):
+        anew = overwrite and not keep
         if _is_useless(work) or (anew and _difference(work, request) is not None):
             work.clear()
             write_json(work.request, request)
         _refuse_other_request(work, request)
-        with _full_disk_explained(work):
-            try:
-                yield work
-            except UserError:
-                if not keep:
-                    work.remove()
-                raise
+        try:
+            yield
+        except UserError:
+            if not keep:
+                work.remove()
+            raise
 
 
 @contextmanager
@@ -131,15 +156,14 @@ def _is_useless(work: WorkFolder) -> bool:
 
 
 @contextmanager
-def shared(options: DatasetOptions, tracks: list[Track]) -> Iterator[WorkFolder]:
-    """Give a work folder that is prepared already, to several processes at once.
+def shared(work: WorkFolder, request: Mapping[str, str]) -> Iterator[None]:
+    """Lock a work folder that is prepared already, for several processes at once.
 
     Raises UserError when it was prepared from other inputs, or is locked by one process.
     """
-    work = work_folder(options)
     with _locked(work, shared=True), _full_disk_explained(work):
-        _refuse_other_request(work, request_of(options, tracks))
-        yield work
+        _refuse_other_request(work, request)
+        yield
 
 
 @contextmanager
@@ -189,18 +213,16 @@ def _lock(work: WorkFolder, kind: int) -> IO[bytes]:
         file.close()
 
 
-def request_of(options: DatasetOptions, tracks: list[Track]) -> dict[str, str]:
-    """Return what decides the bytes of the dataset, each under a name a user understands.
+def request_of(settings: Mapping[str, Any], files: Iterable[Path]) -> dict[str, str]:
+    """Return what decides the bytes of a dataset, each under a name a user understands.
 
-    The options, the versions, and size and time of change of every input file. Two runs may
-    continue each other when these are equal.
+    The settings, the versions, and size and time of change of every input file: of `files`, and of
+    those that settings name. Two runs may continue each other when these are equal.
     """
     request = {"format version": str(FORMAT_VERSION)}
     request |= {f"version of {name}": text for name, text in created_with().items()}
-    request["version of the transform"] = str(get_transform(options.transform).version)
-    files = [track_path(options, track) for track in tracks]
-    given = _fields(options) | _fields(options.splits)
-    for name, value in given.items():
+    files = list(files)
+    for name, value in settings.items():
         if name in _NOT_IN_REQUEST:
             continue
         if isinstance(value, Path) or (name == "aliases" and value not in (None, "auto")):
@@ -210,10 +232,6 @@ def request_of(options: DatasetOptions, tracks: list[Track]) -> dict[str, str]:
     return request | {f"file {path}": _state_of(path) for path in files}
 
 
-def _fields(options: DatasetOptions | SplitOptions) -> dict[str, Any]:
-    return {field.name: getattr(options, field.name) for field in fields(options)}
-
-
 def _state_of(path: Path) -> str:
     if not path.is_file():
         return "not there"
@@ -221,9 +239,9 @@ def _state_of(path: Path) -> str:
     return f"{state.st_size} bytes, changed at {state.st_mtime_ns} ns"
 
 
-def refuse_changed_inputs(work: WorkFolder, options: DatasetOptions, tracks: list[Track]) -> None:
+def refuse_changed_inputs(work: WorkFolder, request: Mapping[str, str]) -> None:
     """Raise UserError when an input file is no longer what it was when the work began."""
-    if name := _difference(work, request_of(options, tracks)):
+    if name := _difference(work, request):
         raise UserError(f"{name} changed while the dataset was made: run the command again")
 
 

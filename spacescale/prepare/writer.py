@@ -85,6 +85,15 @@ def create_group(folder: Path) -> None:
     zarr.create_group(folder, attributes={"format": FORMAT, "format_version": FORMAT_VERSION})
 
 
+def place_contigs(lengths: Mapping[str, int], windows: Iterable[Interval]) -> list[Contig]:
+    """Return where in `genome` each contig that carries windows lies, in the windows' order."""
+    contigs, offset = [], 0
+    for name in dict.fromkeys(window.chrom for window in windows):
+        contigs.append(Contig(name=name, length=lengths[name], offset=offset))
+        offset += lengths[name]
+    return contigs
+
+
 def write_genome(folder: Path, contigs: Sequence[Contig], codes: Iterable[np.ndarray]) -> None:
     """Write `genome`: the base codes of the contigs, uint8 [length] each, one after another."""
     array = zarr.create_array(
@@ -142,6 +151,11 @@ def rows_of(shard: int, storage: Storage) -> slice:
     return slice(shard * storage.windows_per_shard, (shard + 1) * storage.windows_per_shard)
 
 
+def shard_file(shard: int) -> str:
+    """Return where a shard of `targets` lies in the dataset."""
+    return f"targets/c/{shard}/0/0"
+
+
 def write_targets_shard(folder: Path, shard: int, values: np.ndarray) -> Path:
     """Write one shard of `targets`, float16 [windows of the shard, bins, tracks]; return its file.
 
@@ -156,7 +170,7 @@ def write_targets_shard(folder: Path, shard: int, values: np.ndarray) -> Path:
     start = shard * array.shards[0]
     assert values.shape[0] == min(array.shards[0], array.shape[0] - start)
     array[start : start + values.shape[0]] = values
-    return folder / "targets" / "c" / str(shard) / "0" / "0"
+    return folder / shard_file(shard)
 
 
 def write_windows(folder: Path, windows: Iterable[Interval]) -> None:

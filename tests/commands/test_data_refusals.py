@@ -156,7 +156,6 @@ def test_a_disk_that_cannot_be_written_is_named(files, data, tmp_path, script):
 
 
 FULL = {
-    "import_hdf5.py": "size=16k",
     "export_webdataset.py": "size=64k",
     "split.py": "nr_inodes=1",  # the folder itself
 }
@@ -171,3 +170,13 @@ def test_a_full_disk_is_said_and_nothing_left(files, data, tmp_path, script):
     assert "No space left on device" in done.stderr and str(place) in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout.endswith("\n\n") or done.stdout == "\n"
+
+
+def test_an_import_that_filled_the_disk_can_go_on(files, data, tmp_path):
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = run_on_disk(files, data, "import_hdf5.py", place, "size=28k")
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert f"error: {place}: No space left on device; make room and run" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.endswith("\n\n.tiny.partial\n")

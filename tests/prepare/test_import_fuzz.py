@@ -126,7 +126,8 @@ def test_damaged_hdf5_raises_user_error(tmp_path, places, in_header):
     path.write_bytes(changed(whole[:size], places) + whole[size:])
     try:
         source = SpaceHdf5({"test": path}, 4)
-        for record in source.records("test"):
+        (block,) = source.blocks(None)
+        for record in source.records(block):
             assert record.codes.max() <= 4 and record.targets.shape == (8, 3)
     except UserError as error:
         assert str(path) in str(error)

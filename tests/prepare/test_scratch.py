@@ -1,23 +1,28 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from spacescale.errors import UserError
 from spacescale.prepare.scratch import Scratch
 
 
-@pytest.fixture
-def filled(tmp_path):
+@pytest.fixture(scope="module", params=["track", "window"])
+def filled(tmp_path_factory, request):
     """A scratch of more tracks than are turned at a time, and what it should hold."""
     rng = np.random.default_rng(0)
     targets = rng.normal(size=(130, 9, 5)).astype(np.float16)
     targets[:, 4] = np.nan
     targets[:, 6] = np.nan
     targets[77, 6, 3] = 1
-    scratch = Scratch(tmp_path / "scratch", 130, 9, 5)
+    scratch = Scratch(tmp_path_factory.mktemp("scratch") / "scratch", request.param, 9, 5, 130)
     scratch.create()
-    with ThreadPoolExecutor(4) as pool:  # in any order
-        list(pool.map(lambda track: scratch.write(track, targets[track]), rng.permutation(130)))
+    parts = targets if request.param == "track" else targets.transpose(1, 2, 0)
+    order = rng.permutation(len(parts)).tolist()
+    with ThreadPoolExecutor(4) as pool:  # in any order, two at a time
+        pairs = [order[i : i + 2] for i in range(0, len(order), 2)]
+        list(pool.map(lambda pair: scratch.write((i, parts[i]) for i in pair), pairs))
     return scratch, targets
 
 
@@ -33,14 +38,21 @@ def test_windows_that_no_track_measured_are_known(filled):
     assert filled[0].measured().tolist() == [True] * 4 + [False] + [True] * 4
 
 
-def test_tracks_do_not_share_pages(filled):
+def test_parts_do_not_share_pages(filled):
     scratch, _ = filled
-    assert scratch.path.stat().st_size == scratch.num_bytes == 130 * 4096
+    num_parts = 130 if scratch.by == "track" else 9
+    assert scratch.path.stat().st_size == scratch.num_bytes == num_parts * 4096
 
 
-def test_a_cut_file_is_an_error(filled):
-    scratch, _ = filled
-    with scratch.path.open("r+b") as file:
-        file.truncate(scratch.num_bytes - 4096)
+def test_a_cut_file_is_an_error(filled, tmp_path):
+    cut = replace(filled[0], path=tmp_path / "cut")
+    cut.path.write_bytes(filled[0].path.read_bytes()[: -cut.num_bytes // 3])
     with pytest.raises(OSError, match="ends early"):
-        scratch.read(np.array([0]))
+        cut.read(np.array([8]))
+
+
+def test_a_disk_that_is_too_small_is_named(tmp_path):
+    scratch = Scratch(tmp_path / "work" / "scratch", "track", 10**9, 1000, 1000)
+    scratch.path.parent.mkdir()
+    with pytest.raises(UserError, match=rf"^{tmp_path} has .*iB free; scratch and result together"):
+        scratch.refuse_full_disk()

@@ -13,11 +13,18 @@ from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.files import put_in_place, write_json, write_text
 from spacescale.prepare.options import DatasetOptions
-from spacescale.prepare.stages import make_dataset, make_stage, read_tracks_table
-from spacescale.prepare.work_folder import opened
+from spacescale.prepare.stages import (
+    dataset_request,
+    make_dataset,
+    make_stage,
+    read_tracks_table,
+)
+from spacescale.prepare.work_folder import WorkFolder, opened
 from spacescale.splits.options import SplitOptions
 
-WRITER = "spacescale.prepare.stages"
+STAGES = "spacescale.prepare.stages"
+SHARDS = "spacescale.prepare.shards"
+WORK = "spacescale.prepare.work_folder"
 YEAST = Path(__file__).parents[3] / "shared/data/yeast_sacCer3"
 
 
@@ -245,9 +252,10 @@ def test_a_run_stopped_after_every_step_ends_like_one_that_was_not(inputs, tmp_p
             return write_once
 
         with monkeypatch.context() as patch:
-            patch.setattr("spacescale.prepare.work_folder.write_json", once(write_json))
-            patch.setattr("spacescale.prepare.stages.write_json", once(write_json))
-            patch.setattr("spacescale.prepare.stages.write_text", once(write_text))
+            patch.setattr(f"{WORK}.write_json", once(write_json))
+            patch.setattr(f"{WORK}.write_text", once(write_text))
+            patch.setattr(f"{STAGES}.write_text", once(write_text))
+            patch.setattr(f"{SHARDS}.write_json", once(write_json))
             try:
                 data = make(inputs, tmp_path / "out", stride=64, overwrite=True)
                 break
@@ -259,12 +267,16 @@ def test_a_run_stopped_after_every_step_ends_like_one_that_was_not(inputs, tmp_p
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny"]
 
 
-@pytest.mark.parametrize("step", ["read_genome", "create_group", "write_manifest", "put_in_place"])
+@pytest.mark.parametrize(
+    "step",
+    [f"{STAGES}.read_genome", f"{WORK}.create_group", f"{SHARDS}.write_manifest",
+     f"{SHARDS}.put_in_place"],
+)  # fmt: skip
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError(errno.EIO, "broken")])
 def test_a_run_stopped_between_markers_goes_on(inputs, tmp_path, monkeypatch, step, fault):
     whole = contents(make(inputs, tmp_path / "whole").path)
     with monkeypatch.context() as patch:
-        patch.setattr(f"spacescale.prepare.stages.{step}", raising(fault))
+        patch.setattr(step, raising(fault))
         with pytest.raises((KeyboardInterrupt, OSError)):
             make(inputs, tmp_path / "out")
     data = make(inputs, tmp_path / "out", overwrite=True)
@@ -278,7 +290,7 @@ def test_a_run_stopped_after_its_end_leaves_a_whole_dataset(inputs, tmp_path, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"{WRITER}.put_in_place", stop_afterwards)
+        patch.setattr(f"{SHARDS}.put_in_place", stop_afterwards)
         with pytest.raises(KeyboardInterrupt):
             make(inputs, tmp_path)
     SpeciesData.open(tmp_path / "tiny").verify()
@@ -297,7 +309,7 @@ def test_a_run_stopped_between_old_and_new_goes_on(inputs, tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"{WRITER}.put_in_place", stop_between)
+        patch.setattr(f"{SHARDS}.put_in_place", stop_between)
         with pytest.raises(KeyboardInterrupt):
             make(inputs, tmp_path, stride=64, overwrite=True)
     with pytest.raises(UserError, match="exists; add --overwrite"):  # it was brought back
@@ -308,11 +320,11 @@ def test_a_run_stopped_between_old_and_new_goes_on(inputs, tmp_path, monkeypatch
 
 def test_what_a_stopped_run_did_is_not_done_again(inputs, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(f"{WRITER}.write_targets_shard", raising(KeyboardInterrupt))
+        patch.setattr(f"{SHARDS}.write_targets_shard", raising(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             make(inputs, tmp_path)
-    monkeypatch.setattr(f"{WRITER}.read_track", raising(AssertionError("read again")))
-    monkeypatch.setattr(f"{WRITER}.make_plan", raising(AssertionError("planned again")))
+    monkeypatch.setattr(f"{STAGES}.read_track", raising(AssertionError("read again")))
+    monkeypatch.setattr(f"{STAGES}.make_plan", raising(AssertionError("planned again")))
     told = []
     make_dataset(small_options(inputs, tmp_path), tell=told.append)
     assert told == ["continuing: 2 of 2 tracks are read"]
@@ -321,7 +333,7 @@ def test_what_a_stopped_run_did_is_not_done_again(inputs, tmp_path, monkeypatch)
 def test_a_stopped_run_is_not_continued_with_other_inputs(tmp_path, monkeypatch):
     write_inputs(tmp_path / "in")
     with monkeypatch.context() as patch:
-        patch.setattr(f"{WRITER}.write_targets_shard", raising(KeyboardInterrupt))
+        patch.setattr(f"{SHARDS}.write_targets_shard", raising(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             make(tmp_path / "in", tmp_path / "out")
     with pytest.raises(UserError, match="begun with stride: None, now it is 64; give what"):
@@ -335,8 +347,9 @@ def test_a_stopped_run_is_not_continued_with_other_inputs(tmp_path, monkeypatch)
 
 def test_two_runs_cannot_write_one_dataset(inputs, tmp_path):
     options = small_options(inputs, tmp_path)
+    request = dataset_request(options, read_tracks_table(options))
     with (
-        opened(options, read_tracks_table(options), keep=True),
+        opened(WorkFolder.of(options.target), request),
         pytest.raises(UserError, match="another run is writing this dataset"),
     ):
         make_dataset(options)
@@ -344,7 +357,7 @@ def test_two_runs_cannot_write_one_dataset(inputs, tmp_path):
 
 
 def test_bad_input_found_late_leaves_nothing(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(f"{WRITER}.read_track", raising(UserError("infinite coverage")))
+    monkeypatch.setattr(f"{STAGES}.read_track", raising(UserError("infinite coverage")))
     with pytest.raises(UserError, match="infinite coverage"):
         make(inputs, tmp_path / "new" / "deep")
     assert not (tmp_path / "new").exists()
@@ -354,7 +367,7 @@ def test_a_full_disk_is_a_clear_error_and_the_run_can_go_on(inputs, tmp_path, mo
     whole = contents(make(inputs, tmp_path / "whole").path)
     with monkeypatch.context() as patch:
         full = OSError(errno.ENOSPC, "No space left on device")
-        patch.setattr(f"{WRITER}.write_targets_shard", raising(full))
+        patch.setattr(f"{SHARDS}.write_targets_shard", raising(full))
         with pytest.raises(UserError, match="No space left on device; make room and run the same"):
             make(inputs, tmp_path / "out")
     assert contents(make(inputs, tmp_path / "out").path) == whole

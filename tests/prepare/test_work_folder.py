@@ -10,10 +10,10 @@ from small_inputs import small_options, write_inputs
 
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
-from spacescale.prepare.stages import make_dataset, make_stage, read_tracks_table
-from spacescale.prepare.work_folder import opened, work_folder
+from spacescale.prepare.stages import make_dataset, make_stage
+from spacescale.prepare.work_folder import WorkFolder, opened
 
-WRITER = "spacescale.prepare.stages"
+SHARDS = "spacescale.prepare.shards"
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_a_run_killed_while_it_removes_its_folder_leaves_nothing_to_mistake(
         with monkeypatch.context() as patch:
             patch.setattr(os, "unlink", killing_after(number))
             if input_is_bad:
-                patch.setattr(f"{WRITER}.write_manifest", raising(UserError("bad")))
+                patch.setattr(f"{SHARDS}.write_manifest", raising(UserError("bad")))
             try:
                 make_dataset(options)
             except Killed:
@@ -95,14 +95,14 @@ def test_a_run_killed_while_it_begins_anew_leaves_nothing_to_mistake(
     other = small_options(inputs, tmp_path, stride=64, overwrite=True)
     for number in REMOVED:
         with monkeypatch.context() as patch:
-            patch.setattr(f"{WRITER}.write_manifest", raising(KeyboardInterrupt))
+            patch.setattr(f"{SHARDS}.write_manifest", raising(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 make_dataset(options)
         with monkeypatch.context() as patch:
             patch.setattr(os, "unlink", killing_after(number))
             with pytest.raises(Killed):
                 make_dataset(other)
-        request = work_folder(options).request
+        request = WorkFolder.of(options.target).request
         if request.is_file() and '"stride": "64"' in request.read_text():
             break  # the removal was over
         assert contents(make_dataset(options)) == whole
@@ -114,10 +114,12 @@ def test_a_half_written_manifest_is_no_part_of_the_dataset(inputs, whole, tmp_pa
     stop = raising(OSError(errno.EIO, "broken"))
     options = small_options(inputs, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(f"{WRITER}.write_windows", lambda *_: patch.setattr(Path, "replace", stop))
+        patch.setattr(f"{SHARDS}.write_windows", lambda *_: patch.setattr(Path, "replace", stop))
         with pytest.raises(OSError, match="broken"):
             make_dataset(options)
-    (work_folder(options).dataset / ".manifest.json.1.partial").touch()  # as a kill leaves it
+    (
+        WorkFolder.of(options.target).dataset / ".manifest.json.1.partial"
+    ).touch()  # as a kill leaves it
     assert contents(make_dataset(options)) == whole
 
 
@@ -130,22 +132,21 @@ def test_a_marked_shard_that_is_not_there_is_written_again(
     make_stage(options, "prepare")
     make_stage(options, "tracks")
     make_stage(options, "shards")
-    file = work_folder(options).dataset / "targets/c/2/0/0"
+    file = WorkFolder.of(options.target).dataset / "targets/c/2/0/0"
     file.unlink() if fault == "missing" else os.truncate(file, 10)
     with pytest.raises(UserError, match="1 of 4 shards are not written; run --stage shards"):
         make_stage(options, "finish")
     assert contents(make_dataset(options)) == whole
 
 
-def test_the_lock_is_open_for_reading_too(inputs, tmp_path, monkeypatch):
+def test_the_lock_is_open_for_reading_too(tmp_path, monkeypatch):
     """On NFS a shared lock needs that, an exclusive one that it is open for writing."""
     modes = []
     monkeypatch.setattr(
         "spacescale.prepare.work_folder.fcntl.flock",
         lambda file, _: modes.append((file.readable(), file.writable())),
     )
-    options = small_options(inputs, tmp_path)
-    with opened(options, read_tracks_table(options), keep=True):
+    with opened(WorkFolder(tmp_path / "work"), {}):
         assert modes == [(True, True)]
 
 
@@ -153,7 +154,7 @@ def test_inputs_that_change_during_the_run_are_refused(tmp_path, monkeypatch):
     write_inputs(tmp_path / "in")
     options = small_options(tmp_path / "in", tmp_path / "out")
     monkeypatch.setattr(
-        f"{WRITER}.write_windows", lambda *_: os.utime(tmp_path / "in/genome.fa", (1, 1))
+        f"{SHARDS}.write_windows", lambda *_: os.utime(tmp_path / "in/genome.fa", (1, 1))
     )
     with pytest.raises(UserError, match=r"genome.fa changed while the dataset was made"):
         make_dataset(options)

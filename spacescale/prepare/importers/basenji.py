@@ -11,16 +11,20 @@ and one byte a base, older sets four bytes a base. The size of the feature tells
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from spacescale.errors import UserError
 from spacescale.files import files_below
 from spacescale.prepare.importers.encodings import decode_bases, decode_targets
-from spacescale.prepare.importers.source import Geometry, Record
+from spacescale.prepare.importers.source import Block, Geometry, Record
 from spacescale.prepare.importers.tf_example import parse_example
 from spacescale.prepare.importers.tfrecord import read_records
+from spacescale.prepare.jobs import run_jobs
 
 STATISTICS = "statistics.json"
 # Beside sequence and targets a record holds names, lengths and at most a mask of the bins.
@@ -58,19 +62,35 @@ class BasenjiSet:
         """statistics.json and the shards, split by split, each in the order of its records."""
         return [self.folder / STATISTICS, *chain.from_iterable(self._shards.values())]
 
-    def records(self, split: str) -> Iterator[Record]:
-        """Yield the records of a split in order; UserError if they are not as many as said."""
-        expected, found = self.num_records[split], 0
-        for path in self._shards[split]:
-            for number, data in enumerate(read_records(path, self._max_bytes())):
-                found += 1
-                if found <= expected:
-                    yield self._record(f"{path}: record {number}", data)
-        if found != expected:
-            raise UserError(
-                f"{self.folder}: the {len(self._shards[split])} shards of {split} hold {found} "
-                f"records, {STATISTICS} says {expected}: are all shards there?"
-            )
+    def blocks(self, executor: Executor | None) -> list[Block]:
+        """Return a block a shard; UserError if a split has not as many records as was said.
+
+        Every shard is read to the end, so damage is found now. What a shard holds is not known
+        before, and a record's place is known by its number in the split.
+        """
+        paths = self.files[1:]
+        jobs = [(path, self._max_bytes()) for path in paths]
+        counted = run_jobs(executor, _count_records, jobs)
+        progress = tqdm(counted, desc="files", total=len(jobs), unit="file", disable=None)
+        count_of = dict(progress)
+        for split, expected in self.num_records.items():
+            found = sum(count_of[path] for path in self._shards[split])
+            if found != expected:
+                raise UserError(
+                    f"{self.folder}: the {len(self._shards[split])} shards of {split} hold {found} "
+                    f"records, {STATISTICS} says {expected}: are all shards there?"
+                )
+        return [
+            Block(split, path, 0, count_of[path])
+            for split, paths in self._shards.items()
+            for path in paths
+            if count_of[path]
+        ]
+
+    def records(self, block: Block) -> Iterator[Record]:
+        """Yield the records of a shard in order."""
+        for number, data in enumerate(read_records(block.file, self._max_bytes())):
+            yield self._record(f"{block.file}: record {number}", data)
 
     def _record(self, place: str, data: bytes) -> Record:
         shape = self.geometry
@@ -90,6 +110,10 @@ class BasenjiSet:
         """Both features in their largest form, int64 lists with a key a number, and some more."""
         values = 4 * self.geometry.seq_length + self.geometry.target_length * self.num_tracks
         return 11 * values + _OTHER_BYTES
+
+
+def _count_records(path: Path, max_bytes: int) -> tuple[Path, int]:
+    return path, sum(1 for _ in read_records(path, max_bytes))
 
 
 def _read_statistics(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from spacescale.genome.track_selection import track_names
 from spacescale.prepare.importers.import_dataset import ImportOptions, import_dataset
 from spacescale.prepare.importers.source import ImportSource
 from spacescale.prepare.summary import print_summary
+from spacescale.prepare.work_folder import WorkFolder
 
 
 def import_parser(description: str, epilog: str) -> argparse.ArgumentParser:
@@ -44,6 +45,8 @@ def import_parser(description: str, epilog: str) -> argparse.ArgumentParser:
         help="default %(default)s")  # fmt: skip
     add("--windows-per-shard", type=int, default=default.windows_per_shard, metavar="N",
         help="default %(default)s")  # fmt: skip
+    add("--workers", type=int, default=default.workers, metavar="N",
+        help="processes, default %(default)s")  # fmt: skip
     add("--no-windows", action="store_true", help="import although no BED tells the places")
     add("--overwrite", action="store_true", help="replace an existing dataset")
     return parser
@@ -64,18 +67,22 @@ def import_options(arguments: dict[str, Any]) -> ImportOptions:
 
 def run_import(prepare: Callable[[], tuple[ImportOptions, ImportSource]]) -> int:
     """Import what `prepare` returns and print a summary; returns the exit status."""
-    # A terminated run must take its half-written folder along.
+    # A terminated run ends its workers, and says how it can be continued.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     def command() -> int:
         start = time.perf_counter()
         options, source = prepare()
         _print_settings(options, source)
-        data = SpeciesData.open(import_dataset(options, source))
-        print_summary(data, time.perf_counter() - start)
+        try:
+            path = import_dataset(options, source, tell=lambda line: print(line, flush=True))
+        except (KeyboardInterrupt, SystemExit) as stop:
+            print(f"interrupted: {WorkFolder.of(options.target).how_to_go_on()}", file=sys.stderr)
+            return 143 if isinstance(stop, SystemExit) else 130
+        print_summary(SpeciesData.open(path), time.perf_counter() - start)
         return 0
 
-    return console.run(command, goes_on=True, interrupted="interrupted, nothing written")
+    return console.run(command, goes_on=True)
 
 
 def _print_settings(options: ImportOptions, source: ImportSource) -> None:

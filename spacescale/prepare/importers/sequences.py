@@ -1,11 +1,13 @@
 """The bases of imported windows: compared with the genome, or put together from the windows."""
 
+import fcntl
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -19,43 +21,26 @@ from spacescale.genome.stretches import Stretches
 _LETTERS = "ACGTN"
 # Two unrelated sequences differ at about three of four bases.
 _UNRELATED_SHARE = 0.5
+_EMPTY = 255  # a base of a piece that no window has told yet
 
 
-class Sequences(Protocol):
-    """Takes the bases of every window once, in any order, and gives the genome to store."""
+@dataclass
+class SequenceCounts:
+    """What the bases of some windows told.
 
-    def add(self, place: str, window: Interval, codes: np.ndarray) -> None:
-        """Take the bases around a target, uint8 [seq_length]; UserError if they cannot be right.
+    one_sided: bases that are N in the record or in the genome, but not in both, and in how many
+    windows. digests: {place of a record: SHA-256 of its bases}, where one is known and no genome
+    tells whether they belong there.
+    """
 
-        place: where the record was read, for messages.
-        """
-        ...
-
-    def contigs(self) -> list[Contig]:
-        """Return the contigs, or pieces of contigs, to store."""
-        ...
-
-    def codes(self) -> Iterator[np.ndarray]:
-        """Yield the bases of each of `contigs`."""
-        ...
-
-    def warnings(self) -> list[str]:
-        """Return what the user should know about the bases."""
-        ...
-
-
-def in_stored_order(pieces: Sequence[Contig]) -> list[Contig]:
-    """Return the contigs with the offsets they have one after another."""
-    ends = np.cumsum([piece.length for piece in pieces]).tolist()
-    return [
-        piece.model_copy(update={"offset": end - piece.length})
-        for piece, end in zip(pieces, ends, strict=True)
-    ]
+    one_sided: int = 0
+    one_sided_windows: int = 0
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class ComparedWithGenome:
-    """Stores whole contigs of a genome, after a comparison of every window with it.
+    """Compares every window with a genome, whose contigs will be stored whole.
 
     Where both have a base it must be the same. N on one side only is counted: tools mask
     differently; the genome's bases are kept.
@@ -63,13 +48,13 @@ class ComparedWithGenome:
 
     genome: Genome
     margin: int
-    _chroms: set[str] = field(default_factory=set)
-    _windows_with_unknown: int = 0
-    _unknown_bases: int = 0
+    counts: SequenceCounts = field(default_factory=SequenceCounts)
 
     def add(self, place: str, window: Interval, codes: np.ndarray) -> None:
-        """Compare a window with the genome."""
-        self._chroms.add(window.chrom)
+        """Compare the bases around a target, uint8 [seq_length], with the genome.
+
+        place: where the record was read, for messages. UserError if they cannot be right.
+        """
         expected = _cut(self.genome.contigs[window.chrom], window.start - self.margin, codes.size)
         both_known = (codes != dna.N) & (expected != dna.N)
         differing = np.flatnonzero(both_known & (codes != expected))
@@ -81,8 +66,8 @@ class ComparedWithGenome:
                 f"{place}: {one_sided:,} of {codes.size:,} bases of {_name(window)} are N in the "
                 f"record or in {self.genome.path}, but not in both: nothing to compare"
             )
-        self._unknown_bases += one_sided
-        self._windows_with_unknown += bool(one_sided)
+        self.counts.one_sided += one_sided
+        self.counts.one_sided_windows += bool(one_sided)
 
     def _difference(
         self,
@@ -102,61 +87,28 @@ class ComparedWithGenome:
             f"{hint}"
         )
 
-    def contigs(self) -> list[Contig]:
-        """Return the whole contigs that carry windows, in the order of the genome."""
-        lengths = self.genome.lengths
-        return in_stored_order(
-            [
-                Contig(name=name, length=lengths[name], offset=0)
-                for name in lengths
-                if name in self._chroms
-            ]
-        )
-
-    def codes(self) -> Iterator[np.ndarray]:
-        """Yield the bases of each contig."""
-        return (self.genome.contigs[contig.name] for contig in self.contigs())
-
-    def warnings(self) -> list[str]:
-        """Say how many bases only one side knows."""
-        if not self._unknown_bases:
-            return []
-        return [
-            f"{self._unknown_bases:,} bases of {self._windows_with_unknown:,} windows are N in the "
-            f"imported set or in {self.genome.path.name}, but not in both; the genome's were kept"
-        ]
-
 
 class PiecedTogether:
-    """Stores the windows' own bases: one piece for windows that overlap or touch.
+    """Puts the windows' own bases together: one piece for windows that overlap or touch.
 
-    Bases wait in the file `scratch`, because thousands of windows need not fit in memory. Windows
-    that overlap must agree.
+    file: as `create_pieces` makes it; several processes may fill it at once. pieces: as
+    `find_pieces` returns them. Windows that overlap must agree.
     """
 
-    _EMPTY = 255
-
-    def __init__(self, scratch: Path, windows: Sequence[Interval], margin: int):
-        self._margin = margin
-        self._pieces = in_stored_order(_pieces(windows, margin))
+    def __init__(self, file: Path, pieces: Sequence[Contig], margin: int):
+        self.counts = SequenceCounts()
+        self._file, self._margin = file, margin
         self._pieces_of: dict[str, list[Contig]] = {}
-        for piece in self._pieces:
+        for piece in pieces:
             self._pieces_of.setdefault(piece.name, []).append(piece)
-        self._scratch = scratch
-        self._place_of: dict[bytes, str] = {}  # by the SHA-256 of a window's bases
-        self._twins: list[tuple[str, str]] = []
-        size = self._pieces[-1].offset + self._pieces[-1].length
-        with scratch.open("wb") as file:
-            block = bytes([self._EMPTY]) * 2**20
-            for start in range(0, size, len(block)):
-                file.write(block[: size - start])
 
     def add(self, place: str, window: Interval, codes: np.ndarray) -> None:
-        """Put a window into its piece, and compare it with what is there already."""
+        """Put the bases around a target, uint8 [seq_length], into their piece.
+
+        They are compared with what is there already. place: as in `ComparedWithGenome.add`.
+        """
         if (codes != dna.N).any():
-            known = self._place_of.setdefault(hashlib.sha256(codes.tobytes()).digest(), place)
-            if known != place:
-                self._twins.append((known, place))
+            self.counts.digests[place] = hashlib.sha256(codes.tobytes()).hexdigest()
         before_contig = max(self._margin - window.start, 0)
         if (codes[:before_contig] != dna.N).any():
             raise UserError(
@@ -167,10 +119,13 @@ class PiecedTogether:
         start = window.start - self._margin + before_contig
         piece = self._piece_of(window.chrom, start)
         position = piece.offset + start - piece.start
-        with self._scratch.open("r+b") as file:
+        with self._file.open("r+b") as file:
+            # Else two processes could put down windows that differ, and neither see the other's.
+            with suppress(OSError):  # a disk without locks; the work folder's own lock says so
+                fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(position)
             stored = np.frombuffer(file.read(codes.size), dtype=np.uint8)
-            clash = np.flatnonzero((stored != self._EMPTY) & (stored != codes))
+            clash = np.flatnonzero((stored != _EMPTY) & (stored != codes))
             if clash.size:
                 raise UserError(
                     f"{place}: the sequence around {_name(window)} differs from that of an "
@@ -184,28 +139,17 @@ class PiecedTogether:
         pieces = self._pieces_of[chrom]
         return pieces[bisect_right(pieces, start, key=lambda piece: piece.start) - 1]
 
-    def contigs(self) -> list[Contig]:
-        """Return the pieces, in the order of the windows."""
-        return self._pieces
 
-    def codes(self) -> Iterator[np.ndarray]:
-        """Yield the bases of each piece."""
-        with self._scratch.open("rb") as file:
-            for piece in self._pieces:
-                yield np.frombuffer(file.read(piece.length), dtype=np.uint8)
-
-    def warnings(self) -> list[str]:
-        """Name windows of other places with the same bases: a file that is there twice, perhaps."""
-        if not self._twins:
-            return []
-        one, other = self._twins[0]
-        return [
-            f"{len(self._twins):,} windows hold all the bases of an earlier one, such as {other} "
-            f"those of {one}: is a file there twice, or a place in two splits? --fasta would tell"
-        ]
+def create_pieces(file: Path, pieces: Sequence[Contig]) -> None:
+    """Make a file of base codes, uint8, one piece after another, with no base known yet."""
+    size = pieces[-1].offset + pieces[-1].length
+    with file.open("wb") as opened:
+        block = bytes([_EMPTY]) * 2**20
+        for start in range(0, size, len(block)):
+            opened.write(block[: size - start])
 
 
-def _pieces(windows: Sequence[Interval], margin: int) -> list[Contig]:
+def find_pieces(windows: Sequence[Interval], margin: int) -> list[Contig]:
     """Return the stretches that the inputs cover, by contig in the order of the windows."""
     starts: dict[str, list[int]] = {}
     for window in windows:
@@ -219,7 +163,35 @@ def _pieces(windows: Sequence[Interval], margin: int) -> list[Contig]:
             Contig(name=chrom, start=start, length=end - start, offset=0, whole=False)
             for start, end in zip(covered.starts.tolist(), covered.ends.tolist(), strict=True)
         ]
-    return pieces
+    ends = np.cumsum([piece.length for piece in pieces]).tolist()
+    return [
+        piece.model_copy(update={"offset": end - piece.length})
+        for piece, end in zip(pieces, ends, strict=True)
+    ]
+
+
+def sequence_warnings(counts: Sequence[SequenceCounts], genome: Path | None) -> list[str]:
+    """Return what the user should know about the bases; counts: in the order of reading."""
+    if one_sided := sum(each.one_sided for each in counts):
+        assert genome is not None
+        windows = sum(each.one_sided_windows for each in counts)
+        return [
+            f"{one_sided:,} bases of {windows:,} windows are N in the imported set or in "
+            f"{genome.name}, but not in both; the genome's were kept"
+        ]
+    first_with: dict[str, str] = {}
+    twins = []
+    for place, digest in chain.from_iterable(each.digests.items() for each in counts):
+        known = first_with.setdefault(digest, place)
+        if known != place:
+            twins.append((known, place))
+    if not twins:
+        return []
+    one, other = twins[0]
+    return [
+        f"{len(twins):,} windows hold all the bases of an earlier one, such as {other} those of "
+        f"{one}: is a file there twice, or a place in two splits? --fasta would tell"
+    ]
 
 
 def _cut(contig: np.ndarray, start: int, length: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What an importer reads from: records in their own order, split by split."""
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -50,8 +51,24 @@ class Record:
     targets: np.ndarray
 
 
+@dataclass(frozen=True)
+class Block:
+    """Records that are read in one go: `count` of a split's, at least 1, of one file.
+
+    first: number of the first one in the file.
+    """
+
+    split: str
+    file: Path
+    first: int
+    count: int
+
+
 class ImportSource(Protocol):
-    """A training set of another tool. num_records: {split: records}, in the order of reading."""
+    """A training set of another tool; can be sent to other processes.
+
+    The order of reading is that of the splits in `num_records`, and of a split's records.
+    """
 
     @property
     def geometry(self) -> Geometry:
@@ -65,7 +82,7 @@ class ImportSource(Protocol):
 
     @property
     def num_records(self) -> Mapping[str, int]:
-        """Records of each split."""
+        """Records of each split, {split: records}."""
         ...
 
     @property
@@ -73,6 +90,14 @@ class ImportSource(Protocol):
         """Every file that is read, the windows BED and targets table apart."""
         ...
 
-    def records(self, split: str) -> Iterator[Record]:
-        """Yield the records of a split in order, as many as `num_records` says."""
+    def blocks(self, executor: Executor | None) -> list[Block]:
+        """Return all records as blocks in the order of reading.
+
+        executor: where files are read if that takes it; None reads here. Raises UserError unless
+        the files hold as many records as `num_records` says.
+        """
+        ...
+
+    def records(self, block: Block) -> Iterator[Record]:
+        """Yield the records of a block in order."""
         ...

@@ -7,6 +7,7 @@ them, those of a split in the order of its rows.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from spacescale.arguments import given_path
 from spacescale.errors import UserError
 from spacescale.genome.file_kinds import refuse_other_kinds
 from spacescale.prepare.importers.encodings import as_floats, codes_from_one_hot
-from spacescale.prepare.importers.source import Geometry, Record
+from spacescale.prepare.importers.source import Block, Geometry, Record
 
 _SPLIT_IN_NAME = re.compile(r"(?:^|[_.-])(train|valid|val|test|fold\d+)$")
-# Rows are read in blocks, so that a chunk of several windows is inflated once.
-_BLOCK_BYTES = 2**28
+# Rows are read in steps, so that a chunk of several windows is inflated once.
+_STEP_BYTES = 2**28
+_BLOCK_ROWS = 64
 _MAX_CHUNK_BYTES = 2**31
 
 
@@ -52,16 +54,29 @@ class SpaceHdf5:
         """The HDF5 files."""
         return list(self._files.values())
 
-    def records(self, split: str) -> Iterator[Record]:
-        """Yield the rows of a split's file in order."""
-        path = self._files[split]
+    def blocks(self, executor: Executor | None) -> list[Block]:
+        """Return blocks of at least _BLOCK_ROWS rows, as far as a file has them."""
+        found = []
+        for split, path in self._files.items():
+            with _opened(path) as file:
+                step = _rows_per_step(file["sequences"], file["targets"])
+            rows = -(-_BLOCK_ROWS // step) * step
+            for first in range(0, self.num_records[split], rows):
+                count = min(rows, self.num_records[split] - first)
+                found.append(Block(split, path, first, count))
+        return found
+
+    def records(self, block: Block) -> Iterator[Record]:
+        """Yield the rows of a block in order."""
+        path, end = block.file, block.first + block.count
         with _opened(path) as file:
             sequences, targets = file["sequences"], file["targets"]
-            step = _rows_per_block(sequences, targets)
-            for start in range(0, self.num_records[split], step):
-                with _readable(path, f"rows {start} to {start + step}"):
-                    one_hot = _as_numbers(sequences[start : start + step])
-                    values = as_floats(_as_numbers(targets[start : start + step]))
+            step = _rows_per_step(sequences, targets)
+            for start in range(block.first, end, step):
+                stop = min(start + step, end)
+                with _readable(path, f"rows {start} to {stop}"):
+                    one_hot = _as_numbers(sequences[start:stop])
+                    values = as_floats(_as_numbers(targets[start:stop]))
                 for row, (bases, bins) in enumerate(zip(one_hot, values, strict=True), start):
                     yield _record(f"{path}: row {row}", bases, bins)
 
@@ -136,12 +151,12 @@ def _dataset(path: Path, file: Any, name: str) -> Any:
     return found
 
 
-def _rows_per_block(*datasets: Any) -> int:
+def _rows_per_step(*datasets: Any) -> int:
     rows = max(dataset.chunks[0] if dataset.chunks else 1 for dataset in datasets)
     row_bytes = max(
         dataset.dtype.itemsize * dataset.shape[1] * dataset.shape[2] for dataset in datasets
     )
-    return max(1, min(rows, _BLOCK_BYTES // row_bytes))
+    return max(1, min(rows, _STEP_BYTES // row_bytes))
 
 
 @contextmanager
