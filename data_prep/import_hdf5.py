@@ -3,7 +3,6 @@
 import argparse
 import sys
 
-from spacescale import console
 from spacescale.arguments import path_option
 from spacescale.prepare.importers.command import import_options, import_parser, run_import
 from spacescale.prepare.importers.import_dataset import ImportOptions
@@ -41,4 +40,4 @@ def prepare() -> tuple[ImportOptions, ImportSource]:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(lambda: run_import(prepare), goes_on=True))
+    sys.exit(run_import(prepare))

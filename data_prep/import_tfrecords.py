@@ -3,7 +3,6 @@
 import argparse
 import sys
 
-from spacescale import console
 from spacescale.arguments import path_option
 from spacescale.prepare.importers.basenji import BasenjiSet
 from spacescale.prepare.importers.command import import_options, import_parser, run_import
@@ -42,4 +41,4 @@ def prepare() -> tuple[ImportOptions, ImportSource]:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(lambda: run_import(prepare), goes_on=True))
+    sys.exit(run_import(prepare))

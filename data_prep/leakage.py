@@ -10,7 +10,6 @@ from spacescale import console
 from spacescale.arguments import homology_files, named_paths, path_option
 from spacescale.dataset.loader import open_datasets
 from spacescale.dataset.schema import SplitOverlap
-from spacescale.errors import UserError
 from spacescale.splits.homology_leakage import HomologyLeak, homology_leaks
 from spacescale.splits.leakage import split_overlaps
 
@@ -57,23 +56,19 @@ def as_json(overlaps: dict[str, list[SplitOverlap]], leaks: list[HomologyLeak]) 
 def main() -> int:
     """Run the command; returns the exit status."""
     given = parse_arguments()
-    try:
-        datasets = open_datasets(given.data)
-        overlaps = {
-            name: split_overlaps(data.windows.intervals(), data.seq_length)
-            for name, data in datasets.items()
-        }
-        leaks = homology_leaks(
-            datasets,
-            homology_files(given.homology),
-            given.min_aligned,
-            named_paths("--aliases", [text for text in given.aliases if text != "auto"]),
-            "auto" in given.aliases,
-            tell=lambda line: print(f"note: {line}", file=sys.stderr),
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    datasets = open_datasets(given.data)
+    overlaps = {
+        name: split_overlaps(data.windows.intervals(), data.seq_length)
+        for name, data in datasets.items()
+    }
+    leaks = homology_leaks(
+        datasets,
+        homology_files(given.homology),
+        given.min_aligned,
+        named_paths("--aliases", [text for text in given.aliases if text != "auto"]),
+        "auto" in given.aliases,
+        tell=lambda line: print(f"note: {line}", file=sys.stderr),
+    )
     if given.json:
         print(json.dumps(as_json(overlaps, leaks), indent=1))
     else:

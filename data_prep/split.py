@@ -120,13 +120,9 @@ def print_result(result: GenomesSplit, settings: SplitSettings, out: Path) -> No
 
 def main() -> int:
     """Run the command; returns the exit status."""
-    try:
-        settings, out, overwrite = parse_settings()
-        result = split_genomes(settings)
-        write(result, settings, out, overwrite)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    settings, out, overwrite = parse_settings()
+    result = split_genomes(settings)
+    write(result, settings, out, overwrite)
     print_result(result, settings, out)
     return 0
 

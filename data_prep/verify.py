@@ -34,16 +34,9 @@ def main() -> int:
     """Run the command; returns the exit status."""
     args = parse_arguments()
     start = time.perf_counter()
-    try:
-        if args.workers < 1:
-            raise UserError(f"--workers {args.workers}: must be at least 1")
-        found = verify(args.path, args.workers)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    if args.workers < 1:
+        raise UserError(f"--workers {args.workers}: must be at least 1")
+    found = verify(args.path, args.workers)
     findings = list(chain.from_iterable(found.values()))
     if args.json:
         print_json(found)

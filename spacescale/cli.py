@@ -259,9 +259,8 @@ def _run() -> int:
     args = parse_arguments(build_parser())
     try:
         args.run(args)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except OSError as error:
+        raise UserError(str(error)) from None
     return 0
 
 

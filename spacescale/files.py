@@ -85,7 +85,7 @@ def new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     cannot be written, or the disk is full.
     """
     if target.exists() and not replace:
-        raise UserError(f"{target}: already exists; choose another place")
+        raise UserError(f"{target}: already exists; choose another --out")
     folder = target.with_name(f".{target.name}{PARTIAL}-{os.getpid()}")
     with made_parents(target), failed_writes_explained(target.parent):
         make_folder(folder)

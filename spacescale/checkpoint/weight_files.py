@@ -19,10 +19,9 @@ from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.files import new_folder, write_json
 from spacescale.genome.tracks import Track, write_tracks
-from spacescale.model.space import EXPORT_FORMAT, EXPORT_VERSION, Space
+from spacescale.model.space import EXPORT_FORMAT, EXPORT_VERSION
 
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
-LISTED_PROBLEMS = 5
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -76,34 +75,6 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UserError(f"{path}: {key!r} is {type(value).__name__}, expected a tensor")
     return weights
-
-
-def check_weights(
-    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str
-) -> None:
-    """Hold weights against what is expected; the values of `expected` are not looked at.
-
-    Raises UserError naming the first keys that are missing, unexpected, of another shape, or
-    whole numbers instead of floating point or the reverse.
-    """
-    problems = [f"missing {key}" for key in expected if key not in weights]
-    problems += [f"unexpected {key}" for key in weights if key not in expected]
-    for key in expected.keys() & weights.keys():
-        found, wanted = weights[key], expected[key]
-        if found.shape != wanted.shape:
-            problems.append(f"{key} is {tuple(found.shape)}, expected {tuple(wanted.shape)}")
-        elif found.is_floating_point() != wanted.is_floating_point():
-            problems.append(f"{key} is {found.dtype}, expected {wanted.dtype}")
-    if problems:
-        more = len(problems) - LISTED_PROBLEMS
-        rest = f" and {more} more" if more > 0 else ""
-        raise UserError(f"{source}: {'; '.join(sorted(problems)[:LISTED_PROBLEMS])}{rest}")
-
-
-def shapes_of(config: ModelConfig) -> dict[str, Tensor]:
-    """The state dict of a model of this configuration, without memory behind it."""
-    with torch.device("meta"):
-        return Space(config).state_dict()
 
 
 def write_imported(

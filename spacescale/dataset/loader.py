@@ -67,7 +67,7 @@ class TrainingWindows(Dataset):
         """Pickled small, as folders to open: a process is started only once all is sent to it."""
         found = {name: (data.path, data.manifest_hash) for name, data in self.datasets.items()}
         order, roll = self.order, self.roll_targets_windows
-        return _reopened, (found, order, self.rank, self.seq_length, roll)
+        return _reopen, (found, order, self.rank, self.seq_length, roll)
 
     def __getitem__(self, micro_step: int) -> Batch:
         """Batch of one micro-step, species in data set order."""
@@ -88,7 +88,7 @@ class TrainingWindows(Dataset):
         return batch
 
 
-def _reopened(found: dict[str, tuple[Path, str]], *others: Any) -> TrainingWindows:
+def _reopen(found: dict[str, tuple[Path, str]], *others: Any) -> TrainingWindows:
     """The windows of datasets that were checked when they were opened first: folder and hash."""
     datasets = {}
     for name, (folder, expected) in found.items():
@@ -147,12 +147,12 @@ def training_batches(
         # masks of a resumed run.
         generator=torch.Generator(),
     )
-    with _stop_requests_kept_from_children() if num_workers else nullcontext():
+    with _children_ignore_stop_signals() if num_workers else nullcontext():
         return iter(loader)
 
 
 @contextmanager
-def _stop_requests_kept_from_children() -> Iterator[None]:
+def _children_ignore_stop_signals() -> Iterator[None]:
     """Processes started here inherit a mask under which Ctrl-C, SIGTERM and SIGUSR1 do not reach
     them: terminals and schedulers send these to all processes of a run, which still reads while
     it saves. Workers end with the process that started them.

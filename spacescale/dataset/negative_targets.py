@@ -23,7 +23,7 @@ def refuse_negative_tracks(datasets: Iterable[SpeciesData]) -> None:
     for data in datasets:
         named = [track.identifier for track in data.tracks if track.negative or track.mean < 0]
         if named:
-            raise _refusal(f"{data.path}: targets below 0 in {_tracks(named)}")
+            raise _refusal(f"{data.path}: targets below 0 in {_describe_tracks(named)}")
 
 
 def refuse_negative_window(data: SpeciesData, row: int, targets: np.ndarray) -> None:
@@ -33,10 +33,12 @@ def refuse_negative_window(data: SpeciesData, row: int, targets: np.ndarray) -> 
         named = [data.tracks[i].identifier for i in np.flatnonzero(below.any(axis=0))]
         windows = data.windows
         place = f"{windows.chrom[row]}:{windows.start[row]}-{windows.end[row]}"
-        raise _refusal(f"{data.path}: row {row} ({place}) has targets below 0 in {_tracks(named)}")
+        raise _refusal(
+            f"{data.path}: row {row} ({place}) has targets below 0 in {_describe_tracks(named)}"
+        )
 
 
-def _tracks(names: list[str]) -> str:
+def _describe_tracks(names: list[str]) -> str:
     return f"track{'s' if len(names) > 1 else ''} {shorten(names)}"
 
 

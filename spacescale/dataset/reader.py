@@ -191,7 +191,7 @@ class SpeciesData:
             raise
         except Exception as error:
             raise UserError(
-                f"{self._place(row)} is damaged, copy the dataset again ({error})"
+                f"{self._describe_window(row)} is damaged, copy the dataset again ({error})"
             ) from error
         if _has_nan(values):
             self._check_unmeasured(row, np.isnan(values))
@@ -199,10 +199,10 @@ class SpeciesData:
 
     def _check_unmeasured(self, row: int, unmeasured: np.ndarray) -> None:
         if unmeasured.all():
-            raise UserError(f"{self._place(row)} is missing")
+            raise UserError(f"{self._describe_window(row)} is missing")
         if self.manifest.missing == "zero":
             tracks = [self.tracks[i].identifier for i in np.flatnonzero(unmeasured.any(axis=0))]
-            raise UserError(f"{self._place(row)} holds NaN in {shorten(tracks)}")
+            raise UserError(f"{self._describe_window(row)} holds NaN in {shorten(tracks)}")
 
     def file_of(self, row: int) -> Path:
         """Return the file that holds the targets of a row."""
@@ -242,7 +242,7 @@ class SpeciesData:
             raise UserError(f"{self.path / 'genome'}: a chunk in {start}-{end} is missing")
         return codes
 
-    def _place(self, row: int) -> str:
+    def _describe_window(self, row: int) -> str:
         windows = self.windows
         window = f"{windows.chrom[row]}:{windows.start[row]}-{windows.end[row]}"
         return f"{self._targets.file_of(row)}: row {row} ({window})"

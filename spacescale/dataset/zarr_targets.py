@@ -40,11 +40,11 @@ class ZarrTargets:
         with path.open("rb", buffering=0) as file:
             index_bytes = 16 * self._windows_per_shard + _CHECKSUM_BYTES
             start = path.stat().st_size - index_bytes
-            index = np.frombuffer(_checked(file.fileno(), start, index_bytes), "<u8")
+            index = np.frombuffer(_read_checked(file.fileno(), start, index_bytes), "<u8")
             offset, size = index.reshape(-1, 2)[row % self._windows_per_shard].tolist()
             if offset == size == _NEVER_WRITTEN:
                 return self._never_written()
-            content = _checked(file.fileno(), offset, size)
+            content = _read_checked(file.fileno(), offset, size)
         return _decode(content, self._codec).reshape(self._shape)
 
     def _never_written(self) -> np.ndarray:
@@ -55,7 +55,7 @@ class ZarrTargets:
         return self.folder / "c" / str(row // self._windows_per_shard) / "0" / "0"
 
 
-def _checked(descriptor: int, offset: int, size: int) -> bytes:
+def _read_checked(descriptor: int, offset: int, size: int) -> bytes:
     """Return bytes of a file that end with their CRC-32C, without it."""
     content = pread(descriptor, size, offset) if offset >= 0 else b""
     if len(content) != size:

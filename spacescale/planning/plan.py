@@ -32,7 +32,7 @@ class Work:
     forward: float
     training: float  # forward and backward
     executed_forward: float
-    executed_training: float  # with what checkpointed stages compute again
+    executed_training: float  # with what is recomputed
 
 
 @dataclass(frozen=True)

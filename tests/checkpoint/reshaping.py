@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from checkpoints import MODEL
+from no_data import no_data
 from torch import Tensor
 
 from spacescale.checkpoint.manager import CheckpointManager
@@ -77,10 +78,9 @@ def start(output: Path, layout: Layout, seed: int = 20) -> Run:
     }
     engine = build_engine(model, CONFIG.optim, resolve_deepspeed_config(config, "reshaping", 1))
     torch.manual_seed(seed + 1 + comm.rank())
-    tracks = {name: [] for name in CONFIG.model.species}
-    manager = CheckpointManager(
-        output, CONFIG, tracks, engine, layout.ep_size, {}, {}, model, torch.device("cpu")
-    )
+    data = no_data(CONFIG.model.species)
+    device = torch.device("cpu")
+    manager = CheckpointManager(output, CONFIG, data, engine, layout.ep_size, model, device)
     return Run(model, engine, manager)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from spacescale.train.signals import StopRequest
 stop = StopRequest()
 stop.output = Path(sys.argv[1])
-stop.tell = lambda number: print("told", number, flush=True)
+stop.tell_others = lambda number: print("told", number, flush=True)
 stop.interrupt = lambda: os._exit(3)
 stop.training = sys.argv[2] == "training"
 print("ready", flush=True)

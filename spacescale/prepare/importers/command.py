@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from spacescale import console
 from spacescale.arguments import listed_names, path_option
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
@@ -65,19 +66,16 @@ def run_import(prepare: Callable[[], tuple[ImportOptions, ImportSource]]) -> int
     """Import what `prepare` returns and print a summary; returns the exit status."""
     # A terminated run must take its half-written folder along.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    start = time.perf_counter()
-    try:
+
+    def command() -> int:
+        start = time.perf_counter()
         options, source = prepare()
         _print_settings(options, source)
         data = SpeciesData.open(import_dataset(options, source))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted, nothing written", file=sys.stderr)
-        return 130
-    print_summary(data, time.perf_counter() - start)
-    return 0
+        print_summary(data, time.perf_counter() - start)
+        return 0
+
+    return console.run(command, goes_on=True, interrupted="interrupted, nothing written")
 
 
 def _print_settings(options: ImportOptions, source: ImportSource) -> None:

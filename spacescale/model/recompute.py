@@ -1,6 +1,6 @@
-"""Activation checkpointing: keep a module's inputs and compute its activations again in backward.
+"""Keep of a module its inputs alone, and recompute its activations in the backward pass.
 
-Running statistics of BatchNorm must see each batch once, so the second computation leaves them
+Running statistics of BatchNorm must see each batch once, so recomputing leaves them
 alone.
 """
 
