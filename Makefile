@@ -1,9 +1,11 @@
 # The first command creates the virtual environment $(VENV); later ones reuse it.
 # Another interpreter or place: make test PYTHON=python3.12 VENV=/some/where
+# Tests in more processes than two, or in one: make test WORKERS=4, WORKERS=0
 # The newest releases that pyproject.toml allows: make test CONSTRAINTS=/dev/null VENV=/some/where
 
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 CONSTRAINTS ?= constraints.txt
 
 BIN := $(VENV)/bin
@@ -19,7 +21,7 @@ demo: $(INSTALLED)  ## simulate genomes, pretrain a small model on them, show wh
 	$(BIN)/python -m spacescale.testing.demo
 
 test: $(INSTALLED)  ## the default tests (CPU)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(INSTALLED)  ## style and formatting
 	$(BIN)/ruff check

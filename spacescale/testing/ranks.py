@@ -6,6 +6,7 @@ each starts within a tenth of a second, and no call sees what an earlier one lef
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -32,7 +33,7 @@ ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 def run_ranks(
     function: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 600
 ) -> list[Any]:
-    """Call `function(*args)` in `world_size` new processes on the CPU; their results by rank.
+    """Call `function(*args)` in `world_size` fresh processes on the CPU; their results by rank.
 
     Each process joins the group through `init_distributed`, with one thread. `function` must be
     importable and its results plain and picklable. Raises the failing rank's error with its
@@ -80,6 +81,7 @@ def _run_one(
         **ENVIRONMENT,
     )
     torch.set_num_threads(1)
+    gc.freeze()  # ZeRO-3 collects often: not all that is imported each time
     from spacescale.parallel.engine import init_distributed
 
     init_distributed()
