@@ -234,7 +234,10 @@ def raising(error):
     return stop
 
 
-def test_a_run_stopped_after_every_step_ends_like_one_that_was_not(inputs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("moment", ["after a mark", "before the next"])
+def test_a_run_stopped_after_every_step_ends_like_one_that_was_not(
+    inputs, tmp_path, monkeypatch, moment
+):
     """Each run gets one marker further than the one before: request, plan, tracks, shards."""
     old = contents(make(inputs, tmp_path / "out").path)
     whole = contents(make(inputs, tmp_path / "whole", stride=64).path)
@@ -248,6 +251,8 @@ def test_a_run_stopped_after_every_step_ends_like_one_that_was_not(inputs, tmp_p
                     raise KeyboardInterrupt
                 written.append(path)
                 write(path, value)
+                if moment == "after a mark":
+                    raise KeyboardInterrupt
 
             return write_once
 
@@ -262,7 +267,8 @@ def test_a_run_stopped_after_every_step_ends_like_one_that_was_not(inputs, tmp_p
             except KeyboardInterrupt:
                 stops += 1
         assert contents(tmp_path / "out/tiny") == old
-    assert stops == 1 + 1 + 2 + 5 - 1  # request, plan, tracks, shards; the last run ends
+    marks = 1 + 1 + 2 + 5  # request, plan, tracks, shards
+    assert stops == (marks if moment == "after a mark" else marks - 1)
     assert contents(data.path) == whole
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny"]
 

@@ -91,7 +91,10 @@ def make(given: tuple[Path, ImportSource], out: Path, tell=lambda _: None, **cha
     return import_dataset(ImportOptions(**(settings | changes)), source, tell)
 
 
-def test_an_import_killed_at_every_mark_ends_like_one_that_was_not(given, tmp_path, monkeypatch):
+@pytest.mark.parametrize("moment", ["after a mark", "before the next"])
+def test_an_import_killed_at_every_mark_ends_like_one_that_was_not(
+    given, tmp_path, monkeypatch, moment
+):
     """Each run gets one mark further than the one before: request, plan, blocks, shards."""
     monkeypatch.setattr(space_hdf5, "_BLOCK_ROWS", 2)
     whole = contents(make(given, tmp_path / "whole"))
@@ -105,6 +108,8 @@ def test_an_import_killed_at_every_mark_ends_like_one_that_was_not(given, tmp_pa
                     raise Killed
                 written.append(file)
                 write(file, value)
+                if moment == "after a mark":
+                    raise Killed
 
             return write_once
 
@@ -121,7 +126,8 @@ def test_an_import_killed_at_every_mark_ends_like_one_that_was_not(given, tmp_pa
         assert [path.name for path in (tmp_path / "out").iterdir()] == [".tiny.partial"]
     num_blocks = len(given[1].blocks(None))
     assert num_blocks == 5
-    assert kills == 1 + 1 + num_blocks + 3 - 1  # request, plan, blocks, shards; the last run ends
+    marks = 1 + 1 + num_blocks + 3  # request, plan, blocks, shards
+    assert kills == (marks if moment == "after a mark" else marks - 1)
     assert contents(path) == whole
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny"]
 
