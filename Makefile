@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types imports check clean
+.PHONY: help demo test lint format types imports docs check clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -37,10 +37,13 @@ types: $(INSTALLED)  ## static types
 imports: $(INSTALLED)  ## the floors: which part may import which
 	$(BIN)/lint-imports
 
-check: lint types imports test  ## all of the above
+docs: $(INSTALLED)  ## guides and API reference as a site, site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+check: lint types imports docs test  ## all of the above
 
 clean:  ## remove caches and build products; keeps $(VENV) and runs
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # torch comes first and alone: its pin decides, and no later package brings another one.

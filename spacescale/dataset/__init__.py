@@ -1,1 +1,3 @@
-"""Species datasets on disk: format, writer, reader. README.md describes every file."""
+"""What training opens: the format of a species data set, its reader, the order of windows, the
+loader. README.md describes every file.
+"""
