@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -71,6 +72,11 @@ class SampleOrder:
                     f"species {name!r} with {self.num_windows[name]} windows would never be drawn "
                     f"at data.species_balance={self.balance}; take a value nearer to 1"
                 )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Worker processes are sent no permutations: they work out those that they need."""
+        given = {name: value for name, value in vars(self).items() if name != "_cycle"}
+        return given | {"_epochs": {}}
 
     def shares(self) -> dict[str, float]:
         """Fraction of slots per species: N^(1−balance), normalised."""
