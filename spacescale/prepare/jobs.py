@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import active_children, connection, get_context, parent_process
+from multiprocessing import (
+    active_children,
+    connection,
+    get_context,
+    parent_process,
+    resource_tracker,
+)
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -59,6 +65,20 @@ def _prepare_worker() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
+@contextmanager
+def _ctrl_c_kept_from_children() -> Iterator[None]:
+    """Processes started here inherit a mask under which Ctrl-C does not reach them: it would end
+    those that still import, with a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        resource_tracker.ensure_running()  # else the workers' start begins with its own …
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # … which lifts the mask
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def run_jobs(
     executor: Executor | None, function: Callable[..., _Result], jobs: Iterable[tuple]
 ) -> Iterator[_Result]:
@@ -71,7 +91,8 @@ def run_jobs(
         for job in jobs:
             yield function(*job)
         return
-    futures = [executor.submit(function, *job) for job in jobs]
+    with _ctrl_c_kept_from_children():
+        futures = [executor.submit(function, *job) for job in jobs]
     try:
         for future in as_completed(futures):
             yield future.result()

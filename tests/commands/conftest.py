@@ -14,18 +14,9 @@ from commands import SCRIPT, arguments, deepspeed_command, make_data, run
 from matplotlib.figure import Figure
 
 SLURM = ("slurmctld", "slurmd", "munged", "sbatch", "srun")
-COSTLY = ("slurm", "runs", "finished", "alone")  # fixtures that only one worker shall make
 
 
-def pytest_collection_modifyitems(config, items):
-    """Send all tests of a costly fixture to one worker (--dist loadgroup)."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if used := next((name for name in COSTLY if name in item.fixturenames), None):
-                item.add_marker(pytest.mark.xdist_group(used))
-
-
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Models are tiny: more threads only wait for each other."""
     before = torch.get_num_threads()

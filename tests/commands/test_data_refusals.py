@@ -7,11 +7,11 @@ The list has 32 kinds of bad input. Each has a test that carries its number:
 | 1 to 14, 18, 19 | FASTA | genome/test_bad_inputs.py |
 | 15 to 17 | places that the genome does not hold | genome/test_bad_inputs.py |
 | 20 to 30 | BigWig | genome/test_bad_inputs.py |
-| 31, 32 | BED of splits or windows | genome/test_bad_beds.py |
+| 31, 32 | BED of splits or windows | splits/test_bad_beds.py |
 | beyond the list | any bytes for FASTA, 2bit, BED, tracks, tables | genome/test_fuzz.py |
-| | TFRecord, HDF5 | data/test_import_fuzz.py, data/test_import_*.py |
-| | damaged datasets | data/test_verify.py, data/test_tar_targets.py, test_rank_failures.py |
-| | killed runs, full disks while sharding | test_shard_scale.py, data/test_shard_writer.py |
+| | TFRecord, HDF5 | prepare/test_import_fuzz.py, prepare/test_import_*.py |
+| | damaged datasets | verify/test_verify.py, dataset/test_tar_targets.py, test_rank_failures.py |
+| | killed runs, full disks while sharding | test_shard_scale.py, prepare/test_stages.py |
 | | shards and configuration that do not fit a run | test_pretrain_refusals.py |
 | | one of each kind through the command | test_shard_command.py |
 

@@ -45,3 +45,15 @@ def end_itself():
 def test_a_worker_that_dies_is_a_clear_error():
     with pytest.raises(UserError, match="a worker process died"), local_workers(2) as pool:
         list(run_jobs(pool, end_itself, [()]))
+
+
+def blocked_signals():
+    return signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_ctrl_c_does_not_reach_workers_even_while_they_import():
+    before = blocked_signals()
+    with local_workers(2) as executor:
+        found = list(run_jobs(executor, blocked_signals, [(), ()]))
+    assert all(signal.SIGINT in blocked for blocked in found)
+    assert blocked_signals() == before
