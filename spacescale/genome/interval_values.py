@@ -1,5 +1,6 @@
 """Values on intervals of a contig, and the same base by base."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,14 +8,31 @@ import numpy as np
 
 @dataclass(frozen=True)
 class IntervalValues:
-    """Intervals of one contig that do not overlap, in ascending order, each with a value.
+    """Intervals of one contig, of 1 bp or more, apart and in ascending order, each with a value.
 
-    starts, ends: int64 [n] in bp, 0-based half-open; values: float32 [n].
+    starts, ends: int64 or uint32 [n] in bp, 0-based half-open; values: float32 [n].
     """
 
     starts: np.ndarray
     ends: np.ndarray
     values: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence["IntervalValues"]) -> "IntervalValues":
+        """Return the intervals of parts one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = zip(*((part.starts, part.ends, part.values) for part in parts), strict=True)
+        return cls(*(np.concatenate(column) for column in columns))
+
+    def where(self, which: np.ndarray) -> "IntervalValues":
+        """Return some of the intervals, by a mask or by their numbers."""
+        return IntervalValues(self.starts[which], self.ends[which], self.values[which])
+
+    def since(self, start: int) -> "IntervalValues":
+        """Return the intervals that begin at `start` or after it."""
+        first = np.searchsorted(self.starts, self.starts.dtype.type(start))
+        return IntervalValues(self.starts[first:], self.ends[first:], self.values[first:])
 
     def touch(self, start: int, end: int) -> bool:
         """Tell whether any interval has a base in start to end."""
@@ -23,16 +41,58 @@ class IntervalValues:
 
     def per_base(self, start: int, end: int, background: float) -> np.ndarray:
         """Return float32 [end - start], one value a base, `background` outside the intervals."""
-        first = np.searchsorted(self.ends, start, side="right")
-        last = max(first, np.searchsorted(self.starts, end, side="left"))
-        edges = np.empty(2 * (last - first) + 2, dtype=np.int64)
-        edges[0], edges[-1] = start, end
-        np.maximum(self.starts[first:last], start, out=edges[1:-1:2])
-        np.minimum(self.ends[first:last], end, out=edges[2:-1:2])
+        first, last = touched(self.starts, self.ends, np.array([start]), end - start)
+        touching = slice(int(first[0]), int(last[0]))
+        values = self.values[touching]
+        if values.size == end - start:  # each base has an interval of its own
+            return values.astype(np.float32)
+        if not values.size:
+            return np.full(end - start, background, dtype=np.float32)
+        starts = np.maximum(self.starts[touching], start)
+        ends = np.minimum(self.ends[touching], end)
         # Gap, interval, gap, … interval, gap; a gap may be empty.
-        values = np.full(edges.size - 1, background, dtype=np.float32)
-        values[1::2] = self.values[first:last]
-        return np.repeat(values, np.diff(edges))
+        lengths = np.empty(2 * values.size + 1, dtype=np.intp)
+        lengths[0], lengths[-1] = starts[0] - start, end - ends[-1]
+        lengths[1::2] = ends - starts
+        lengths[2:-1:2] = starts[1:] - ends[:-1]
+        laid = np.full(lengths.size, background, dtype=np.float32)
+        laid[1::2] = values
+        return laid.repeat(lengths)
+
+    def per_window(self, starts: np.ndarray, width: int, background: float) -> np.ndarray:
+        """Return float32 [windows, width], row by row what per_base gives.
+
+        starts: int64 [windows], where each begins, in any order.
+        """
+        first, last = touched(self.starts, self.ends, starts, width)
+        counts = last - first
+        after = counts.cumsum()
+        # The windows are laid end to end.
+        rows = np.arange(starts.size) * width
+        touching = np.arange(after[-1]) + (first - after + counts).repeat(counts)
+        shift = (rows - starts).repeat(counts)
+        laid = IntervalValues(
+            self.starts[touching] + shift, self.ends[touching] + shift, self.values[touching]
+        )
+        # Only the first interval of a window can begin before it, only the last end after it.
+        held = counts > 0
+        heads, tails = (after - counts)[held], after[held] - 1
+        laid.starts[heads] = np.maximum(laid.starts[heads], rows[held])
+        laid.ends[tails] = np.minimum(laid.ends[tails], rows[held] + width)
+        return laid.per_base(0, starts.size * width, background).reshape(starts.size, width)
+
+
+def touched(
+    starts: np.ndarray, ends: np.ndarray, windows: np.ndarray, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return of each window the first interval that it touches, and the first one after those.
+
+    starts, ends: of the intervals, both ascending; windows: int64, where each begins.
+    """
+    # A key of another type would have numpy convert all positions.
+    first = np.searchsorted(ends, windows.astype(ends.dtype), side="right")
+    last = np.searchsorted(starts, (windows + width).astype(starts.dtype))
+    return first, last
 
 
 def union(intervals: IntervalValues) -> IntervalValues:

@@ -1,4 +1,5 @@
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,10 @@ def test_real_files_read_as_with_pybigwig(name):
         (bedgraph_section(0, [(3, 5, 1.0), (9, 7, 1.0), (9, 10, 1.0)]), "ends before it starts"),
         (bedgraph_section(2, [(3, 9, 1.0)]), "its index refers to places outside"),
         ((0, 3, 9, 0, 0, 1, [(1, 9, 1.0)]), "leaves the stretch that the index gives"),
+        (
+            (0, 3, 9, 0, 0, 1, [(4, 5, 1.0), (1, 2, 1.0), (8, 9, 1.0)]),
+            "leaves the stretch that the index gives",
+        ),
         (fixed_section(0, 3, 1, 2, [1.0, 2.0]), "a value twice at chr1:4-5: its intervals overlap"),
     ],
 )
@@ -210,6 +215,122 @@ def test_what_is_past_the_end_of_a_contig_is_cut_and_counted(tmp_path, index_is_
             "chr3": [20], "chr2": [3], "chr1": [3, 50],
         }  # fmt: skip
         assert list(found) == ["chr3", "chr2", "chr1"]
+
+
+def many_blocks(random) -> tuple[list[tuple], np.ndarray]:
+    """Short sections of all kinds on a contig of 6,000 bp, and the value of each base."""
+    values, sections, start = np.full(6_000, np.nan, np.float32), [], 40
+    while start < 5_900:
+        step, number = int(random.integers(1, 5)), int(random.integers(2, 7))
+        kind, span = int(random.integers(3)), int(random.integers(1, step + 1))
+        starts = [start + step * n for n in range(number)]
+        drawn = random.random(number).astype(np.float32).tolist()
+        for first, value in zip(starts, drawn, strict=True):
+            values[first : first + span] = value
+        sections.append(
+            (
+                bedgraph_section(0, [(n, n + span, v) for n, v in zip(starts, drawn, strict=True)]),
+                variable_section(0, span, list(zip(starts, drawn, strict=True))),
+                fixed_section(0, start, step, span, drawn),
+            )[kind]
+        )
+        # Now and then a long gap, else the next block follows at once.
+        start = starts[-1] + span + int(random.choice([0, 1, 300], p=[0.6, 0.39, 0.01]))
+    return sections, values
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_windows_in_any_order_and_number_read_alike(tmp_path, order):
+    """Whatever was read before: blocks are kept from one reading to the next."""
+    random = np.random.default_rng(0)
+    sections, expected = many_blocks(random)
+    assert len(sections) > 300
+    path = tmp_path / "a.bw"
+    path.write_bytes(bigwig_bytes([("chr1", 6_000), ("chr2", 50)], sections, order))
+    with BigWig(path) as file:
+        np.testing.assert_array_equal(file.read("chr1", 0, 6_000), expected)
+        for _ in range(300):
+            width = int(random.choice([1, 7, 60, 900, 5_000]))
+            starts = random.integers(0, 6_000 - width + 1, random.integers(1, 40))
+            if random.random() < 0.5:
+                starts = np.sort(starts)[: random.integers(1, 4)]
+            found = file.read_windows("chr1", starts, width)
+            assert found.dtype == np.float32
+            windows = [expected[start : start + width] for start in starts]
+            np.testing.assert_array_equal(found, windows)
+            start = int(starts[-1])
+            np.testing.assert_array_equal(file.read("chr1", start, start + width), windows[-1])
+        assert np.isnan(file.read_windows("chr2", np.array([3, 40]), 10)).all()
+        assert file.read_windows("chr1", np.array([], dtype=int), 10).shape == (0, 10)
+        with pytest.raises(UserError, match="chr2:41-51 does not lie inside chr2, which has 50 bp"):
+            file.read_windows("chr2", np.array([3, 41, 7]), 10)
+
+
+def test_infinite_coverage_in_one_of_many_windows(tmp_path):
+    with BigWig(write(tmp_path / "a.bw", [1.0, np.inf, 2.0])) as file:
+        assert file.read_windows("chr1", np.array([12, 10]), 1).tolist() == [[2], [1]]
+        with pytest.raises(UserError, match=r"a.bw has infinite coverage at chr1:11 \(0-based\)"):
+            file.read_windows("chr1", np.array([500, 8, 10]), 5)
+
+
+def test_positions_that_32_bits_do_not_hold(tmp_path):
+    length = 2**32 - 1
+    sections = [
+        variable_section(0, 900, [(length - 2_000, 4.0), (length - 500, 5.0)]),
+        fixed_section(1, length - 2_000, 1_500, 900, [6.0, 7.0]),
+        fixed_section(2, length - 10, 2**31, 3, [8.0, 9.0]),
+    ]
+    cut = [(s[0], s[1], min(s[2], length), *s[3:]) for s in sections]
+    (tmp_path / "a.bw").write_bytes(bigwig_bytes([(name, length) for name in "abc"], cut))
+    with BigWig(tmp_path / "a.bw") as file:
+        for name, first, last in (("a", 4, 5), ("b", 6, 7)):
+            found = file.read(name, length - 2_001, length)
+            assert np.isnan(found[[0, 901, 1_500]]).all()
+            assert (found[1:901] == first).all()
+            assert (found[1_501:] == last).all()
+            assert file.past_end({name: length})[name].tolist() == [400]
+        with pytest.raises(UserError, match=r"has a value at c:\d+, far past the end of c"):
+            file.read("c", length - 20, length)
+
+
+def with_unpacked_bytes(content: bytes, number: int) -> bytes:
+    """Give the header another number of bytes of an unpacked block."""
+    return content[:52] + struct.pack("<I", number) + content[56:]
+
+
+def test_the_header_may_promise_smaller_blocks_than_there_are(tmp_path):
+    path = tmp_path / "a.bw"
+    content = bigwig_bytes([("chr1", 40), ("chr2", 12)], SECTIONS)
+    path.write_bytes(content)
+    with BigWig(path) as file:
+        expected = {name: file.read(name, 0, length) for name, length in file.contigs.items()}
+    path.write_bytes(with_unpacked_bytes(content, 1))
+    with BigWig(path) as file:
+        for name, values in expected.items():
+            np.testing.assert_array_equal(file.read(name, 0, values.size), values)
+
+
+@pytest.mark.parametrize("promised", [1 << 15, 2**32 - 1])
+def test_a_block_that_unpacks_to_more_than_a_section_can_be_is_refused(tmp_path, promised):
+    """Such as one made to fill the memory: 1 MB of zlib can hold 1 GB."""
+    sections = [bedgraph_section(0, [(3, 7, 1.5)])]
+    content = bigwig_bytes([("chr1", 40)], sections)
+    raw = struct.pack("<IIIIIBBHIIf", 0, 3, 7, 0, 0, 1, 0, 1, 3, 7, 1.5)
+    block = zlib.compress(raw)
+    assert content.count(block) == 1
+    for surplus, fits in ((24 + 12 * (2**16 - 1) - len(raw), True), (2**20, False)):
+        bomb = zlib.compress(raw + bytes(surplus))
+        longer = content + bomb + content[-4:]
+        place = content.index(struct.pack("<QQ", content.index(block), len(block)))
+        entry = struct.pack("<QQ", len(content), len(bomb))
+        longer = longer[:place] + entry + longer[place + 16 :]
+        (tmp_path / "a.bw").write_bytes(with_unpacked_bytes(longer, promised))
+        with BigWig(tmp_path / "a.bw") as file:
+            if fits:
+                assert file.read("chr1", 6, 7) == [1.5]
+            else:
+                with pytest.raises(UserError, match=r"cannot be read at chr1:3-7: .* compressed"):
+                    file.read("chr1", 6, 7)
 
 
 def test_items_of_no_length_and_out_of_order_are_read(tmp_path):
