@@ -67,7 +67,7 @@ def open_codes(
     """Return the genome whose codes `read_genome` has written into `codes_file`."""
     ends = np.cumsum(list(lengths.values()))
     stored = np.memmap(codes_file, np.uint8, mode="r")
-    contigs = dict(zip(lengths, np.split(stored, ends[:-1]), strict=True))
+    contigs: dict[str, np.ndarray] = dict(zip(lengths, np.split(stored, ends[:-1]), strict=True))
     return Genome(path, contigs, num_ambiguous)
 
 

@@ -226,7 +226,7 @@ def _run_together(work: Callable[[], T], num_taking_part: int) -> T:
         failure = str(error)
     except Exception as error:  # the others must not wait for this rank
         bug, failure = error, f"failed: {error!r}"
-    failures = [failure]
+    failures: list[str | None] = [failure]
     if world_size() > 1:
         failures = [None] * world_size()
         dist.all_gather_object(failures, failure)
