@@ -245,7 +245,7 @@ def test_ranks_save_and_leave_when_the_deepspeed_command_is_ended(start, number)
     run = start("deepspeed")
     run.wait_for_steps()
     run.commands[0].send_signal(number)
-    assert run.wait_for_end() == [-number]
+    assert run.wait_for_end(within=40) == [-number]  # a busy machine saves slowly
     assert layout.find_checkpoint(run.output) is not None
     assert run.text().count("SIGTERM: saved step") == 1
     assert "Traceback" not in run.text() and not run.errors()

@@ -83,8 +83,18 @@ def markers(out: Path) -> int:
 def start(inputs, out, *more, launcher=()) -> subprocess.Popen:
     command = [*launcher, sys.executable, str(SCRIPT), *arguments(inputs, out, *more)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_ctrl_c,
     )
+
+
+def heed_ctrl_c():
+    """Shells start what shall run in the background, these tests perhaps, deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(condition, process=None, seconds=240):
