@@ -1,14 +1,18 @@
 # The first command creates the virtual environment $(VENV); later ones reuse it.
 # Another interpreter or place: make test PYTHON=python3.12 VENV=/some/where
+# Tests in more processes than two, or in one: make test WORKERS=4, WORKERS=0
+# The newest releases that pyproject.toml allows: make test CONSTRAINTS=/dev/null VENV=/some/where
 
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
+CONSTRAINTS ?= constraints.txt
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types imports check clean
+.PHONY: help demo test lint format types imports docs check clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -17,7 +21,7 @@ demo: $(INSTALLED)  ## simulate genomes, pretrain a small model on them, show wh
 	$(BIN)/python -m spacescale.testing.demo
 
 test: $(INSTALLED)  ## the default tests (CPU)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(INSTALLED)  ## style and formatting
 	$(BIN)/ruff check
@@ -33,10 +37,13 @@ types: $(INSTALLED)  ## static types
 imports: $(INSTALLED)  ## the floors: which part may import which
 	$(BIN)/lint-imports
 
-check: lint types imports test  ## all of the above
+docs: $(INSTALLED)  ## guides and API reference as a site, site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+check: lint types imports docs test  ## all of the above
 
 clean:  ## remove caches and build products; keeps $(VENV) and runs
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # torch comes first and alone: its pin decides, and no later package brings another one.
@@ -47,6 +54,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV) || { \
 	  echo "'$(PYTHON) -m venv' failed; on Debian or Ubuntu: apt-get install python3-venv make" >&2; \
 	  exit 1; }
-	$(BIN)/python -m pip install -c constraints.txt torch
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@

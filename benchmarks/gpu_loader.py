@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from gpu_measure import Figures, Setting, now, run_part
 
-from spacescale.data.loader import BatchesOnDevice, TrainingWindows, training_batches
-from spacescale.data.sampler import SampleOrder
-from spacescale.data.shard_reader import SpeciesData
+from spacescale.dataset.loader import BatchesOnDevice, TrainingWindows, training_batches
+from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.sampler import SampleOrder
 from spacescale.testing.made_up_data import MadeUpWindows
 
 MICRO_BATCH = 4

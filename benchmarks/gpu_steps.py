@@ -29,7 +29,7 @@ from spacescale.config import Config
 from spacescale.model.losses import training_losses
 from spacescale.model.space import Space
 from spacescale.planning.machine import MACHINES
-from spacescale.planning.plan import Plan, make_plan
+from spacescale.planning.plan import RunPlan, make_plan
 from spacescale.planning.species import micro_batch_windows
 from spacescale.planning.states import Layout
 
@@ -133,7 +133,7 @@ class Micro:
         loss.backward()
         return loss.detach()
 
-    def plan(self) -> Plan:
+    def plan(self) -> RunPlan:
         """Of exactly this, on this machine."""
         name = str(of_card(self.setting.device).get("card", "")).lower()
         machine = next((m for key, m in MACHINES.items() if key in name), MACHINES["h100"])

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 
 from spacescale.config import Config, build_config
 from spacescale.planning.machine import MACHINES
-from spacescale.planning.plan import Plan, make_plan
+from spacescale.planning.plan import RunPlan, make_plan
 from spacescale.planning.species import micro_batch_windows, with_species
 from spacescale.planning.states import Layout
 
@@ -54,7 +54,7 @@ def models() -> list[Model]:
 
 def plan_of(
     model: Model, gpus: int, windows: int, machine: str, zero: int = 1, ep: int | None = None
-) -> Plan:
+) -> RunPlan:
     """A step of that many windows per GPU."""
     micro_batch = min(model.micro_batch, windows)
     wanted = math.gcd(gpus, model.ep_size if ep is None else ep)
@@ -68,12 +68,12 @@ def plan_of(
     )
 
 
-def fits(plan: Plan) -> bool:
+def fits(plan: RunPlan) -> bool:
     """Whether a GPU's memory holds it."""
     return plan.total_bytes / 2**30 <= ROOM * plan.machine.memory_gib
 
 
-def largest_cost(plan: Plan) -> str:
+def largest_cost(plan: RunPlan) -> str:
     """The kind of traffic that takes most time, and its share of the step."""
     if plan.layout.gpus == 1:
         return "none"
@@ -81,7 +81,7 @@ def largest_cost(plan: Plan) -> str:
     return f"{kind} {seconds / plan.step.total:.0%}"
 
 
-def sent_gb(plan: Plan) -> float:
+def sent_gb(plan: RunPlan) -> float:
     """10⁹ bytes that a GPU sends in a step."""
     return sum(c.sent for collectives in plan.traffic.values() for c in collectives) / 1e9
 
@@ -97,7 +97,7 @@ def weak_table(all_models: list[Model]) -> Iterator[str]:
             yield f"| {model.label} | {gpus:,} | {plan.windows_per_step:,} | {weak_cells(plan)} |"
 
 
-def weak_cells(plan: Plan) -> str:
+def weak_cells(plan: RunPlan) -> str:
     """What a step sends and how long it takes, where the model fits."""
     if not fits(plan):
         return f"does not fit: {plan.total_bytes / 2**30:.0f} GiB" + " |" * 4
@@ -132,7 +132,7 @@ def expert_table(all_models: list[Model]) -> Iterator[str]:
             yield f"| {model.label} | {gpus} | {' | '.join(cells)} |"
 
 
-def curve(plans: list[Plan]) -> tuple[list[int], list[float]]:
+def curve(plans: list[RunPlan]) -> tuple[list[int], list[float]]:
     """GPUs and efficiency in percent, where the model fits."""
     shown = [plan for plan in plans if fits(plan)]
     return [p.layout.gpus for p in shown], [100 * p.step.efficiency for p in shown]

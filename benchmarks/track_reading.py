@@ -15,12 +15,13 @@ from types import ModuleType
 import numpy as np
 import pyBigWig
 
-from spacescale.data.shard_options import ShardOptions
-from spacescale.data.shard_plan import make_plan
-from spacescale.data.track_reader import read_track
 from spacescale.genome.bigwig import BigWig
 from spacescale.genome.sequence_files import read_genome
 from spacescale.genome.tracks import read_targets
+from spacescale.prepare.options import DatasetOptions
+from spacescale.prepare.plan import make_plan
+from spacescale.prepare.track_reader import WindowMasks, read_track
+from spacescale.splits.options import SplitOptions
 
 BIN_SIZE = 128
 MEAN_RUN_BP = 30  # bases that share a value
@@ -34,9 +35,10 @@ def compare_readers(args: argparse.Namespace, folder: Path) -> dict[str, dict[st
     options = write_inputs(folder, args.windows, args.bins, args.tracks)
     tracks = read_targets(options.targets)
     plan = make_plan(options, read_genome(options.fasta), tracks)
+    masks = WindowMasks.of(options, plan)
 
     def ours() -> list[np.ndarray]:
-        return [read_track(options, plan, track)[0] for track in tracks]
+        return [read_track(options, plan, masks, track)[0] for track in tracks]
 
     def plain() -> list[np.ndarray]:
         found = []
@@ -207,7 +209,7 @@ def to_first(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     }
 
 
-def write_inputs(folder: Path, num_windows: int, bins: int, num_tracks: int) -> ShardOptions:
+def write_inputs(folder: Path, num_windows: int, bins: int, num_tracks: int) -> DatasetOptions:
     """Write a genome of one contig and BigWigs of runs of equal values with gaps."""
     length = num_windows * bins * BIN_SIZE
     random = np.random.default_rng(0)
@@ -219,14 +221,14 @@ def write_inputs(folder: Path, num_windows: int, bins: int, num_tracks: int) -> 
         rows.append(f"{i}\ttrack{i}\ttrack{i}.bw\tmean")
         write_bigwig(folder / f"track{i}.bw", length, random)
     (folder / "targets.txt").write_text("\n".join(rows) + "\n")
-    return ShardOptions(
+    return DatasetOptions(
         species="made_up",
         fasta=folder / "genome.fa",
         targets=folder / "targets.txt",
         out=folder,
         seq_length=bins * BIN_SIZE,
         target_length=bins,
-        contigs=folder / "splits.bed",
+        splits=SplitOptions(contigs=folder / "splits.bed"),
     )
 
 

@@ -18,11 +18,11 @@ import webdataset
 import zarr
 from pcodec import standalone
 
-from spacescale.data.codecs import codec_warning_ignored
-from spacescale.data.importers.tf_example import parse_example
-from spacescale.data.importers.tfrecord import masked_crc32c, read_records
-from spacescale.data.shard_reader import SpeciesData
-from spacescale.data.tar_writer import export_webdataset
+from spacescale.dataset.codecs import codec_warning_ignored
+from spacescale.dataset.reader import SpeciesData
+from spacescale.prepare.importers.tf_example import parse_example
+from spacescale.prepare.importers.tfrecord import masked_crc32c, read_records
+from spacescale.prepare.tar_export import export_webdataset
 from spacescale.testing.made_up_data import MadeUpWindows
 
 Window = tuple[np.ndarray, np.ndarray]  # sequence, targets

@@ -6,13 +6,14 @@ import sys
 import time
 
 from spacescale import console
-from spacescale.data.manifest import find_species
-from spacescale.data.shard_reader import SpeciesData
-from spacescale.data.summary import print_summary
-from spacescale.data.tar_targets import ENDINGS
-from spacescale.data.tar_writer import export_webdataset
-from spacescale.errors import UserError
-from spacescale.genome.named_files import path_option
+from spacescale.arguments import path_option
+from spacescale.dataset.manifest import find_species
+from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.tar_targets import ENDINGS
+from spacescale.prepare.summary import print_summary
+from spacescale.prepare.tar_export import export_webdataset
+
+INTERRUPTED = "interrupted; the dataset under way was not written"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -33,26 +34,19 @@ def main() -> int:
     # A terminated run must take its half-written folder along.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = parse_arguments()
-    try:
-        for folder in find_species(args.source):
-            start = time.perf_counter()
-            target = export_webdataset(
-                folder,
-                args.out / folder.name,
-                codec=args.codec,
-                windows_per_shard=args.windows_per_shard,
-                workers=args.workers,
-                overwrite=args.overwrite,
-            )
-            print_summary(SpeciesData.open(target), time.perf_counter() - start)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the dataset under way was not written", file=sys.stderr)
-        return 130
+    for folder in find_species(args.source):
+        start = time.perf_counter()
+        target = export_webdataset(
+            folder,
+            args.out / folder.name,
+            codec=args.codec,
+            windows_per_shard=args.windows_per_shard,
+            workers=args.workers,
+            overwrite=args.overwrite,
+        )
+        print_summary(SpeciesData.open(target), time.perf_counter() - start)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(main, goes_on=True))
+    sys.exit(console.run(main, goes_on=True, interrupted=INTERRUPTED))

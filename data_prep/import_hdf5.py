@@ -3,12 +3,11 @@
 import argparse
 import sys
 
-from spacescale import console
-from spacescale.data.importers.command import import_options, import_parser, run_import
-from spacescale.data.importers.convert import ImportOptions
-from spacescale.data.importers.source import ImportSource
-from spacescale.data.importers.space_hdf5 import SpaceHdf5, files_by_split
-from spacescale.genome.named_files import path_option
+from spacescale.arguments import path_option
+from spacescale.prepare.importers.command import import_options, import_parser, run_import
+from spacescale.prepare.importers.import_dataset import ImportOptions
+from spacescale.prepare.importers.source import ImportSource
+from spacescale.prepare.importers.space_hdf5 import SpaceHdf5, files_by_split
 
 EPILOG = """files:
   One file a split, with `sequences` [windows, bases, 4] and `targets` [windows, bins, tracks]; the
@@ -41,4 +40,4 @@ def prepare() -> tuple[ImportOptions, ImportSource]:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(lambda: run_import(prepare), goes_on=True))
+    sys.exit(run_import(prepare))

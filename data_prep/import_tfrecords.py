@@ -3,12 +3,11 @@
 import argparse
 import sys
 
-from spacescale import console
-from spacescale.data.importers.basenji import BasenjiSet
-from spacescale.data.importers.command import import_options, import_parser, run_import
-from spacescale.data.importers.convert import ImportOptions
-from spacescale.data.importers.source import ImportSource
-from spacescale.genome.named_files import path_option
+from spacescale.arguments import path_option
+from spacescale.prepare.importers.basenji import BasenjiSet
+from spacescale.prepare.importers.command import import_options, import_parser, run_import
+from spacescale.prepare.importers.import_dataset import ImportOptions
+from spacescale.prepare.importers.source import ImportSource
 
 EPILOG = """files:
   DIR holds statistics.json, sequences.bed, tfrecords/{split}-{i}.tfr and, as a rule, targets.txt.
@@ -42,4 +41,4 @@ def prepare() -> tuple[ImportOptions, ImportSource]:
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(lambda: run_import(prepare), goes_on=True))
+    sys.exit(run_import(prepare))

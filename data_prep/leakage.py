@@ -7,12 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from spacescale import console
-from spacescale.data.homology_leakage import HomologyLeak, homology_leaks
-from spacescale.data.leakage import split_overlaps
-from spacescale.data.loader import open_datasets
-from spacescale.data.schema import SplitOverlap
-from spacescale.errors import UserError
-from spacescale.genome.named_files import homology_files, named_paths, path_option
+from spacescale.arguments import homology_files, named_paths, path_option
+from spacescale.dataset.loader import open_datasets
+from spacescale.dataset.schema import SplitOverlap
+from spacescale.splits.homology_leakage import HomologyLeak, homology_leaks
+from spacescale.splits.leakage import split_overlaps
 
 EPILOG = """exit status:
   0 nothing leaks; 1 a base is in the targets of two splits, or a held-out window has a homologous
@@ -57,23 +56,19 @@ def as_json(overlaps: dict[str, list[SplitOverlap]], leaks: list[HomologyLeak]) 
 def main() -> int:
     """Run the command; returns the exit status."""
     given = parse_arguments()
-    try:
-        datasets = open_datasets(given.data)
-        overlaps = {
-            name: split_overlaps(data.windows.intervals(), data.seq_length)
-            for name, data in datasets.items()
-        }
-        leaks = homology_leaks(
-            datasets,
-            homology_files(given.homology),
-            given.min_aligned,
-            named_paths("--aliases", [text for text in given.aliases if text != "auto"]),
-            "auto" in given.aliases,
-            tell=lambda line: print(f"note: {line}", file=sys.stderr),
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    datasets = open_datasets(given.data)
+    overlaps = {
+        name: split_overlaps(data.windows.intervals(), data.seq_length)
+        for name, data in datasets.items()
+    }
+    leaks = homology_leaks(
+        datasets,
+        homology_files(given.homology),
+        given.min_aligned,
+        named_paths("--aliases", [text for text in given.aliases if text != "auto"]),
+        "auto" in given.aliases,
+        tell=lambda line: print(f"note: {line}", file=sys.stderr),
+    )
     if given.json:
         print(json.dumps(as_json(overlaps, leaks), indent=1))
     else:

@@ -9,21 +9,23 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 from spacescale import console
-from spacescale.data.shard_estimate import estimate
-from spacescale.data.shard_options import Codec, Missing, ShardOptions
-from spacescale.data.shard_reader import SpeciesData
-from spacescale.data.shard_writer import STAGES, shard_species, shard_stage
-from spacescale.data.summary import print_estimate, print_summary
-from spacescale.data.work_folder import work_folder
+from spacescale.arguments import listed_names, path_option
+from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.schema import Codec, Missing
 from spacescale.errors import UserError
-from spacescale.genome.named_files import listed_names, path_option
 from spacescale.genome.track_selection import track_names
 from spacescale.genome.transforms import TRANSFORMS
 from spacescale.parallel.launcher import MPI, SRUN, Variables
+from spacescale.prepare.estimate import estimate
+from spacescale.prepare.options import DatasetOptions
+from spacescale.prepare.stages import STAGES, make_dataset, make_stage
+from spacescale.prepare.summary import print_estimate, print_summary
+from spacescale.prepare.work_folder import WorkFolder
+from spacescale.splits.options import SplitOptions
 
 EPILOG = """splits:
   Name the held-out contigs with --valid-chroms and --test-chroms, or give --contigs, --windows or
@@ -55,7 +57,7 @@ class Run:
     parts: int
 
 
-def parse_options(arguments: list[str] | None = None) -> tuple[ShardOptions, Run]:
+def parse_options(arguments: list[str] | None = None) -> tuple[DatasetOptions, Run]:
     """Return the options of the command line and what to do with them; see `--help`."""
     parser = _parser()
     given = vars(parser.parse_args(arguments))
@@ -64,7 +66,8 @@ def parse_options(arguments: list[str] | None = None) -> tuple[ShardOptions, Run
     run = Run(given.pop("plan"), given.pop("stage"), part, parts)
     if parts > 1 and run.stage not in ("tracks", "shards"):
         parser.error("--part goes with --stage tracks or --stage shards")
-    return ShardOptions(**given), run
+    splits = SplitOptions(**{field.name: given.pop(field.name) for field in fields(SplitOptions)})
+    return DatasetOptions(splits=splits, **given), run
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,7 +98,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_targets(parser: argparse.ArgumentParser) -> None:
-    default = ShardOptions
+    default = DatasetOptions
     add = parser.add_argument_group("windows and targets").add_argument
     add("--seq-length", type=int, default=default.seq_length, metavar="BP",
         help="input, default %(default)s")  # fmt: skip
@@ -123,7 +126,7 @@ def _add_targets(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_splits(parser: argparse.ArgumentParser) -> None:
-    default = ShardOptions
+    default = SplitOptions
     add = parser.add_argument_group("splits, one of four ways").add_argument
     for split, use in (("valid", "held out"), ("test", "held out"), ("train", "default: the rest")):
         add(
@@ -150,7 +153,7 @@ def _add_splits(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    default = ShardOptions
+    default = DatasetOptions
     add = parser.add_argument_group("storage and processes").add_argument
     add("--plan", action="store_true",
         help="print windows, bytes, shards and time from a sample, and write nothing")  # fmt: skip
@@ -171,7 +174,7 @@ def _part(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def print_settings(options: ShardOptions) -> None:
+def print_settings(options: DatasetOptions) -> None:
     """Print what will be made, defaults included."""
     print(
         f"{options.species}: input {options.seq_length:,} bp, target {options.target_length} bins "
@@ -181,7 +184,7 @@ def print_settings(options: ShardOptions) -> None:
     )
 
 
-def make(options: ShardOptions, run: Run, executor: Executor | None) -> None:
+def make(options: DatasetOptions, run: Run, executor: Executor | None) -> None:
     """Do what was asked for, and print what came of it."""
     start = time.perf_counter()
     print_settings(options)
@@ -189,9 +192,9 @@ def make(options: ShardOptions, run: Run, executor: Executor | None) -> None:
         print_estimate(estimate(options), options)
         return
     if run.stage is None:
-        path = shard_species(options, executor, tell=_tell)
+        path = make_dataset(options, executor, tell=_tell)
     else:
-        path = shard_stage(options, run.stage, run.part, run.parts, executor, tell=_tell)
+        path = make_stage(options, run.stage, run.part, run.parts, executor, tell=_tell)
     if run.stage in (None, "finish"):
         print_summary(SpeciesData.open(path), time.perf_counter() - start)
     else:
@@ -216,9 +219,7 @@ def run_command(executor: Executor | None) -> int:
     except (KeyboardInterrupt, SystemExit) as stop:
         if options is None:  # --help, or arguments that argparse refused
             raise
-        work = work_folder(options).path
-        kept = f"the same command continues, or delete {work}" if work.is_dir() else "nothing kept"
-        print(f"interrupted: {kept}", file=sys.stderr)
+        print(f"interrupted: {WorkFolder.of(options.target).how_to_go_on()}", file=sys.stderr)
         return 143 if isinstance(stop, SystemExit) else 130
     return 0
 

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 from spacescale import console
+from spacescale.arguments import homology_files, named_paths, path_option
 from spacescale.errors import UserError
 from spacescale.genome.aliases import shorten
-from spacescale.genome.genome_splits import GenomesSplit, SplitSettings, split_genomes
-from spacescale.genome.named_files import homology_files, named_paths, path_option
-from spacescale.genome.split_beds import write_split_bed
+from spacescale.splits.beds import write_split_bed
+from spacescale.splits.by_homology import GenomesSplit, SplitSettings, split_genomes
 
 EPILOG = """homology:
   --homology human:mouse=hg38.mm10.net.gz takes a UCSC chain or net, whose target is human and whose
@@ -120,13 +120,9 @@ def print_result(result: GenomesSplit, settings: SplitSettings, out: Path) -> No
 
 def main() -> int:
     """Run the command; returns the exit status."""
-    try:
-        settings, out, overwrite = parse_settings()
-        result = split_genomes(settings)
-        write(result, settings, out, overwrite)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    settings, out, overwrite = parse_settings()
+    result = split_genomes(settings)
+    write(result, settings, out, overwrite)
     print_result(result, settings, out)
     return 0
 

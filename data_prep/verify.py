@@ -8,13 +8,13 @@ from itertools import chain
 from pathlib import Path
 
 from spacescale import console
-from spacescale.data.findings import Finding, as_text, has_errors
-from spacescale.data.verify import verify
+from spacescale.arguments import path_option
 from spacescale.errors import UserError
-from spacescale.genome.named_files import path_option
+from spacescale.verify.check import verify
+from spacescale.verify.findings import Finding, as_text, has_errors
 
 EPILOG = """exit status: 0 when there is no error (warnings may be), 1 with errors, 2 when there is
-no dataset to check. spacescale/data/README.md lists the checks.
+no dataset to check. spacescale/dataset/README.md lists the checks.
 """
 
 
@@ -34,16 +34,9 @@ def main() -> int:
     """Run the command; returns the exit status."""
     args = parse_arguments()
     start = time.perf_counter()
-    try:
-        if args.workers < 1:
-            raise UserError(f"--workers {args.workers}: must be at least 1")
-        found = verify(args.path, args.workers)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    if args.workers < 1:
+        raise UserError(f"--workers {args.workers}: must be at least 1")
+    found = verify(args.path, args.workers)
     findings = list(chain.from_iterable(found.values()))
     if args.json:
         print_json(found)

@@ -7,8 +7,8 @@ import logging
 import sys
 
 from spacescale import __version__, console
+from spacescale.arguments import given_path, path_option
 from spacescale.errors import UserError
-from spacescale.genome.named_files import given_path, path_option
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -198,7 +198,7 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    from spacescale.data.loader import open_datasets
+    from spacescale.dataset.loader import open_datasets
     from spacescale.evals.data_info import draw_coverage
     from spacescale.evals.info import describe
 
@@ -259,9 +259,8 @@ def _run() -> int:
     args = parse_arguments(build_parser())
     try:
         args.run(args)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except OSError as error:
+        raise UserError(str(error)) from None
     return 0
 
 

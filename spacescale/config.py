@@ -98,7 +98,7 @@ class ModelConfig(_Section):
     )
     checkpoint_stages: tuple[Stage, ...] = Field(
         default=(),
-        description="stages whose activations are computed again in the backward pass, not kept",
+        description="stages whose activations are recomputed in the backward pass, not kept",
     )
 
     @property
@@ -112,7 +112,7 @@ class ModelConfig(_Section):
         return tuple(sorted({assay for assays in self.species.values() for assay in assays}))
 
     @model_validator(mode="after")
-    def _consistent(self) -> ModelConfig:
+    def _check_dimensions(self) -> ModelConfig:
         if self.dim % self.heads:
             raise ValueError(f"model.dim={self.dim} must be divisible by heads={self.heads}")
         if (self.dim // self.heads) % 6:
@@ -218,7 +218,7 @@ class OptimConfig(_Section):
     )
 
     @model_validator(mode="after")
-    def _peak_is_reached(self) -> OptimConfig:
+    def _check_warmup(self) -> OptimConfig:
         if self.warmup_steps > self.max_steps:
             raise ValueError(
                 f"optim.warmup_steps={self.warmup_steps} exceeds max_steps={self.max_steps}; "
@@ -448,7 +448,7 @@ def build_config(preset: str, overrides: list[str]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explain(error)) from None
+        raise UserError(_describe_errors(error)) from None
 
 
 def _parse_override(override: str) -> tuple[str, str, Any]:
@@ -484,7 +484,7 @@ def _parse_override(override: str) -> tuple[str, str, Any]:
     return section, field, value
 
 
-def _explain(error: ValidationError) -> str:
+def _describe_errors(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False):
         where = ".".join(str(part) for part in problem["loc"] if part != "constrained-int")

@@ -81,9 +81,11 @@ def _prepared(stream: IO[str] | None, original: IO[str] | None, goes_on: bool) -
     )
 
 
-def run(command: Callable[[], int], goes_on: bool = False) -> int:
+def run(command: Callable[[], int], goes_on: bool = False, interrupted: str = "interrupted") -> int:
     """Run a command on a prepared console; returns its exit status.
 
+    That is 2 after a UserError, whose message goes to stderr as a line "error: …", and 130 after
+    Ctrl-C, of which `interrupted` says what it means for the work under way.
     goes_on: its work, such as a dataset, is wanted even where nobody reads what it says.
     """
     prepare(goes_on)
@@ -96,5 +98,5 @@ def run(command: Callable[[], int], goes_on: bool = False) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         return INTERRUPTED

@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> int:
         return 2
     except UserError as error:
         return refuse(error)
-    stop.tell, stop.interrupt = watch.tell_stop, watch.interrupt
+    stop.tell_others, stop.interrupt = watch.tell_stop, watch.interrupt
     with watch:  # an error from here on ends all ranks
         try:
             config = comm.on_all(lambda: build_config(preset, args.overrides))

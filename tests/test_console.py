@@ -89,3 +89,11 @@ def test_bad_input_is_one_line(capsys):
 
     assert console.run(fail) == 2
     assert capsys.readouterr().err == "error: x.bed: no such file\n"
+
+
+def test_an_interrupt_says_what_became_of_the_work(capsys):
+    def command():
+        raise KeyboardInterrupt
+
+    assert console.run(command, interrupted="interrupted, nothing written") == console.INTERRUPTED
+    assert capsys.readouterr() == ("", "interrupted, nothing written\n")

@@ -15,7 +15,7 @@ from spacescale.pretrain import parse_arguments
 REPO = Path(__file__).parents[1]
 DOCUMENTS = [
     "README.md", "docs/yeast.md", "docs/human_mouse.md", "docs/new_species.md",
-    "docs/splits.md", "docs/coordinates.md",
+    "docs/splits.md", "docs/coordinates.md", "docs/architecture.md", "docs/gallery.md",
     "docs/examples/README.md", "slurm/README.md",
 ]  # fmt: skip
 PRETRAIN = "spacescale/pretrain.py"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.pieces import WEIGHT, StoredPieces, read_buffers
 from spacescale.config import Config
-from spacescale.model.space import Space, load_weights
+from spacescale.model.space import Space, load_weights, meta_model
 
 
 def consolidate(checkpoint: Path) -> dict[str, Tensor]:
@@ -19,8 +18,7 @@ def consolidate(checkpoint: Path) -> dict[str, Tensor]:
     Raises UserError for files that cannot be read, and parameters that are not there as a whole.
     """
     config = Config.model_validate(layout.read_state(checkpoint)["config"])
-    with torch.device("meta"):  # names and shapes alone
-        model = Space(config.model)
+    model = meta_model(config.model)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     stored = StoredPieces(checkpoint)
     stored.check({name: shape.numel() for name, shape in shapes.items()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from spacescale import __version__
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import load_space
 from spacescale.checkpoint.probe import Agreement, compare_with_probe
-from spacescale.checkpoint.weight_files import new_folder
 from spacescale.errors import UserError
+from spacescale.files import new_folder, write_json
 from spacescale.model.space import EXPORT_FORMAT, EXPORT_VERSION, Space
 
 
@@ -53,5 +52,5 @@ def _write_export(checkpoint: Path, folder: Path) -> None:
             "exported_with": __version__,
         },
     }
-    (folder / "config.json").write_text(json.dumps(payload, indent=1))
+    write_json(folder / "config.json", payload, indent=1)
     shutil.copytree(checkpoint / "tracks", folder / "tracks")

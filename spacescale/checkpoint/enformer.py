@@ -25,16 +25,14 @@ from spacescale.checkpoint.foreign_config import (
 )
 from spacescale.checkpoint.tensor_map import TensorMap
 from spacescale.checkpoint.weight_files import (
-    check_weights,
     read_config,
     read_weights,
-    shapes_of,
     write_imported,
 )
 from spacescale.config import PRESETS, ModelConfig
 from spacescale.errors import UserError
 from spacescale.genome.tracks import Track
-from spacescale.model.space import Space
+from spacescale.model.space import Space, check_weights, meta_model
 
 SHARED_SHAPE = ("dim", "depth", "heads", "attn_dim_key", "num_downsamples", "dim_divisible_by")
 
@@ -126,7 +124,7 @@ def import_enformer(
         _check_same_trunk(upcycled, dense, place)
     read, path = read_weights(source)
     own = {key: t for key, t in read.items() if not key.startswith(key_map.ENFORMER_ALIASES)}
-    check_weights(own, to_enformer(shapes_of(dense), dense), str(path))
+    check_weights(own, to_enformer(meta_model(dense).state_dict(), dense), str(path))
     weights, config = from_enformer(own, dense, str(path)), dense
     if upcycled:
         species = {

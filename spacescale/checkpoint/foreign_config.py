@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,7 +60,7 @@ def released_grouping(species: str) -> tuple[str, ...]:
     if species not in key_map.RELEASED_HEADS:
         known = ", ".join(key_map.RELEASED_HEADS)
         raise UserError(f"species {species!r}: the released grouping is of {known}")
-    table = _track_types()
+    table = json.loads(Path(__file__).with_name("released_track_types.json").read_text())
     runs = re.findall(r"([A-Z])(\d+)", table[species])
     return tuple(table["legend"][letter] for letter, count in runs for _ in range(int(count)))
 
@@ -71,11 +70,6 @@ def grouping_of(species: Mapping[str, tuple[str, ...]]) -> Literal["table", "rel
     known = key_map.RELEASED_HEADS
     released = (s in known and assays == released_grouping(s) for s, assays in species.items())
     return "released" if all(released) else "table"
-
-
-@cache
-def _track_types() -> dict[str, Any]:
-    return json.loads(Path(__file__).with_name("released_track_types.json").read_text())
 
 
 def imported_tracks(

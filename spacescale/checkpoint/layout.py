@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from spacescale.data.checksums import sha256
-from spacescale.data.stray_files import files_below
 from spacescale.errors import UserError
+from spacescale.files import files_below, sha256, sync, write_json
 
 FORMAT, VERSION = "spacescale-checkpoint", 3
 READABLE = (2, 3)  # 2 did not keep the experts that the probe chose
@@ -44,23 +42,6 @@ def holds_run(output: Path) -> bool:
     return (output / "config.json").exists() or checkpoints_folder(output).exists()
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Replace a small file so that readers see the old or the new one, even after a crash."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
 def _files(folder: Path) -> list[Path]:
     return [p for p in files_below(folder) if p.is_file() and p.name != "manifest.json"]
 
@@ -69,14 +50,13 @@ def write_manifest(folder: Path) -> None:
     """List every file of a checkpoint with size and sha256, after syncing it to disk."""
     files = {}
     for path in _files(folder):
-        with path.open("rb") as handle:
-            os.fsync(handle.fileno())
+        sync(path)
         files[path.relative_to(folder).as_posix()] = {
             "bytes": path.stat().st_size,
             "sha256": sha256(path),
         }
-    text = json.dumps({"format": FORMAT, "format_version": VERSION, "files": files}, indent=1)
-    write_text_atomically(folder / "manifest.json", text)
+    manifest = {"format": FORMAT, "format_version": VERSION, "files": files}
+    write_json(folder / "manifest.json", manifest, indent=1)
 
 
 def verify(folder: Path) -> None:

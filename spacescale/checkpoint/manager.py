@@ -5,7 +5,6 @@ A run may go on with another number of processes, expert parallelism or ZeRO sta
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -29,8 +28,10 @@ from spacescale.checkpoint.pieces import (
 )
 from spacescale.checkpoint.probe import Probe, ask, write_probe
 from spacescale.config import Config, LossConfig, RunConfig
+from spacescale.dataset.run_data import RunData
 from spacescale.errors import UserError
-from spacescale.genome.tracks import Track, write_tracks
+from spacescale.files import write_json, write_text
+from spacescale.genome.tracks import write_tracks
 from spacescale.model.space import Space
 from spacescale.parallel import comm
 from spacescale.parallel.engine import exact_weights
@@ -59,18 +60,15 @@ class CheckpointManager:
         self,
         output: Path,
         config: Config,
-        tracks: dict[str, list[Track]],
+        data: RunData,
         engine: deepspeed.DeepSpeedEngine,
         ep_size: int,
-        data_manifests: dict[str, str],
-        data_splits: dict[str, str],
         model: Space,
         device: torch.device,
     ):
         self.folder = layout.checkpoints_folder(output)
-        self.config, self.tracks, self.engine = config, tracks, engine
-        self.ep_size = ep_size
-        self.data_manifests, self.data_splits = data_manifests, data_splits
+        self.config, self.data = config, data
+        self.engine, self.ep_size = engine, ep_size
         self.model, self.device = model, device
 
     def save(
@@ -111,17 +109,17 @@ class CheckpointManager:
     ) -> None:
         write_buffers(partial, self.model)
         write_probe(partial / "probe.safetensors", probe)
-        for species, tracks in self.tracks.items():
+        for species, tracks in self.data.tracks.items():
             (partial / "tracks").mkdir(exist_ok=True)
             write_tracks(partial / "tracks" / f"{species}.tsv", tracks)
-        (partial / "spacescale.json").write_text(json.dumps(state, indent=1, allow_nan=False))
+        write_json(partial / "spacescale.json", state, indent=1)
         layout.write_manifest(partial)
         final = partial.with_name(layout.step_name(state["step"]))
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)
-        layout.write_text_atomically(self.folder / "latest", final.name)
+        write_text(self.folder / "latest", final.name)
         if is_best:
-            layout.write_text_atomically(self.folder / "best", final.name)
+            write_text(self.folder / "best", final.name)
         self._remove_old()
 
     def _state(
@@ -137,8 +135,8 @@ class CheckpointManager:
             "best_score": best_score if math.isfinite(best_score) else None,
             "config": self.config.model_dump(mode="json"),
             "layout": self._layout(),
-            "data_manifests": self.data_manifests,
-            "data_splits": self.data_splits,
+            "data_manifests": self.data.manifest_hashes,
+            "data_splits": self.data.split_hashes,
             "versions": {
                 "spacescale": __version__,
                 "torch": torch.__version__,
@@ -178,7 +176,7 @@ class CheckpointManager:
             if name in buffers:
                 buffer.copy_(buffers[name])
         if random is None:
-            _seed_anew(self.config.run.seed, state["step"])
+            _reseed(self.config.run.seed, state["step"])
         else:
             _set_random_state(random)
         return state
@@ -189,9 +187,11 @@ class CheckpointManager:
         saved = Config.model_validate(state["config"])
         _check_species(checkpoint, saved.model.species, self.config.model.species)
         _check_settings(checkpoint, saved, self.config)
-        for name, now in self.data_manifests.items():
+        for name, now in self.data.manifest_hashes.items():
             if state["data_manifests"][name] != now:
-                splits = _compare_splits(layout.data_splits(state)[name], self.data_splits[name])
+                splits = _compare_splits(
+                    layout.data_splits(state)[name], self.data.split_hashes[name]
+                )
                 raise UserError(
                     f"{checkpoint}: the data set of {name!r} is not the one it was trained on "
                     f"(manifest {state['data_manifests'][name][:12]}, now {now[:12]}){splits}; "
@@ -235,7 +235,12 @@ def _check_layout(checkpoint: Path, saved: dict[str, int], now: dict[str, int]) 
             f'with the same: "train_batch_size": {before} in the DeepSpeed JSON, and '
             '"train_micro_batch_size_per_gpu": "auto"'
         )
-    logger.info("%s: saved by %s; going on with %s", checkpoint, _in_words(saved), _in_words(now))
+    logger.info(
+        "%s: saved by %s; going on with %s",
+        checkpoint,
+        _describe_layout(saved),
+        _describe_layout(now),
+    )
     if saved["gradient_accumulation_steps"] != now["gradient_accumulation_steps"]:
         logger.warning(
             "resuming with a change: gradient_accumulation_steps was %d, is now %d; BatchNorm and "
@@ -245,7 +250,7 @@ def _check_layout(checkpoint: Path, saved: dict[str, int], now: dict[str, int]) 
         )
 
 
-def _in_words(laid_out: dict[str, int]) -> str:
+def _describe_layout(laid_out: dict[str, int]) -> str:
     words = "{world_size} processes, expert parallel {ep_size}, ZeRO-{zero_stage}"
     return words.format(**laid_out)
 
@@ -312,7 +317,7 @@ def _set_random_state(state: dict[str, torch.Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _seed_anew(seed: int, step: int) -> None:
+def _reseed(seed: int, step: int) -> None:
     """Give every rank of a new number of processes a random state of its own."""
     key = [seed, step, comm.world_size(), comm.rank()]
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))

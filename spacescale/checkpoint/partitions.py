@@ -80,7 +80,7 @@ class Partitions:
         flat = self.zero.fp32_partitioned_groups_flat[group]
         return _Stretch(flat, offset, start, min(share, _numel(parameter) - start))
 
-    def _flats(self) -> list[Tensor]:
+    def _flat_partitions(self) -> list[Tensor]:
         if self.shards_weights:
             return self.zero.fp32_partitioned_groups_flat
         return self.zero.single_partition_of_fp32_groups
@@ -95,7 +95,7 @@ class Partitions:
 
     def adam_step(self) -> int:
         """How many steps Adam has taken: those that were skipped are not among them."""
-        (step,) = {int(self._adam(flat)["step"]) for flat in self._flats()}
+        (step,) = {int(self._adam(flat)["step"]) for flat in self._flat_partitions()}
         return step
 
     @torch.no_grad()
@@ -106,23 +106,23 @@ class Partitions:
         """
         if self.shards_weights:
             self.zero.checkpoint_event_prologue()  # weights that are kept whole become shares
-        comm.on_all(lambda: self._take(stored, adam_step))
-        self._publish()
+        comm.on_all(lambda: self._copy_from(stored, adam_step))
+        self._update_model_weights()
 
-    def _take(self, stored: StoredPieces, adam_step: int) -> None:
+    def _copy_from(self, stored: StoredPieces, adam_step: int) -> None:
         for piece in self.pieces():
             for field, own in piece.fields.items():
                 stop = piece.start + len(own)
                 own.copy_(stored.read(field, piece.parameter, piece.start, stop))
-        for flat in self._flats():
+        for flat in self._flat_partitions():
             self._adam(flat)["step"].fill_(adam_step)
 
-    def _publish(self) -> None:
+    def _update_model_weights(self) -> None:
         """Make the weights that the model computes with those of the optimiser."""
         if not self.shards_weights:
             self.zero.update_lp_params()
             return
-        for group in range(len(self._flats())):
+        for group in range(len(self._flat_partitions())):
             self.zero._reassign_or_swap_out_partitioned_parameters(group)
         self.zero.checkpoint_event_epilogue()
 

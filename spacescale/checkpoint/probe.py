@@ -76,7 +76,7 @@ def ask(model: nn.Module, config: ModelConfig, device: torch.device) -> Probe:
         experts[name] = chosen.to("cpu", torch.int16)
         return chosen
 
-    with _choices(model, keep):
+    with _experts_decided_by(model, keep):
         return Probe(_predict(model, config, device), experts)
 
 
@@ -93,7 +93,7 @@ def _predict(model: nn.Module, config: ModelConfig, device: torch.device) -> dic
 
 
 @contextmanager
-def _choices(model: nn.Module, decide) -> Iterator[None]:
+def _experts_decided_by(model: nn.Module, decide) -> Iterator[None]:
     """Let `decide(MODULE/CALL, logits, chosen)` return the experts that count.
 
     CALL numbers the calls of a module: the decoder chooses for one species after the other.
@@ -157,7 +157,7 @@ def compare_with_probe(path: Path, model: nn.Module, config: ModelConfig) -> Agr
         widest = max(widest, float(margin.max() / logits.abs().max()))
         return chosen
 
-    with _choices(model, hold):
+    with _experts_decided_by(model, hold):
         predictions = _predict(model, config, torch.device("cpu"))
     if stored.predictions.keys() != predictions.keys():
         raise UserError(

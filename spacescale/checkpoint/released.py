@@ -28,17 +28,15 @@ from spacescale.checkpoint.foreign_config import (
 from spacescale.checkpoint.tensor_map import TensorMap
 from spacescale.checkpoint.weight_files import (
     PICKLED,
-    check_weights,
-    new_folder,
     read_config,
     read_weights,
-    shapes_of,
     write_imported,
 )
 from spacescale.config import RELEASED, ModelConfig
 from spacescale.errors import UserError
+from spacescale.files import new_folder, write_text
 from spacescale.genome.tracks import Track
-from spacescale.model.space import read_export
+from spacescale.model.space import check_weights, meta_model, read_export
 
 __all__ = [
     "export_released",
@@ -178,7 +176,7 @@ def import_released(
     place = str(source / "config.json")
     tracks = imported_tracks(output_heads(foreign, place), targets or {}, "released", place)
     config = released_config(foreign, assays_of(tracks), place)
-    expected = to_released(shapes_of(config), config)
+    expected = to_released(meta_model(config).state_dict(), config)
     weights, path = read_weights(source)
     current = _current_names(weights, str(path))
     check_weights(current, expected, str(path))
@@ -199,13 +197,13 @@ def export_released(source: Path, out: Path) -> int:
     if payload["track_scale"] == "mean":
         logger.warning("%s: predicts multiples of each track's training mean", source)
     weights, path = read_weights(source)
-    check_weights(weights, shapes_of(config), str(path))
+    check_weights(weights, meta_model(config).state_dict(), str(path))
     origin = payload.get("origin", {})
     original = origin["config"] if origin.get("layout") == "released" else {}
     text = json.dumps(to_released_config(config, original), indent=2, sort_keys=True)
     tensors = _with_unused(to_released(weights, config), config)
     with new_folder(out) as folder:
-        (folder / "config.json").write_text(text + "\n")
+        write_text(folder / "config.json", text + "\n")
         torch.save(tensors, folder / PICKLED)
     return len(tensors)
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +17,11 @@ from torch import Tensor
 from spacescale import __version__
 from spacescale.config import ModelConfig
 from spacescale.errors import UserError
+from spacescale.files import new_folder, write_json
 from spacescale.genome.tracks import Track, write_tracks
-from spacescale.model.space import EXPORT_FORMAT, EXPORT_VERSION, Space
+from spacescale.model.space import EXPORT_FORMAT, EXPORT_VERSION
 
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
-LISTED_PROBLEMS = 5
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -80,51 +77,6 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def check_weights(
-    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str
-) -> None:
-    """Hold weights against what is expected; the values of `expected` are not looked at.
-
-    Raises UserError naming the first keys that are missing, unexpected, of another shape, or
-    whole numbers instead of floating point or the reverse.
-    """
-    problems = [f"missing {key}" for key in expected if key not in weights]
-    problems += [f"unexpected {key}" for key in weights if key not in expected]
-    for key in expected.keys() & weights.keys():
-        found, wanted = weights[key], expected[key]
-        if found.shape != wanted.shape:
-            problems.append(f"{key} is {tuple(found.shape)}, expected {tuple(wanted.shape)}")
-        elif found.is_floating_point() != wanted.is_floating_point():
-            problems.append(f"{key} is {found.dtype}, expected {wanted.dtype}")
-    if problems:
-        more = len(problems) - LISTED_PROBLEMS
-        rest = f" and {more} more" if more > 0 else ""
-        raise UserError(f"{source}: {'; '.join(sorted(problems)[:LISTED_PROBLEMS])}{rest}")
-
-
-def shapes_of(config: ModelConfig) -> dict[str, Tensor]:
-    """The state dict of a model of this configuration, without memory behind it."""
-    with torch.device("meta"):
-        return Space(config).state_dict()
-
-
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill; it becomes `out` at the end, or vanishes on an error.
-
-    Raises UserError if `out` exists.
-    """
-    if out.exists():
-        raise UserError(f"{out}: already exists; choose another --out")
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def write_imported(
     out: Path,
     weights: Mapping[str, Tensor],
@@ -153,7 +105,7 @@ def write_imported(
     with new_folder(out) as folder:
         contiguous = {key: tensor.contiguous() for key, tensor in weights.items()}
         save_file(contiguous, folder / SAFETENSORS, metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(payload, indent=1))
+        write_json(folder / "config.json", payload, indent=1)
         (folder / "tracks").mkdir()
         for species, table in tracks.items():
             write_tracks(folder / "tracks" / f"{species}.tsv", table)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from spacescale.data.schema import Manifest
-from spacescale.data.shard_reader import SpeciesData
-from spacescale.data.statistics import TargetStatistics
-from spacescale.data.verify_content import Scan, scan_windows
+from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.schema import Manifest
 from spacescale.errors import UserError
 from spacescale.evals import figures
 from spacescale.genome.aliases import shorten
+from spacescale.verify.content import Scan, scan_windows
+from spacescale.verify.statistics import TargetStatistics
 
 # Targets to read, in values: seconds for the text, under a minute or two for the figure.
 _VALUES_FOR_TEXT, _VALUES_FOR_FIGURE = 2**27, 2**31
@@ -39,7 +39,7 @@ def describe_data(data: SpeciesData) -> str:
         *_table("tracks", _assay_rows(data)),
         f"bases        {_bases(scan)}",
         f"identity     {data.manifest_hash[:16]} (sha256 of manifest.json)",
-        f"looked at    {_looked_at(data, scan)}",
+        f"looked at    {_describe_sample(data, scan)}",
     ]
     return "\n".join(lines + _warnings(data, scan))
 
@@ -89,11 +89,11 @@ def draw_coverage(path: Path, datasets: Sequence[SpeciesData]) -> str:
     panels, notes = [], []
     for data in datasets:
         scan = _sample(data, _VALUES_FOR_FIGURE)
-        note = _looked_at(data, scan)
+        note = _describe_sample(data, scan)
         assays = [track.assay for track in data.tracks]
         names = [track.identifier for track in data.tracks]
         title = f"{data.name}: {len(names):,} tracks, {note}"
-        panels.append(figures.Coverage(title, names, assays, _in_order(scan.targets)))
+        panels.append(figures.Coverage(title, names, assays, _in_split_order(scan.targets)))
         notes.append(f"{data.name}: {note}")
     figures.coverage(path, panels)
     return f"drawn        {path}: {'; '.join(notes)}"
@@ -111,12 +111,12 @@ def _sample(data: SpeciesData, values: int) -> Scan:
     return scan_windows(data, np.concatenate(rows))
 
 
-def _looked_at(data: SpeciesData, scan: Scan) -> str:
+def _describe_sample(data: SpeciesData, scan: Scan) -> str:
     count = sum(len(part.rows) for part in scan.bases)
     return f"all {count:,} windows" if count == len(data) else f"{count:,} of {len(data):,} windows"
 
 
-def _in_order(targets: Mapping[str, TargetStatistics]) -> dict[str, TargetStatistics]:
+def _in_split_order(targets: Mapping[str, TargetStatistics]) -> dict[str, TargetStatistics]:
     known = [split for split in ("train", "valid", "test") if split in targets]
     return {split: targets[split] for split in [*known, *sorted(targets.keys() - set(known))]}
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from spacescale.data.batch import SpeciesBatch
-from spacescale.data.loader import evaluation_batches, open_datasets
-from spacescale.data.shard_reader import SpeciesData
+from spacescale.dataset.batch import SpeciesBatch
+from spacescale.dataset.loader import evaluation_batches, open_datasets
+from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.evals import figures
 from spacescale.evals.reports import (
@@ -35,7 +35,7 @@ from spacescale.evals.reports import (
 from spacescale.evals.track_prediction import (
     TrackScores,
     add_expert_use,
-    count_experts_of,
+    empty_expert_use,
     score_split,
 )
 from spacescale.evals.trained_model import OTHER_SPLIT, Splits, TrainedModel, load_trained
@@ -179,14 +179,14 @@ class _Scoring:
         device = next(model.parameters()).device
         if device.type == "cuda":
             torch.cuda.set_device(device)  # of this thread
-        scale = self.trained.scale(self.data.name).to(device)
-        profile = self.profile.to(device) / scale
-        baseline = TrackScores(len(scale), device)
-        use = count_experts_of(model.config, device)
+        track_means = self.trained.track_means(self.data.name).to(device)
+        profile = self.profile.to(device) / track_means
+        baseline = TrackScores(len(track_means), device)
+        use = empty_expert_use(model.config, device)
         predicted, observed = {}, {}
 
         def observe(batch: SpeciesBatch, prediction: Tensor, output: SpaceOutput) -> None:
-            target = batch.targets.float() / scale
+            target = batch.targets.float() / track_means
             baseline.update(profile.expand_as(target), target)
             add_expert_use(use, output)
             for i, row in enumerate(batch.rows.tolist()):
@@ -200,8 +200,8 @@ class _Scoring:
                 model,
                 self.data.name,
                 self._batches(rows, model.config.seq_length, device),
-                scale,
-                self.trained.trained_on_means,
+                track_means,
+                self.trained.trained_in_track_means,
                 strand_pair=self.data.strand_pair if self.both_strands else None,
                 observe=observe,
             )

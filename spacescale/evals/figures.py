@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spacescale.data.statistics import TargetStatistics
 from spacescale.metrics.writer import read_metrics
+from spacescale.verify.statistics import TargetStatistics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from typing import Any
 
 from spacescale.checkpoint import layout
 from spacescale.config import RELEASED
-from spacescale.data.loader import open_datasets
+from spacescale.dataset.loader import open_datasets
 from spacescale.errors import UserError
 from spacescale.evals.data_info import describe_data, describe_together
 from spacescale.model.space import read_export

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from spacescale.config import ModelConfig
-from spacescale.data.augment import flip
-from spacescale.data.batch import SpeciesBatch
+from spacescale.dataset.augment import flip
+from spacescale.dataset.batch import SpeciesBatch
 from spacescale.metrics.regression import PearsonMoments
 from spacescale.metrics.routing import ExpertUse
 from spacescale.model.space import SpaceOutput
@@ -75,7 +75,7 @@ class TrackScores:
         return reasons
 
 
-def count_experts_of(model: ModelConfig, device: torch.device | str = "cpu") -> ExpertUse:
+def empty_expert_use(model: ModelConfig, device: torch.device | str = "cpu") -> ExpertUse:
     """An empty count of expert use for a model of this configuration."""
     return ExpertUse(
         list(model.species),
@@ -96,8 +96,8 @@ def add_expert_use(use: ExpertUse, output: SpaceOutput) -> None:
     )
 
 
-def safe_scale(track_mean: np.ndarray) -> Tensor:
-    """Divisor of each track (T,) float32: its training mean, or 1 for a track without signal."""
+def nonzero_means(track_mean: np.ndarray) -> Tensor:
+    """Track means (T,) float32 to divide by: over training, or 1 for a track without signal."""
     mean = torch.from_numpy(np.asarray(track_mean, dtype=np.float32))
     return torch.where(mean > 0, mean, torch.ones_like(mean))
 
@@ -131,32 +131,32 @@ def predict_windows(
 
 
 def in_track_means(
-    prediction: Tensor, batch: SpeciesBatch, scale: Tensor, trained_on_means: bool
+    prediction: Tensor, batch: SpeciesBatch, track_means: Tensor, trained_in_track_means: bool
 ) -> tuple[Tensor, Tensor]:
     """Prediction and target (B, N, T) float32, both in multiples of the track's training mean."""
-    if not trained_on_means:
-        prediction = prediction / scale
-    return prediction, batch.targets.float() / scale
+    if not trained_in_track_means:
+        prediction = prediction / track_means
+    return prediction, batch.targets.float() / track_means
 
 
 def score_split(
     predict: Predict,
     species: str,
     batches: Iterable[tuple[SpeciesBatch, Tensor | None]],
-    scale: Tensor,
-    trained_on_means: bool,
+    track_means: Tensor,
+    trained_in_track_means: bool,
     strand_pair: np.ndarray | None = None,
     observe: Callable[[SpeciesBatch, Tensor, SpaceOutput], None] | None = None,
 ) -> TrackScores:
     """Score the windows of one species.
 
-    `batches` yields windows on the model's device (where `scale` lies too) with the weight of each;
-    `observe` is shown every batch with its prediction in track means and the model's output.
+    `batches` yields windows on the model's device (where `track_means` lie too) with the weight of
+    each; `observe` is shown every batch with its prediction in track means and the model's output.
     """
-    scores = TrackScores(len(scale), scale.device)
+    scores = TrackScores(len(track_means), track_means.device)
     for batch, weight in batches:
         prediction, output = predict_windows(predict, species, batch, strand_pair)
-        prediction, target = in_track_means(prediction, batch, scale, trained_on_means)
+        prediction, target = in_track_means(prediction, batch, track_means, trained_in_track_means)
         scores.update(prediction, target, weight)
         if observe is not None:
             observe(batch, prediction, output)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import load_space
-from spacescale.data.shard_reader import SpeciesData
-from spacescale.data.stray_files import files_below
+from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
-from spacescale.evals.track_prediction import safe_scale
+from spacescale.evals.track_prediction import nonzero_means
+from spacescale.files import files_below
 from spacescale.genome.tracks import Track, read_tracks
 from spacescale.model.space import Space, read_export
 
@@ -31,17 +31,17 @@ class TrainedModel:
 
     model: Space
     source: Path
-    trained_on_means: bool
+    trained_in_track_means: bool
     tracks: dict[str, list[Track]]
     data_manifests: dict[str, str]  # identity of each species' data set
     data_splits: dict[str, str | None]  # and the hash of its splits, where it is known
     data_paths: list[Path]  # where they lay; [] for an export
     run: Path | None  # the run folder, if it comes from one
 
-    def scale(self, species: str) -> Tensor:
-        """Training mean of each track (T,) float32; 1 where there is no signal."""
+    def track_means(self, species: str) -> Tensor:
+        """What each track is divided by in training, (T,) float32: see `nonzero_means`."""
         means = np.array([track.mean for track in self.tracks[species]], dtype=np.float32)
-        return safe_scale(means)
+        return nonzero_means(means)
 
     def check_data(self, data: SpeciesData, other_split: bool = False) -> None:
         """Refuse data whose species, tracks, geometry or splits are not the model's.
@@ -113,7 +113,7 @@ def load_trained(path: Path) -> TrainedModel:
         return TrainedModel(
             model=Space.from_pretrained(path),
             source=path,
-            trained_on_means=payload["track_scale"] == "mean",
+            trained_in_track_means=payload["track_scale"] == "mean",
             tracks=_read_tracks(path),
             data_manifests=payload["trained"]["data_manifests"],
             data_splits=layout.data_splits(payload["trained"]),
@@ -131,7 +131,7 @@ def load_trained(path: Path) -> TrainedModel:
     return TrainedModel(
         model=model,
         source=checkpoint,
-        trained_on_means=config.loss.track_scale == "mean",
+        trained_in_track_means=config.loss.track_scale == "mean",
         tracks=_read_tracks(checkpoint),
         data_manifests=state["data_manifests"],
         data_splits=layout.data_splits(state),

@@ -127,7 +127,7 @@ def _is_number(text: bytes) -> bool:
 
 
 @dataclass(frozen=True)
-class OnGenome:
+class MatchedContigs:
     """The contigs of a file under the genome's names.
 
     covered: those it has coverage for. misfits: {contig of another length: what to tell of it};
@@ -166,9 +166,9 @@ class TrackContigs:
             return auto_aliases(self.contigs, lengths)
         return match_styles(self.contigs, lengths)
 
-    def on_genome(
+    def match_genome(
         self, genome_path: Path, lengths: Mapping[str, int], aliases: Mapping[str, str]
-    ) -> "OnGenome":
+    ) -> "MatchedContigs":
         """Return which contigs of the genome this track covers, and which do not fit.
 
         lengths: {contig of the genome: bp}. A file that names no contig, because it lists no
@@ -176,7 +176,7 @@ class TrackContigs:
         no contig of the genome, or two names for one.
         """
         if not self.contigs:
-            return OnGenome(set(lengths), {}, set())
+            return MatchedContigs(set(lengths), {}, set())
         shared = {n: aliases.get(n, n) for n in self.contigs if aliases.get(n, n) in lengths}
         if not shared:
             raise self._no_common_name(genome_path, lengths)
@@ -189,7 +189,7 @@ class TrackContigs:
         faults = {k: self._fault(name, k, lengths[k], genome_path) for k, name in name_of.items()}
         misfits = {known: fault for known, fault in faults.items() if fault}
         covered = set(lengths) if self.covers_all else set(name_of)
-        return OnGenome(covered - misfits.keys(), misfits, set(name_of))
+        return MatchedContigs(covered - misfits.keys(), misfits, set(name_of))
 
     def _fault(self, name: str, known: str, length: int, genome_path: Path) -> str | None:
         found = self.contigs[name]

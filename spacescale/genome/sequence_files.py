@@ -5,7 +5,7 @@ Of FASTA, lines may end in LF, CR LF or CR, be empty, or begin with ';' as comme
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -58,9 +58,16 @@ def read_genome(path: Path, codes_file: Path | None = None) -> Genome:
             file.write(codes.data)
             lengths[name] = codes.size
             num_ambiguous += ambiguous
+    return open_codes(path, codes_file, lengths, num_ambiguous)
+
+
+def open_codes(
+    path: Path, codes_file: Path, lengths: Mapping[str, int], num_ambiguous: int
+) -> Genome:
+    """Return the genome whose codes `read_genome` has written into `codes_file`."""
     ends = np.cumsum(list(lengths.values()))
     stored = np.memmap(codes_file, np.uint8, mode="r")
-    contigs = dict(zip(lengths, np.split(stored, ends[:-1]), strict=True))
+    contigs: dict[str, np.ndarray] = dict(zip(lengths, np.split(stored, ends[:-1]), strict=True))
     return Genome(path, contigs, num_ambiguous)
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from spacescale.arguments import given_path, listed_names
 from spacescale.errors import UserError
 from spacescale.genome.aliases import shorten
-from spacescale.genome.named_files import given_path, listed_names
 from spacescale.genome.text_files import split_cells, text_lines
 from spacescale.genome.tracks import Track
 

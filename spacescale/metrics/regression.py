@@ -60,7 +60,7 @@ class PearsonMoments:
         """Return Pearson's r per track, float64 [T]; NaN where a side is constant or all NaN."""
         count, x, y, xx, yy, xy = self._sums
         covariance = xy - x * y / count
-        spread = _spread(count, x, xx).sqrt() * _spread(count, y, yy).sqrt()
+        spread = _squared_deviations(count, x, xx).sqrt() * _squared_deviations(count, y, yy).sqrt()
         return (covariance / spread).clamp(-1.0, 1.0)
 
     def measured(self) -> Tensor:
@@ -70,10 +70,10 @@ class PearsonMoments:
     def r2(self) -> Tensor:
         """Return 1 − Σ(y − x)² / Σ(y − ȳ)² per track, float64 [T]; NaN for constant targets."""
         count, _, y, xx, yy, xy = self._sums
-        return 1.0 - (xx - 2.0 * xy + yy) / _spread(count, y, yy)
+        return 1.0 - (xx - 2.0 * xy + yy) / _squared_deviations(count, y, yy)
 
 
-def _spread(count: Tensor, total: Tensor, squares: Tensor) -> Tensor:
+def _squared_deviations(count: Tensor, total: Tensor, squares: Tensor) -> Tensor:
     """Return Σ(x − x̄)², NaN where x is constant."""
     spread = squares - total * total / count
     return torch.where(spread > CONSTANT_BELOW * squares, spread, torch.nan)
@@ -92,13 +92,7 @@ def summarise_by_assay(pearson: Tensor, assays: Sequence[str]) -> dict[str, Assa
     groups: dict[str, list[float]] = {assay: [] for assay in sorted(set(assays))}
     for assay, value in zip(assays, pearson.tolist(), strict=True):
         groups[assay].append(value)
-    return {assay: _summarise(torch.tensor(values)) for assay, values in groups.items()}
-
-
-def _summarise(values: Tensor) -> AssayPearson:
-    return AssayPearson(float(values.nanmean()), len(values))
-
-
-def mean_by_assay(pearson: Tensor, assays: Sequence[str]) -> dict[str, float]:
-    """Return the mean of per-track values [T] per assay, without those that have none (NaN)."""
-    return {assay: part.mean for assay, part in summarise_by_assay(pearson, assays).items()}
+    return {
+        assay: AssayPearson(float(torch.tensor(values).nanmean()), len(values))
+        for assay, values in groups.items()
+    }

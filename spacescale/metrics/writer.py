@@ -14,6 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from spacescale.files import write_text
+
 logger = logging.getLogger(__name__)
 
 METRICS_FILE, TENSORBOARD_FOLDER = "metrics.jsonl", "tensorboard"
@@ -94,9 +96,7 @@ def _drop_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [record for record in read_metrics(path) if record["step"] <= step]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 class TrainingProgress:

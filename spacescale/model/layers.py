@@ -179,7 +179,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     library.
     """
     kernel = weight.shape[2]
-    if kernel > 1 and not _adds_up_exactly(x):
+    if kernel > 1 and not _can_accumulate_taps(x):
         return F.conv1d(x, weight, bias, padding=kernel // 2)
     taps = _taps(x, kernel)
     w = weight.permute(2, 0, 1)[:, None].expand(-1, x.shape[0], -1, -1)  # (K, B, C', C)
@@ -200,12 +200,13 @@ def convolve_backward_input(grad: Tensor, weight: Tensor) -> Tensor:
 def convolve_backward_weight(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Gradient of `convolve`'s weight: grad (B, C', L), x (B, C, L) → (C', C, K)."""
     kernel = weight.shape[2]
-    if kernel > 1 and not _adds_up_exactly(x):
+    if kernel > 1 and not _can_accumulate_taps(x):
         return conv1d_weight(x, weight.shape, grad, padding=kernel // 2)
     return torch.stack([torch.bmm(grad, tap.mT).sum(0) for tap in _taps(x, kernel)], dim=2)
 
 
-def _adds_up_exactly(x: Tensor) -> bool:
+def _can_accumulate_taps(x: Tensor) -> bool:
+    """Whether adding tap after tap to the result rounds no more than a convolution would."""
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 

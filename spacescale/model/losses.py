@@ -104,7 +104,7 @@ def training_losses(
     targets: dict[str, Tensor],
     weights: LossConfig,
     sum_over_ranks: SumOverRanks,
-    with_missing: Collection[str] = (),
+    with_unmeasured: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """All loss terms of one micro-step; their sum is what is differentiated.
 
@@ -114,12 +114,12 @@ def training_losses(
     the routing terms are those of all ranks' windows together: `sum_over_ranks` adds a tensor
     over ranks, differentiably.
 
-    Targets of the species `with_missing`, the same on all ranks, may be NaN, not measured. Their
+    Targets of the species `with_unmeasured`, the same on all ranks, may be NaN, not measured. Their
     Poisson term is such that its mean over the ranks is the mean over what all ranks measured; one
     collective counts that. The other species' terms are means over the rank's own targets.
     """
     num_windows = sum(t.shape[0] for t in targets.values())
-    poisson = _poisson_of_species(targets, with_missing, sum_over_ranks)
+    poisson = _poisson_of_species(targets, with_unmeasured, sum_over_ranks)
     losses = {}
     for name, target in targets.items():
         loss = poisson[name](output.prediction[name], target)
@@ -137,11 +137,11 @@ def training_losses(
 
 
 def _poisson_of_species(
-    targets: dict[str, Tensor], with_missing: Collection[str], sum_over_ranks: SumOverRanks
+    targets: dict[str, Tensor], with_unmeasured: Collection[str], sum_over_ranks: SumOverRanks
 ) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     """The Poisson loss of prediction and target, of each species."""
     loss_of: dict[str, Callable[[Tensor, Tensor], Tensor]] = dict.fromkeys(targets, poisson_loss)
-    names = [name for name in targets if name in with_missing]
+    names = [name for name in targets if name in with_unmeasured]
     if names:
         counts = [(~targets[name].isnan()).sum() for name in names]
         # float64 holds any count exactly; the last sum is the number of ranks.

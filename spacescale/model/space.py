@@ -8,6 +8,7 @@ is followed.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 from spacescale.config import ModelConfig, Stage
 from spacescale.errors import UserError
 from spacescale.model.attention import Attention, positional_basis
-from spacescale.model.checkpointing import recompute_in_backward
 from spacescale.model.decoder import MLPDecoder, ProfileDecoder
 from spacescale.model.layers import (
     GELU,
@@ -34,9 +34,11 @@ from spacescale.model.layers import (
 )
 from spacescale.model.moe import DenseFeedForward, SpeciesMoE
 from spacescale.model.precision import at_least_float32
+from spacescale.model.recompute import recompute_in_backward
 from spacescale.model.router import RoutingSums
 
 EXPORT_FORMAT, EXPORT_VERSION = "spacescale-model", 1
+LISTED_PROBLEMS = 5
 
 
 @dataclass
@@ -285,17 +287,35 @@ def read_export(folder: Path) -> dict[str, Any]:
     return payload
 
 
-def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Load a complete state dict; UserError names the first keys that do not fit."""
-    own = model.state_dict()
-    problems = [f"missing {key}" for key in own.keys() - weights.keys()]
-    problems += [f"unexpected {key}" for key in weights.keys() - own.keys()]
-    problems += [
-        f"{key} is {tuple(weights[key].shape)}, expected {tuple(own[key].shape)}"
-        for key in own.keys() & weights.keys()
-        if own[key].shape != weights[key].shape
-    ]
+def check_weights(
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str
+) -> None:
+    """Hold weights against what is expected; the values of `expected` are not looked at.
+
+    Raises UserError naming the first keys that are missing, unexpected, of another shape, or
+    whole numbers instead of floating point or the reverse.
+    """
+    problems = [f"missing {key}" for key in expected if key not in weights]
+    problems += [f"unexpected {key}" for key in weights if key not in expected]
+    for key in expected.keys() & weights.keys():
+        found, wanted = weights[key], expected[key]
+        if found.shape != wanted.shape:
+            problems.append(f"{key} is {tuple(found.shape)}, expected {tuple(wanted.shape)}")
+        elif found.is_floating_point() != wanted.is_floating_point():
+            problems.append(f"{key} is {found.dtype}, expected {wanted.dtype}")
     if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UserError(f"{source}: {'; '.join(sorted(problems)[:5])}{more}")
+        more = len(problems) - LISTED_PROBLEMS
+        rest = f" and {more} more" if more > 0 else ""
+        raise UserError(f"{source}: {'; '.join(sorted(problems)[:LISTED_PROBLEMS])}{rest}")
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Load a complete state dict; UserError names the first keys that do not fit."""
+    check_weights(weights, model.state_dict(), source)
     model.load_state_dict(weights)
+
+
+def meta_model(config: ModelConfig) -> Space:
+    """Build the model on PyTorch's meta device: names and shapes without storage."""
+    with torch.device("meta"):
+        return Space(config)

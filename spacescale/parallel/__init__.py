@@ -1,1 +1,3 @@
-"""Processes: launching, collectives, expert parallelism, and the door to DeepSpeed."""
+"""Processes: launching, meeting, collectives, watching; experts and BatchNorm over them; the door
+to DeepSpeed.
+"""

@@ -17,12 +17,12 @@ import torch
 import torch.distributed as dist
 
 import spacescale
-from spacescale.data.stray_files import files_below
 from spacescale.errors import UserError
+from spacescale.files import files_below
 from spacescale.parallel import comm
 
-SHOWN = 60  # characters of a value
-NAMED = 3  # disagreements spelled out
+MAX_LENGTH = 60  # characters of a value
+MAX_NAMED = 3  # disagreements spelled out
 
 
 def require_agreement(facts: Mapping[str, Any]) -> None:
@@ -36,10 +36,10 @@ def require_agreement(facts: Mapping[str, Any]) -> None:
         dist.all_gather_object(of_rank, mine)
     differing = [text for name in _names(of_rank) if (text := _compare(name, of_rank))]
     if differing:
-        more = f"; and {len(differing) - NAMED} more" if len(differing) > NAMED else ""
+        more = f"; and {len(differing) - MAX_NAMED} more" if len(differing) > MAX_NAMED else ""
         raise UserError(
-            f"the ranks disagree on {'; '.join(differing[:NAMED])}{more}. Start all of them with "
-            "the same command, data and code"
+            f"the ranks disagree on {'; '.join(differing[:MAX_NAMED])}{more}. Start all of them "
+            "with the same command, data and code"
         )
 
 
@@ -73,9 +73,9 @@ def _flatten(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 def _shorten(value: Any) -> str:
     """The value as JSON; a long one cut off, with its hash to tell it from others."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    if len(text) <= SHOWN:
+    if len(text) <= MAX_LENGTH:
         return text
-    return f"{text[: SHOWN // 2]}… (sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]})"
+    return f"{text[: MAX_LENGTH // 2]}… (sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]})"
 
 
 def _versions() -> dict[str, str]:

@@ -210,15 +210,15 @@ def on_main(work: Callable[[], Any]) -> Any:
 
 def on_main_only(work: Callable[[], T]) -> T | None:
     """Run `work` on rank 0, which keeps its result; all ranks raise UserError if it fails."""
-    return _together(work if is_main() else lambda: None, num_workers=1)
+    return _run_together(work if is_main() else lambda: None, num_taking_part=1)
 
 
 def on_all(work: Callable[[], T]) -> T:
     """Run `work` on every rank; if it fails on any, all raise UserError with the first message."""
-    return _together(work, num_workers=world_size())
+    return _run_together(work, num_taking_part=world_size())
 
 
-def _together(work: Callable[[], T], num_workers: int) -> T:
+def _run_together(work: Callable[[], T], num_taking_part: int) -> T:
     result, bug, failure = None, None, None
     try:
         result = work()
@@ -226,7 +226,7 @@ def _together(work: Callable[[], T], num_workers: int) -> T:
         failure = str(error)
     except Exception as error:  # the others must not wait for this rank
         bug, failure = error, f"failed: {error!r}"
-    failures = [failure]
+    failures: list[str | None] = [failure]
     if world_size() > 1:
         failures = [None] * world_size()
         dist.all_gather_object(failures, failure)
@@ -235,7 +235,7 @@ def _together(work: Callable[[], T], num_workers: int) -> T:
     failed = {place: text for place, text in enumerate(failures) if text is not None}
     if failed:
         first, text = next(iter(failed.items()))
-        text = text if len(failed) == num_workers else f"rank {first}: {text}"
+        text = text if len(failed) == num_taking_part else f"rank {first}: {text}"
         raise OtherRankFailed(text) if failure is None else UserError(text)
     return result  # pyright: ignore[reportReturnType]
 

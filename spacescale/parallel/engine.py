@@ -29,7 +29,7 @@ from spacescale.parallel.environment import launch_environment
 from spacescale.parallel.meeting import meet
 
 Engine = deepspeed.DeepSpeedEngine
-OURS = {"optimizer": "optim.*", "scheduler": "optim.*", "expert_parallel": "parallel.*"}
+OWNED_BY_CONFIG = {"optimizer": "optim.*", "scheduler": "optim.*", "expert_parallel": "parallel.*"}
 FLOAT16 = ("float16", "fp16", "half", "torch.float16", "torch.half")
 BFLOAT16 = ("bfloat16", "bf16", "torch.bfloat16")  # as DeepSpeed lets it be written
 _NO_FLOAT16 = (
@@ -96,7 +96,7 @@ def resolve_deepspeed_config(
     the key, its value and the cure.
     """
     config = json.loads(json.dumps(config))
-    for key, owner in OURS.items():
+    for key, owner in OWNED_BY_CONFIG.items():
         if key in config:
             raise UserError(f"{source}: remove {key!r}; the {owner} settings own it")
     clipping = config.get("gradient_clipping")
@@ -215,7 +215,7 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
 def build_engine(model: nn.Module, optim: OptimConfig, deepspeed_config: dict[str, Any]) -> Engine:
     """Wrap a model whose experts are already distributed. `deepspeed_config` must be resolved."""
     if deepspeed_config["zero_optimization"]["stage"] == 3:
-        _announce_borrowed_parameters(model)
+        _register_external_parameters(model)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, optim), lr=optim.lr, betas=(optim.beta1, optim.beta2)
     )
@@ -223,7 +223,7 @@ def build_engine(model: nn.Module, optim: OptimConfig, deepspeed_config: dict[st
     return engine
 
 
-def _announce_borrowed_parameters(model: nn.Module) -> None:
+def _register_external_parameters(model: nn.Module) -> None:
     """Tell ZeRO-3 of modules that use their children's parameters without calling the children.
 
     ZeRO-3 gathers a module's own parameters around its forward and backward pass, no others.

@@ -28,7 +28,7 @@ def launch_environment() -> str:
         if started:
             _translate(started)
             source = f"RANK, WORLD_SIZE from {started.rank}, {started.size} of {started.launcher}"
-        elif names := list(launcher.unusable()):
+        elif names := list(launcher.unusable_variables()):
             raise UserError(
                 f"{', '.join(f'{name}={env[name]}' for name in names)}: set by a launcher that is "
                 "not served. Use deepspeed, torchrun, srun or mpirun, or set RANK, LOCAL_RANK, "

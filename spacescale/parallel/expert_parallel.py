@@ -100,7 +100,7 @@ class ExpertParallelExperts(AutoEPMoELayer):
 
 
 def swap_blocks(rows: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
-    """Reorder consecutive blocks of sizes[a][b] rows, which lie by (a, b), to lie by (b, a)."""
+    """Reorder consecutive blocks of `sizes[a][b]` rows, which lie by (a, b), to lie by (b, a)."""
     if len(sizes) == 1 or len(sizes[0]) == 1:
         return rows
     blocks = iter(rows.split([size for of_a in sizes for size in of_a]))

@@ -59,7 +59,13 @@ MPI = (
 )
 SRUN = Variables("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "")
 # Ranks of launchers whose other variables are not known here.
-UNKNOWN = ("PMIX_RANK", "PALS_RANKID", "JSM_NAMESPACE_RANK", "FLUX_TASK_RANK", "ALPS_APP_PE")
+RANKS_OF_OTHER_LAUNCHERS = (
+    "PMIX_RANK",
+    "PALS_RANKID",
+    "JSM_NAMESPACE_RANK",
+    "FLUX_TASK_RANK",
+    "ALPS_APP_PE",
+)
 
 
 def started_by() -> Variables | None:
@@ -75,14 +81,14 @@ def started_by() -> Variables | None:
     return next((v for v in found if os.environ[v.size] != "1"), None)
 
 
-def unusable() -> Iterator[str]:
+def unusable_variables() -> Iterator[str]:
     """Names of variables by which several processes were started, but which do not tell enough."""
     if is_launched() or any(v.is_complete() for v in (*MPI, SRUN)):
         return
     for variables in MPI:
         if os.environ.get(variables.size, "1") != "1":
             yield variables.size
-    yield from (name for name in UNKNOWN if name in os.environ)
+    yield from (name for name in RANKS_OF_OTHER_LAUNCHERS if name in os.environ)
 
 
 def is_launched() -> bool:

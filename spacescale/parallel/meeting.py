@@ -31,8 +31,10 @@ from spacescale.errors import UserError
 from spacescale.parallel.comm import NotMet
 
 POLL_S = 1.0  # at most; a tenth of the time waited so far
-TOLD_S = 1.5  # rank 0, which keeps the store, stays this long for the others to read why it ends
-FIRST_NEWS_S, NEWS_S = 5.0, 60.0  # of a wait: the first line, and those after it
+REFUSAL_STAYS_S = (
+    1.5  # rank 0, which keeps the store, stays this long for the others to read why it ends
+)
+FIRST_REPORT_S, REPORT_EVERY_S = 5.0, 60.0  # of a wait: the first line, and those after it
 OTHER_PORT = (
     "give another one: deepspeed --master_port N, torchrun --master-port N, else export "
     "MASTER_PORT=N for all ranks"
@@ -88,7 +90,7 @@ class Meeting:
         self.host, self.port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         self.place = f"{self.host}:{self.port}"
         self.start = time.monotonic()
-        self.next_news = FIRST_NEWS_S
+        self.next_report = FIRST_REPORT_S
 
     def run(self) -> Store:
         """Return the store once all ranks have met; NotMet says why they have not."""
@@ -215,7 +217,7 @@ class Meeting:
         except UserError as error:
             if is_host:
                 store.set("end", str(error))
-                time.sleep(TOLD_S)
+                time.sleep(REFUSAL_STAYS_S)
             raise
 
     def _missing(self, store: Store) -> str:
@@ -242,8 +244,8 @@ class Meeting:
                     "(run.start_timeout_s). Left over from an earlier shell or job? "
                     "unset RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT"
                 )
-            if waited > self.next_news and speaks:
-                self.next_news = waited + NEWS_S
+            if waited > self.next_report and speaks:
+                self.next_report = waited + REPORT_EVERY_S
                 print(
                     f"rank {self.card.rank}: waiting for {missing()}, {waited:.0f} s so far, "
                     f"gives up after {self.limit_s:.0f} s",

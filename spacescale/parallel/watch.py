@@ -5,6 +5,9 @@ many forward passes the rank has begun and where its main thread stands. A line 
 rank that died. A line that is silent, or beats that stand still on all ranks, are a hang: nothing
 short of that can be told from one slow step. Whoever notices sends "end" down its lines and
 claims the file FAILED in the run folder; the one rank that gets it speaks.
+
+The lines are sockets of our own, for the store of the process group does not say that a client has
+gone: a killed rank would only be silent there, as one that is busy is, and be named after minutes.
 """
 
 from __future__ import annotations
@@ -35,8 +38,8 @@ FAILED = "FAILED"
 BEAT_S = 1.0
 CONNECT_S = 60.0
 PAUSE_S = 10.0  # a round this long means that this process itself was stopped
-NEWS_S = 5.0  # another rank's end is heard of sooner than this
-LAST_WORDS_S = 10.0  # nothing, not even a full disk, delays the end longer
+OTHERS_END_S = 5.0  # another rank's end is heard of sooner than this
+MAX_END_S = 10.0  # nothing, not even a full disk, delays the end longer
 ENDED = 3  # exit status of ranks whose run failed
 PACKAGE = str(Path(__file__).parents[1]) + os.sep
 COLLECTIVES = str(Path("torch", "distributed")) + os.sep
@@ -109,7 +112,7 @@ class Watch:
         if self._lines and isinstance(error, RuntimeError | comm.OtherRankFailed):
             # Collectives raise when another rank has ended. That rank, not this one, is to be
             # named: hearing of it ends this process from the watching thread.
-            time.sleep(NEWS_S)
+            time.sleep(OTHERS_END_S)
         if isinstance(error, UserError | OSError):
             self._end([self.rank], str(error))
         self._end([self.rank], repr(error), error)
@@ -127,7 +130,7 @@ class Watch:
                 os.kill(os.getpid(), signal.SIGTERM)  # save and leave, as if it had been passed on
             now = time.monotonic()
             if now - last > PAUSE_S:
-                self._forgive(now)
+                self._restart_clocks(now)
             last = now
             self._judge(now)
 
@@ -161,7 +164,7 @@ class Watch:
         if messages is None and not self._closed:
             self._end([rank], "its process is gone (killed, or out of memory?)")
 
-    def _forgive(self, now: float) -> None:
+    def _restart_clocks(self, now: float) -> None:
         """Count from now on: a rank that was stopped itself cannot judge the others."""
         self._moved = now
         for beat in self._beats.values():
@@ -179,7 +182,7 @@ class Watch:
     def _end(self, ranks: list[int], what: str, error: BaseException | None = None) -> NoReturn:
         """End all ranks; the first to claim FAILED says why."""
         self._closed = True  # what comes back must not end this process before it has spoken
-        late = threading.Timer(LAST_WORDS_S, os._exit, [ENDED])
+        late = threading.Timer(MAX_END_S, os._exit, [ENDED])
         late.daemon = True
         late.start()
         self._pass_on()

@@ -1,1 +1,1 @@
-"""What a configuration costs before it is run: parameters, arithmetic, memory."""
+"""What a configuration costs before it is run: parameters, arithmetic, memory, bytes sent, time."""

@@ -21,7 +21,7 @@ class Activations:
     """Bytes of one micro-step on one GPU."""
 
     kept: dict[str, float]  # stage → bytes kept at the end of the forward pass
-    recomputed: float  # of the largest checkpointed part, while backward computes it again
+    recomputed: float  # of the largest recomputed part, while it is there again
 
     @property
     def total(self) -> float:
@@ -98,14 +98,14 @@ def activation_bytes(
 
 @dataclass(frozen=True)
 class _StageBytes:
-    """A stage that checkpointing can cover, as a run of parts each computed at once."""
+    """A stage that can be recomputed, as a run of parts each computed at once."""
 
     name: Stage
-    parts: list[dict[str, float]]  # of each part: what → bytes kept without checkpointing
+    parts: list[dict[str, float]]  # of each part: what → bytes kept where nothing is recomputed
     inputs: float  # bytes of the inputs of all parts
 
-    def kept(self, checkpointed: tuple[Stage, ...]) -> dict[str, float]:
-        if self.name in checkpointed:
+    def kept(self, recomputed: tuple[Stage, ...]) -> dict[str, float]:
+        if self.name in recomputed:
             return {self.name: self.inputs}
         return {what: sum(part[what] for part in self.parts) for what in self.parts[0]}
 
@@ -154,10 +154,10 @@ def _attention(at: _Setting) -> float:
     queries = at.tokens * keys * at.product  # with the position bias
     joined = at.tokens * config.dim * at.product  # heads, before to_out
     dropped = at.tokens * config.dim * at.dropout(config.dropout)
-    return basis + distance_keys + normed + queries + _weighing(at) + joined + dropped
+    return basis + distance_keys + normed + queries + _attention_weights(at) + joined + dropped
 
 
-def _weighing(at: _Setting) -> float:
+def _attention_weights(at: _Setting) -> float:
     """Queries, keys, values; the logits by distance on GPUs, the weights of all pairs on CPUs."""
     config, n = at.config, num_tokens(at.config)
     operands = at.tokens * (2 * config.heads * config.attn_dim_key + config.dim)
@@ -196,7 +196,7 @@ def _hidden(at: _Setting, width: int) -> float:
 
 
 def _pointwise(at: _Setting) -> _StageBytes:
-    """The block's input. (Dropout and GELU follow it outside the checkpointed part.)"""
+    """The block's input. (Dropout and GELU follow it outside the recomputed part.)"""
     inputs = at.bins * at.config.dim * at.product
     return _StageBytes("pointwise", [{"pointwise": inputs}], inputs)
 

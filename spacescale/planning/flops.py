@@ -2,7 +2,7 @@
 
 Element-wise work is left out, as it is by PyTorch's own counter. Work is counted as the published
 model defines it, the measure by which implementations compare; or as it is executed here, which
-is less where an equal result costs less and more where checkpointed stages are computed again.
+is less where an equal result costs less and more where stages are recomputed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from spacescale.model.layers import NUM_BASES, tower_channels
 
 STEM_KERNEL, TOWER_KERNEL = 15, 5
 
-# Stages that `model.checkpoint_stages` knows by another name.
-CHECKPOINTED_WITH = {
+# Parts of a stage that `model.checkpoint_stages` (stages to recompute) knows as a whole.
+RECOMPUTED_WITH = {
     "attention_projections": "transformer",
     "attention": "transformer",
     "attention_relative": "transformer",
@@ -65,11 +65,11 @@ def training_flops(stages: dict[str, StageFlops]) -> float:
 
 
 def recomputed_flops(stages: dict[str, StageFlops], config: ModelConfig) -> float:
-    """Forward work that the backward pass does again for checkpointed stages."""
+    """Forward work that the backward pass does again for recomputed stages."""
     return sum(
         work.forward
         for name, work in stages.items()
-        if CHECKPOINTED_WITH.get(name, name) in config.checkpoint_stages
+        if RECOMPUTED_WITH.get(name, name) in config.checkpoint_stages
     )
 
 

@@ -20,7 +20,7 @@ from spacescale.model.layers import NUM_BASES
 from spacescale.model.losses import training_losses
 from spacescale.model.space import Space
 from spacescale.parallel import comm
-from spacescale.planning.plan import Plan, Precision, make_plan
+from spacescale.planning.plan import Precision, RunPlan, make_plan
 from spacescale.planning.states import Layout, StateBytes
 
 
@@ -39,11 +39,11 @@ class Measured:
 class Comparison(NamedTuple):
     """A measurement beside the plan of exactly that."""
 
-    planned: Plan
+    planned: RunPlan
     measured: Measured
 
 
-def measure_plan(plan: Plan) -> Comparison:
+def measure_plan(plan: RunPlan) -> Comparison:
     """Measure a plan's micro-batch in one process without ZeRO.
 
     On a GPU if there is one; on a CPU in fp32. Raises UserError for what cannot fit.

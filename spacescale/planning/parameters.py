@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from spacescale.config import ModelConfig
 from spacescale.model.layers import ConvBlock
 from spacescale.model.moe import RoutedExperts
-from spacescale.model.space import Space
+from spacescale.model.space import meta_model
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ def count_parameters(config: ModelConfig) -> ParameterCounts:
 def autocast_parameters(config: ModelConfig, ep_size: int) -> float:
     """Parameters of one process whose 16-bit copies autocast keeps for the backward pass.
 
-    Convolution blocks and checkpointed stages make them anew.
+    Convolution blocks and recomputed stages make them anew.
     """
     held = 0.0
     for name, stage in meta_model(config).named_children():
@@ -48,12 +47,6 @@ def autocast_layer_parameters(config: ModelConfig) -> int:
     """Parameters whose gradients DeepSpeed sends in bf16 under `torch_autocast`, by layer type."""
     layers = (m for m in meta_model(config).modules() if type(m) in (nn.Linear, nn.Conv1d))
     return sum(_size(layer) for layer in layers)
-
-
-def meta_model(config: ModelConfig) -> Space:
-    """Build the model on PyTorch's meta device: shapes without storage."""
-    with torch.device("meta"):
-        return Space(config)
 
 
 def _size_of_all(model: nn.Module, kind: type[nn.Module]) -> int:

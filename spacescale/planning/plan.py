@@ -32,11 +32,11 @@ class Work:
     forward: float
     training: float  # forward and backward
     executed_forward: float
-    executed_training: float  # with what checkpointed stages compute again
+    executed_training: float  # with what is recomputed
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What one configuration costs on one layout."""
 
     config: Config
@@ -81,7 +81,7 @@ def plan_preset(
     precision: Precision,
     accumulation: int,
     machine: Machine,
-) -> Plan:
+) -> RunPlan:
     """Plan a preset; without `data` for the published tracks of human and mouse.
 
     `ep_size` and `micro_batch` None are the preset's. Raises UserError for values that do not fit.
@@ -111,11 +111,11 @@ def make_plan(
     on_gpu: bool = True,
     accumulation: int = 1,
     machine: Machine = MACHINES["a40"],
-) -> Plan:
+) -> RunPlan:
     """Plan a complete configuration, for micro-batches of that many windows per species."""
     model = config.model
     parameters = count_parameters(model)
-    return Plan(
+    return RunPlan(
         config=config,
         layout=layout,
         windows=windows,

@@ -8,14 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from spacescale.planning.measure import Comparison
-from spacescale.planning.plan import Plan
+from spacescale.planning.plan import RunPlan
 from spacescale.planning.traffic import sent_bytes
 
 GIB, GB, GFLOP = 2**30, 1e9, 1e9
 _WIDTH = 26  # of the first column
 
 
-def as_text(plan: Plan, comparison: Comparison | None = None) -> str:
+def as_text(plan: RunPlan, comparison: Comparison | None = None) -> str:
     """The whole plan, and what was measured; the first line reads `parameters N`."""
     sections = [_parameters(plan), _setting(plan), _work(plan), _memory(plan), _time(plan)]
     if comparison:
@@ -23,7 +23,7 @@ def as_text(plan: Plan, comparison: Comparison | None = None) -> str:
     return "\n\n".join("\n".join(lines) for lines in sections)
 
 
-def as_json(plan: Plan, comparison: Comparison | None = None) -> str:
+def as_json(plan: RunPlan, comparison: Comparison | None = None) -> str:
     """The same in plain values: elements, bytes and FLOPs."""
     values = _plain(plan)
     if comparison:
@@ -32,7 +32,7 @@ def as_json(plan: Plan, comparison: Comparison | None = None) -> str:
     return json.dumps(values, indent=1)
 
 
-def _plain(plan: Plan) -> dict[str, Any]:
+def _plain(plan: RunPlan) -> dict[str, Any]:
     model = plan.config.model
     return {
         "preset": plan.config.preset,
@@ -56,7 +56,7 @@ def _plain(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _parameters(plan: Plan) -> list[str]:
+def _parameters(plan: RunPlan) -> list[str]:
     model, counts = plan.config.model, plan.parameters
     which = "all of them"
     if model.species_num_experts:
@@ -64,7 +64,7 @@ def _parameters(plan: Plan) -> list[str]:
     return [f"parameters {counts.total}", f"active per token {counts.active} ({which})"]
 
 
-def _setting(plan: Plan) -> list[str]:
+def _setting(plan: RunPlan) -> list[str]:
     config, model, layout = plan.config, plan.config.model, plan.layout
     tracks = ", ".join(f"{len(assays):,} of {name}" for name, assays in model.species.items())
     lines = [
@@ -78,7 +78,7 @@ def _setting(plan: Plan) -> list[str]:
     return lines
 
 
-def _work(plan: Plan) -> list[str]:
+def _work(plan: RunPlan) -> list[str]:
     works = list(plan.window_work.values())
     stages = works[0].stages
     return [
@@ -90,7 +90,7 @@ def _work(plan: Plan) -> list[str]:
     ]
 
 
-def _memory(plan: Plan) -> list[str]:
+def _memory(plan: RunPlan) -> list[str]:
     states, activations = plan.states, plan.activations
     parts = dict(activations.kept)
     if activations.recomputed:
@@ -106,7 +106,7 @@ def _memory(plan: Plan) -> list[str]:
     ]
 
 
-def _time(plan: Plan) -> list[str]:
+def _time(plan: RunPlan) -> list[str]:
     machine, step, sent = plan.machine, plan.step, sent_bytes(plan.traffic)
     return [
         f"a step of {plan.windows_per_step:,} windows ({plan.accumulation} per-GPU micro-batches), "
@@ -149,11 +149,11 @@ def _comparison(comparison: Comparison) -> list[str]:
     ]
 
 
-def _batch(plan: Plan) -> str:
+def _batch(plan: RunPlan) -> str:
     return " + ".join(f"{count} {name}" for name, count in plan.windows.items())
 
 
-def _precision(plan: Plan) -> str:
+def _precision(plan: RunPlan) -> str:
     return "fp32 weights, bf16 autocast" if plan.precision == "bf16" else "fp32"
 
 

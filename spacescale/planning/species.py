@@ -6,7 +6,7 @@ from pathlib import Path
 
 from spacescale.checkpoint.released import released_grouping
 from spacescale.config import Config
-from spacescale.data.loader import open_datasets
+from spacescale.dataset.loader import open_datasets
 
 PUBLISHED_SPECIES = ("human", "mouse")
 

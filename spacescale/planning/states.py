@@ -73,8 +73,8 @@ def resolve_layout(config: Config, gpus: int, zero_stage: int, ep_size: int | No
 
 def state_bytes(counts: ParameterCounts, layout: Layout) -> StateBytes:
     """Bytes of weights, gradients and optimiser states on one GPU."""
-    dense = _of_parameters(counts.total - counts.experts, layout.gpus, layout.zero_stage)
-    experts = _of_parameters(
+    dense = _replicated_bytes(counts.total - counts.experts, layout.gpus, layout.zero_stage)
+    experts = _replicated_bytes(
         counts.experts // layout.ep_size, layout.gpus // layout.ep_size, layout.zero_stage
     )
     return StateBytes(
@@ -84,7 +84,7 @@ def state_bytes(counts: ParameterCounts, layout: Layout) -> StateBytes:
     )
 
 
-def _of_parameters(held: int, replicas: int, stage: int) -> StateBytes:
+def _replicated_bytes(held: int, replicas: int, stage: int) -> StateBytes:
     """Bytes for `held` parameters that `replicas` processes hold alike."""
     return StateBytes(
         weights=4 * held / (replicas if stage >= 3 else 1),

@@ -27,15 +27,16 @@ from typing import Literal
 
 from spacescale.config import Config, ModelConfig
 from spacescale.model.layers import BatchNorm
+from spacescale.model.space import meta_model
 from spacescale.planning.flops import num_tokens
-from spacescale.planning.parameters import autocast_layer_parameters, count_parameters, meta_model
+from spacescale.planning.parameters import autocast_layer_parameters, count_parameters
 from spacescale.planning.states import Layout
 
 Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
 # Which GPUs take part: all; those that share one set of experts; those that hold the same experts.
 Group = Literal["all", "expert_parallel", "expert_replicas"]
 
-FLOAT, HALF, INDEX = 4, 2, 8  # bytes
+FLOAT, BF16, INDEX = 4, 2, 8  # bytes
 BUCKET = 50_000_000  # elements: ds_configs' reduce_bucket_size, DeepSpeed's prefetch_bucket_size
 REUSE_DISTANCE = 10**9  # elements: DeepSpeed's stage3_max_reuse_distance
 
@@ -70,7 +71,7 @@ def step_traffic(
 ) -> Traffic:
     """Traffic of one optimiser step of `accumulation` micro-batches of `windows` on every GPU."""
     model = config.model
-    traffic = _of_states(model, layout, precision, accumulation, reuse_distance)
+    traffic = _state_traffic(model, layout, precision, accumulation, reuse_distance)
     traffic["expert rows"] = _expert_rows(model, layout, windows, precision)
     traffic["BatchNorm"] = _batchnorm(model, layout, len(windows))
     traffic["routing sums"] = _routing_sums(config, layout)
@@ -93,7 +94,7 @@ def _repeated(once: Collective, times: int) -> Collective:
 
 
 @dataclass(frozen=True)
-class _Held:
+class _Replicated:
     """Parameters that every GPU of a group holds alike."""
 
     name: str
@@ -103,7 +104,7 @@ class _Held:
     bytes: float  # of their gradients on the wire
 
 
-def _of_states(
+def _state_traffic(
     model: ModelConfig, layout: Layout, precision: str, accumulation: int, reuse_distance: int
 ) -> Traffic:
     counts = count_parameters(model)
@@ -113,8 +114,8 @@ def _of_states(
     replicas = layout.gpus // layout.ep_size
     traffic: Traffic = {}
     for held in (
-        _Held("", "all", layout.gpus, dense, FLOAT * dense - (FLOAT - HALF) * narrow),
-        _Held("expert ", "expert_replicas", replicas, experts, FLOAT * experts),
+        _Replicated("", "all", layout.gpus, dense, FLOAT * dense - (FLOAT - BF16) * narrow),
+        _Replicated("expert ", "expert_replicas", replicas, experts, FLOAT * experts),
     ):
         traffic[f"{held.name}gradients"] = [_gradients(held, layout.zero_stage, accumulation)]
         traffic[f"{held.name}weights"] = [_weights(held, layout.zero_stage, accumulation, kept)]
@@ -130,14 +131,14 @@ def _kept_for_backward(elements: int, reuse_distance: int) -> float:
     return min(1.0, reuse_distance / 2 / elements)
 
 
-def _gradients(held: _Held, zero_stage: int, accumulation: int) -> Collective:
+def _gradients(held: _Replicated, zero_stage: int, accumulation: int) -> Collective:
     operation = "reduce_scatter" if zero_stage == 3 else "all_reduce"
     times = accumulation if zero_stage >= 2 else 1
     buckets = math.ceil(held.elements / BUCKET)
     return Collective(operation, held.group, held.gpus, times * held.bytes, times * buckets)
 
 
-def _weights(held: _Held, zero_stage: int, accumulation: int, kept: float) -> Collective:
+def _weights(held: _Replicated, zero_stage: int, accumulation: int, kept: float) -> Collective:
     if zero_stage < 3:
         payload, calls = FLOAT * held.elements, 2  # groups with and without weight decay
         if zero_stage == 0:
@@ -158,7 +159,7 @@ def _expert_rows(
     if layout.ep_size == 1:
         return []
     rows = sum(windows.values()) * num_tokens(model) * model.species_top_k
-    out, back = FLOAT, HALF if precision == "bf16" else FLOAT
+    out, back = FLOAT, BF16 if precision == "bf16" else FLOAT
     forward = rows * model.dim * (out + back) + INDEX * model.species_num_experts
     backward = rows * model.dim * (out + back)
     forwards = 2 if "transformer" in model.checkpoint_stages else 1

@@ -1,1 +1,3 @@
-"""What tests and the demo share: simulated genomes whose regulatory grammar is known."""
+"""What tests and the demo share: simulated genomes whose regulatory grammar is known, the embedded
+data sets made of them, processes of a test.
+"""

@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 from spacescale.config import EMBEDDED_PRESET, build_config
-from spacescale.data.shard_options import ShardOptions
-from spacescale.data.shard_writer import shard_species
 from spacescale.errors import UserError
+from spacescale.prepare.options import DatasetOptions
+from spacescale.prepare.stages import make_dataset
+from spacescale.splits.options import SplitOptions
 from spacescale.testing.simulated_genomes import write_simulated_genomes
 
 VERSION = 2  # raise it when the simulation or the shard format changes
@@ -36,8 +37,8 @@ def embedded_data() -> Path:
     model = build_config(EMBEDDED_PRESET, []).model
     try:
         for species in write_simulated_genomes(partial / "genomes"):
-            shard_species(
-                ShardOptions(
+            make_dataset(
+                DatasetOptions(
                     species=species.name,
                     fasta=species.fasta,
                     targets=species.targets,
@@ -45,7 +46,7 @@ def embedded_data() -> Path:
                     seq_length=model.seq_length,
                     bin_size=model.bin_size,
                     target_length=model.target_length,
-                    contigs=species.contigs,
+                    splits=SplitOptions(contigs=species.contigs),
                 )
             )
         partial.rename(folder)

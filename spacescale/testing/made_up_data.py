@@ -6,10 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from spacescale.data.dataset_writer import created_with, write_dataset
-from spacescale.data.schema import Contig, Manifest, Report, Sources, Split, Storage, TransformInfo
+from spacescale.dataset.schema import (
+    Contig,
+    Manifest,
+    Report,
+    Sources,
+    Split,
+    Storage,
+    TransformInfo,
+)
 from spacescale.genome.intervals import Interval, split_hash
 from spacescale.genome.tracks import Track
+from spacescale.prepare.writer import created_with, write_dataset
 
 ASSAYS = ("cage", "dnase_atac", "histone_chip", "tf_chip")
 

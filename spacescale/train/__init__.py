@@ -1,1 +1,3 @@
-"""The training loop: schedule, validation, trainer."""
+"""A training run: assembled from data, model, engine and checkpoints; its loop, schedule,
+validation and stop signals.
+"""

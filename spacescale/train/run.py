@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,13 @@ from spacescale.checkpoint import layout
 from spacescale.checkpoint.foreign_config import released_grouping
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.config import Config, resolve_ep_size
-from spacescale.data.loader import TrainingWindows, open_datasets
-from spacescale.data.negative_targets import refuse_negative_tracks
-from spacescale.data.sampler import SampleOrder
-from spacescale.data.shard_reader import SpeciesData
+from spacescale.dataset.loader import TrainingWindows, open_datasets
+from spacescale.dataset.negative_targets import refuse_negative_tracks
+from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.run_data import RunData
+from spacescale.dataset.sampler import SampleOrder
 from spacescale.errors import UserError
+from spacescale.files import write_json
 from spacescale.model.attention import Attention, attention_kernel
 from spacescale.model.space import Space
 from spacescale.parallel import comm
@@ -35,7 +36,7 @@ from spacescale.planning.flops import num_tokens
 from spacescale.train.signals import REQUEUE, StopRequest
 from spacescale.train.trainer import DONE, Trainer
 
-PLAN_COMPARED = 64  # micro-steps
+MICRO_STEPS_COMPARED = 64
 
 logger = logging.getLogger(__name__)
 
@@ -63,16 +64,16 @@ def prepare(
     Raises UserError, on all ranks alike, for anything in the arguments, data or run folder that
     cannot work.
     """
-    datasets, config, deepspeed_config, ep_size, windows = comm.on_all(
-        lambda: _settle(config, paths, deepspeed_json)
+    data, config, deepspeed_config, ep_size = comm.on_all(
+        lambda: _resolve(config, paths, deepspeed_json)
     )
     require_agreement(
         config.model_dump(mode="json", exclude={"data": {"paths"}})  # each machine may have a copy
         | {
-            "species order": list(datasets),
-            "data manifest": {name: data.manifest_hash for name, data in datasets.items()},
+            "species order": list(data.datasets),
+            "data manifest": data.manifest_hashes,
             "deepspeed": deepspeed_config,
-            "species of the first micro-steps": _species_plan(windows),
+            "species of the first micro-steps": _species_of_first_micro_steps(data.windows),
         }
     )
     checkpoint = comm.on_main(lambda: _starting_point(output, resume))
@@ -84,29 +85,19 @@ def prepare(
     synchronise_batchnorm(model)
     torch.manual_seed(config.run.seed + 1 + comm.rank())  # dropout differs between ranks
     engine = build_engine(model, config.optim, deepspeed_config)
-    manager = CheckpointManager(
-        output,
-        config,
-        {name: data.tracks for name, data in datasets.items()},
-        engine,
-        ep_size,
-        {name: data.manifest_hash for name, data in datasets.items()},
-        {name: data.manifest.split.hash for name, data in datasets.items()},
-        model,
-        device,
-    )
-    trainer = Trainer(engine, config, datasets, windows, manager, output, device, stop)
+    manager = CheckpointManager(output, config, data, engine, ep_size, model, device)
+    trainer = Trainer(engine, config, data, manager, output, device, stop)
     first_step = trainer.restore(Path(checkpoint)) if checkpoint else 0
     comm.on_main(lambda: _write_config(output, config, deepspeed_config))
     comm.on_main(lambda: _remove_markers(output))
-    _announce(config, datasets, output, ep_size, deepspeed_config, first_step)
+    _announce(config, data, output, ep_size, deepspeed_config, first_step)
     _announce_attention(model, deepspeed_config, device)
     return PreparedRun(trainer, first_step, lock)
 
 
-def _settle(
+def _resolve(
     config: Config, paths: list[Path], deepspeed_json: Path
-) -> tuple[dict[str, SpeciesData], Config, dict[str, Any], int, TrainingWindows]:
+) -> tuple[RunData, Config, dict[str, Any], int]:
     """All that follows from the arguments and the data alone, on this rank."""
     datasets = open_datasets(paths)
     refuse_negative_tracks(datasets.values())
@@ -116,28 +107,28 @@ def _settle(
         read_deepspeed_config(deepspeed_json), str(deepspeed_json), config.data.micro_batch_size
     )
     windows = training_windows(config, datasets, deepspeed_config["train_micro_batch_size_per_gpu"])
-    return datasets, config, deepspeed_config, ep_size, windows
+    return RunData(datasets, windows), config, deepspeed_config, ep_size
 
 
-def _species_plan(windows: TrainingWindows) -> list[list[str]]:
-    """Species per slot of this rank's first micro-steps, which all ranks must share."""
+def _species_of_first_micro_steps(windows: TrainingWindows) -> list[list[str]]:
+    """Species per slot, which must be the same on all ranks."""
     return [
         [draw.species for draw in windows.order.draws(micro_step, windows.rank)]
-        for micro_step in range(PLAN_COMPARED)
+        for micro_step in range(MICRO_STEPS_COMPARED)
     ]
 
 
 def _announce(
     config: Config,
-    datasets: dict[str, SpeciesData],
+    data: RunData,
     output: Path,
     ep_size: int,
     deepspeed_config: dict[str, Any],
     first_step: int,
 ) -> None:
-    for name, data in datasets.items():
-        split = ", ".join(f"{n} {s}" for s, n in data.manifest.num_windows.items())
-        logger.info("%s: %d tracks; windows: %s", name, len(data.tracks), split)
+    for name, of_species in data.datasets.items():
+        split = ", ".join(f"{n} {s}" for s, n in of_species.manifest.num_windows.items())
+        logger.info("%s: %d tracks; windows: %s", name, len(of_species.tracks), split)
     logger.info(
         "preset %s, %s processes, expert parallel %d, ZeRO-%d, %d windows per step, output %s",
         config.preset,
@@ -262,4 +253,4 @@ def _write_config(output: Path, config: Config, deepspeed_config: dict[str, Any]
         "world_size": comm.world_size(),
     }
     layout.checkpoints_folder(output).mkdir(parents=True, exist_ok=True)
-    layout.write_text_atomically(output / "config.json", json.dumps(payload, indent=1))
+    write_json(output / "config.json", payload, indent=1)

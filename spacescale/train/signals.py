@@ -12,13 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from spacescale.files import write_text
+
 # How a run was stopped, in its folder: to be continued.
 REQUEUE = "REQUEUE"
-REQUESTS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
-AGAIN_S = 1.0  # launchers pass a Ctrl-C on, so that it may come twice at once
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+SECOND_INTERRUPT_AFTER_S = 1.0  # launchers pass a Ctrl-C on, so that it may come twice at once
 
 
-def _no_others(number: int) -> None:
+def _tell_nobody(number: int) -> None:
     """Tell no other rank: none is known yet."""
 
 
@@ -38,14 +40,14 @@ class StopRequest:
         self.signal: int | None = None
         self.training = False
         self.output: Path | None = None
-        self.tell: Callable[[int], None] = _no_others  # the other ranks, before leaving
+        self.tell_others: Callable[[int], None] = _tell_nobody  # the other ranks, before leaving
         self.interrupt: Callable[[], None] = lambda: os._exit(128 + signal.SIGINT)
-        self._time = -AGAIN_S
+        self._time = -SECOND_INTERRUPT_AFTER_S
         self._inbox, self._outbox = socket.socketpair()
         self._outbox.setblocking(False)
         signal.set_wakeup_fd(self._outbox.fileno(), warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
-        for number in REQUESTS:
+        for number in STOP_SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, lambda number, frame: None)  # the thread does the work
         threading.Thread(target=self._run, daemon=True, name="signals").start()
@@ -53,29 +55,29 @@ class StopRequest:
     def _run(self) -> None:
         while numbers := self._inbox.recv(64):
             for number in numbers:
-                if number in REQUESTS:
-                    self._heed(number)
+                if number in STOP_SIGNALS:
+                    self._handle(number)
 
-    def _heed(self, number: int) -> None:
+    def _handle(self, number: int) -> None:
         now, before = time.monotonic(), self._time
         if not self.training:
             self.leave(number)
         elif number == signal.SIGINT:
             self._time = now
-            if self.signal == number and now - before > AGAIN_S:
+            if self.signal == number and now - before > SECOND_INTERRUPT_AFTER_S:
                 self.interrupt()
         self.signal = self.signal or number
 
     def leave(self, number: int) -> NoReturn:
-        """End this process and, through `tell`, all others; training has not begun."""
-        self.tell(number)
+        """End this process and, through `tell_others`, all others; training has not begun."""
+        self.tell_others(number)
         name, status = signal.Signals(number).name, 128 + number
         is_main = os.environ.get("RANK", "0") == "0"
         if "SLURM_STEP_ID" in os.environ and number != signal.SIGINT:
             status = 0
             if is_main and self.output is not None:
                 self.output.mkdir(parents=True, exist_ok=True)
-                (self.output / REQUEUE).write_text(f"{name} before the first step\n")
+                write_text(self.output / REQUEUE, f"{name} before the first step\n")
         if is_main:
             print(f"{name}: ended before training began", file=sys.stderr, flush=True)
         os._exit(status)

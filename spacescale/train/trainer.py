@@ -13,12 +13,14 @@ from torch import Tensor
 
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.config import Config
-from spacescale.data.batch import Batch
-from spacescale.data.loader import BatchesOnDevice, TrainingWindows, training_batches
-from spacescale.data.sampler import Turns
-from spacescale.data.shard_reader import SpeciesData
+from spacescale.dataset.batch import Batch
+from spacescale.dataset.loader import BatchesOnDevice, training_batches
+from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.run_data import RunData
+from spacescale.dataset.sampler import Turns
 from spacescale.errors import UserError
-from spacescale.evals.track_prediction import safe_scale
+from spacescale.evals.track_prediction import nonzero_means
+from spacescale.files import write_text
 from spacescale.metrics.throughput import Throughput, memory_gib
 from spacescale.metrics.writer import RunLog, TrainingProgress
 from spacescale.model.losses import training_losses
@@ -44,27 +46,25 @@ class Trainer:
         self,
         engine: Engine,
         config: Config,
-        datasets: dict[str, SpeciesData],
-        windows: TrainingWindows,
+        data: RunData,
         manager: CheckpointManager,
         output: Path,
         device: torch.device,
         stop: StopRequest,
     ):
-        self.engine, self.config, self.datasets = engine, config, datasets
-        self.windows = windows
+        self.engine, self.config, self.data = engine, config, data
         self.manager, self.output, self.device, self.stop = manager, output, device, stop
         self.accumulation = engine.gradient_accumulation_steps()
-        self.trained_on_means = config.loss.track_scale == "mean"
-        self.scales = {name: self._scale(data) for name, data in datasets.items()}
-        self.with_missing = {n for n, data in datasets.items() if data.manifest.missing == "nan"}
+        self.track_means = {name: self._track_means(d) for name, d in data.datasets.items()}
         self.scores: dict[str, float] = {}  # of the last validation, and its step
         self.best_score = -math.inf
         self.nonfinite_in_a_row = 0
 
-    def _scale(self, data: SpeciesData) -> Tensor:
-        scale = safe_scale(data.track_mean)
-        return (scale if self.trained_on_means else torch.ones_like(scale)).to(self.device)
+    def _track_means(self, data: SpeciesData) -> Tensor:
+        """What training divides each track's targets by, float32 (T,)."""
+        means = nonzero_means(data.track_mean)
+        in_means = self.config.loss.track_scale == "mean"
+        return (means if in_means else torch.ones_like(means)).to(self.device)
 
     def restore(self, checkpoint: Path) -> int:
         """Load a checkpoint; returns the first step to run."""
@@ -76,15 +76,15 @@ class Trainer:
         return state["step"]
 
     def _continue_order(self, turns: Turns, step: int) -> None:
-        order = self.windows.order.continued(turns, step * self.accumulation)
-        if order.turns != turns and len(self.datasets) > 1 and comm.is_main():
+        order = self.data.windows.order.continued(turns, step * self.accumulation)
+        if order.turns != turns and len(self.data.datasets) > 1 and comm.is_main():
             logger.warning(
                 "species take turns of %d windows instead of %d from here on: no window is lost or "
                 "read twice in an epoch, but steps hold other windows than before the change",
                 order.turns.windows,
                 turns.windows,
             )
-        self.windows.order = order
+        self.data.windows.order = order
 
     def fit(self, first_step: int) -> None:
         """Train from `first_step` to `optim.max_steps`, or until a stop is requested.
@@ -101,7 +101,7 @@ class Trainer:
         try:
             self.batches = BatchesOnDevice(
                 training_batches(
-                    self.windows,
+                    self.data.windows,
                     first_step * self.accumulation,
                     last * self.accumulation,
                     self.config.data.num_workers,
@@ -119,9 +119,9 @@ class Trainer:
                 if is_best or stopping or done % self.config.run.save_every == 0 or done == last:
                     self._save(done, is_best)
                 if stopping:
-                    self._leave(summary.stop_signal, done)
+                    self._report_stop(summary.stop_signal, done)
                     return
-            comm.on_main(lambda: (self.output / DONE).write_text(f"step {last}\n"))
+            comm.on_main(lambda: write_text(self.output / DONE, f"step {last}\n"))
         finally:
             self.progress.close()
             self.log.close()
@@ -129,13 +129,13 @@ class Trainer:
     def _optimiser_step(self, step: int) -> StepSummary:
         rate = learning_rate(step, self.config.optim)
         set_learning_rate(self.engine, rate)
-        report = StepReport(list(self.datasets), self.device)
+        report = StepReport(list(self.data.datasets), self.device)
         for _ in range(self.accumulation):
             self._micro_step(next(self.batches), report)
         summary = report.gather(self.stop.signal or 0)
         self.throughput.step(summary.windows)
         norm = self._gradient_norm()
-        self._watch(step, summary, norm)
+        self._check_finite(step, summary, norm)
         self._show(step + 1, summary)
         if (step + 1) % self.config.run.log_every == 0 or step == 0:
             self._log_step(step + 1, summary, norm, rate)
@@ -143,9 +143,9 @@ class Trainer:
 
     def _micro_step(self, batch: Batch, report: StepReport) -> None:
         output = self.engine({name: part.codes for name, part in batch.items()})
-        targets = {name: p.targets.float() / self.scales[name] for name, p in batch.items()}
+        targets = {name: p.targets.float() / self.track_means[name] for name, p in batch.items()}
         losses = training_losses(
-            output, targets, self.config.loss, comm.sum_over_ranks, self.with_missing
+            output, targets, self.config.loss, comm.sum_over_ranks, self.data.with_unmeasured
         )
         total = torch.stack(list(losses.values())).sum()
         self.engine.backward(total)
@@ -158,7 +158,7 @@ class Trainer:
         norm = self.engine.get_global_grad_norm() if self.engine.was_step_applied() else None
         return math.nan if norm is None else float(norm)
 
-    def _watch(self, step: int, summary: StepSummary, norm: float) -> None:
+    def _check_finite(self, step: int, summary: StepSummary, norm: float) -> None:
         """Report a step that was not finite (DeepSpeed skips it without a word), or end the run."""
         if not summary.bad_ranks and math.isfinite(norm):
             self.nonfinite_in_a_row = 0
@@ -195,7 +195,7 @@ class Trainer:
     def _show(self, step: int, summary: StepSummary) -> None:
         losses = {"total": summary.losses["train/loss"]} | {
             name: summary.losses[key]
-            for name in self.datasets
+            for name in self.data.datasets
             if (key := f"train/loss/{name}") in summary.losses
         }
         left = self.throughput.time_left_s(self.config.optim.max_steps - step)
@@ -205,13 +205,13 @@ class Trainer:
         """Score the validation windows; whether that is the best score so far."""
         self.engine.eval()
         batch_size = self.engine.train_micro_batch_size_per_gpu()
-        found = validate(self.engine, self.datasets, self.config, batch_size, self.device)
+        found = validate(self.engine, self.data.datasets, self.config, batch_size, self.device)
         self.engine.train()
         self.scores = {"step": step} | found.scalars
         self.log.scalars(step, found.scalars)
         shown = (
             f"{name} {found.scalars[key]:.3f}"
-            for name in self.datasets
+            for name in self.data.datasets
             if (key := f"valid/pearson_log1p/{name}") in found.scalars
         )
         self.progress.say(f"step {step}: validation Pearson (log1p) {', '.join(shown)}")
@@ -223,12 +223,12 @@ class Trainer:
 
     def _save(self, step: int, is_best: bool) -> None:
         scores = {n: v for n, v in self.scores.items() if not n.startswith("valid_experts/")}
-        turns = asdict(self.windows.order.turns)
+        turns = asdict(self.data.windows.order.turns)
         folder = self.manager.save(step, scores, self.best_score, is_best, turns)
         self.progress.say(f"step {step}: saved {folder}{' (best so far)' if is_best else ''}")
         self.throughput.restart()
 
-    def _leave(self, number: int, step: int) -> None:
+    def _report_stop(self, number: int, step: int) -> None:
         name = signal.Signals(number).name
         self.progress.say(f"{name}: saved step {step}, leaving; continue with --resume auto")
-        comm.on_main(lambda: (self.output / REQUEUE).write_text(f"{name} at step {step}\n"))
+        comm.on_main(lambda: write_text(self.output / REQUEUE, f"{name} at step {step}\n"))

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from spacescale.config import Config
-from spacescale.data.batch import SpeciesBatch
-from spacescale.data.loader import evaluation_batches
-from spacescale.data.shard_reader import SpeciesData
+from spacescale.dataset.batch import SpeciesBatch
+from spacescale.dataset.loader import evaluation_batches
+from spacescale.dataset.reader import SpeciesData
 from spacescale.evals.track_prediction import (
     Predict,
     TrackScores,
     add_expert_use,
-    count_experts_of,
-    safe_scale,
+    empty_expert_use,
+    nonzero_means,
     score_split,
 )
-from spacescale.metrics.regression import mean_by_assay
+from spacescale.metrics.regression import summarise_by_assay
 from spacescale.metrics.routing import ExpertUse
 from spacescale.parallel import comm
 
@@ -47,7 +47,7 @@ def validate(
     The model must be in evaluation mode. A species without validation windows is left out.
     """
     model, scalars, overall = config.model, {}, []
-    use = count_experts_of(model, device)
+    use = empty_expert_use(model, device)
     for name, data in datasets.items():
         if not data.manifest.num_windows.get("valid"):
             continue
@@ -55,8 +55,9 @@ def validate(
         overall.append(float(accuracy.log1p.pearson().nanmean()))
         scalars[f"valid/pearson_log1p/{name}"] = overall[-1]
         scalars[f"valid/pearson_raw/{name}"] = float(accuracy.raw.pearson().nanmean())
-        for assay, value in mean_by_assay(accuracy.log1p.pearson(), model.species[name]).items():
-            scalars[f"valid/pearson_log1p/{name}/{assay}"] = value
+        by_assay = summarise_by_assay(accuracy.log1p.pearson(), model.species[name])
+        for assay, summary in by_assay.items():
+            scalars[f"valid/pearson_log1p/{name}/{assay}"] = summary.mean
     known = [score for score in overall if np.isfinite(score)]
     mean = float(np.mean(known)) if known else float("nan")
     return Validation({"valid/pearson_log1p": mean} | scalars | _expert_scalars(use), mean)
@@ -74,7 +75,7 @@ def _score_species(
         predict,
         data.name,
         _rank_share(data, config, batch_size, device),
-        safe_scale(data.track_mean).to(device),
+        nonzero_means(data.track_mean).to(device),
         config.loss.track_scale == "mean",
         observe=lambda batch, prediction, output: add_expert_use(use, output),
     )

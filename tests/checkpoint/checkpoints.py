@@ -10,6 +10,7 @@ from spacescale.checkpoint import layout
 from spacescale.checkpoint.pieces import Piece, write_buffers, write_pieces
 from spacescale.checkpoint.probe import ask, write_probe
 from spacescale.config import Config, ModelConfig
+from spacescale.files import write_text
 from spacescale.model.space import Space
 
 MODEL = ModelConfig(
@@ -56,7 +57,7 @@ def write_run(run: Path) -> Written:
     }
     (folder / "spacescale.json").write_text(json.dumps(state))
     layout.write_manifest(folder)
-    layout.write_text_atomically(folder.parent / "latest", folder.name)
+    write_text(folder.parent / "latest", folder.name)
     return Written(run, folder, model)
 
 

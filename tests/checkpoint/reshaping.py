@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 from checkpoints import MODEL
+from no_data import no_data
 from torch import Tensor
 
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.checkpoint.partitions import Partitions
 from spacescale.config import Config, LossConfig, OptimConfig
-from spacescale.data.sampler import Turns
+from spacescale.dataset.sampler import Turns
 from spacescale.errors import UserError
 from spacescale.model.losses import training_losses
 from spacescale.model.space import Space
@@ -30,7 +31,7 @@ CONFIG = Config(
 )
 WINDOWS = 4  # of each species, over all ranks
 WORLDS = (1, 2, 4)
-SAVED_AT, STEPS = 3, 20
+SAVED_AT = 3  # steps; each run goes on for as many more as its test asks for
 
 
 @dataclass(frozen=True, order=True)
@@ -77,10 +78,9 @@ def start(output: Path, layout: Layout, seed: int = 20) -> Run:
     }
     engine = build_engine(model, CONFIG.optim, resolve_deepspeed_config(config, "reshaping", 1))
     torch.manual_seed(seed + 1 + comm.rank())
-    tracks = {name: [] for name in CONFIG.model.species}
-    manager = CheckpointManager(
-        output, CONFIG, tracks, engine, layout.ep_size, {}, {}, model, torch.device("cpu")
-    )
+    data = no_data(CONFIG.model.species)
+    device = torch.device("cpu")
+    manager = CheckpointManager(output, CONFIG, data, engine, layout.ep_size, model, device)
     return Run(model, engine, manager)
 
 
@@ -120,41 +120,41 @@ def checkpoint(folder: Path, run: object, step: int = SAVED_AT) -> Path:
     return folder / str(run) / f"checkpoints/step-{step:08d}"
 
 
-def save_and_train(run: Run) -> list[float]:
+def save_and_train(run: Run, steps: int) -> list[float]:
     """Save, train on, save again: the losses in between."""
     save(run, SAVED_AT)
-    losses = train(run, SAVED_AT, SAVED_AT + STEPS)
-    save(run, SAVED_AT + STEPS)
+    losses = train(run, SAVED_AT, SAVED_AT + steps)
+    save(run, SAVED_AT + steps)
     return losses
 
 
-def sources(folder: Path, layouts: list[Layout]) -> dict[Layout, list[float]]:
+def sources(folder: Path, layouts: list[Layout], steps: int) -> dict[Layout, list[float]]:
     """Runs that are never stopped, in the layouts of this number of processes."""
     losses = {}
     for layout in layouts:
         if layout.world == comm.world_size():
             run = start(folder / str(layout), layout)
             train(run, 0, SAVED_AT)
-            losses[layout] = save_and_train(run)
+            losses[layout] = save_and_train(run, steps)
     return losses
 
 
-def resumed(folder: Path, origin: str, layout: Layout) -> dict:
+def resumed(folder: Path, origin: str, layout: Layout, steps: int) -> dict:
     """Go on from the checkpoint of another run, with other weights to begin with."""
     run = start(folder / f"{origin}-to-{layout}", layout, seed=1)
     state = run.manager.load(checkpoint(folder, origin))
     random = torch.get_rng_state()
-    losses = save_and_train(run)
+    losses = save_and_train(run, steps)
     adam_step = Partitions(run.engine).adam_step()
     return {"step": state["step"], "adam_step": adam_step, "losses": losses, "random": random}
 
 
 def go_on(
-    folder: Path, pairs: list[tuple[str, Layout]], damaged: list[str]
+    folder: Path, pairs: list[tuple[str, Layout]], damaged: list[str], steps: int
 ) -> tuple[dict[tuple[str, Layout], dict], dict[str, str]]:
     """The pairs (origin, layout) of this number of processes, and the refusals of one process."""
     here = [pair for pair in pairs if pair[1].world == comm.world_size()]
-    found = {pair: resumed(folder, *pair) for pair in here}
+    found = {pair: resumed(folder, *pair, steps) for pair in here}
     return found, refusals(folder, damaged) if comm.world_size() == 1 else {}
 
 

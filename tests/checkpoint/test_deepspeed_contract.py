@@ -33,7 +33,7 @@ def look(folder: Path, zero: int) -> dict:
     partitions = Partitions(run.engine)
     found = {
         "states before": before,
-        "states": [described(optimizer.state[flat]) for flat in partitions._flats()],
+        "states": [described(optimizer.state[flat]) for flat in partitions._flat_partitions()],
         "adam_step": partitions.adam_step(),
         "sizes": partitions.sizes(),
         "pieces": [
@@ -52,7 +52,9 @@ def look(folder: Path, zero: int) -> dict:
     }
     optimizer.state.clear()
     found["fresh adam_step"] = partitions.adam_step()
-    found["fresh states"] = [described(optimizer.state[flat]) for flat in partitions._flats()]
+    found["fresh states"] = [
+        described(optimizer.state[flat]) for flat in partitions._flat_partitions()
+    ]
     return found
 
 

@@ -19,14 +19,13 @@ from spacescale.checkpoint.enformer import (
     upcycle,
 )
 from spacescale.checkpoint.foreign_config import released_grouping
-from spacescale.checkpoint.weight_files import shapes_of
 from spacescale.cli import main
 from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.evals.trained_model import load_trained
 from spacescale.model.attention import positional_basis
 from spacescale.model.layers import one_hot
-from spacescale.model.space import Space
+from spacescale.model.space import Space, meta_model
 
 FOREIGN = {
     "use_tf_gamma": False,
@@ -144,7 +143,7 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]):
 def test_the_published_checkpoint_fits():
     species = {name: released_grouping(name) for name in HEADS}
     config = enformer_config({}, species, "x")
-    theirs = to_enformer(shapes_of(config), config)
+    theirs = to_enformer(meta_model(config).state_dict(), config)
     assert len(theirs) == 287
     parameters = {key: t for key, t in theirs.items() if "running" not in key}
     counted = sum(t.numel() for t in parameters.values() if t.is_floating_point())
@@ -162,7 +161,7 @@ def test_dense_import_keeps_every_bit_and_predicts_the_same(tmp_path):
     codes = some_codes()
     expected = {name: enformer(weights, part, name) for name, part in codes.items()}
     assert_close(predict(model, codes), expected)
-    assert not load_trained(tmp_path / "ours").trained_on_means
+    assert not load_trained(tmp_path / "ours").trained_in_track_means
 
 
 def upcycled_config(**changes) -> ModelConfig:

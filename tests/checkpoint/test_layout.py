@@ -8,6 +8,7 @@ import pytest
 
 from spacescale.checkpoint import layout
 from spacescale.errors import UserError
+from spacescale.files import write_text
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def checkpoint(tmp_path):
     (folder / "weights.pt").write_bytes(bytes(range(200)))
     (folder / "tracks/ant.tsv").write_text("index\n")
     layout.write_manifest(folder)
-    layout.write_text_atomically(folder.parent / "latest", folder.name)
+    write_text(folder.parent / "latest", folder.name)
     return folder
 
 
@@ -94,10 +95,10 @@ def test_a_crash_while_a_pointer_is_replaced_leaves_the_old_one(checkpoint, monk
 
     monkeypatch.setattr(Path, "replace", crash)
     with pytest.raises(OSError, match="power cut"):
-        layout.write_text_atomically(pointer, "step-00000009")
+        write_text(pointer, "step-00000009")
     assert pointer.read_text() == checkpoint.name
     monkeypatch.undo()
-    layout.write_text_atomically(pointer, "step-00000009")
+    write_text(pointer, "step-00000009")
     assert pointer.read_text() == "step-00000009"
     assert not list(checkpoint.parent.glob("*.tmp"))
 

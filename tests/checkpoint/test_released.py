@@ -26,12 +26,12 @@ from spacescale.checkpoint.released import (
     to_released,
     to_released_config,
 )
-from spacescale.checkpoint.weight_files import read_weights, shapes_of
+from spacescale.checkpoint.weight_files import read_weights
 from spacescale.cli import main
 from spacescale.errors import UserError
 from spacescale.evals.trained_model import load_trained
 from spacescale.genome.tracks import Track, read_targets, write_tracks
-from spacescale.model.space import Space
+from spacescale.model.space import Space, meta_model
 
 DATA = Path(__file__).with_name("data")
 PUBLISHED_PARAMETERS = 588_750_036
@@ -43,7 +43,7 @@ def released_weights(folder: Path):
 
 def test_the_published_checkpoint_fits_key_by_key():
     config = released_config(json.loads((DATA / "released_config.json").read_text()))
-    ours = to_released(shapes_of(config), config)
+    ours = to_released(meta_model(config).state_dict(), config)
     published = json.loads((DATA / "released_shapes.json").read_text())
     assert {key: list(tensor.shape) for key, tensor in ours.items()} == published
     whole = {key for key, tensor in ours.items() if tensor.dtype == torch.int64}
@@ -167,11 +167,11 @@ def test_older_names(tmp_path):
 def test_imported_tracks_are_numbered_and_grouped(tmp_path):
     import_released(write_released(tmp_path / "hub"), tmp_path / "ours")
     trained = load_trained(tmp_path / "ours")
-    assert not trained.trained_on_means
+    assert not trained.trained_in_track_means
     assert [t.identifier for t in trained.tracks["mouse"][:2]] == ["mouse_0", "mouse_1"]
     assert tuple(t.assay for t in trained.tracks["human"]) == released_grouping("human")
     assert trained.model.config.species["human"] == released_grouping("human")
-    assert float(trained.scale("human").sum()) == HEADS["human"]
+    assert float(trained.track_means("human").sum()) == HEADS["human"]
 
 
 def targets_table(path: Path, count: int) -> Path:

@@ -16,7 +16,6 @@ import torch
 from reshaping import (
     LAYOUTS,
     SAVED_AT,
-    STEPS,
     WORLDS,
     Layout,
     checkpoint,
@@ -30,6 +29,7 @@ from spacescale.checkpoint.convert import convert
 from spacescale.testing.ranks import run_ranks
 
 RELATIVE = 1e-4
+STEPS, MORE_STEPS = 6, 20  # after the checkpoint; lost moments show in the second
 ORIGINS = [Layout(2, 1, 1), Layout(2, 2, 2), Layout(2, 2, 3)]
 TARGETS = [
     *(Layout(1, 1, zero) for zero in (1, 2, 3)),
@@ -48,21 +48,24 @@ class Matrix:
     """Runs that were never stopped, and those that went on from their checkpoints."""
 
     folder: Path
+    steps: int  # that each run goes on for
     uninterrupted: dict[Layout, list[float]] = field(default_factory=dict)
     # (origin, target) → what each rank returned
     ranks: dict[tuple[str, Layout], list[dict]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
-    def train(self, origins: list[Layout], timeout_s: float = 240) -> None:
+    def train(self, origins: list[Layout], timeout_s: float = 600) -> None:
         for world in sorted({origin.world for origin in origins}):
-            ranks = run_ranks(sources, world, self.folder, origins, timeout_s=timeout_s)
+            ranks = run_ranks(sources, world, self.folder, origins, self.steps, timeout_s=timeout_s)
             self.uninterrupted |= ranks[0]
 
     def go_on(
-        self, pairs: list[tuple[str, Layout]], damaged: list[str], timeout_s: float = 240
+        self, pairs: list[tuple[str, Layout]], damaged: list[str], timeout_s: float = 600
     ) -> None:
         for world in sorted({target.world for _, target in pairs}):
-            results = run_ranks(go_on, world, self.folder, pairs, damaged, timeout_s=timeout_s)
+            results = run_ranks(
+                go_on, world, self.folder, pairs, damaged, self.steps, timeout_s=timeout_s
+            )
             ranks = [resumed for resumed, _ in results]
             self.ranks |= {pair: [rank[pair] for rank in ranks] for pair in ranks[0]}
             self.refused |= results[0][1]
@@ -70,7 +73,7 @@ class Matrix:
 
 @pytest.fixture(scope="module")
 def spanning(tmp_path_factory):
-    matrix = Matrix(tmp_path_factory.mktemp("spanning"))
+    matrix = Matrix(tmp_path_factory.mktemp("spanning"), STEPS)
     matrix.train(ORIGINS)
     damage_copies(matrix.folder, ORIGINS[0])
     pairs = [(str(origin), target) for origin, target in SPANNING]
@@ -81,7 +84,7 @@ def spanning(tmp_path_factory):
 def curve_error(matrix: Matrix, pair: tuple[Layout, Layout]) -> float:
     losses = matrix.ranks[str(pair[0]), pair[1]][0]["losses"]
     expected = matrix.uninterrupted[pair[0]]
-    assert len(losses) == len(expected) == STEPS
+    assert len(losses) == len(expected) == matrix.steps
     return max(abs(a - b) / abs(b) for a, b in zip(losses, expected, strict=True))
 
 
@@ -108,11 +111,11 @@ def assert_pair(matrix: Matrix, pair: tuple[Layout, Layout]) -> None:
     origin, target = pair
     there = f"{origin}-to-{target}"
     for rank in matrix.ranks[str(origin), target]:
-        assert (rank["step"], rank["adam_step"]) == (SAVED_AT, SAVED_AT + STEPS)
+        assert (rank["step"], rank["adam_step"]) == (SAVED_AT, SAVED_AT + matrix.steps)
     assert_same_state(checkpoint(matrix.folder, origin), checkpoint(matrix.folder, there))
     if origin == target:
         assert curve_error(matrix, pair) == 0.0
-        last = SAVED_AT + STEPS
+        last = SAVED_AT + matrix.steps
         assert_same_state(
             checkpoint(matrix.folder, origin, last), checkpoint(matrix.folder, there, last)
         )
@@ -259,7 +262,7 @@ def test_another_number_of_micro_steps_is_warned_of(caplog, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    matrix = Matrix(tmp_path_factory.mktemp("every"))
+    matrix = Matrix(tmp_path_factory.mktemp("every"), MORE_STEPS)
     matrix.train(LAYOUTS, timeout_s=3600)
     return matrix
 

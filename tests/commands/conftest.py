@@ -1,10 +1,7 @@
-"""A tiny data set and the runs on it that several tests look at; commands start as users start
-them, on the CPU."""
+"""The tiny data set and the runs on it that several tests look at, and a private Slurm."""
 
-import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -12,117 +9,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from commands import SCRIPT, arguments, deepspeed_command, make_data, run
+from matplotlib.figure import Figure
 
-from spacescale.config import EMBEDDED_PRESET, build_config
-from spacescale.data.shard_options import ShardOptions
-from spacescale.data.shard_writer import shard_species
-from spacescale.parallel.comm import free_port
-from spacescale.testing.simulated_genomes import write_simulated_genomes
-
-REPO = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-SCRIPT, DEEPSPEED_JSON = Path("spacescale/pretrain.py"), Path("ds_configs/zero2_moe.json")
 SLURM = ("slurmctld", "slurmd", "munged", "sbatch", "srun")
-SPECIES = ("finch", "perch", "moth")
-TINY = [
-    f"--preset={EMBEDDED_PRESET}",
-    "model.dim=48",
-    "model.dim_divisible_by=8",
-    "model.depth=1",
-    "model.heads=2",
-    "model.attn_dim_key=8",
-    "model.tracks_num_experts=4",
-    "data.micro_batch_size=2",
-    "optim.max_steps=6",
-    "optim.warmup_steps=2",
-    "run.log_every=1",
-    "run.valid_every=3",
-    "run.save_every=3",
-    "run.valid_windows=8",  # all of them
-]
 
 
-def environment(**changes):
-    """The surroundings of a command: the CPU, one thread, no launcher's variables."""
-    launchers = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "SLURM_", "CUDA_VISIBLE")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
-    fixed = {
-        "OMP_NUM_THREADS": "1",
-        "DS_ACCELERATOR": "cpu",
-        "PATH": f"{BIN}{os.pathsep}{env['PATH']}",
-    }
-    return env | fixed | {name: str(value) for name, value in changes.items()}
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Models are tiny: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
-def run(*command, cwd=REPO, timeout=240, **changes):
-    """Run a command to its end: returncode, stdout, stderr. None of its processes outlives it."""
-    process = subprocess.Popen(
-        [str(part) for part in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,
-        env=environment(**changes),
-        start_new_session=True,
-    )
-    try:
-        stdout, stderr = process.communicate(timeout=timeout)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
-
-
-def arguments(data, output, *more):
-    """Arguments of pretrain.py for the tiny run."""
-    return ["--deepspeed", DEEPSPEED_JSON, "--data", data, "--output", output, *TINY, *more]
-
-
-def deepspeed_command(*rest):
-    """The launcher's command for two processes."""
-    return [BIN / "deepspeed", "--num_gpus", "2", "--master_port", free_port(), SCRIPT, *rest]
-
-
-def start_pair(*rest, of_rank=([], [])):
-    """Two processes of one run, started without a launcher: rank → Popen.
-
-    of_rank: arguments of one rank alone.
-    """
-    shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    return [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), *map(str, rest), *of_rank[rank]],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=REPO,
-            env=environment(RANK=rank, LOCAL_RANK=rank, **shared),
-        )
-        for rank in range(2)
-    ]
-
-
-def make_data(folder, change=lambda species: None, with_missing=()):
-    """Shard small simulated genomes into folder/shards; `change` may edit their files first.
-
-    with_missing: species whose targets are NaN where nothing was measured.
-    """
-    model = build_config(EMBEDDED_PRESET, []).model
-    for species in write_simulated_genomes(folder / "genomes", scale=0.12):
-        change(species)
-        options = ShardOptions(
-            species=species.name,
-            fasta=species.fasta,
-            targets=species.targets,
-            out=folder / "shards",
-            contigs=species.contigs,
-            seq_length=model.seq_length,
-            bin_size=model.bin_size,
-            target_length=model.target_length,
-            missing="nan" if species.name in with_missing else "zero",
-        )
-        shard_species(options)
-    return folder / "shards"
+@pytest.fixture
+def blank_figures(monkeypatch):
+    """Figures are made, but saved as empty files: drawing costs more than all else together."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: Path(path).touch())
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +41,8 @@ def data(tmp_path_factory):
 def finished(data, tmp_path_factory):
     """The tiny run, of 6 steps on 2 processes under the deepspeed launcher: (folder, process)."""
     output = tmp_path_factory.mktemp("finished") / "run"
-    return output, run(*deepspeed_command(*arguments(data, output)))
+    as_users_start_it = {"TORCHDYNAMO_DISABLE": "0"}
+    return output, run(*deepspeed_command(*arguments(data, output)), **as_users_start_it)
 
 
 @pytest.fixture(scope="session")

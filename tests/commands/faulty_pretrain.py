@@ -1,6 +1,8 @@
-"""pretrain.py with a FAULT (bug, damage or sleep) in the third micro-step of rank FAULT_RANK."""
+"""pretrain.py with a FAULT in the third micro-step of rank FAULT_RANK: bug, damage, sleep or limit
+(no file may grow beyond 100 kB)."""
 
 import os
+import resource
 import sys
 import time
 
@@ -18,11 +20,16 @@ def add_fault():
     def micro_step(self, batch, report):
         CALLS.append(batch)
         if len(CALLS) == 3 and os.environ["RANK"] == os.environ["FAULT_RANK"]:
-            if os.environ["FAULT"] == "bug":
-                raise KeyError("a bug")
-            if os.environ["FAULT"] == "damage":
-                raise UserError("shard 7 is damaged")
-            time.sleep(3600)
+            print("here comes the fault", flush=True)
+            match os.environ["FAULT"]:
+                case "bug":
+                    raise KeyError("a bug")
+                case "damage":
+                    raise UserError("shard 7 is damaged")
+                case "sleep":
+                    time.sleep(3600)
+                case "limit":
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         sound(self, batch, report)
 
     Trainer._micro_step = micro_step

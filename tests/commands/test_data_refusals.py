@@ -7,11 +7,11 @@ The list has 32 kinds of bad input. Each has a test that carries its number:
 | 1 to 14, 18, 19 | FASTA | genome/test_bad_inputs.py |
 | 15 to 17 | places that the genome does not hold | genome/test_bad_inputs.py |
 | 20 to 30 | BigWig | genome/test_bad_inputs.py |
-| 31, 32 | BED of splits or windows | genome/test_bad_beds.py |
+| 31, 32 | BED of splits or windows | splits/test_bad_beds.py |
 | beyond the list | any bytes for FASTA, 2bit, BED, tracks, tables | genome/test_fuzz.py |
-| | TFRecord, HDF5 | data/test_import_fuzz.py, data/test_import_*.py |
-| | damaged datasets | data/test_verify.py, data/test_tar_targets.py, test_rank_failures.py |
-| | killed runs, full disks while sharding | test_shard_scale.py, data/test_shard_writer.py |
+| | TFRecord, HDF5 | prepare/test_import_fuzz.py, prepare/test_import_*.py |
+| | damaged datasets | verify/test_verify.py, dataset/test_tar_targets.py, test_rank_failures.py |
+| | killed runs, full disks while sharding | test_shard_scale.py, prepare/test_stages.py |
 | | shards and configuration that do not fit a run | test_pretrain_refusals.py |
 | | one of each kind through the command | test_shard_command.py |
 
@@ -19,20 +19,18 @@ Here is what only a command can show: options that would have no effect, splits 
 and disks that are full or not to be written.
 """
 
-import importlib.util
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pyBigWig
 import pytest
+from commands import DATA_PREP, REPO, run_here
 
-REPO = Path(__file__).parents[2]
 LENGTHS = {"chr1": 1000, "chr2": 1000, "chr3": 1000}
 SPLITS = ["--valid-chroms", "chr2", "--test-chroms", "chr3"]
 
@@ -69,20 +67,6 @@ def words(folder, out):
     return [str(word) for word in given]
 
 
-def shard(monkeypatch, arguments):
-    """Run data_prep/shard.py in this process; return its exit status."""
-    script = REPO / "data_prep/shard.py"
-    spec = importlib.util.spec_from_file_location("shard_command", script)
-    assert spec and spec.loader
-    command = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(command)
-    monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
-    try:
-        return command.run_command(None)
-    except SystemExit as stop:
-        return stop.code
-
-
 BAD = {
     "a split misspelled": (["--contigs", "slip.bed"], "slip.bed: there is a split 'tset'; did you"),
     "a header line": (["--contigs", "header.bed"], "header.bed:1: .*a header line. begin it with"),
@@ -102,21 +86,21 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_refused_with_status_2_and_nothing_left(files, tmp_path, monkeypatch, capsys, case):
+def test_refused_with_status_2_and_nothing_left(files, tmp_path, case):
     more, message = BAD[case]
-    monkeypatch.chdir(files)
     before = sorted(files.iterdir())
-    assert shard(monkeypatch, [*words(files, tmp_path / "out"), *more]) == 2
-    error = capsys.readouterr().err
-    assert re.search(rf"error: .*{message}", error.splitlines()[-1]), error
+    done = run_here(DATA_PREP / "shard.py", *words(files, tmp_path / "out"), *more, cwd=files)
+    assert done.returncode == 2
+    assert re.search(rf"error: .*{message}", done.stderr.splitlines()[-1]), done.stderr
     assert sorted(files.iterdir()) == before
     assert not (tmp_path / "out").exists()
 
 
-def test_splits_that_nothing_reads_are_warned_of(files, tmp_path, monkeypatch, capsys):
-    arguments = words(files, tmp_path / "out")
-    assert shard(monkeypatch, [*arguments, "--contigs", files / "other.bed"]) == 0
-    told = capsys.readouterr().out
+def test_splits_that_nothing_reads_are_warned_of(files, tmp_path):
+    arguments = [*words(files, tmp_path / "out"), "--contigs", files / "other.bed"]
+    done = run_here(DATA_PREP / "shard.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout
     assert "train 7, valid 7, fold3 7" in told
     assert "warning: no window is called test: nothing to evaluate on" in told
     assert "is called valid" not in told
@@ -172,7 +156,6 @@ def test_a_disk_that_cannot_be_written_is_named(files, data, tmp_path, script):
 
 
 FULL = {
-    "import_hdf5.py": "size=16k",
     "export_webdataset.py": "size=64k",
     "split.py": "nr_inodes=1",  # the folder itself
 }
@@ -187,3 +170,13 @@ def test_a_full_disk_is_said_and_nothing_left(files, data, tmp_path, script):
     assert "No space left on device" in done.stderr and str(place) in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout.endswith("\n\n") or done.stdout == "\n"
+
+
+def test_an_import_that_filled_the_disk_can_go_on(files, data, tmp_path):
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = run_on_disk(files, data, "import_hdf5.py", place, "size=28k")
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert f"error: {place}: No space left on device; make room and run" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.endswith("\n\n.tiny.partial\n")

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from conftest import SPECIES
+from commands import SPECIES
 
 from spacescale.cli import main
 from spacescale.errors import UserError
@@ -32,6 +32,7 @@ def numbers(value):
     return [value] if isinstance(value, float) else []
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_windows_are_dealt_out_to_the_devices(alone, tmp_path):
     one = metrics(alone[0], tmp_path / "one", devices=[CPU])
     three = metrics(alone[0], tmp_path / "three", devices=[CPU] * 3, batch_size=2)

@@ -6,7 +6,7 @@ Those most unlike each other by default, all of them with -m slow.
 import json
 
 import pytest
-from conftest import DEEPSPEED_JSON, REPO, TINY
+from commands import DEEPSPEED_JSON, REPO, TINY
 from preset_runs import train_all
 
 from spacescale.checkpoint.convert import convert
@@ -47,6 +47,7 @@ def runs(request, data, tmp_path_factory):
 @pytest.mark.parametrize(
     "preset", [p if p in UNLIKE else pytest.param(p, marks=pytest.mark.slow) for p in PRESETS]
 )
+@pytest.mark.usefixtures("blank_figures")
 def test_every_preset_goes_all_the_way(runs, data, tmp_path, preset):
     run = runs / preset
     assert (run / "DONE").exists()

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from conftest import DEEPSPEED_JSON, REPO, SCRIPT, TINY, run
+from commands import DEEPSPEED_JSON, REPO, SCRIPT, TINY, run
 
 from spacescale.metrics.writer import read_metrics
 

@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pyBigWig
-from conftest import BIN, SCRIPT, arguments, make_data, run
+from commands import SCRIPT, SPACESCALE, arguments, make_data, run, run_here
 
-from spacescale.data.shard_reader import SpeciesData
+from spacescale.dataset.reader import SpeciesData
 from spacescale.genome.tracks import read_targets
 from spacescale.metrics.writer import read_metrics
 
@@ -47,7 +47,7 @@ def test_a_run_learns_from_what_was_measured(tmp_path):
     assert math.isfinite(logged["train/loss/finch"])
     assert math.isfinite(logged["valid/pearson_log1p/finch"])
 
-    done = run(BIN / "spacescale", "evaluate", tmp_path / "run", "--split", "valid")
+    done = run_here(SPACESCALE, "evaluate", tmp_path / "run", "--split", "valid")
     assert done.returncode == 0, done.stderr
     (found,) = tmp_path.rglob("metrics.json")
     tracks = json.loads(found.read_text())["species"]["finch"]["tracks"]

@@ -3,31 +3,24 @@
 import json
 import logging
 import shutil
-import sys
 
 import pytest
-from conftest import SCRIPT, SPECIES, arguments, make_data, run
+from commands import SPECIES, make_data, swap_held_out_moths
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.convert import convert
-from spacescale.data.loader import open_datasets
-from spacescale.data.manifest import read_manifest, save_manifest
+from spacescale.dataset.loader import open_datasets
+from spacescale.dataset.manifest import read_manifest, save_manifest
 from spacescale.errors import UserError
 from spacescale.evals.evaluation import evaluate
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 @pytest.fixture(scope="module")
 def swapped(tmp_path_factory):
     """The same species and tracks; valid and test of moth have changed places."""
-
-    def swap(species):
-        if species.name == "moth":
-            other = {"valid": "test", "test": "valid"}
-            rows = [line.split("\t") for line in species.contigs.read_text().splitlines()]
-            rows = [[*row[:3], other.get(row[3], row[3])] for row in rows]
-            species.contigs.write_text("".join("\t".join(row) + "\n" for row in rows))
-
-    return make_data(tmp_path_factory.mktemp("swapped"), change=swap)
+    return make_data(tmp_path_factory.mktemp("swapped"), swap_held_out_moths)
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +88,3 @@ def test_what_an_earlier_spacescale_wrote_warns(alone, export, swapped, tmp_path
     convert(run_folder, tmp_path / "again")
     trained = json.loads((tmp_path / "again/config.json").read_text())["trained"]
     assert trained["data_splits"] == dict.fromkeys(trained["data_manifests"])
-
-
-def test_a_run_does_not_resume_on_other_splits(alone, swapped, tmp_path):
-    shutil.copytree(alone[0], tmp_path / "run")
-    command = arguments(swapped, tmp_path / "run", "optim.max_steps=4", "--resume", "must")
-    done = run(sys.executable, SCRIPT, *command)
-    assert done.returncode == 2
-    assert "the data set of 'moth' is not the one it was trained on" in done.stderr
-    assert "the splits differ, so that windows held out now may have been trained" in done.stderr

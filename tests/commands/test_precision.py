@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPO, SCRIPT, environment
+from commands import REPO, SCRIPT, environment
 
 STEPS = 300
 

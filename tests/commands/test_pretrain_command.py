@@ -1,8 +1,10 @@
 """The main job as a user runs it: pretrain, look at it, evaluate, convert, resume, stop."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,16 +13,20 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from conftest import (
+from commands import (
     BIN,
     DEEPSPEED_JSON,
     REPO,
     SCRIPT,
+    SPACESCALE,
     SPECIES,
     TINY,
     arguments,
+    by_step,
     deepspeed_command,
+    environment,
     run,
+    run_here,
     start_pair,
 )
 from safetensors.torch import load_file
@@ -29,23 +35,15 @@ from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import consolidate
 from spacescale.checkpoint.probe import read_probe
 from spacescale.config import build_config
-from spacescale.data.checksums import list_files
-from spacescale.data.codecs import codec_warning_ignored
-from spacescale.data.loader import open_datasets
-from spacescale.data.manifest import read_manifest, save_manifest
-from spacescale.data.sampler import SampleOrder
+from spacescale.dataset.codecs import codec_warning_ignored
+from spacescale.dataset.folder import list_files
+from spacescale.dataset.loader import open_datasets
+from spacescale.dataset.manifest import read_manifest, save_manifest
+from spacescale.dataset.sampler import SampleOrder
 from spacescale.metrics.writer import read_metrics
 from spacescale.parallel.comm import free_port
 
-SPACESCALE = BIN / "spacescale"
-
-
-def by_step(output):
-    """metrics.jsonl as step → all that was logged at it."""
-    found = {}
-    for record in read_metrics(output / "metrics.jsonl"):
-        found.setdefault(record["step"], {}).update(record)
-    return found
+FEW_STEPS = 6  # no window is drawn twice in them
 
 
 def latest(output):
@@ -146,10 +144,13 @@ def test_evaluate_writes_tables_and_figures_of_the_test_windows(finished):
     assert drawn >= expected | {f"tracks_{name}.png" for name in SPECIES}
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_evaluating_one_process_gives_the_scores_that_two_logged_while_training(finished):
     output, _ = finished
     checkpoint = output / "checkpoints/step-00000006"
-    done = run(SPACESCALE, "evaluate", checkpoint, "--split", "valid", "--out", output / "again")
+    done = run_here(
+        SPACESCALE, "evaluate", checkpoint, "--split", "valid", "--out", output / "again"
+    )
     assert done.returncode == 0, done.stderr
     scores = json.loads((output / "again/metrics.json").read_text())["species"]
     logged = by_step(output)[6]
@@ -225,35 +226,6 @@ def test_a_resumed_run_ends_with_bit_identical_weights_under_another_launcher(
                 assert found[step][name] == value, f"step {step}: {name}"
 
 
-def test_a_signal_to_one_rank_saves_and_ends_all_ranks_well(data, tmp_path):
-    output = tmp_path / "run"
-    endless = ["optim.max_steps=100000", "run.valid_every=100000", "run.save_every=100000"]
-    ranks = start_pair(*arguments(data, output, *endless))
-    try:
-        deadline = time.monotonic() + 120
-        log = output / "metrics.jsonl"
-        while not (log.exists() and log.read_text().count("\n") >= 2):
-            assert time.monotonic() < deadline and ranks[0].poll() is None, "never started"
-            time.sleep(0.1)
-        ranks[1].send_signal(signal.SIGTERM)
-        texts = [rank.communicate(timeout=120)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(texts)
-    name = latest(output)
-    step = int(name.removeprefix("step-"))
-    assert step >= 2
-    assert (output / "REQUEUE").read_text() == f"SIGTERM at step {step}\n"
-    assert not (output / "DONE").exists() and not (output / "FAILED").exists()
-    assert "SIGTERM: saved step" in texts[0] and "--resume auto" in texts[0]
-    layout.verify(output / "checkpoints" / name)
-    assert list(by_step(output)) == list(range(1, step + 1))
-
-
-# ---- Steps that are not finite ------------------------------------------------------------------
-
-
 def poison(data, folder, rows):
     """Copy the data and put an inf into the targets of these rows (species → rows)."""
     shutil.copytree(data, folder)
@@ -291,17 +263,55 @@ def draws_of_the_tiny_run(datasets, num_steps, world_size):
     }
 
 
-def test_one_bad_window_is_logged_with_step_and_rank_and_survived(data, tmp_path):
-    draws = draws_of_the_tiny_run(open_datasets([data]), 6, 2)
+@pytest.fixture(scope="module")
+def stopped(data, tmp_path_factory):
+    """An endless run of two ranks whose second step meets a bad window on rank 1, which is sent
+    SIGTERM after some steps: (folder, ranks, their texts).
+    """
+    draws = draws_of_the_tiny_run(open_datasets([data]), FEW_STEPS, 2)
     species, row = min(draws[2, 1])
     bad = [place for place, windows in draws.items() if (species, row) in windows]
-    assert bad == [(2, 1)], "the test needs a window that is drawn once"
-    poisoned = poison(data, tmp_path / "shards", {species: [row]})
-    output = tmp_path / "run"
-    done = run(*deepspeed_command(*arguments(poisoned, output)))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("step 2: loss not finite on rank 1; the step was skipped") == 1
-    logged = by_step(output)
+    assert bad == [(2, 1)], "the tests need a window that is drawn once"
+    folder = tmp_path_factory.mktemp("stopped")
+    poisoned, output = poison(data, folder / "shards", {species: [row]}), folder / "run"
+    endless = ["optim.max_steps=100000", "run.valid_every=100000", "run.save_every=100000"]
+    ranks = start_pair(*arguments(poisoned, output, *endless))
+    try:
+        deadline = time.monotonic() + 120
+        log = output / "metrics.jsonl"
+        while not (log.exists() and log.read_text().count("\n") >= 4):
+            assert time.monotonic() < deadline and ranks[0].poll() is None, "never started"
+            time.sleep(0.1)
+        ranks[1].send_signal(signal.SIGTERM)
+        texts = [rank.communicate(timeout=120)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return output, ranks, texts
+
+
+def test_a_signal_to_one_rank_saves_and_ends_all_ranks_well(stopped):
+    output, ranks, texts = stopped
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(texts)
+    name = latest(output)
+    step = int(name.removeprefix("step-"))
+    assert step >= 3
+    assert (output / "REQUEUE").read_text() == f"SIGTERM at step {step}\n"
+    assert not (output / "DONE").exists() and not (output / "FAILED").exists()
+    assert "SIGTERM: saved step" in texts[0] and "--resume auto" in texts[0]
+    layout.verify(output / "checkpoints" / name)
+    assert list(by_step(output)) == list(range(1, step + 1))
+
+
+# ---- Steps that are not finite ------------------------------------------------------------------
+
+
+def test_one_bad_window_is_logged_with_step_and_rank_and_survived(stopped):
+    output, _, texts = stopped
+    said = "step 2: loss not finite on rank 1; the step was skipped"
+    assert [text.count(said) for text in texts] == [1, 0]
+    logged = {step: record for step, record in by_step(output).items() if step <= FEW_STEPS}
+    assert len(logged) >= 3
     assert logged[2]["nonfinite/loss/rank1"] == 1.0
     assert [s for s, record in logged.items() if "nonfinite/loss/rank1" in record] == [2]
     assert [s for s, record in logged.items() if record["train/loss"] is None] == [2]
@@ -333,18 +343,23 @@ def test_plain_python_trains_one_process(alone):
     assert latest(output) == "step-00000003"
 
 
-def test_without_data_the_embedded_genomes_are_made_and_trained_on(tmp_path):
-    tiny = [
-        *TINY[1:],
-        "optim.max_steps=1",
-        "optim.warmup_steps=0",
-        "data.micro_batch_size=1",
-        "run.valid_windows=1",
-    ]
-    start = [sys.executable, REPO / SCRIPT, "--deepspeed", REPO / DEEPSPEED_JSON]
-    done = run(*start, *tiny, cwd=tmp_path, XDG_CACHE_HOME=tmp_path / "cache")
-    assert done.returncode == 0, done.stderr
-    assert latest(tmp_path / "runs/pretrain") == "step-00000001"
+def test_without_data_and_console_the_embedded_genomes_are_made_and_trained_on(tmp_path):
+    tiny = [*TINY[1:], "optim.max_steps=3", "data.micro_batch_size=1", "run.valid_windows=1"]
+    reader, console = os.pipe()
+    os.close(reader)  # whatever is written fails
+    done = subprocess.run(
+        [sys.executable, REPO / SCRIPT, "--deepspeed", REPO / DEEPSPEED_JSON, *tiny],
+        stdout=console,
+        stderr=console,
+        cwd=tmp_path,
+        env=environment(XDG_CACHE_HOME=tmp_path / "cache"),
+        timeout=240,
+    )
+    os.close(console)
+    assert done.returncode == 0
+    output = tmp_path / "runs/pretrain"
+    assert (output / "DONE").exists() and not (output / "FAILED").exists()
+    assert list(by_step(output)) == [1, 2, 3]
     made = [p.parent.name for p in (tmp_path / "cache").rglob("manifest.json")]
     assert sorted(made) == sorted(SPECIES)
 

@@ -7,7 +7,6 @@ import fcntl
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,28 +14,17 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from conftest import DEEPSPEED_JSON, REPO, TINY, arguments, environment, make_data, start_pair
+from commands import (
+    DEEPSPEED_JSON,
+    TINY,
+    arguments,
+    make_data,
+    run,
+    start_pair,
+    swap_held_out_moths,
+)
 
-MANY_CALLS = """
-import contextlib, io, json, os, sys, traceback
-from spacescale import pretrain
-from spacescale.parallel import comm
-os._exit = sys.exit  # what is no refusal must not end the cases after it
-comm.leave = lambda: None  # DeepSpeed keeps its first groups for ever
-results = []
-for arguments in json.load(sys.stdin):
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            status = pretrain.main(arguments)
-        except SystemExit as end:
-            status = end.code
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-    results.append((status, err.getvalue()))
-print("RESULTS" + json.dumps(results))
-"""
+MANY_PRETRAINS = Path(__file__).with_name("many_pretrains.py")
 GOOD_JSON = {"gradient_clipping": 0.2, "zero_optimization": {"stage": 2, "overlap_comm": False}}
 
 
@@ -139,6 +127,13 @@ def other_tracks(place):
     make_data(place.folder, change=leave_out)
     place.copied_run()
     return place.replaced(place.data, place.folder / "shards", "--resume", "must")
+
+
+def other_splits(place):
+    make_data(place.folder, swap_held_out_moths)
+    place.copied_run()
+    more = ["optim.max_steps=4", "--resume", "must"]
+    return place.replaced(place.data, place.folder / "shards", *more)
 
 
 def fewer_species(place):
@@ -259,6 +254,12 @@ CASES = [
     Case("must", lambda p: p.arguments("--resume", "must"), "run: no checkpoint to resume from"),
     Case("path", resume_path_missing, "nowhere: no checkpoint to resume from"),
     Case("tracks", other_tracks, "species 'moth' has 4 tracks there, but 2 in the data"),
+    Case(
+        "splits",
+        other_splits,
+        "the data set of 'moth' is not the one it was trained on.*"
+        "the splits differ, so that windows held out now may have been trained",
+    ),
     Case("species", fewer_species, "holds species finch, moth, perch; the data are of finch"),
     Case("byte", flipped_byte, "state-00000.safetensors: damaged"),
     Case("cut", truncated, r"state-00000.safetensors: \d+ bytes, expected \d+"),
@@ -291,17 +292,11 @@ def outcomes(data, alone, tmp_path_factory):
         places.append(place)
         calls.append([str(argument) for argument in case.prepare(place)])
     before = [snapshot(place.folder) for place in places]
-    done = subprocess.run(
-        [sys.executable, "-c", MANY_CALLS],
-        input=json.dumps(calls),
-        capture_output=True,
-        text=True,
-        cwd=REPO,
-        env=environment(),
-        timeout=240,
-    )
-    assert "RESULTS" in done.stdout, done.stderr
-    results = json.loads(done.stdout.partition("RESULTS")[2])
+    given, found = root / "calls.json", root / "outcomes.json"
+    given.write_text(json.dumps(calls))
+    done = run(sys.executable, MANY_PRETRAINS, given, found)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(found.read_text())
     after = [snapshot(place.folder) for place in places]
     return {
         case.name: (*result, old, new)
@@ -320,36 +315,45 @@ def test_bad_input_is_refused_by_name_in_one_line_and_leaves_nothing(outcomes, c
     assert after == before
 
 
-def end_of(ranks):
-    """Exit codes and texts of started ranks."""
+@pytest.fixture(scope="module")
+def of_two_ranks(data, tmp_path_factory):
+    """Two calls on two ranks, which must not leave a run: their folder, and rank → outcomes."""
+    folder = tmp_path_factory.mktemp("two ranks")
+    config = folder / "deepspeed.json"
+    config.write_text(json.dumps(GOOD_JSON | {"train_batch_size": 3}))
+    usual = arguments(data, folder / "run")
+    uneven = [config if a == DEEPSPEED_JSON else a for a in usual]
+    moth, finch = data / "moth", data / "finch"
+    other_settings = [
+        [*usual, "--data", finch, moth],
+        [*usual, "run.seed=5", "--data", moth, finch],
+    ]
+    files = [[folder / f"calls-{rank}.json", folder / f"outcomes-{rank}.json"] for rank in (0, 1)]
+    for (calls, _), other in zip(files, other_settings, strict=True):
+        calls.write_text(json.dumps([uneven, other], default=str))
+    ranks = start_pair(of_rank=files, script=MANY_PRETRAINS)
     try:
         texts = [rank.communicate(timeout=120)[0] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
-    return [rank.returncode for rank in ranks], texts
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(texts)
+    return folder, [json.loads(found.read_text()) for _, found in files]
 
 
-def test_two_processes_refuse_together_and_say_it_once(data, tmp_path):
-    config = tmp_path / "deepspeed.json"
-    config.write_text(json.dumps(GOOD_JSON | {"train_batch_size": 3}))
-    usual = arguments(data, tmp_path / "run")
-    codes, texts = end_of(start_pair(*[config if a == DEEPSPEED_JSON else a for a in usual]))
-    assert codes == [2, 2], "\n".join(texts)
+def test_two_processes_refuse_together_and_say_it_once(of_two_ranks):
+    folder, ((first, _), (second, _)) = of_two_ranks
+    config = folder / "deepspeed.json"
     message = f"error: {config}: train_batch_size=3 does not divide by 2 processes"
-    assert message in texts[0] and "error:" not in texts[1]
-    assert not (tmp_path / "run").exists()
+    assert first[0] == second[0] == 2 and message in first[1] and "error:" not in second[1]
+    assert not (folder / "run").exists()
 
 
-def test_ranks_with_other_settings_refuse_before_anything_is_written(data, tmp_path):
-    folders = [str(data / name) for name in ("moth", "finch")]
-    one = ["run.seed=5", "--data", *folders]
-    other = ["--data", *reversed(folders)]
-    usual = arguments(data, tmp_path / "run")
-    codes, texts = end_of(start_pair(*usual, of_rank=[other, one]))
-    assert codes == [2, 2], "\n".join(texts)
-    assert "run.seed (0 on rank 0, 5 on rank 1)" in texts[0]
+def test_ranks_with_other_settings_refuse_before_anything_is_written(of_two_ranks):
+    folder, ((_, first), (_, second)) = of_two_ranks
+    assert first[0] == second[0] == 2 and "error:" not in second[1]
+    assert "run.seed (0 on rank 0, 5 on rank 1)" in first[1]
     order = '["finch", "moth"] on rank 0, ["moth", "finch"] on rank 1'
-    assert f"species order ({order})" in texts[0]
-    assert texts[0].count("error: the ranks disagree on ") == 1 and "error:" not in texts[1]
-    assert not (tmp_path / "run").exists()
+    assert f"species order ({order})" in first[1]
+    assert first[1].count("error: the ranks disagree on ") == 1
+    assert not (folder / "run").exists()

@@ -2,15 +2,12 @@
 
 import gzip
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pyBigWig
 import pytest
+from commands import DATA_PREP, run, run_here
 
-REPO = Path(__file__).parents[2]
-SCRIPT = REPO / "data_prep/shard.py"
 SMALL = ["--seq-length", "192", "--bin-size", "16", "--target-length", "8"]
 SPLITS = ["--valid-chroms", "chrII", "--test-chroms", "chrIII"]
 
@@ -33,15 +30,23 @@ def folder(tmp_path):
     return inputs
 
 
-def run(folder, *arguments, out=None):
-    command = [sys.executable, SCRIPT, "--species", "tiny", "--fasta", folder / "genome.fa",
-               "--targets", folder / "targets.txt", "--out", out or folder / "out",
-               *SMALL]  # fmt: skip
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=folder)
+def in_new_process(*words, cwd):
+    return run(sys.executable, DATA_PREP / "shard.py", *words, cwd=cwd)
+
+
+def in_this_process(*words, cwd):
+    return run_here(DATA_PREP / "shard.py", *words, cwd=cwd)
+
+
+def shard(folder, *arguments, out=None, start=in_this_process):
+    words = ["--species", "tiny", "--fasta", folder / "genome.fa",
+             "--targets", folder / "targets.txt", "--out", out or folder / "out",
+             *SMALL]  # fmt: skip
+    return start(*words, *arguments, cwd=folder)
 
 
 def test_a_good_run_prints_settings_and_summary(folder):
-    done = run(folder, *SPLITS)
+    done = shard(folder, *SPLITS, start=in_new_process)
     assert (done.returncode, done.stderr) == (0, "")
     assert "stride 128 bp, transform basenji2020" in done.stdout
     assert re.search(r"windows +train 7, valid 7, test 7", done.stdout)
@@ -51,7 +56,7 @@ def test_a_good_run_prints_settings_and_summary(folder):
 
 
 def test_the_bare_command_holds_out_two_contigs_and_says_so(folder):
-    done = run(folder)
+    done = shard(folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"windows +train 7, valid 7, test 7", done.stdout)
     # All are equally long, so the names decide.
@@ -61,7 +66,7 @@ def test_the_bare_command_holds_out_two_contigs_and_says_so(folder):
 
 def test_the_bare_command_needs_three_contigs(folder):
     write_bigwig(folder / "a.bw", {"chrI": 1000, "chrII": 1000})
-    done = run(folder)
+    done = shard(folder)
     assert done.returncode == 2
     assert (
         "error: no splits given; held-out contigs must be chosen by you: --contigs" in done.stderr
@@ -161,7 +166,7 @@ def existing(folder):
 def test_bad_files(folder, damage, message):
     damage(folder)
     before = sorted(folder.rglob("*"))
-    done = run(folder, *SPLITS)
+    done = shard(folder, *SPLITS)
     assert done.returncode == 2
     assert re.search(rf"^error: .*{message}", done.stderr)
     assert "Traceback" not in done.stderr
@@ -186,7 +191,7 @@ def test_bad_arguments(folder, arguments, message):
     (folder / "bad.bed").write_text("chrI\t0\t500\ttrain\nchrII\t9\t5\ttest\n")
     (folder / "short.bed").write_text("chrI\t0\t100\ttrain\n")
     before = sorted(folder.rglob("*"))
-    done = run(folder, *arguments)
+    done = shard(folder, *arguments)
     assert done.returncode == 2
     assert re.search(rf"^error: .*{message}", done.stderr)
     assert sorted(folder.rglob("*")) == before
@@ -194,6 +199,7 @@ def test_bad_arguments(folder, arguments, message):
 
 def test_an_unwritable_folder(folder):
     (folder / "file").write_text("")
-    done = run(folder, *SPLITS, out=folder / "file" / "deep")
+    place = folder / "file" / "deep"
+    done = shard(folder, *SPLITS, out=place, start=in_new_process)
     assert done.returncode == 2
     assert re.search(r"^error: cannot make the folder .*deep: Not a directory", done.stderr)

@@ -1,23 +1,16 @@
 """split.py -> shard.py -> leakage.py as users run them, on two genomes with known homology."""
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyBigWig
 import pytest
+from commands import DATA_PREP, run, run_here
 
-REPO = Path(__file__).parents[2]
 SHIFT = 137  # mouse position of human position 0; chrB is the reverse strand of chrA
 LENGTH = 20_000
 SMALL = ["--seq-length", "192", "--bin-size", "16", "--target-length", "8"]
-
-
-def run(script, *arguments):
-    command = [sys.executable, REPO / "data_prep" / script, *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
 
 
 def write_species(folder, chrom, length):
@@ -42,37 +35,45 @@ def folder(tmp_path_factory):
     return folder
 
 
-def split(folder, out, *more):
+def in_new_process(script, *words):
+    return run(sys.executable, script, *words)
+
+
+def split(folder, out, *more, run=run_here):
     return run(
-        "split.py", "--genome", f"human={folder / 'human/genome.fa'}",
+        DATA_PREP / "split.py", "--genome", f"human={folder / 'human/genome.fa'}",
         "--genome", f"mouse={folder / 'mouse/genome.fa'}",
         "--homology", f"human:mouse={folder / 'hm.chain'}", "--out", out, *more,
     )  # fmt: skip
 
 
-def shard(folder, species, *more):
+def shard(folder, species, *more, run=run_here):
     inputs = folder / species
     return run(
-        "shard.py", "--species", species, "--fasta", inputs / "genome.fa",
+        DATA_PREP / "shard.py", "--species", species, "--fasta", inputs / "genome.fa",
         "--targets", inputs / "targets.txt", *SMALL, *more,
     )  # fmt: skip
 
 
-def leakage(folder, data, *more):
-    return run("leakage.py", data, "--homology", f"human:mouse={folder / 'hm.chain'}", *more)
+def leakage(folder, data, *more, run=run_here):
+    return run(
+        DATA_PREP / "leakage.py", data, "--homology", f"human:mouse={folder / 'hm.chain'}", *more
+    )
 
 
 def test_splits_that_do_not_leak(folder, tmp_path):
-    done = split(folder, tmp_path / "splits", "--block", "500", "--seed", "1")
+    done = split(folder, tmp_path / "splits", "--block", "500", "--seed", "1", run=in_new_process)
     assert (done.returncode, done.stderr) == (0, "")
     assert "human: 40 blocks; valid 10.0 %, train 80.0 %, test 10.0 % of known bases" in done.stdout
     assert "groups; the largest held 2.5 % of human" in done.stdout
     for species in ("human", "mouse"):
         bed = tmp_path / "splits" / f"{species}.bed"
         assert bed.read_text().startswith("# made by data_prep/split.py: block 500, seed 1, ")
-        made = shard(folder, species, "--contigs", bed, "--out", tmp_path / "data")
+        made = shard(
+            folder, species, "--contigs", bed, "--out", tmp_path / "data", run=in_new_process
+        )
         assert (made.returncode, made.stderr) == (0, "")
-    done = leakage(folder, tmp_path / "data")
+    done = leakage(folder, tmp_path / "data", run=in_new_process)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "human valid: 0 of" in done.stdout and "mouse test: 0 of" in done.stdout
 
@@ -140,12 +141,12 @@ def test_beds_are_not_replaced_unasked(folder, tmp_path):
     ],
 )
 def test_bad_arguments(tmp_path, arguments, message):
-    done = run("split.py", *arguments, "--out", tmp_path / "out")
+    done = run_here(DATA_PREP / "split.py", *arguments, "--out", tmp_path / "out")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and message in done.stderr
     assert not (tmp_path / "out").exists()
 
 
 def test_leakage_of_what_is_no_dataset(tmp_path):
-    done = run("leakage.py", tmp_path)
+    done = run_here(DATA_PREP / "leakage.py", tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("error: ")

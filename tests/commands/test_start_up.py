@@ -1,4 +1,4 @@
-"""Starting and stopping: waiting ranks obey, mpirun is served, a lost console does not matter."""
+"""Starting: waiting ranks obey, mpirun is served."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import BIN, DEEPSPEED_JSON, REPO, SCRIPT, arguments, environment, run
+from commands import BIN, DEEPSPEED_JSON, REPO, SCRIPT, arguments, environment, run
 
 from spacescale.parallel.comm import free_port
 
@@ -53,23 +53,3 @@ def test_mpirun_starts_the_ranks_of_one_run(data, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((output / "config.json").read_text())["world_size"] == 2
     assert (output / "DONE").exists()
-
-
-def test_training_goes_on_without_its_console(data, tmp_path):
-    output = tmp_path / "run"
-    reader, writer = os.pipe()
-    os.close(reader)
-    command = [sys.executable, SCRIPT, *arguments(data, output, "optim.max_steps=3")]
-    done = subprocess.run(
-        [str(part) for part in command],
-        stdout=writer,
-        stderr=writer,
-        cwd=REPO,
-        env=environment(),
-        timeout=240,
-    )
-    os.close(writer)
-    assert done.returncode == 0
-    assert (output / "DONE").exists() and not (output / "FAILED").exists()
-    lines = (output / "metrics.jsonl").read_text().splitlines()
-    assert {json.loads(line)["step"] for line in lines} == {1, 2, 3}

@@ -2,7 +2,7 @@
 
 import sys
 
-from conftest import SCRIPT, arguments, run
+from commands import DATA_PREP, SCRIPT, arguments, run, run_here
 
 from spacescale.metrics.writer import read_metrics
 
@@ -26,7 +26,7 @@ def test_export_verify_and_train_from_tar_shards(data, alone, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "next: deepspeed spacescale/pretrain.py" in done.stdout
     assert (exported / "finch/shards/targets-000002.tar").is_file()
-    output, more = tmp_path / "run", ["optim.max_steps=3", "data.num_workers=2"]
+    output, more = tmp_path / "run", ["optim.max_steps=3", "data.num_workers=1"]
     done = run(sys.executable, SCRIPT, *arguments(exported, output, *more))
     assert done.returncode == 0, done.stderr
     from_zarr, from_tar = numbers(alone[0]), numbers(output)
@@ -37,13 +37,13 @@ def test_export_verify_and_train_from_tar_shards(data, alone, tmp_path):
     content = bytearray(shard.read_bytes())
     content[content.index(b".targets.pco") + 512 + 60] ^= 16
     shard.write_bytes(content)
-    done = run(sys.executable, "data_prep/verify.py", exported)
+    done = run_here(DATA_PREP / "verify.py", exported)
     assert done.returncode == 1, done.stderr
     assert f"{exported / 'finch'}: sound, 0 errors" in done.stdout
     assert f"  {shard}, rows 5 to 9: differs from its SHA-256" in done.stdout
 
 
 def test_an_export_onto_itself_is_refused(data):
-    done = run(sys.executable, "data_prep/export_webdataset.py", data, "--out", data)
+    done = run_here(DATA_PREP / "export_webdataset.py", data, "--out", data)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and "is the dataset itself" in done.stderr

@@ -43,7 +43,8 @@ MODEL = ModelConfig(
 STAGES = ("stem", "conv_tower", "transformer", "pointwise", "decoder")
 OPTIM = OptimConfig(lr=3e-4)  # higher, and rounding grows past 1e-3 in 50 steps
 LOSS = LossConfig(mi_weight=0.1, z_weight=0.01, cv_weight=0.05)
-CLIP, ACCUMULATION, STEPS = 0.2, 2, 50
+CLIP, ACCUMULATION = 0.2, 2
+STEPS, FEW_STEPS = 50, 3  # of a whole curve, and of a run that is checked without one
 WINDOWS = {"ant": 8, "bee": 4}  # of all ranks in a micro-step
 BEES_EVERY = 3  # bees are absent from the other micro-steps
 
@@ -55,6 +56,10 @@ class Case:
     zero: int
     ep_size: int
     recompute: bool
+
+    def __str__(self):
+        kept = "recompute" if self.recompute else "keep"
+        return f"zero{self.zero}-ep{self.ep_size}-{kept}"
 
 
 def cases(world: int) -> list[Case]:
@@ -164,8 +169,8 @@ def watch_margins(model: nn.Module) -> list[float]:
     return margins
 
 
-def run_case(case: Case) -> dict:
-    """The same through DeepSpeed, on this rank. Only cases that keep activations run 50 steps."""
+def run_case(case: Case, steps: int) -> dict:
+    """The same through DeepSpeed, on this rank."""
     model = fresh_model(case.recompute)
     distribute_experts(model, case.ep_size)
     synchronise_batchnorm(model)
@@ -178,7 +183,7 @@ def run_case(case: Case) -> dict:
     }
     engine = build_engine(model, OPTIM, resolve_deepspeed_config(config, "equivalence", 1))
     found = {"terms": [], "losses": [], "norms": []}
-    for step in range(1 if case.recompute else STEPS):
+    for step in range(steps):
         terms = []
         if step == 1:
             engine.set_train_batch_size(sum(WINDOWS.values()))  # no accumulation from here on
@@ -214,8 +219,8 @@ def first_moments(engine: Engine, model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def run_cases() -> dict[Case, dict]:
-    return {case: run_case(case) for case in cases(comm.world_size())}
+def run_cases(steps: dict[Case, int]) -> dict[Case, dict]:
+    return {case: run_case(case, count) for case, count in steps.items()}
 
 
 def gradients_by_hand(dtype: torch.dtype) -> dict[str, Tensor]:
@@ -245,4 +250,4 @@ def run_by_hand_and_mutated() -> dict:
     comm._AllToAll.backward = staticmethod(
         lambda ctx, grad: (1.01 * honest(ctx, grad)[0], None, None, None)
     )
-    return found | {"mutated": run_case(Case(2, ep_size=2, recompute=True))}
+    return found | {"mutated": run_case(Case(2, ep_size=2, recompute=True), steps=1)}

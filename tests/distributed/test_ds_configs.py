@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from equivalence import LOSS, MODEL, OPTIM, WINDOWS, batch, fresh_model, loss_terms, total
+from no_data import no_data
 
 from spacescale.checkpoint.convert import convert
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.config import Config
-from spacescale.data.sampler import Turns
+from spacescale.dataset.sampler import Turns
 from spacescale.errors import UserError
 from spacescale.parallel import comm
 from spacescale.parallel.engine import (
@@ -46,11 +47,9 @@ def train(output: Path, config: dict, save: bool = True) -> list[float]:
     synchronise_batchnorm(model)
     resolved = resolve_deepspeed_config(config, output.name, 1)
     engine = build_engine(model, OPTIM, resolved)
-    tracks = {name: [] for name in MODEL.species}
     settings = Config(model=MODEL, optim=OPTIM, loss=LOSS)
-    manager = CheckpointManager(
-        output, settings, tracks, engine, 2, {}, {}, model, torch.device("cpu")
-    )
+    data, device = no_data(MODEL.species), torch.device("cpu")
+    manager = CheckpointManager(output, settings, data, engine, 2, model, device)
     losses = []
     for step in range(2):
         loss = total(loss_terms(engine, batch(step, comm.rank(), 2), comm.sum_over_ranks))

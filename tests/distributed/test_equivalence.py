@@ -1,6 +1,8 @@
 """Runs in 1, 2 and 4 processes equal the plain model in one, for every ZeRO stage and EP size.
 
-Each world is started once; every case prints a line at the end of the run.
+The default tier follows the losses of three cases over all steps, and of the others over the first
+few; `-m slow` follows the others that keep activations over all. Every case prints a line at the
+end of the run.
 """
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from equivalence import (
     ACCUMULATION,
     CLIP,
+    FEW_STEPS,
     STEPS,
     Case,
     accumulate,
@@ -20,7 +23,6 @@ from equivalence import (
 
 from spacescale.testing.ranks import run_ranks
 
-WORLDS = (1, 2, 4)
 GRADIENT, LOSS, CURVE = 1e-4, 1e-5, 1e-3
 
 
@@ -31,28 +33,52 @@ def reference():
 
 @pytest.fixture(scope="module")
 def ran():
-    """Results of each world, by rank; one that failed fails all its cases without a new start."""
-    results: dict[int, list[dict[Case, dict]] | Exception] = {}
+    """Results of a world's cases, by rank; a start that failed fails them all without another."""
+    results: dict[tuple, list[dict[Case, dict]] | Exception] = {}
 
-    def by_world(world: int) -> list[dict[Case, dict]]:
-        if world not in results:
+    def run_once(world: int, steps: tuple[tuple[Case, int], ...]) -> list[dict[Case, dict]]:
+        key = world, steps
+        if key not in results:
             try:
-                results[world] = run_ranks(run_cases, world, timeout_s=600)
+                results[key] = run_ranks(run_cases, world, dict(steps), timeout_s=1800)
             except Exception as error:
-                results[world] = error
-        found = results[world]
+                results[key] = error
+        found = results[key]
         if isinstance(found, Exception):
             raise found
         return found
 
-    return by_world
+    return run_once
 
 
-ALL = [
-    pytest.param(world, case, id=f"zero{case.zero}-ep{case.ep_size}-world{world}-" + kind)
-    for world in WORLDS
-    for case in cases(world)
-    for kind in ["recompute" if case.recompute else "keep"]
+# Number of processes → the case whose whole curve the default tier follows. Every number of
+# processes, ZeRO stage and EP size is among them.
+CURVES = {1: Case(1, 1, False), 2: Case(3, 2, False), 4: Case(2, 4, False)}
+
+
+def parameters(world: int, curves: list[Case], rest: list[Case], *marks) -> list:
+    """One for each case. All are run by the same processes."""
+    steps = (*((case, STEPS) for case in curves), *((case, FEW_STEPS) for case in rest))
+    return [
+        pytest.param(world, steps, case, id=f"world{world}-{case}-{count}-steps", marks=marks)
+        for case, count in steps
+    ]
+
+
+SPANNING = [
+    one
+    for world, curve in CURVES.items()
+    for one in parameters(world, [curve], [case for case in cases(world) if case != curve])
+]
+OTHER_CURVES = [
+    one
+    for world, curve in CURVES.items()
+    for one in parameters(
+        world,
+        [case for case in cases(world) if case != curve and not case.recompute],
+        [],
+        pytest.mark.slow,
+    )
 ]
 
 
@@ -98,24 +124,24 @@ def term_error(ranks: list[dict], reference: dict) -> float:
     return worst
 
 
-@pytest.mark.parametrize("world, case", ALL)
-def test_equivalence(world, case, reference, ran, equivalence_lines):
-    ranks = [rank[case] for rank in ran(world)]
+@pytest.mark.parametrize("world, steps, case", SPANNING + OTHER_CURVES)
+def test_equivalence(world, steps, case, reference, ran, say_at_the_end):
+    ranks = [rank[case] for rank in ran(world, steps)]
     gradient, worst = gradient_error(ranks, case, reference)
     loss = term_error(ranks, reference)
     curve = torch.tensor([rank["losses"] for rank in ranks]).mean(0)
     expected = torch.tensor(reference["losses"][: len(curve)])
     drift = float(((curve - expected) / expected).abs().max())
-    kind = "recomputed" if case.recompute else f"curve={drift:.1e}"
-    equivalence_lines.append(
+    say_at_the_end(
         f"equivalence zero={case.zero} ep={case.ep_size} world={world} "
-        f"grad={gradient:.1e} loss={loss:.1e} {kind}"
+        f"{'recomputed' if case.recompute else 'kept'} "
+        f"grad={gradient:.1e} loss={loss:.1e} steps={len(curve)} drift={drift:.1e}"
     )
     assert gradient < GRADIENT, worst
     assert loss < LOSS
     for rank in ranks:
         assert rank["norms"][0] == pytest.approx(reference["norms"][0], rel=1e-4)
-    assert drift < CURVE
+    assert drift < (CURVE if len(curve) == STEPS else LOSS)
     for rank in ranks:
         for name, expected in reference["statistics"].items():
             error = (rank["statistics"][name] - expected).abs().max() / expected.abs().max()

@@ -49,7 +49,7 @@ def on_this_rank() -> tuple[dict[str, float], dict[str, Tensor]]:
 
 def test_two_ranks_equal_one_process():
     losses, expected = gradients(0, 1)
-    for found_losses, found in run_ranks(on_this_rank, 2, timeout_s=120):
+    for found_losses, found in run_ranks(on_this_rank, 2):
         assert found_losses == pytest.approx(losses, rel=1e-6)
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient)

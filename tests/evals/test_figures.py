@@ -4,8 +4,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from spacescale.data.statistics import TargetStatistics
 from spacescale.evals import figures
+from spacescale.verify.statistics import TargetStatistics
 
 RNG = np.random.default_rng(0)
 
@@ -25,7 +25,7 @@ def test_tracks_over_region(tmp_path, num_tracks):
     assert_is_a_picture(path)
 
 
-def test_pearson_per_assay_with_missing_and_constant_tracks(tmp_path):
+def test_pearson_per_assay_with_unmeasured_and_constant_tracks(tmp_path):
     path = tmp_path / "pearson.png"
     nan = float("nan")
     pearson = {"finch": {"cage": [0.8, nan], "chip": [nan]}, "moth": {"cage": [-0.2]}}

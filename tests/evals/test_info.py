@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from spacescale.config import RELEASED, LossConfig, ModelConfig
-from spacescale.data.manifest import find_species
-from spacescale.data.shard_options import ShardOptions
-from spacescale.data.shard_reader import SpeciesData
-from spacescale.data.shard_writer import shard_species
+from spacescale.dataset.manifest import find_species
+from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.evals.data_info import draw_coverage
 from spacescale.evals.info import describe
+from spacescale.prepare.options import DatasetOptions
+from spacescale.prepare.stages import make_dataset
+from spacescale.splits.options import SplitOptions
 from spacescale.testing.simulated_genomes import write_simulated_genomes
 
 MODEL = ModelConfig(
@@ -133,12 +134,12 @@ def test_a_model_as_released_says_so(export):
 def datasets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for each in write_simulated_genomes(folder / "genomes", scale=0.05)[1:]:
-        shard_species(
-            ShardOptions(
+        make_dataset(
+            DatasetOptions(
                 species=each.name,
                 fasta=each.fasta,
                 targets=each.targets,
-                contigs=each.contigs,
+                splits=SplitOptions(contigs=each.contigs),
                 out=folder / "shards",
                 seq_length=2048,
                 bin_size=32,

@@ -3,12 +3,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from spacescale.data.augment import flip
-from spacescale.data.batch import SpeciesBatch
+from spacescale.dataset.augment import flip
+from spacescale.dataset.batch import SpeciesBatch
 from spacescale.evals.track_prediction import (
     TrackScores,
+    nonzero_means,
     predict_windows,
-    safe_scale,
     score_split,
 )
 from spacescale.model.space import SpaceOutput
@@ -51,8 +51,8 @@ def correlations(prediction: Tensor, target: Tensor) -> list[float]:
     return [float(np.corrcoef(x[:, t], y[:, t])[0, 1]) for t in range(TRACKS)]
 
 
-def test_safe_scale_divides_tracks_without_signal_by_one():
-    scale = safe_scale(np.array([2.0, 0.0, 0.25, np.nan]))
+def test_tracks_without_signal_are_divided_by_one():
+    scale = nonzero_means(np.array([2.0, 0.0, 0.25, np.nan]))
     assert scale.tolist() == [2.0, 1.0, 0.25, 1.0]
     assert scale.dtype == torch.float32
 
@@ -84,15 +84,15 @@ def test_the_average_of_both_strands_does_not_depend_on_the_strand_given():
     assert (here - one_strand).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("trained_on_means", [False, True])
-def test_scores_equal_numpy_over_all_windows(trained_on_means):
+@pytest.mark.parametrize("trained_in_track_means", [False, True])
+def test_scores_equal_numpy_over_all_windows(trained_in_track_means):
     batches = [some_batch(2, seed=1), some_batch(1, seed=2)]
     scores = score_split(
-        predict, "finch", ((batch, None) for batch in batches), SCALE, trained_on_means
+        predict, "finch", ((batch, None) for batch in batches), SCALE, trained_in_track_means
     )
     prediction = torch.cat([predict({"finch": b.codes}).prediction["finch"] for b in batches])
     target = torch.cat([b.targets.float() for b in batches]) / SCALE
-    if not trained_on_means:
+    if not trained_in_track_means:
         prediction = prediction / SCALE
     found = scores.raw.pearson().tolist()
     assert found == pytest.approx(correlations(prediction, target), abs=1e-9)
@@ -140,7 +140,7 @@ def test_observers_see_every_batch_in_track_means():
         "finch",
         [(batch, None) for batch in batches],
         SCALE,
-        trained_on_means=False,
+        trained_in_track_means=False,
         observe=lambda batch, prediction, output: seen.append((batch, prediction, output)),
     )
     assert [batch for batch, _, _ in seen] == batches

@@ -13,11 +13,11 @@ import pytest
 from spacescale.errors import UserError
 from spacescale.genome import dna
 from spacescale.genome.bigwig import BigWig
-from spacescale.genome.coverage import OnGenome, TrackContigs
+from spacescale.genome.coverage import MatchedContigs, TrackContigs
 from spacescale.genome.sequence_files import read_genome
-from spacescale.genome.split_beds import read_split_bed
 from spacescale.genome.tracks import Track
 from spacescale.genome.transforms import TRANSFORMS
+from spacescale.splits.beds import read_split_bed
 
 pyBigWig = pytest.importorskip("pyBigWig", reason="needs the prep extra")
 
@@ -126,15 +126,15 @@ def write(path: Path, values: np.ndarray | list[float], length: int = 50_000) ->
     return path
 
 
-def on_genome(path: Path, lengths: dict[str, int]) -> OnGenome:
+def match_genome(path: Path, lengths: dict[str, int]) -> MatchedContigs:
     with BigWig(path) as file:
-        return TrackContigs.of(file).on_genome(Path("genome.fa"), lengths, {})
+        return TrackContigs.of(file).match_genome(Path("genome.fa"), lengths, {})
 
 
 @pytest.mark.parametrize("lengths", [{"chr1": 49_999}, {"chr1": 50_000, "chr2": 31}])
 def test_20_and_30_assembly_mismatch(tmp_path, lengths):
     path = write(tmp_path / "a.bw", [1.0])
-    (text,) = on_genome(path, lengths).misfits.values()
+    (text,) = match_genome(path, lengths).misfits.values()
     assert re.search(r"a.bw: contig chr\d has \d+ bp, but ", text)
 
 
@@ -168,7 +168,7 @@ def test_places_that_the_bigwig_does_not_have(tmp_path, chrom, start, end, messa
 def test_25_the_other_style_of_names_is_proposed(tmp_path):
     path = write(tmp_path / "a.bw", [1.0])
     with pytest.raises(UserError, match=r"it has chr1, chr2; the FASTA has 1, 2. .*aliases auto"):
-        on_genome(path, {"1": 50_000, "2": 30})
+        match_genome(path, {"1": 50_000, "2": 30})
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.99])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from spacescale.errors import UserError
 from spacescale.genome.contig_ends import describe_past_end
-from spacescale.genome.coverage import OnGenome, TrackContigs, open_coverage
+from spacescale.genome.coverage import MatchedContigs, TrackContigs, open_coverage
 from spacescale.genome.tracks import Track
 from spacescale.genome.transforms import TRANSFORMS
 
@@ -176,18 +176,18 @@ def test_contigs_of_text_are_matched_by_name(tmp_path):
     graph = contigs_of(put(tmp_path / "a.bedGraph", "I\t0\t9\t1\nI\t20\t60\t1\nx\t0\t999\t1\n"))
     aliases = graph.auto_aliases(lengths)
     assert aliases == {"I": "chrI"}
-    assert graph.on_genome(genome, lengths, aliases) == OnGenome({"chrI"}, {}, {"chrI"})
+    assert graph.match_genome(genome, lengths, aliases) == MatchedContigs({"chrI"}, {}, {"chrI"})
     with pytest.raises(UserError, match=r"shares no contig name.*By name I = chrI: add --aliases"):
-        graph.on_genome(genome, lengths, {})
+        graph.match_genome(genome, lengths, {})
     far = contigs_of(put(tmp_path / "far.bedGraph", "I\t0\t9\t1\nI\t1101\t1160\t1\nI\t20\t60\t1\n"))
-    misfit = far.on_genome(genome, lengths, aliases)
+    misfit = far.match_genome(genome, lengths, aliases)
     assert not misfit.covered
     assert (
         "far.bedGraph:2: start 1101 lies far beyond chrI, which has 100" in misfit.misfits["chrI"]
     )
     both = contigs_of(put(tmp_path / "b.bedGraph", "I\t0\t9\t1\nchrI\t20\t60\t1\n"))
     with pytest.raises(UserError, match="I and chrI are both chrI of"):
-        both.on_genome(genome, lengths, aliases)
+        both.match_genome(genome, lengths, aliases)
 
 
 @pytest.mark.parametrize("name", ["a.bedGraph", "a.bed", "a.narrowPeak.gz"])
@@ -198,7 +198,7 @@ def test_files_without_an_interval_cover_every_contig_and_hold_nothing(tmp_path,
         content = content.replace("\tx", "")
     lengths = {"chrI": 100, "chrII": 50}
     path = put(tmp_path / name, content)
-    assert contigs_of(path).on_genome(tmp_path, lengths, {}).covered == set(lengths)
+    assert contigs_of(path).match_genome(tmp_path, lengths, {}).covered == set(lengths)
     with open_coverage(path, TRACK) as coverage:
         assert coverage.past_end(lengths) == {}
         assert np.isnan(coverage.background) == ("bedGraph" in name)
@@ -260,7 +260,7 @@ def test_intervals_past_the_end_are_counted_line_by_line(tmp_path, value):
 
 def test_a_peak_file_covers_contigs_without_peaks(tmp_path):
     peaks = contigs_of(put(tmp_path / "a.bed", "chrI\t0\t9\n"))
-    found = peaks.on_genome(tmp_path, {"chrI": 100, "chrII": 50}, {})
+    found = peaks.match_genome(tmp_path, {"chrI": 100, "chrII": 50}, {})
     assert (found.covered, found.named) == ({"chrI", "chrII"}, {"chrI"})
 
 

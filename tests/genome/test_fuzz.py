@@ -22,8 +22,8 @@ from spacescale.genome.coverage import TrackContigs, open_coverage
 from spacescale.genome.interval_tracks import read_peaks
 from spacescale.genome.masks import masks_of
 from spacescale.genome.sequence_files import read_genome
-from spacescale.genome.split_beds import read_split_bed
 from spacescale.genome.tracks import Track, read_targets, write_tracks
+from spacescale.splits.beds import read_split_bed
 
 LENGTHS = {"chr1": 40, "chr2": 12}
 TRACK = Track(0, "t", "t", 0)
@@ -41,7 +41,7 @@ def read_bigwig(path: Path) -> None:
 def read_coverage(path: Path, track: Track = TRACK) -> None:
     with open_coverage(path, track) as file:
         file.past_end(LENGTHS)
-        known = TrackContigs.of(file).on_genome(path, LENGTHS, {})
+        known = TrackContigs.of(file).match_genome(path, LENGTHS, {})
         for name in known.covered & file.contigs.keys():
             assert file.read(name, 0, LENGTHS[name]).shape == (LENGTHS[name],)
 

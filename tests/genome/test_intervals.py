@@ -2,7 +2,7 @@ import pytest
 
 from spacescale.errors import UserError
 from spacescale.genome.intervals import Interval, tile
-from spacescale.genome.split_beds import bed_contigs, read_split_bed
+from spacescale.splits.beds import bed_contigs, read_split_bed
 
 LENGTHS = {"chrI": 1000, "chrII": 500}
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from our_figures import evaluate, train_once
 from reference_fixtures import find_fixtures, read_fixture
 
@@ -45,15 +44,6 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize(
             "reference", folders.items(), ids=folders.values(), indirect=True, scope="module"
         )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As the fixtures were computed; and more threads only slow such small models down."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -42,9 +42,6 @@ def test_a_step_of_every_configuration(path, process_group, record_property):
     from spacescale.parallel.expert_parallel import distribute_experts
 
     config = read_deepspeed_config(path)
-    autocast = config.get("torch_autocast")
-    if isinstance(autocast, dict) and autocast.get("dtype") == "float16":
-        pytest.skip("float16 is not trained")
     config |= {"train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2}
     trained = model()
     codes, targets = windows(trained.config)

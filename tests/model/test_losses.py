@@ -259,17 +259,17 @@ def test_with_the_scope_of_a_rank_nothing_is_summed_over_ranks():
     torch.testing.assert_close(found, expected)
 
 
-def some_missing(target: torch.Tensor, seed: int = 3) -> torch.Tensor:
+def some_unmeasured(target: torch.Tensor, seed: int = 3) -> torch.Tensor:
     """The target with a third of its values not measured."""
     generator = torch.Generator().manual_seed(seed)
     return target.masked_fill(torch.rand(target.shape, generator=generator) < 0.33, torch.nan)
 
 
-def test_missing_targets_take_no_part():
+def test_unmeasured_targets_take_no_part():
     with torch.no_grad():
         output = tiny_model()({"finch": some_codes(2), "perch": some_codes(2, seed=5)})
     targets = some_targets(output)
-    targets["finch"] = some_missing(targets["finch"])
+    targets["finch"] = some_unmeasured(targets["finch"])
     found = training_losses(output, targets, LossConfig(), no_ranks, {"finch"})
     measured = ~targets["finch"].isnan()
     expected = np.mean(
@@ -282,17 +282,17 @@ def test_missing_targets_take_no_part():
     assert torch.isfinite(torch.stack(list(found.values()))).all()
 
 
-def test_a_species_without_missing_targets_is_as_without_them_at_all():
+def test_a_species_without_unmeasured_targets_is_as_without_them_at_all():
     with torch.no_grad():
         output = tiny_model()({"finch": some_codes(2), "perch": some_codes(1)})
     targets = some_targets(output)
     plain = training_losses(output, targets, LossConfig(), no_ranks)
-    targets["finch"] = some_missing(targets["finch"])
+    targets["finch"] = some_unmeasured(targets["finch"])
     found = training_losses(output, targets, LossConfig(), no_ranks, {"finch"})
     assert torch.equal(found["poisson/perch"], plain["poisson/perch"])
 
 
-def test_no_collective_without_missing_targets():
+def test_no_collective_without_unmeasured_targets():
     with torch.no_grad():
         output = tiny_model()({"finch": some_codes(2)})
     training_losses(

@@ -56,7 +56,7 @@ def test_all_meet(rank):
 
 
 def test_who_is_missing_is_said_while_waiting_and_at_the_end(rank, monkeypatch, capsys):
-    monkeypatch.setattr(meeting, "FIRST_NEWS_S", 0.2)
+    monkeypatch.setattr(meeting, "FIRST_REPORT_S", 0.2)
     first, second = outcomes(rank(0, 4, limit_s=1.5), rank(2, 4))
     missing = r"waiting for 2 of 4 processes at 127.0.0.1:\d+: ranks 1, 3 \(RANK, .* from the test"
     assert isinstance(first, NotMet) and first.args == second.args

@@ -3,7 +3,7 @@
 import os
 import threading
 
-from spacescale.data.checksums import sha256
+from spacescale.files import sha256
 from spacescale.parallel.watch import Beat, _blamed, _where
 
 
@@ -27,6 +27,6 @@ def test_a_place_is_the_innermost_line_of_this_package(tmp_path):
     reader.start()
     reader.join(0.2)
     place, waits = _where(reader.ident)
-    assert place.startswith("data/checksums.py:") and place.endswith("(sha256)") and not waits
+    assert place.startswith("files.py:") and place.endswith("(sha256)") and not waits
     pipe.write_bytes(b"")
     reader.join(5)

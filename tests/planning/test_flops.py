@@ -53,7 +53,7 @@ def test_distances_are_projected_once_per_micro_batch():
     assert two["attention_relative"].forward < 2 * one["attention_relative"].forward
 
 
-def test_a_checkpointed_stage_is_computed_again():
+def test_a_recomputed_stage_is_computed_twice():
     model = published('model.checkpoint_stages=["transformer"]')
     stages = micro_batch_flops(model, {"mouse": 1})
     transformer = sum(

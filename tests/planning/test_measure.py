@@ -71,7 +71,7 @@ def test_longer_windows_keep_the_right_share_of_attention():
     assert sum(plan.activations.kept.values()) == pytest.approx(measured.activations, rel=0.1)
 
 
-def test_checkpointing_keeps_less_and_adds_the_largest_part():
+def test_recomputing_keeps_less_and_adds_the_largest_part():
     plain = make_plan(small(), ALONE, {"human": 1}, "fp32").activations
     config = small('model.checkpoint_stages=["stem", "transformer"]')
     less = make_plan(config, ALONE, {"human": 1}, "fp32").activations

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from spacescale.cli import main
-from spacescale.data.shard_options import ShardOptions
-from spacescale.data.shard_writer import shard_species
+from spacescale.prepare.options import DatasetOptions
+from spacescale.prepare.stages import make_dataset
+from spacescale.splits.options import SplitOptions
 from spacescale.testing.simulated_genomes import write_simulated_genomes
 
 
@@ -110,12 +111,12 @@ def test_step_time_follows_the_stated_rates(plan):
 def test_species_of_data_sets(plan, tmp_path):
     finch, moth, _ = write_simulated_genomes(tmp_path / "genomes", scale=0.05)
     for each in (finch, moth):
-        shard_species(
-            ShardOptions(
+        make_dataset(
+            DatasetOptions(
                 species=each.name,
                 fasta=each.fasta,
                 targets=each.targets,
-                contigs=each.contigs,
+                splits=SplitOptions(contigs=each.contigs),
                 out=tmp_path / "shards",
                 seq_length=2048,
                 bin_size=32,

@@ -8,8 +8,8 @@ import pytest
 from spacescale.genome.bigwig import BigWig
 from spacescale.genome.dna import encode, reverse_complement
 from spacescale.genome.sequence_files import read_genome
-from spacescale.genome.split_beds import read_split_bed
 from spacescale.genome.tracks import read_targets
+from spacescale.splits.beds import read_split_bed
 from spacescale.testing import simulated_genomes as sim
 
 SCALE = 0.05

@@ -1,1 +1,0 @@
-"""Species datasets on disk: format, writer, reader. README.md describes every file."""

@@ -1,0 +1,209 @@
+"""From species folders to batches: training in the sampler's order, evaluation in file order."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import groupby
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from spacescale.dataset.augment import flip
+from spacescale.dataset.batch import Batch, SpeciesBatch
+from spacescale.dataset.manifest import find_species, read_manifest
+from spacescale.dataset.negative_targets import refuse_negative_window
+from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.sampler import SampleOrder
+from spacescale.errors import UserError
+
+
+def open_datasets(paths: list[Path]) -> dict[str, SpeciesData]:
+    """Open species folders, or folders that hold species folders; species name → data.
+
+    Raises UserError for a path that holds none, a species given twice, and bin sizes or target
+    lengths that differ between species.
+    """
+    datasets: dict[str, SpeciesData] = {}
+    for folder in (folder for path in paths for folder in find_species(path)):
+        data = SpeciesData.open(folder)
+        if data.name in datasets:
+            raise UserError(
+                f"species {data.name!r} is given twice: {datasets[data.name].path} and {folder}"
+            )
+        datasets[data.name] = data
+    geometries = {(d.bin_size, d.target_length): d.path for d in datasets.values()}
+    if len(geometries) > 1:
+        shown = "; ".join(f"{p}: {n} bins of {b} bp" for (b, n), p in geometries.items())
+        raise UserError(f"all species need one bin size and target length, found {shown}")
+    return datasets
+
+
+class TrainingWindows(Dataset):
+    """Micro-batches of one rank, addressed by micro-step."""
+
+    def __init__(
+        self,
+        datasets: dict[str, SpeciesData],
+        order: SampleOrder,
+        rank: int,
+        seq_length: int,
+        roll_targets_windows: int,
+    ):
+        self.datasets, self.order, self.rank = datasets, order, rank
+        self.seq_length, self.roll_targets_windows = seq_length, roll_targets_windows
+        self.rows = {name: data.rows("train") for name, data in datasets.items()}
+        self.target_rows = {
+            name: roll_within_chromosomes(data, self.rows[name], roll_targets_windows)
+            for name, data in datasets.items()
+        }
+
+    def __reduce__(self) -> tuple:
+        """Pickled small, as folders to open: a process is started only once all is sent to it."""
+        found = {name: (data.path, data.manifest_hash) for name, data in self.datasets.items()}
+        order, roll = self.order, self.roll_targets_windows
+        return _reopen, (found, order, self.rank, self.seq_length, roll)
+
+    def __getitem__(self, micro_step: int) -> Batch:
+        """Batch of one micro-step, species in data set order."""
+        draws = self.order.draws(micro_step, self.rank)
+        batch = {}
+        for name, group in groupby(draws, key=lambda draw: draw.species):
+            data, windows = self.datasets[name], []
+            for draw in group:
+                row = int(self.rows[name][draw.window])
+                codes = data.sequence(row, self.seq_length, draw.shift_bp)
+                target_row = int(self.target_rows[name][draw.window])
+                targets = data.targets(target_row)
+                refuse_negative_window(data, target_row, targets)
+                if draw.reverse_complement:
+                    codes, targets = flip(codes, targets, data.strand_pair)
+                windows.append((codes, targets, row))
+            batch[name] = _collate(windows)
+        return batch
+
+
+def _reopen(found: dict[str, tuple[Path, str]], *others: Any) -> TrainingWindows:
+    """The windows of datasets that were checked when they were opened first: folder and hash."""
+    datasets = {}
+    for name, (folder, expected) in found.items():
+        manifest, manifest_hash = read_manifest(folder)
+        if manifest_hash != expected:
+            raise UserError(f"{folder}: another dataset than when the run began")
+        datasets[name] = SpeciesData(folder, manifest, manifest_hash)
+    return TrainingWindows(datasets, *others)
+
+
+def roll_within_chromosomes(data: SpeciesData, rows: np.ndarray, by: int) -> np.ndarray:
+    """Pair every row with the one `by` places further on its chromosome, wrapping around.
+
+    The control experiment: sequences keep their composition, targets keep their values, and
+    nothing links them. `by` = 0 pairs every row with itself. Raises UserError where a chromosome
+    has so few windows that rolling changes nothing.
+    """
+    rolled = rows.copy()
+    chroms = np.asarray(data.windows.chrom)[rows]
+    for chrom in np.unique(chroms):
+        here = np.flatnonzero(chroms == chrom)
+        if by and by % len(here) == 0:
+            raise UserError(
+                f"data.roll_targets_windows={by} maps {chrom}'s {len(here)} windows of "
+                f"{data.name} onto themselves"
+            )
+        rolled[here] = np.roll(rows[here], -by)
+    return rolled
+
+
+def _collate(windows: list[tuple[np.ndarray, np.ndarray, int]]) -> SpeciesBatch:
+    codes, targets, rows = zip(*windows, strict=True)
+    return SpeciesBatch(
+        torch.from_numpy(np.stack(codes)),
+        torch.from_numpy(np.stack(targets)),
+        torch.tensor(rows, dtype=torch.int64),
+    )
+
+
+def training_batches(
+    windows: TrainingWindows, first: int, stop: int, num_workers: int, pin_memory: bool
+) -> Iterator[Batch]:
+    """Micro-batches `first` … `stop` − 1 in order, read ahead by worker processes.
+
+    The workers are new processes: a fork of this one would inherit its CUDA context and the locks
+    that its threads hold at that moment.
+    """
+    loader = DataLoader(
+        windows,
+        batch_size=None,
+        sampler=range(first, stop),  # pyright: ignore[reportArgumentType]
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        multiprocessing_context="spawn" if num_workers else None,
+        # Its own generator: drawing worker seeds from the global one would shift the dropout
+        # masks of a resumed run.
+        generator=torch.Generator(),
+    )
+    with _children_ignore_stop_signals() if num_workers else nullcontext():
+        return iter(loader)
+
+
+@contextmanager
+def _children_ignore_stop_signals() -> Iterator[None]:
+    """Processes started here inherit a mask under which Ctrl-C, SIGTERM and SIGUSR1 do not reach
+    them: terminals and schedulers send these to all processes of a run, which still reads while
+    it saves. Workers end with the process that started them.
+    """
+    requests = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, requests)
+    try:
+        resource_tracker.ensure_running()  # else the workers' start begins with its own …
+        signal.pthread_sigmask(signal.SIG_BLOCK, requests)  # … which lifts part of the mask
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class BatchesOnDevice(Iterator[Batch]):
+    """Batches copied to a device, the next one while the device computes on the present one."""
+
+    def __init__(self, batches: Iterator[Batch], device: torch.device):
+        self.batches, self.device = batches, device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.copied: Batch | None = None
+
+    def copy_next(self) -> None:
+        """Begin to copy the next batch, if any, while the device is at work on the present one."""
+        batch = None if self.copied else next(self.batches, None)
+        if batch is not None:
+            with torch.cuda.stream(self.stream):  # without one, nothing
+                self.copied = {name: part.to(self.device) for name, part in batch.items()}
+
+    def __next__(self) -> Batch:
+        """The batch that was copied last, ready for the device's current stream."""
+        self.copy_next()
+        if self.copied is None:
+            raise StopIteration
+        batch, self.copied = self.copied, None
+        if self.stream is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(self.stream)
+            for part in batch.values():
+                part.record_stream(current)
+        return batch
+
+
+def evaluation_batches(
+    data: SpeciesData, rows: np.ndarray, seq_length: int, batch_size: int
+) -> Iterator[SpeciesBatch]:
+    """The given rows in order, `batch_size` at a time, neither shifted nor flipped."""
+    for start in range(0, len(rows), batch_size):
+        yield _collate(
+            [
+                (data.sequence(int(row), seq_length), data.targets(int(row)), int(row))
+                for row in rows[start : start + batch_size]
+            ]
+        )

@@ -1,0 +1,301 @@
+"""Write a species dataset: FASTA + coverage + targets table -> one verified folder.
+
+Four steps, each of which leaves on disk what the next one needs: prepare (check the files, lay
+out the windows, write the genome), tracks (coverage -> scratch, track by track), shards (scratch
+-> shards of windows), finish (tables, manifest, rename). What a step has done is not done again,
+so a killed run continues; nothing in the result depends on that or on the number of workers.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from spacescale.dataset.folder import refuse_existing
+from spacescale.dataset.schema import (
+    Contig,
+    Manifest,
+    Report,
+    Sources,
+    Split,
+    TransformInfo,
+)
+from spacescale.errors import UserError
+from spacescale.files import write_text
+from spacescale.genome.intervals import split_hash
+from spacescale.genome.sequence_files import read_genome
+from spacescale.genome.track_selection import select_tracks
+from spacescale.genome.tracks import Track, read_targets, refuse_opposite_strands
+from spacescale.genome.transforms import get_transform
+from spacescale.prepare.jobs import Tell, local_workers, run_rest
+from spacescale.prepare.options import DatasetOptions
+from spacescale.prepare.plan import DatasetPlan, make_plan, track_path
+from spacescale.prepare.scratch import Scratch
+from spacescale.prepare.shards import Shards, complete, publish
+from spacescale.prepare.track_reader import ReadTrack, WindowMasks, read_track, source_of
+from spacescale.prepare.work_folder import WorkFolder, opened, request_of, shared
+from spacescale.prepare.writer import created_with, place_contigs, write_genome
+
+STAGES = ("prepare", "tracks", "shards", "finish")
+
+
+def make_dataset(
+    options: DatasetOptions, executor: Executor | None = None, tell: Tell = lambda _: None
+) -> Path:
+    """Write the dataset `options.out / options.species` and return that path.
+
+    executor: where tracks and shards are worked on; None takes `options.workers` processes of
+    this machine. tell: called with a line when a killed run is continued.
+    Everything is checked before coverage is read, and the folder appears only when complete. Bad
+    input leaves nothing behind. An interruption leaves `.NAME.partial`, from which the same call
+    continues. Needs scratch space for the targets as raw float16. Raises UserError for bad input,
+    naming file, value and cure, and when another run is writing the same dataset.
+    """
+    refuse_existing(options.target, options.overwrite)
+    tracks = read_tracks_table(options)
+    work, request = WorkFolder.of(options.target), dataset_request(options, tracks)
+    # The work folder inside: a worker that died is no error in the input, so it stays.
+    with _workers(options, executor) as pool, opened(work, request, options.overwrite):
+        _prepare(work, options, tracks)
+        _read_tracks(work, options, tracks, range(len(tracks)), pool, tell)
+        layout = _Layout.of(work, options, len(tracks))
+        layout.shards.write(range(layout.shards.number), pool, tell)
+        _finish(options, tracks, layout)
+    return options.target
+
+
+def make_stage(
+    options: DatasetOptions,
+    stage: str,
+    part: int = 1,
+    parts: int = 1,
+    executor: Executor | None = None,
+    tell: Tell = lambda _: None,
+) -> Path:
+    """Do one of STAGES, as the jobs of a cluster do; the last returns the dataset's path.
+
+    Of the tracks or shards, the `part`-th of `parts` (from 1) is done; different parts may run at
+    the same time on different machines. Once it is prepared, the work folder stays. Raises
+    UserError as `make_dataset` does, and when an earlier stage is not complete.
+    """
+    refuse_existing(options.target, options.overwrite)
+    tracks = read_tracks_table(options)
+    work, request = WorkFolder.of(options.target), dataset_request(options, tracks)
+    if stage == "prepare":
+        with opened(work, request, options.overwrite):
+            _prepare(work, options, tracks)
+        return work.path
+    if not work.plan.is_file():
+        raise UserError(f"{work.path} is not prepared: run --stage prepare first")
+    if stage == "finish":
+        with opened(work, request, keep=True):
+            _finish(options, tracks, _Layout.of(work, options, len(tracks)))
+        return options.target
+    with shared(work, request), _workers(options, executor) as pool:
+        if stage == "tracks":
+            mine = range(part - 1, len(tracks), parts)
+            _read_tracks(work, options, tracks, mine, pool, tell)
+        else:
+            shards = _Layout.of(work, options, len(tracks)).shards
+            shards.write(range(part - 1, shards.number, parts), pool, tell)
+    return work.path
+
+
+def read_tracks_table(options: DatasetOptions) -> list[Track]:
+    """Return the tracks of the targets table that `options.tracks` selects."""
+    return select_tracks(read_targets(options.targets), options.tracks, options.targets)
+
+
+def dataset_request(options: DatasetOptions, tracks: Sequence[Track]) -> dict[str, str]:
+    """Return what decides the bytes of the dataset, see `request_of`."""
+    settings = {
+        field.name: getattr(given, field.name)
+        for given in (options, options.splits)
+        for field in fields(given)
+    }
+    settings["version of the transform"] = get_transform(options.transform).version
+    return request_of(settings, [track_path(options, track) for track in tracks])
+
+
+def _workers(options: DatasetOptions, executor: Executor | None):
+    return nullcontext(executor) if executor else local_workers(options.workers)
+
+
+# --- prepare ---
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What the work folder's plan holds. contigs: where those with windows lie in `genome`."""
+
+    plan: DatasetPlan
+    contigs: list[Contig]
+    masks: WindowMasks
+
+
+def _prepare(work: WorkFolder, options: DatasetOptions, tracks: Sequence[Track]) -> None:
+    if work.plan.is_file():
+        return
+    genome = read_genome(options.fasta, work.codes)
+    plan = make_plan(options, genome, tracks)
+    scratch = _scratch(work, options, plan, len(tracks))
+    scratch.refuse_full_disk()
+    work.begin()
+    contigs = place_contigs(genome.lengths, plan.windows)
+    write_genome(work.dataset, contigs, (genome.contigs[contig.name] for contig in contigs))
+    work.codes.unlink()
+    scratch.create()
+    work.save_plan(_Prepared(plan, contigs, WindowMasks.of(options, plan)))
+
+
+def _scratch(
+    work: WorkFolder, options: DatasetOptions, plan: DatasetPlan, num_tracks: int
+) -> Scratch:
+    return Scratch(work.scratch, "track", len(plan.windows), options.target_length, num_tracks)
+
+
+# --- tracks ---
+
+
+def _read_tracks(
+    work: WorkFolder,
+    options: DatasetOptions,
+    tracks: Sequence[Track],
+    mine: Sequence[int],
+    executor: Executor | None,
+    tell: Tell,
+) -> None:
+    jobs = [
+        (work, options, len(tracks), index, tracks[index])
+        for index in mine
+        if not work.part(index).is_file()
+    ]
+    run_rest(executor, _read_one, jobs, len(mine), "tracks are read", tell)
+
+
+def _read_one(
+    work: WorkFolder, options: DatasetOptions, num_tracks: int, index: int, track: Track
+) -> None:
+    prepared: _Prepared = work.load_plan()
+    targets, told = read_track(options, prepared.plan, prepared.masks, track)
+    _scratch(work, options, prepared.plan, num_tracks).write([(index, targets)])
+    # Plain JSON has no NaN, which some fields are until the end.
+    write_text(work.part(index), json.dumps(_READ_TRACK.dump_python(told)))
+
+
+_READ_TRACK = TypeAdapter(ReadTrack)
+
+
+def _told(work: WorkFolder, index: int) -> ReadTrack:
+    return _READ_TRACK.validate_python(json.loads(work.part(index).read_text(encoding="utf-8")))
+
+
+# --- shards and finish ---
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What the dataset will hold, once every track is read.
+
+    Where what was not measured is kept apart from 0, windows that no track measured are left out.
+    plan: with the windows that are kept.
+    """
+
+    plan: DatasetPlan
+    contigs: list[Contig]
+    shards: Shards
+
+    @classmethod
+    def of(cls, work: WorkFolder, options: DatasetOptions, num_tracks: int) -> "_Layout":
+        """Read what the earlier steps left; UserError when tracks are not read yet."""
+        missing = sum(not work.part(index).is_file() for index in range(num_tracks))
+        if missing:
+            raise UserError(
+                f"{work.path}: {missing} of {num_tracks} tracks are not read; run --stage tracks "
+                "again, with every --part"
+            )
+        prepared: _Prepared = work.load_plan()
+        plan = prepared.plan
+        scratch = _scratch(work, options, plan, num_tracks)
+        rows = np.arange(scratch.num_windows)
+        if options.missing == "nan":
+            rows = np.flatnonzero(scratch.measured())
+            _refuse_emptied_splits(plan, rows)
+            dropped = scratch.num_windows - rows.size
+            plan = replace(
+                plan,
+                windows=[plan.windows[row] for row in rows.tolist()],
+                report=plan.report.model_copy(update={"dropped_unmeasured": dropped}),
+            )
+        return cls(plan, prepared.contigs, Shards(work, scratch, options.storage, rows))
+
+
+def _refuse_emptied_splits(plan: DatasetPlan, rows: np.ndarray) -> None:
+    kept = Counter(plan.windows[row].split for row in rows.tolist())
+    if empty := [split for split in plan.num_windows() if not kept[split]]:
+        raise UserError(
+            f"split {', '.join(empty)} has no window left: no track has a value in any of them"
+        )
+
+
+def _finish(options: DatasetOptions, tracks: Sequence[Track], layout: _Layout) -> None:
+    shards, windows = layout.shards, layout.plan.windows
+    read = [_told(shards.work, index) for index in range(len(tracks))]
+    refuse_opposite_strands([r.track for r in read], [r.coverage for r in read])
+    bases = len(windows) * options.span
+    finished = [replace(result.track, covered=result.covered_bases / bases) for result in read]
+    complete(shards, windows, finished, _manifest(options, layout, read))
+    publish(shards.work, dataset_request(options, tracks), options.target)
+
+
+def _manifest(options: DatasetOptions, layout: _Layout, read: list[ReadTrack]) -> Manifest:
+    plan, transform = layout.plan, get_transform(options.transform)
+    num_windows = plan.num_windows()
+    split_bed = options.splits.bed
+    return Manifest(
+        species=options.species,
+        seq_length=options.seq_length,
+        bin_size=options.bin_size,
+        target_length=options.target_length,
+        stride=None if options.splits.windows else options.stride or options.span,
+        transform=TransformInfo(name=transform.name, version=transform.version),
+        missing=options.missing,
+        storage=options.storage,
+        split=Split(
+            method=plan.splits.method,
+            settings=plan.splits.settings,
+            hash=split_hash(plan.windows),
+        ),
+        num_windows=num_windows,
+        num_tracks=len(read),
+        mean_over="train" if "train" in num_windows else "all",
+        contigs=layout.contigs,
+        aliases=plan.aliases,
+        sources=Sources(
+            fasta=source_of(options.fasta),
+            targets=source_of(options.targets),
+            tracks=[result.source for result in read],
+            split_bed=source_of(split_bed) if split_bed else None,
+            masks={name: source_of(path) for name, path in options.masks.items()},
+        ),
+        report=_complete_report(plan.report, read),
+        files={},
+        created_with=created_with(),
+    )
+
+
+def _complete_report(report: Report, read: list[ReadTrack]) -> Report:
+    tracks = [result.track for result in read]
+    return report.model_copy(
+        update={
+            "saturated_bins": {t.identifier: t.saturated for t in tracks if t.saturated},
+            # The plan's own come last, where a user with thousands of tracks still sees them.
+            "warnings": [text for result in read for text in result.warnings] + report.warnings,
+        }
+    )

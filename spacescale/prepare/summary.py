@@ -1,0 +1,109 @@
+"""What a command that made a dataset prints at its end."""
+
+import shlex
+
+from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.schema import Report
+from spacescale.files import describe_size
+from spacescale.genome.aliases import shorten
+from spacescale.prepare.estimate import Estimate
+from spacescale.prepare.options import DatasetOptions
+
+
+def print_summary(data: SpeciesData, seconds: float) -> None:
+    """Print what was made, what was left out, and what to do next."""
+    size = sum(entry.bytes for entry in data.manifest.files.values())
+    _print_lines(
+        {
+            "windows": describe_windows(data.manifest.num_windows),
+            "tracks": f"{len(data.tracks):,}",
+            "size": f"{size / 2**20:,.1f} MiB",
+            "time": f"{seconds:.1f} s",
+        }
+    )
+    print_report(data.manifest.report, data.manifest.aliases)
+    _print_lacking_splits(data.manifest.num_windows)
+    train = "deepspeed spacescale/pretrain.py --deepspeed ds_configs/zero2_moe.json"
+    print(f"next: {train} --data {shlex.quote(str(data.path))}")
+
+
+def print_estimate(found: Estimate, options: DatasetOptions) -> None:
+    """Print what a dataset will hold and take, and how that was found out."""
+    stored = f"about {describe_size(found.stored_bytes)} stored ({options.codec})"
+    _print_lines(
+        {
+            "windows": describe_windows(found.plan.num_windows()),
+            "tracks": f"{found.num_tracks:,}",
+            "targets": f"{describe_size(found.raw_bytes)} as float16, {stored}",
+            "genome": f"about {describe_size(found.genome_bytes)} stored",
+            "shards": f"{found.num_shards:,} of {options.windows_per_shard} windows",
+            "scratch": f"{describe_size(found.scratch_bytes)} until it is done",
+            "time": f"about {_duration(found.seconds)} with {options.workers} worker(s)",
+        }
+    )
+    print_report(found.plan.report, found.plan.aliases)
+    _print_lacking_splits(found.plan.num_windows())
+    print(
+        f"sizes and time are estimates, from {found.sample_tracks} tracks in "
+        f"{found.sample_windows} windows; nothing was written"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def describe_windows(num_windows: dict[str, int]) -> str:
+    """Say how many windows each split has."""
+    return ", ".join(f"{split} {count:,}" for split, count in num_windows.items())
+
+
+def print_report(report: Report, aliases: dict[str, str]) -> None:
+    """Print what was left out or renamed, and the warnings."""
+    lines = {}
+    if aliases:
+        lines["renamed"] = shorten([f"{a} = {b}" for a, b in aliases.items()])
+    reasons = {
+        "target more than half N": report.dropped_unknown_bases,
+        "in an assembly gap": report.dropped_gaps,
+        "more than half unmappable": report.dropped_unmappable,
+        "not measured by any track": report.dropped_unmeasured,
+        "near another split": report.dropped_near_other_split,
+    }
+    if dropped := [f"{count} windows, {why}" for why, count in reasons.items() if count]:
+        lines["dropped"] = "; ".join(dropped)
+    if report.ambiguous_bases:
+        lines["read as N"] = f"{report.ambiguous_bases:,} letters: IUPAC ambiguity codes or X"
+    if report.contigs_without_tracks:
+        lines["no windows"] = _lacking(report.contigs_without_tracks)
+    if report.extra_contigs:
+        lines["not in FASTA"] = shorten(list(report.extra_contigs))
+    if report.too_short:
+        lines["too short"] = shorten(report.too_short)
+    if report.unassigned:
+        lines["in no split"] = shorten(report.unassigned)
+    _print_lines(lines)
+    for overlap in report.split_overlaps:
+        if overlap.seeing:
+            print(f"  context: {overlap} (--margin keeps splits apart)")
+    for warning in report.warnings:
+        print(f"  warning: {warning}")
+
+
+def _print_lacking_splits(num_windows: dict[str, int]) -> None:
+    uses = {"train": "train on", "valid": "choose the best checkpoint by", "test": "evaluate on"}
+    for split, use in uses.items():
+        if split not in num_windows:
+            print(f"  warning: no window is called {split}: nothing to {use}")
+
+
+def _print_lines(lines: dict[str, str]) -> None:
+    for name, text in lines.items():
+        print(f"  {name:<13}{text}")
+
+
+def _lacking(contigs: dict[str, list[str]]) -> str:
+    tracks = {name: None for names in contigs.values() for name in names}
+    return f"{shorten(list(contigs))}: lacking in {shorten(list(tracks))}"

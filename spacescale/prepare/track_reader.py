@@ -1,0 +1,206 @@
+"""Coverage of one track -> its targets in every window of a dataset."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from spacescale.dataset.schema import Source
+from spacescale.files import sha256
+from spacescale.genome.aliases import shorten
+from spacescale.genome.contig_ends import describe_past_end
+from spacescale.genome.coverage import Coverage, open_coverage
+from spacescale.genome.interval_tracks import read_peaks
+from spacescale.genome.intervals import Interval
+from spacescale.genome.masks import Mask, masks_of
+from spacescale.genome.tracks import Track
+from spacescale.genome.transforms import (
+    NEGATIVE_TARGETS,
+    SIGN_CURE,
+    Transform,
+    get_transform,
+    signed,
+    to_float16,
+)
+from spacescale.prepare.options import DatasetOptions
+from spacescale.prepare.plan import DatasetPlan, track_path
+
+# What basenji's --umap_clip may be set to: in its help 0.25, by default off.
+_UNMAPPABLE_PERCENTILE = 25
+
+
+@dataclass(frozen=True)
+class ReadTrack:
+    """What reading one track told besides its targets; track: the row of tracks.tsv.
+
+    covered_bases: bases of the targets with a value, in bins that hold one; of them the writer
+    makes track.covered, once it is known which windows stay. coverage: summed over the targets'
+    bases, before any clip.
+    """
+
+    track: Track
+    source: Source
+    warnings: list[str]
+    covered_bases: int
+    coverage: float
+
+
+@dataclass(frozen=True)
+class WindowMasks:
+    """The masks that reading needs, worked out once for all tracks.
+
+    unmappable: the unmappable bins of each window, a bit each, uint8 [windows, bins / 8]; None
+    where no mask tells.
+    """
+
+    blacklist: Mask
+    unmappable: np.ndarray | None
+
+    @classmethod
+    def of(cls, options: DatasetOptions, plan: DatasetPlan) -> "WindowMasks":
+        """Read the masks that the options name, for the windows of a plan."""
+        beds = {name: read_peaks(path) for name, path in options.masks.items()}
+        masks = masks_of(beds, plan.aliases)
+        if options.unmappable is None:
+            return cls(masks.blacklist, None)
+        bins = [masks.unmappable_bins(window, options.bin_size) for window in plan.windows]
+        return cls(masks.blacklist, np.packbits(np.stack(bins), axis=1))
+
+    def unmappable_bins(self, row: int, num_bins: int) -> np.ndarray:
+        """Return bool [bins] of a window."""
+        if self.unmappable is None:
+            return np.zeros(num_bins, dtype=bool)
+        return np.unpackbits(self.unmappable[row], count=num_bins).astype(bool)
+
+
+def read_track(
+    options: DatasetOptions, plan: DatasetPlan, masks: WindowMasks, track: Track
+) -> tuple[np.ndarray, ReadTrack]:
+    """Return the track's targets, float16 [windows, bins], and what there is to say of it.
+
+    masks: of the windows of the plan.
+    With `options.missing` "nan", bins without any measured base and unmappable bins are NaN. Else
+    the first are 0, and the others are clipped at the 25th percentile of their window's bins.
+    """
+    path, transform = track_path(options, track), get_transform(options.transform)
+    targets = np.empty((len(plan.windows), options.target_length), dtype=np.float16)
+    covered: Counter[str] = Counter()
+    saturated, total, negative = 0, 0.0, False
+    with open_coverage(path, track) as file:
+        reader = _WindowReader(file, track, options, plan, masks.blacklist, transform)
+        for row, window in enumerate(plan.windows):
+            values = reader.read(window).reshape(-1, options.bin_size)
+            measured = ~np.isnan(values)
+            total += float(np.nansum(values, dtype=np.float64))
+            negative = negative or bool((values < 0).any())
+            bins = transform.bins(values, track)
+            if options.missing == "nan":
+                unmappable = masks.unmappable_bins(row, len(bins))
+                unknown = ~measured.any(axis=1) | unmappable
+                bins[unknown], measured[unknown] = np.nan, False
+            covered[window.chrom] += int(np.count_nonzero(measured))
+            targets[row], beyond = to_float16(bins)
+            saturated += beyond
+        past_end = describe_past_end(reader.past_end())
+    targets = transform.finish(targets)
+    if options.missing == "zero":
+        _clip_unmappable(targets, masks)
+    finished = replace(
+        track,
+        file=path.name,
+        mean=_mean(targets[_mean_rows(plan)]),
+        saturated=saturated,
+        negative=int(np.count_nonzero(targets < 0)),
+    )
+    uncovered = [chrom for chrom, bases in covered.items() if not bases]
+    warnings = _warnings(finished, uncovered, negative)
+    if past_end:
+        warnings.append(f"track {track.identifier}: {path.name} {past_end}")
+    return targets, ReadTrack(finished, source_of(path), warnings, covered.total(), total)
+
+
+class _WindowReader:
+    """Reads the coverage of targets, with the bases of the blacklist brought down."""
+
+    def __init__(
+        self,
+        file: Coverage,
+        track: Track,
+        options: DatasetOptions,
+        plan: DatasetPlan,
+        blacklist: Mask,
+        transform: Transform,
+    ):
+        self._file, self._track = file, track
+        self._transform, self._blacklist = transform, blacklist
+        self._num_bins = options.target_length
+        self._margin = (options.seq_length - options.span) // 2
+        self._lengths = plan.lengths
+        self._chroms = dict.fromkeys(window.chrom for window in plan.windows)
+        self._name_in_file = {plan.aliases.get(name, name): name for name in file.contigs}
+
+    def read(self, target: Interval) -> np.ndarray:
+        """Return float32 [bases of the target], NaN where missing."""
+        values = self._coverage(target.chrom, target.start, target.end)
+        if not self._blacklist.touches(target.chrom, target.start, target.end):
+            return values
+        blacklisted = self._blacklist.bases(target.chrom, target.start, target.end)
+        # Past the ends of the contig there is no coverage to take a percentile of.
+        start = max(target.start - self._margin, 0)
+        end = min(target.end + self._margin, self._lengths[target.chrom])
+        window = self._coverage(target.chrom, start, end)
+        return self._transform.without_artefacts(values, blacklisted, window, self._num_bins)
+
+    def past_end(self) -> dict[str, np.ndarray]:
+        """Return what the file has past the ends of the contigs that carry windows."""
+        names = {self._name_in_file.get(chrom): chrom for chrom in self._chroms}
+        return self._file.past_end({n: self._lengths[known] for n, known in names.items() if n})
+
+    def _coverage(self, chrom: str, start: int, end: int) -> np.ndarray:
+        name = self._name_in_file.get(chrom)
+        if name is None:
+            return np.full(end - start, self._file.background, dtype=np.float32)
+        return signed(self._file.read(name, start, end), self._track)
+
+
+def _clip_unmappable(targets: np.ndarray, masks: WindowMasks) -> None:
+    """Clip the unmappable bins of each window, float16 [bins], at a percentile of all its bins."""
+    for row, bins in enumerate(targets):
+        unmappable = masks.unmappable_bins(row, bins.size)
+        if unmappable.any():
+            limit = np.percentile(bins.astype(np.float32), _UNMAPPABLE_PERCENTILE)
+            bins[unmappable] = np.minimum(bins[unmappable], limit.astype(np.float16))
+
+
+def _mean(targets: np.ndarray) -> float:
+    """Return the mean of what was measured; NaN where nothing was."""
+    measured = targets[~np.isnan(targets)]
+    return float(measured.mean(dtype=np.float64)) if measured.size else float("nan")
+
+
+def _mean_rows(plan: DatasetPlan) -> list[int]:
+    train = [row for row, window in enumerate(plan.windows) if window.split == "train"]
+    return train or list(range(len(plan.windows)))
+
+
+def _warnings(track: Track, uncovered: list[str], negative: bool) -> list[str]:
+    found = []
+    if uncovered:
+        found.append(f"has no value on {shorten(uncovered)}")
+    if track.negative:
+        found.append(f"has negative coverage, in {track.negative} bins: {NEGATIVE_TARGETS}")
+    elif negative:
+        found.append(f"has negative coverage, which the clip makes 0; {SIGN_CURE}")
+    if track.saturated:
+        found.append(f"has {track.saturated} bins beyond float16, cut to 65504")
+    if track.mean == 0:
+        found.append("is 0 in every window its mean is taken over")
+    if np.isnan(track.mean):
+        found.append("was not measured in any window its mean is taken over")
+    return [f"track {track.identifier} {text}" for text in found]
+
+
+def source_of(path: Path) -> Source:
+    """Return name, size and SHA-256 of a file a dataset is made from."""
+    return Source(name=path.name, bytes=path.stat().st_size, sha256=sha256(path))

@@ -1,0 +1,1 @@
+"""Is a species dataset sound: every file, window, base and target."""

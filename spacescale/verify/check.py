@@ -1,0 +1,89 @@
+"""Check species datasets completely: files, tables, every base and every target."""
+
+from pathlib import Path
+
+import numpy as np
+
+from spacescale.dataset.manifest import find_species, read_manifest
+from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.schema import MANIFEST, Manifest
+from spacescale.errors import UserError
+from spacescale.verify.content import check_bases, check_genome, check_targets, scan_windows
+from spacescale.verify.files import check_files, check_layout, check_tables
+from spacescale.verify.findings import Finding, error, warning
+
+_WINDOWS = "windows.bed"
+
+
+def verify(path: Path, workers: int = 1) -> dict[Path, list[Finding]]:
+    """Check a species folder, or a folder of them and that they fit together.
+
+    Returns {species folder: findings}, no finding being good. Reads every file twice, once for
+    the checksum and once for the content; memory is bounded by one window per process and a few
+    numbers per track and window. Raises UserError when there is no species folder.
+    """
+    found = {
+        folder: [error("manifest", folder / MANIFEST, "is missing: copy the dataset again")]
+        for folder in _without_manifest(path)
+    }
+    folders = [] if path in found else find_species(path)
+    manifests = {}
+    for folder in folders:
+        found[folder] = verify_species(folder, workers)
+        try:
+            manifests[folder] = read_manifest(folder)[0]
+        except UserError:
+            continue  # found already
+    for finding in check_together(manifests):
+        found[finding.file.parent].append(finding)
+    return dict(sorted(found.items()))
+
+
+def _without_manifest(path: Path) -> list[Path]:
+    """Return folders that were datasets: find_species cannot tell them from any others."""
+    folders = [path, *path.glob("[!.]*")]
+    return [f for f in folders if (f / _WINDOWS).is_file() and not (f / MANIFEST).is_file()]
+
+
+def verify_species(folder: Path, workers: int = 1) -> list[Finding]:
+    """Check one species folder; see `verify`."""
+    try:
+        manifest, manifest_hash = read_manifest(folder)
+    except UserError as problem:
+        return [error("manifest", folder / MANIFEST, str(problem))]
+    findings = list(check_files(folder, manifest))
+    try:
+        data = SpeciesData(folder, manifest, manifest_hash)
+    except (OSError, UserError) as problem:
+        return [*findings, error("tables", folder, str(problem))]
+    findings += check_tables(data)
+    if faults := list(check_layout(data)):
+        return findings + faults
+    findings += check_genome(data)
+    scan = scan_windows(data, np.arange(len(data), dtype=np.int64), workers)
+    findings += scan.findings
+    findings += check_bases(data, scan.bases)
+    return findings + list(check_targets(data, scan.targets))
+
+
+def check_together(manifests: dict[Path, Manifest]) -> list[Finding]:
+    """Compare species that are to be trained on together, by {folder: manifest}."""
+    findings: list[Finding] = []
+    first = next(iter(manifests.items()), None)
+    names: dict[str, Path] = {}
+    for folder, manifest in manifests.items():
+        path = folder / MANIFEST
+        if manifest.species in names:
+            what = f"is species {manifest.species!r}, as {names[manifest.species]} is"
+            findings.append(error("species", path, what))
+        names.setdefault(manifest.species, folder)
+        assert first
+        other, expected = first
+        for name in ("bin_size", "target_length"):
+            if getattr(manifest, name) != getattr(expected, name):
+                what = f"{name} is {getattr(manifest, name)}, {getattr(expected, name)} in {other}"
+                findings.append(error("species", path, what))
+        if manifest.seq_length != expected.seq_length:
+            what = f"seq_length is {manifest.seq_length}, {expected.seq_length} in {other}"
+            findings.append(warning("species", path, what))
+    return findings
