@@ -34,6 +34,8 @@ def start(folder, phase, prefix=(), **changes):
         stderr=subprocess.PIPE,
         text=True,
         env=env | changes,
+        # pytest itself may run under nohup
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     assert process.stdout.readline() == "ready\n"
     return process
