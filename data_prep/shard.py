@@ -192,16 +192,16 @@ def make(options: DatasetOptions, run: Run, executor: Executor | None) -> None:
         print_estimate(estimate(options), options)
         return
     if run.stage is None:
-        path = make_dataset(options, executor, tell=_tell)
+        path = make_dataset(options, executor, notify=_print_line)
     else:
-        path = make_stage(options, run.stage, run.part, run.parts, executor, tell=_tell)
+        path = make_stage(options, run.stage, run.part, run.parts, executor, notify=_print_line)
     if run.stage in (None, "finish"):
         print_summary(SpeciesData.open(path), time.perf_counter() - start)
     else:
         print(f"stage {run.stage}, part {run.part}/{run.parts}, is done in {path}")
 
 
-def _tell(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, flush=True)
 
 

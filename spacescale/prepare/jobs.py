@@ -21,7 +21,7 @@ from tqdm import tqdm
 from spacescale.errors import UserError
 
 _Result = TypeVar("_Result")
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 @contextmanager
@@ -110,15 +110,15 @@ def run_rest(
     jobs: Sequence[tuple],
     total: int,
     what: str,
-    tell: Tell,
+    notify: Notify,
 ) -> None:
     """Run the jobs that are left of `total`, and show how far they are and the time left.
 
-    what: such as "tracks are read". tell: called with a line when some were done before.
+    what: such as "tracks are read". notify: called with a line when some were done before.
     """
     done = total - len(jobs)
     if done:
-        tell(f"continuing: {done:,} of {total:,} {what}")
+        notify(f"continuing: {done:,} of {total:,} {what}")
     results = run_jobs(executor, function, jobs)
     name = what.split()[0]
     with tqdm(desc=name, unit=name[:-1], total=total, initial=done, disable=None) as progress:

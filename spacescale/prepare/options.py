@@ -10,52 +10,78 @@ from spacescale.genome.transforms import get_transform
 from spacescale.splits.options import SplitOptions
 
 
-@dataclass(frozen=True)
-class DatasetOptions:
-    """What to make a species dataset from. Lengths in bp, target_length in bins.
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """What made and imported datasets have in common: tracks, storage and place.
 
-    species: name of the dataset's folder under `out`. tracks: identifiers or indices of the
-    targets table to take, none meaning all.
-    stride: distance of neighbouring training targets, default one target (target_length *
-    bin_size), so that they tile; the targets of all other splits always tile.
-    missing: what a bin without any covered base becomes, 0 or NaN ("not measured", which training
-    leaves out). blacklist, unmappable, gaps: BEDs of artefacts, of bases that reads cannot be
-    placed on, and of assembly gaps.
-    splits: which windows are for what. aliases: None, 'auto' or a two-column file.
+    species: name of the dataset's folder under `out`. targets: the targets table. tracks:
+    identifiers or indices of the tracks to take, none meaning all.
+    aliases: None, 'auto' or a two-column file: names in tracks or BEDs to names in the genome.
     codec, windows_per_shard: how the targets are stored.
-    workers: processes that read tracks; it does not change the result.
+    workers: processes that read and write; it does not change the result.
     Raises UserError naming the option, its value and what is allowed.
     """
 
     species: str
-    fasta: Path
     targets: Path
     out: Path
     tracks: tuple[str, ...] = ()
-    seq_length: int = 16_384
-    bin_size: int = 128
-    target_length: int = 112
-    stride: int | None = None
-    transform: str = "basenji2020"
-    missing: Missing = "zero"
-    blacklist: Path | None = None
-    unmappable: Path | None = None
-    gaps: Path | None = None
-    splits: SplitOptions = field(default_factory=SplitOptions)
     aliases: str | Path | None = None
+    missing: Missing = "zero"
     codec: Codec = "pcodec"
     windows_per_shard: int = 16
     overwrite: bool = False
     workers: int = 1
 
     def __post_init__(self):
-        check_species_name(self.species)
-        for name in (
-            "seq_length", "bin_size", "target_length", "stride", "windows_per_shard", "workers",
-        ):  # fmt: skip
+        # No dots: they separate the parts of parameter names.
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.species):
+            raise UserError(f"species {self.species!r}: use letters, digits, '_' and '-'")
+        self._require_positive("windows_per_shard", "workers")
+
+    def _require_positive(self, *names: str) -> None:
+        for name in names:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} {value} must be at least 1")
+
+    @property
+    def target(self) -> Path:
+        """The dataset's folder."""
+        return self.out / self.species
+
+    @property
+    def storage(self) -> Storage:
+        """How the targets will be stored."""
+        return Storage(codec=self.codec, windows_per_shard=self.windows_per_shard)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions(OutputOptions):
+    """What to make a species dataset from. Lengths in bp, target_length in bins.
+
+    stride: distance of neighbouring training targets, default one target (target_length *
+    bin_size), so that they tile; the targets of all other splits always tile.
+    missing: what a bin without any covered base becomes, 0 or NaN ("not measured", which training
+    leaves out). blacklist, unmappable, gaps: BEDs of artefacts, of bases that reads cannot be
+    placed on, and of assembly gaps.
+    splits: which windows are for what.
+    """
+
+    fasta: Path
+    seq_length: int = 16_384
+    bin_size: int = 128
+    target_length: int = 112
+    stride: int | None = None
+    transform: str = "basenji2020"
+    blacklist: Path | None = None
+    unmappable: Path | None = None
+    gaps: Path | None = None
+    splits: SplitOptions = field(default_factory=SplitOptions)
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._require_positive("seq_length", "bin_size", "target_length", "stride")
         margin = self.seq_length - self.span
         if margin < 0 or margin % 2:
             raise UserError(
@@ -74,24 +100,7 @@ class DatasetOptions:
         return self.target_length * self.bin_size
 
     @property
-    def target(self) -> Path:
-        """The dataset's folder."""
-        return self.out / self.species
-
-    @property
-    def storage(self) -> Storage:
-        """How the targets will be stored."""
-        return Storage(codec=self.codec, windows_per_shard=self.windows_per_shard)
-
-    @property
     def masks(self) -> dict[str, Path]:
         """The BEDs of masks that were given, by the name of their option."""
         paths = {"blacklist": self.blacklist, "unmappable": self.unmappable, "gaps": self.gaps}
         return {name: path for name, path in paths.items() if path is not None}
-
-
-def check_species_name(name: str) -> None:
-    """Raise UserError unless the name can be that of a folder and part of parameter names."""
-    # No dots: they separate the parts of parameter names.
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise UserError(f"species {name!r}: use letters, digits, '_' and '-'")

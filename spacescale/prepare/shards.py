@@ -15,7 +15,7 @@ from spacescale.errors import UserError
 from spacescale.files import PARTIAL, put_in_place, sync, write_json
 from spacescale.genome.intervals import Interval
 from spacescale.genome.tracks import Track, write_tracks
-from spacescale.prepare.jobs import Tell, run_rest
+from spacescale.prepare.jobs import Notify, run_rest
 from spacescale.prepare.scratch import Scratch
 from spacescale.prepare.work_folder import WorkFolder, refuse_changed_inputs
 from spacescale.prepare.writer import (
@@ -46,7 +46,7 @@ class Shards:
         """How many there are."""
         return num_shards(self.rows.size, self.storage)
 
-    def write(self, mine: Sequence[int], executor: Executor | None, tell: Tell) -> None:
+    def write(self, mine: Sequence[int], executor: Executor | None, notify: Notify) -> None:
         """Write those of `mine` that are not written yet, and mark each."""
         if not (self.work.dataset / "targets" / "zarr.json").is_file():
             shape = (self.rows.size, self.scratch.num_bins, self.scratch.num_tracks)
@@ -57,7 +57,7 @@ class Shards:
             for shard in mine
             if self._entry(shard) is None
         ]
-        run_rest(executor, _write_shard, jobs, len(mine), "shards are written", tell)
+        run_rest(executor, _write_shard, jobs, len(mine), "shards are written", notify)
 
     def entries(self) -> dict[str, FileEntry]:
         """Return size and SHA-256 of every shard by path; UserError when one is not written."""

@@ -33,7 +33,7 @@ from spacescale.genome.sequence_files import read_genome
 from spacescale.genome.track_selection import select_tracks
 from spacescale.genome.tracks import Track, read_targets, refuse_opposite_strands
 from spacescale.genome.transforms import get_transform
-from spacescale.prepare.jobs import Tell, local_workers, run_rest
+from spacescale.prepare.jobs import Notify, local_workers, run_rest
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.plan import DatasetPlan, make_plan, track_path
 from spacescale.prepare.scratch import Scratch
@@ -46,12 +46,12 @@ STAGES = ("prepare", "tracks", "shards", "finish")
 
 
 def make_dataset(
-    options: DatasetOptions, executor: Executor | None = None, tell: Tell = lambda _: None
+    options: DatasetOptions, executor: Executor | None = None, notify: Notify = lambda _: None
 ) -> Path:
     """Write the dataset `options.out / options.species` and return that path.
 
     executor: where tracks and shards are worked on; None takes `options.workers` processes of
-    this machine. tell: called with a line when a killed run is continued.
+    this machine. notify: called with a line when a killed run is continued.
     Everything is checked before coverage is read, and the folder appears only when complete. Bad
     input leaves nothing behind. An interruption leaves `.NAME.partial`, from which the same call
     continues. Needs scratch space for the targets as raw float16. Raises UserError for bad input,
@@ -63,9 +63,9 @@ def make_dataset(
     # The work folder inside: a worker that died is no error in the input, so it stays.
     with _workers(options, executor) as pool, opened(work, request, options.overwrite):
         _prepare(work, options, tracks)
-        _read_tracks(work, options, tracks, range(len(tracks)), pool, tell)
+        _read_tracks(work, options, tracks, range(len(tracks)), pool, notify)
         layout = _Layout.of(work, options, len(tracks))
-        layout.shards.write(range(layout.shards.number), pool, tell)
+        layout.shards.write(range(layout.shards.number), pool, notify)
         _finish(options, tracks, layout)
     return options.target
 
@@ -76,7 +76,7 @@ def make_stage(
     part: int = 1,
     parts: int = 1,
     executor: Executor | None = None,
-    tell: Tell = lambda _: None,
+    notify: Notify = lambda _: None,
 ) -> Path:
     """Do one of STAGES, as the jobs of a cluster do; the last returns the dataset's path.
 
@@ -100,10 +100,10 @@ def make_stage(
     with shared(work, request), _workers(options, executor) as pool:
         if stage == "tracks":
             mine = range(part - 1, len(tracks), parts)
-            _read_tracks(work, options, tracks, mine, pool, tell)
+            _read_tracks(work, options, tracks, mine, pool, notify)
         else:
             shards = _Layout.of(work, options, len(tracks)).shards
-            shards.write(range(part - 1, shards.number, parts), pool, tell)
+            shards.write(range(part - 1, shards.number, parts), pool, notify)
     return work.path
 
 
@@ -169,14 +169,14 @@ def _read_tracks(
     tracks: Sequence[Track],
     mine: Sequence[int],
     executor: Executor | None,
-    tell: Tell,
+    notify: Notify,
 ) -> None:
     jobs = [
         (work, options, len(tracks), index, tracks[index])
         for index in mine
         if not work.part(index).is_file()
     ]
-    run_rest(executor, _read_one, jobs, len(mine), "tracks are read", tell)
+    run_rest(executor, _read_one, jobs, len(mine), "tracks are read", notify)
 
 
 def _read_one(
@@ -192,7 +192,7 @@ def _read_one(
 _READ_TRACK = TypeAdapter(ReadTrack)
 
 
-def _told(work: WorkFolder, index: int) -> ReadTrack:
+def _read_part(work: WorkFolder, index: int) -> ReadTrack:
     return _READ_TRACK.validate_python(json.loads(work.part(index).read_text(encoding="utf-8")))
 
 
@@ -246,7 +246,7 @@ def _refuse_emptied_splits(plan: DatasetPlan, rows: np.ndarray) -> None:
 
 def _finish(options: DatasetOptions, tracks: Sequence[Track], layout: _Layout) -> None:
     shards, windows = layout.shards, layout.plan.windows
-    read = [_told(shards.work, index) for index in range(len(tracks))]
+    read = [_read_part(shards.work, index) for index in range(len(tracks))]
     refuse_opposite_strands([r.track for r in read], [r.coverage for r in read])
     bases = len(windows) * options.span
     finished = [replace(result.track, covered=result.covered_bases / bases) for result in read]

@@ -7,11 +7,12 @@ import pyBigWig
 import pytest
 import zarr
 from small_inputs import LENGTHS, TABLE_HEADER, small_options, write_bigwig, write_inputs
+from stops import stop_at_second_mark
 
 from spacescale.dataset.codecs import codec_warning_ignored
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
-from spacescale.files import put_in_place, write_json, write_text
+from spacescale.files import put_in_place
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.stages import (
     dataset_request,
@@ -25,6 +26,12 @@ from spacescale.splits.options import SplitOptions
 STAGES = "spacescale.prepare.stages"
 SHARDS = "spacescale.prepare.shards"
 WORK = "spacescale.prepare.work_folder"
+MARK_WRITERS = (
+    f"{WORK}.write_json",
+    f"{WORK}.write_text",
+    f"{STAGES}.write_text",
+    f"{SHARDS}.write_json",
+)
 YEAST = Path(__file__).parents[3] / "shared/data/yeast_sacCer3"
 
 
@@ -243,24 +250,8 @@ def test_a_run_stopped_after_every_step_ends_like_one_that_was_not(
     whole = contents(make(inputs, tmp_path / "whole", stride=64).path)
     stops = 0
     while True:
-        written = []
-
-        def once(write, written=written):
-            def write_once(path, value):
-                if written:
-                    raise KeyboardInterrupt
-                written.append(path)
-                write(path, value)
-                if moment == "after a mark":
-                    raise KeyboardInterrupt
-
-            return write_once
-
         with monkeypatch.context() as patch:
-            patch.setattr(f"{WORK}.write_json", once(write_json))
-            patch.setattr(f"{WORK}.write_text", once(write_text))
-            patch.setattr(f"{STAGES}.write_text", once(write_text))
-            patch.setattr(f"{SHARDS}.write_json", once(write_json))
+            stop_at_second_mark(patch, MARK_WRITERS, moment, KeyboardInterrupt)
             try:
                 data = make(inputs, tmp_path / "out", stride=64, overwrite=True)
                 break
@@ -332,7 +323,7 @@ def test_what_a_stopped_run_did_is_not_done_again(inputs, tmp_path, monkeypatch)
     monkeypatch.setattr(f"{STAGES}.read_track", raising(AssertionError("read again")))
     monkeypatch.setattr(f"{STAGES}.make_plan", raising(AssertionError("planned again")))
     told = []
-    make_dataset(small_options(inputs, tmp_path), tell=told.append)
+    make_dataset(small_options(inputs, tmp_path), notify=told.append)
     assert told == ["continuing: 2 of 2 tracks are read"]
 
 

@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 import pytest
 from imported_sets import BIN_SIZE, SmallSet, small_set, write_basenji, write_fasta, write_hdf5
+from stops import stop_at_second_mark
 
 from spacescale.errors import UserError
-from spacescale.files import write_json, write_text
 from spacescale.prepare.importers import space_hdf5
 from spacescale.prepare.importers.basenji import BasenjiSet
 from spacescale.prepare.importers.import_dataset import ImportOptions, import_dataset
@@ -20,6 +20,12 @@ from spacescale.prepare.importers.space_hdf5 import SpaceHdf5
 IMPORT = "spacescale.prepare.importers.import_dataset"
 SHARDS = "spacescale.prepare.shards"
 WORK = "spacescale.prepare.work_folder"
+MARK_WRITERS = (
+    f"{WORK}.write_json",
+    f"{WORK}.write_text",
+    f"{IMPORT}.write_json",
+    f"{SHARDS}.write_json",
+)
 
 
 class Killed(BaseException):
@@ -76,7 +82,7 @@ def given(request, tmp_path):
     return request.param(tmp_path / "set")
 
 
-def make(given: tuple[Path, ImportSource], out: Path, tell=lambda _: None, **changes) -> Path:
+def make(given: tuple[Path, ImportSource], out: Path, notify=lambda _: None, **changes) -> Path:
     folder, source = given
     genome = folder / "genome.fa"
     settings = {
@@ -88,7 +94,7 @@ def make(given: tuple[Path, ImportSource], out: Path, tell=lambda _: None, **cha
         "missing": "nan",
         "windows_per_shard": 3,
     }
-    return import_dataset(ImportOptions(**(settings | changes)), source, tell)
+    return import_dataset(ImportOptions(**(settings | changes)), source, notify)
 
 
 @pytest.mark.parametrize("moment", ["after a mark", "before the next"])
@@ -100,24 +106,8 @@ def test_an_import_killed_at_every_mark_ends_like_one_that_was_not(
     whole = contents(make(given, tmp_path / "whole"))
     kills = 0
     while True:
-        written = []
-
-        def once(write, written=written):
-            def write_once(file, value):
-                if written:
-                    raise Killed
-                written.append(file)
-                write(file, value)
-                if moment == "after a mark":
-                    raise Killed
-
-            return write_once
-
         with monkeypatch.context() as patch:
-            patch.setattr(f"{WORK}.write_json", once(write_json))
-            patch.setattr(f"{WORK}.write_text", once(write_text))
-            patch.setattr(f"{IMPORT}.write_json", once(write_json))
-            patch.setattr(f"{SHARDS}.write_json", once(write_json))
+            stop_at_second_mark(patch, MARK_WRITERS, moment, Killed)
             try:
                 path = make(given, tmp_path / "out")
                 break

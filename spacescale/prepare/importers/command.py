@@ -75,7 +75,7 @@ def run_import(prepare: Callable[[], tuple[ImportOptions, ImportSource]]) -> int
         options, source = prepare()
         _print_settings(options, source)
         try:
-            path = import_dataset(options, source, tell=lambda line: print(line, flush=True))
+            path = import_dataset(options, source, notify=lambda line: print(line, flush=True))
         except (KeyboardInterrupt, SystemExit) as stop:
             print(f"interrupted: {WorkFolder.of(options.target).how_to_go_on()}", file=sys.stderr)
             return 143 if isinstance(stop, SystemExit) else 130

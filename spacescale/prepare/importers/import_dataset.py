@@ -17,14 +17,12 @@ import numpy as np
 from spacescale.arguments import given_path
 from spacescale.dataset.folder import refuse_existing
 from spacescale.dataset.schema import (
-    Codec,
     Contig,
     Manifest,
     Missing,
     Report,
     Sources,
     Split,
-    Storage,
     TransformInfo,
 )
 from spacescale.errors import UserError
@@ -50,8 +48,8 @@ from spacescale.prepare.importers.targets import (
     target_warnings,
 )
 from spacescale.prepare.importers.windows import read_windows, unplaced_windows
-from spacescale.prepare.jobs import Tell, local_workers, run_rest
-from spacescale.prepare.options import check_species_name
+from spacescale.prepare.jobs import Notify, local_workers, run_rest
+from spacescale.prepare.options import OutputOptions
 from spacescale.prepare.scratch import Scratch
 from spacescale.prepare.shards import Shards, complete, publish
 from spacescale.prepare.track_reader import source_of
@@ -63,44 +61,26 @@ from spacescale.splits.leakage import split_overlaps
 IMPORTED = TransformInfo(name="imported", version=1)
 
 
-@dataclass(frozen=True)
-class ImportOptions:
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions(OutputOptions):
     """How to import a training set. Lengths in bp.
 
-    species: name of the dataset's folder under `out`. targets: the set's targets table.
-    tracks: identifiers or indices of the tracks to take, none meaning all.
     windows: BED of the records; None if their places are not known, which rules out a genome,
     other contexts and leakage reports.
     fasta: genome to compare every sequence with and to store; None to store what the records hold.
     seq_length: input of the dataset, default that of the records; longer ones need the genome.
-    aliases: None, 'auto' or a file, as for shard.py: names in the BED to names in the genome.
     missing: whether NaN in the set is an error (zero) or 'not measured' (nan).
     valid_folds, test_folds: turn a set of folds into train, valid and test.
-    codec, windows_per_shard: how the targets are stored.
-    workers: processes that read records and write shards; it does not change the result.
     """
 
-    species: str
-    targets: Path
-    out: Path
     windows: Path | None
-    tracks: tuple[str, ...] = ()
     fasta: Path | None = None
     seq_length: int | None = None
-    aliases: str | Path | None = None
-    missing: Missing = "zero"
     valid_folds: tuple[str, ...] = ()
     test_folds: tuple[str, ...] = ()
-    codec: Codec = "pcodec"
-    windows_per_shard: int = 16
-    overwrite: bool = False
-    workers: int = 1
 
     def __post_init__(self):
-        check_species_name(self.species)
-        for name in ("windows_per_shard", "workers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)} must be at least 1")
+        super().__post_init__()
         if self.fasta and self.windows is None:
             raise UserError("--fasta needs --windows BED, which says where the records lie")
         if twice := set(self.valid_folds) & set(self.test_folds):
@@ -108,23 +88,13 @@ class ImportOptions:
         if self.aliases and not self.fasta:
             raise UserError("--aliases translates to names of the genome: give --fasta, too")
 
-    @property
-    def target(self) -> Path:
-        """The dataset's folder."""
-        return self.out / self.species
-
-    @property
-    def storage(self) -> Storage:
-        """How the targets will be stored."""
-        return Storage(codec=self.codec, windows_per_shard=self.windows_per_shard)
-
 
 def import_dataset(
-    options: ImportOptions, source: ImportSource, tell: Tell = lambda _: None
+    options: ImportOptions, source: ImportSource, notify: Notify = lambda _: None
 ) -> Path:
     """Write the dataset `options.out / options.species` and return that path.
 
-    tell: called with a line when a stopped import is continued.
+    notify: called with a line when a stopped import is continued.
     The folder appears only when complete. Bad input leaves nothing behind. An interruption leaves
     `.NAME.partial`, from which the same call continues. Needs scratch space for the targets as raw
     float16. Raises UserError naming file, record and cure for whatever does not fit together, and
@@ -143,9 +113,9 @@ def import_dataset(
         plan: _ImportPlan = work.load_plan()
         numbers = range(len(plan.blocks))
         jobs = [(work, number) for number in numbers if not work.part(number).is_file()]
-        run_rest(pool, _read_block, jobs, len(numbers), "blocks are read", tell)
+        run_rest(pool, _read_block, jobs, len(numbers), "blocks are read", notify)
         shards = Shards(work, plan.scratch(work), options.storage, _kept_rows(work, plan))
-        shards.write(range(shards.number), pool, tell)
+        shards.write(range(shards.number), pool, notify)
         _finish(options, geometry, plan, shards)
         publish(work, _request(options, source), options.target)
     return options.target
