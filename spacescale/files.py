@@ -60,7 +60,7 @@ def write_text(path: Path, text: str | bytes) -> None:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-    _sync_entries(path.parent)
+    sync_entries(path.parent)
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
@@ -75,7 +75,7 @@ def sync(path: Path) -> None:
             os.fsync(opened.fileno())
 
 
-def _sync_entries(folder: Path) -> None:
+def sync_entries(folder: Path) -> None:
     """Force the names in a folder onto the disk: which files there are, under which name."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -119,7 +119,7 @@ def put_in_place(folder: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
     folder.rename(target)
-    _sync_entries(target.parent)
+    sync_entries(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

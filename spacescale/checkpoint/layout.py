@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from spacescale.errors import UserError
 from spacescale.files import files_below, sha256, sync, write_json
@@ -24,17 +23,6 @@ def checkpoints_folder(output: Path) -> Path:
 def step_name(step: int) -> str:
     """Folder name of the checkpoint of an optimiser step."""
     return f"step-{step:08d}"
-
-
-def lock_run(output: Path) -> IO[str]:
-    """Hold the run folder for this process until it ends; UserError if another run holds it."""
-    output.mkdir(parents=True, exist_ok=True)
-    handle = (output / "run.lock").open("w")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{output}: in use by another run; choose another --output") from None
-    return handle
 
 
 def holds_run(output: Path) -> bool:

@@ -20,6 +20,7 @@ from spacescale.dataset.run_data import RunData
 from spacescale.dataset.sampler import SampleOrder
 from spacescale.errors import UserError
 from spacescale.files import write_json
+from spacescale.metrics.history import Record, Start, begin
 from spacescale.model.attention import Attention, attention_kernel
 from spacescale.model.space import Space
 from spacescale.parallel import comm
@@ -30,11 +31,12 @@ from spacescale.parallel.engine import (
     resolve_deepspeed_config,
 )
 from spacescale.parallel.expert_parallel import distribute_experts
+from spacescale.parallel.run_folder import lock_run, remove_markers
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
-from spacescale.parallel.watch import FAILED
+from spacescale.parallel.watch import Watch
 from spacescale.planning.flops import num_tokens
-from spacescale.train.signals import REQUEUE, StopRequest
-from spacescale.train.trainer import DONE, Trainer
+from spacescale.train.signals import StopRequest
+from spacescale.train.trainer import Trainer
 
 MICRO_STEPS_COMPARED = 64
 
@@ -58,8 +60,11 @@ def prepare(
     resume: str | None,
     device: torch.device,
     stop: StopRequest,
+    watch: Watch,
 ) -> PreparedRun:
     """Build everything up to the first step. Called by every rank alike.
+
+    From the moment that the run folder is held, `stop` and `watch` write the end into its history.
 
     Raises UserError, on all ranks alike, for anything in the arguments, data or run folder that
     cannot work.
@@ -77,7 +82,9 @@ def prepare(
         }
     )
     checkpoint = comm.on_main(lambda: _starting_point(output, resume))
-    lock = comm.on_main_only(lambda: layout.lock_run(output))
+    lock = comm.on_main_only(lambda: lock_run(output))
+    record = Record(output, comm.on_main(lambda: _begin(output, checkpoint)))
+    stop.record = watch.record = record
 
     torch.manual_seed(config.run.seed)  # the same weights on every rank, whatever ep_size
     model = Space(config.model)
@@ -86,10 +93,9 @@ def prepare(
     torch.manual_seed(config.run.seed + 1 + comm.rank())  # dropout differs between ranks
     engine = build_engine(model, config.optim, deepspeed_config)
     manager = CheckpointManager(output, config, data, engine, ep_size, model, device)
-    trainer = Trainer(engine, config, data, manager, output, device, stop)
+    trainer = Trainer(engine, config, data, manager, output, device, stop, record)
     first_step = trainer.restore(Path(checkpoint)) if checkpoint else 0
     comm.on_main(lambda: _write_config(output, config, deepspeed_config))
-    comm.on_main(lambda: _remove_markers(output))
     _announce(config, data, output, ep_size, deepspeed_config, first_step)
     _announce_attention(model, deepspeed_config, device)
     return PreparedRun(trainer, first_step, lock)
@@ -240,10 +246,13 @@ def _starting_point(output: Path, resume: str | None) -> str | None:
     return str(found) if found else None
 
 
-def _remove_markers(output: Path) -> None:
-    """What an earlier run in this folder said at its end holds no longer."""
-    for name in (FAILED, DONE, REQUEUE):
-        (output / name).unlink(missing_ok=True)
+def _begin(output: Path, checkpoint: str | None) -> Start:
+    """The folder is this run's from now on; what an earlier one said at its end holds no longer."""
+    source = Path(checkpoint) if checkpoint else None
+    first_step = layout.read_state(source)["step"] if source else 0
+    start = begin(output, first_step, source, comm.world_size())
+    remove_markers(output)
+    return start
 
 
 def _write_config(output: Path, config: Config, deepspeed_config: dict[str, Any]) -> None:
