@@ -11,8 +11,10 @@ from typing import IO, Any
 from spacescale.errors import UserError
 from spacescale.files import files_below, sha256, sync, write_json
 
-FORMAT, VERSION = "spacescale-checkpoint", 3
-READABLE = (2, 3)  # 2 did not keep the experts that the probe chose
+FORMAT, VERSION = "spacescale-checkpoint", 4
+# 2 did not keep the experts that the probe chose; 2 and 3 read windows in another order, so that
+# they convert but cannot be resumed.
+READABLE = (2, 3, 4)
 PARTIAL = ".partial"
 
 

@@ -41,7 +41,8 @@ from spacescale.parallel.engine import exact_weights
 FREE_SETTINGS = {
     ("data", "paths"),
     ("data", "num_workers"),
-    ("data", "micro_batch_size"),  # windows per step are compared instead
+    ("data", "micro_batch_size"),  # windows per step are compared instead …
+    ("data", "global_batch_size"),  # … of these two
     ("model", "checkpoint_stages"),
     *(("run", name) for name in RunConfig.model_fields if name != "seed"),
 }
@@ -77,13 +78,11 @@ class CheckpointManager:
         metrics: dict[str, float],
         best_score: float,
         is_best: bool,
-        turns: dict[str, Any],
     ) -> Path:
         """Write the checkpoint of an optimiser step; returns its folder once `latest` names it.
 
         All ranks call it together. `metrics` are the last validation's, `best_score` the best
-        validation's so far, `turns` the sample order's. The previous checkpoint stays intact until
-        the new one is complete.
+        validation's so far. The previous checkpoint stays intact until the new one is complete.
         """
         name = layout.step_name(step)
         partial = self.folder / (name + layout.PARTIAL)
@@ -91,7 +90,7 @@ class CheckpointManager:
         comm.on_all(lambda: self._write_own(partial))
         with exact_weights(self.engine):
             probe = ask(self.model, self.config.model, self.device)
-        state = self._state(step, metrics, best_score, turns)
+        state = self._state(step, metrics, best_score)
         comm.on_main(lambda: self._complete(partial, state, probe, is_best))
         return self.folder / name
 
@@ -122,15 +121,12 @@ class CheckpointManager:
             write_text(self.folder / "best", final.name)
         self._remove_old()
 
-    def _state(
-        self, step: int, metrics: dict[str, float], best_score: float, turns: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _state(self, step: int, metrics: dict[str, float], best_score: float) -> dict[str, Any]:
         return {
             "format": layout.FORMAT,
             "format_version": layout.VERSION,
             "step": step,
             "adam_step": Partitions(self.engine).adam_step(),
-            "turns": turns,
             "metrics": {k: v if math.isfinite(v) else None for k, v in metrics.items()},
             "best_score": best_score if math.isfinite(best_score) else None,
             "config": self.config.model_dump(mode="json"),
@@ -184,6 +180,12 @@ class CheckpointManager:
     def _check(self, checkpoint: Path, sizes: dict[str, int]) -> dict[str, Any]:
         layout.verify(checkpoint)
         state = layout.read_state(checkpoint)
+        if state["format_version"] != layout.VERSION:
+            raise UserError(
+                f"{checkpoint}: format version {state['format_version']}, of a run whose windows "
+                "came in another order; finish it with the spacescale that wrote it. Its weights "
+                "can be converted"
+            )
         saved = Config.model_validate(state["config"])
         _check_species(checkpoint, saved.model.species, self.config.model.species)
         _check_settings(checkpoint, saved, self.config)
@@ -232,8 +234,8 @@ def _check_layout(checkpoint: Path, saved: dict[str, int], now: dict[str, int]) 
     if before != after:
         raise UserError(
             f"{checkpoint}: was saved with {before} windows per step, this run has {after}; resume "
-            f'with the same: "train_batch_size": {before} in the DeepSpeed JSON, and '
-            '"train_micro_batch_size_per_gpu": "auto"'
+            f"with the same: data.global_batch_size={before}, from which micro-batch and "
+            "accumulation follow"
         )
     logger.info(
         "%s: saved by %s; going on with %s",
