@@ -148,7 +148,7 @@ def test_shares_follow_balance_and_importance(changes, expected):
 @few
 @given(orders(most_species=24), st.integers(0, 10**7))
 def test_after_any_number_of_windows_a_species_is_within_one_of_its_share(order, start):
-    cycle, taken = order._cycle
+    _, taken = order._cycle
     shares, num_species = np.array(list(order.shares().values())), len(order.num_windows)
     off = abs(taken - np.arange(len(taken))[:, None] * shares).max()
     assert off <= (1 - 1 / (2 * num_species - 2) if num_species > 1 else 0) + 1e-9
@@ -170,7 +170,7 @@ def test_webster_s_rule_would_be_further_off():
 
 
 def test_a_species_that_would_never_be_drawn_is_refused():
-    with pytest.raises(UserError, match="'moth' with 1 windows .*species_importance"):
+    with pytest.raises(UserError, match=r"'moth' with 1 windows .*species_importance"):
         order(num_windows={"finch": 10**6, "moth": 1}, balance=0.0)
 
 
