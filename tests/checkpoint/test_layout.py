@@ -41,7 +41,7 @@ def rewrite(path, **changes):
         (lambda c: os.truncate(c / "weights.pt", 199), "weights.pt: 199 bytes, expected 200"),
         (lambda c: (c / "tracks/ant.tsv").unlink(), "ant.tsv: missing from the checkpoint"),
         (lambda c: (c / "manifest.json").unlink(), "not a complete checkpoint"),
-        (lambda c: rewrite(c / "manifest.json", format_version=1), "version 1; expected .* 3"),
+        (lambda c: rewrite(c / "manifest.json", format_version=1), "version 1; expected .* 4"),
         (lambda c: rewrite(c / "manifest.json", format="zip"), "format 'zip'"),
         (lambda c: rewrite(c / "manifest.json", format_version=2), "damaged: version 2, was 3"),
         (lambda c: rewrite(c / "manifest.json", files={}), "does not list spacescale.json"),
