@@ -43,7 +43,7 @@ def rewrite(path, **changes):
         (lambda c: (c / "manifest.json").unlink(), "not a complete checkpoint"),
         (lambda c: rewrite(c / "manifest.json", format_version=1), "version 1; expected .* 4"),
         (lambda c: rewrite(c / "manifest.json", format="zip"), "format 'zip'"),
-        (lambda c: rewrite(c / "manifest.json", format_version=2), "damaged: version 2, was 3"),
+        (lambda c: rewrite(c / "manifest.json", format_version=2), "damaged: version 2, was 4"),
         (lambda c: rewrite(c / "manifest.json", files={}), "does not list spacescale.json"),
         (lambda c: rewrite(c / "manifest.json", files=[]), "manifest.json: damaged: files="),
         (lambda c: rewrite(c / "manifest.json", files={"a": {"bytes": 1}}), "a.sha256 is missing"),
