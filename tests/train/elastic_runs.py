@@ -63,9 +63,9 @@ def run_leg(folder: Path, leg: Leg) -> dict[int, list[tuple[str, int]]]:
     resume = leg.origin and str(folder / leg.origin / f"checkpoints/step-{leg.first:08d}")
     config = build_config("space_demo", settings)
     stop: Any = SimpleNamespace(signal=None)
-    run = prepare(
-        config, [folder / "data"], json_file, folder / leg.name, resume, comm.device(), stop
-    )
+    watch: Any = SimpleNamespace()
+    places = (json_file, folder / leg.name, resume)
+    run = prepare(config, [folder / "data"], *places, comm.device(), stop, watch)
     with patch.object(TrainingWindows, "__getitem__", watched):
         run.trainer.fit(run.first_step)
     return read
