@@ -53,30 +53,25 @@ class StepReport:
         self.sums[name] = self.sums.get(name, 0.0) + value.detach().float()
 
     def gather(
-        self,
-        stop_signal: int = 0,
-        gradient_order: int = 0,
-        largest_buffer: Tensor | None = None,
+        self, stop_signal: int, largest_buffer: Tensor | None = None, gradient_order: int = 0
     ) -> StepSummary:
         """Share with all ranks; every rank gets the same summary.
 
-        gradient_order: what `GradientOrder` took. largest_buffer: a scalar that is not finite if a
-        buffer of this rank's model is not.
+        largest_buffer: a scalar that is not finite if a buffer of this rank's model is not.
+        gradient_order: what `GradientOrder` took.
         """
         names = sorted(self.sums)
         largest = torch.zeros((), device=self.device) if largest_buffer is None else largest_buffer
-        numbers = [*self.windows.values(), gradient_order, stop_signal]
+        counts = [float(n) for n in (*self.windows.values(), gradient_order, stop_signal)]
         row = torch.cat(
             [
                 torch.stack([*(self.sums[n] for n in names), largest]),
-                torch.tensor(numbers, dtype=torch.float32, device=self.device),
+                torch.tensor(counts, device=self.device),
             ]
         )
         rows = comm.gather_rows(row).cpu()  # (world, terms + 1 + species + 2)
-        losses, (buffers, *of_species, orders, signals) = (
-            rows[:, : len(names)].T,
-            rows[:, len(names) :].T,
-        )
+        losses, columns = rows[:, : len(names)].T, rows[:, len(names) :].T
+        buffers, *of_species, orders, signals = columns
         sums = dict(zip(names, losses, strict=True))
         windows = {n: float(v.sum()) for n, v in zip(self.species, of_species, strict=True)}
         micro_steps = len(rows) * self.micro_steps

@@ -130,7 +130,7 @@ class Trainer:
         for _ in range(self.accumulation):
             self._micro_step(next(self.batches), report)
         summary = report.gather(
-            self.stop.signal or 0, self.gradient_order.take(), self.statistics.largest()
+            self.stop.signal or 0, self.statistics.largest(), self.gradient_order.take()
         )
         if not summary.gradients_in_order:
             raise UserError(
@@ -244,6 +244,7 @@ class Trainer:
     def _save(self, step: int, is_best: bool) -> None:
         scores = {n: v for n, v in self.scores.items() if not n.startswith("valid_experts/")}
         folder = self.manager.save(step, scores, self.best_score, is_best)
+        self.record.saved_step = step
         self.progress.say(f"step {step}: saved {folder}{' (best so far)' if is_best else ''}")
         self.throughput.restart()
 

@@ -89,3 +89,15 @@ def test_reports_keep_no_graph():
     loss = torch.tensor(1.0, requires_grad=True) * 2
     report.add({"poisson/finch": loss}, loss, {"finch": 1})
     assert not any(value.requires_grad for value in report.sums.values())
+
+
+@pytest.mark.parametrize("orders, expected", [((7, 7), True), ((7, 2**24 - 1), False)])
+def test_gradients_in_another_order_on_some_rank_are_seen(orders, expected, monkeypatch):
+    reports = [StepReport(["finch"], CPU) for _ in orders]
+    rows: list[torch.Tensor] = []
+    monkeypatch.setattr(comm, "gather_rows", lambda row: rows.append(row) or row[None])
+    for report, order in zip(reports, orders, strict=True):
+        add(report, {"finch": (2, 1.0)})
+        report.gather(0, gradient_order=order)
+    monkeypatch.setattr(comm, "gather_rows", lambda row: torch.stack(rows))
+    assert reports[0].gather(0, gradient_order=orders[0]).gradients_in_order is expected
