@@ -11,6 +11,7 @@ from made_up_checkpoints import flip, write_checkpoint
 from spacescale.checkpoint import layout, overview
 from spacescale.checkpoint.found import find_start, list_checkpoints
 from spacescale.errors import UserError
+from spacescale.parallel.run_folder import lock_run
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_prune_removes_what_the_run_does_not_keep_and_never_the_newest_sound_one
 
 
 def test_prune_removes_nothing_where_none_is_sound_or_the_run_goes_on(run):
-    held = layout.lock_run(run)
+    held = lock_run(run)
     with pytest.raises(UserError, match="run: in use by another run"):
         overview.prune(run, keep_last=1)
     held.close()
