@@ -18,8 +18,8 @@ from spacescale.errors import UserError
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 START_TIMEOUT_S = 600.0
-VALIDATION_SCORE = "valid/pearson_log1p"  # mean over species of their mean over tracks
 HANG_TIMEOUT_S = 300.0
+VALIDATION_SCORE = "valid/pearson_log1p"  # mean over species of their mean over tracks
 Stage = Literal["stem", "conv_tower", "transformer", "pointwise", "decoder"]
 
 

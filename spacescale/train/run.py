@@ -9,8 +9,9 @@ from typing import IO, Any
 
 import torch
 
-from spacescale.checkpoint import found, layout
+from spacescale.checkpoint import layout
 from spacescale.checkpoint.foreign_config import released_grouping
+from spacescale.checkpoint.found import Start, find_start, settle_on
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.config import Config, nearest, resolve_ep_size
 from spacescale.dataset.loader import TrainingWindows, open_datasets
@@ -20,7 +21,8 @@ from spacescale.dataset.run_data import RunData
 from spacescale.dataset.sampler import SampleOrder
 from spacescale.errors import UserError
 from spacescale.files import write_json
-from spacescale.metrics.history import Record, Start, begin
+from spacescale.metrics.history import Record, begin
+from spacescale.metrics.history import Start as StartEvent
 from spacescale.model.attention import Attention, attention_kernel
 from spacescale.model.space import Space
 from spacescale.parallel import comm
@@ -82,7 +84,7 @@ def prepare(
             "species of the first micro-steps": _species_of_first_micro_steps(data.windows),
         }
     )
-    start: found.Start = comm.on_main(lambda: found.find_start(output, resume))
+    start: Start = comm.on_main(lambda: find_start(output, resume))
     lock = comm.on_main_only(lambda: lock_run(output))
     record = Record(output, comm.on_main(lambda: _begin(output, start.checkpoint)))
     stop.record = watch.record = record
@@ -231,17 +233,17 @@ def training_windows(
     )
 
 
-def _settle(output: Path, start: found.Start) -> None:
+def _settle(output: Path, start: Start) -> None:
     """Make the checkpoint that the run begins from the newest of its folder, if it lies in it."""
     checkpoint = start.checkpoint
     for problem in start.problems:
         logger.warning("passed over: %s; going on from %s", problem, checkpoint)
     folder = layout.checkpoints_folder(output)
     if checkpoint is not None and checkpoint.resolve().parent == folder.resolve():
-        found.settle_on(folder / checkpoint.resolve().name)
+        settle_on(folder / checkpoint.resolve().name)
 
 
-def _begin(output: Path, checkpoint: Path | None) -> Start:
+def _begin(output: Path, checkpoint: Path | None) -> StartEvent:
     """The folder is this run's from now on; what an earlier one said at its end holds no longer."""
     first_step = layout.read_state(checkpoint)["step"] if checkpoint else 0
     start = begin(output, first_step, checkpoint, comm.world_size())
