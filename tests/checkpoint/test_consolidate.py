@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import MODEL, write_run
-from made_up_checkpoints import seal, write_checkpoint
+from made_up_checkpoints import flip, seal, write_checkpoint
 from safetensors.torch import load_file, save_file
 
-from spacescale.checkpoint import layout
+from spacescale.checkpoint import layout, pieces
 from spacescale.checkpoint.consolidate import consolidate, load_space
 from spacescale.checkpoint.convert import convert
-from spacescale.checkpoint.pieces import write_pieces
+from spacescale.checkpoint.pieces import Piece, save_tensors, write_pieces
 from spacescale.checkpoint.probe import (
     TOLERANCE,
     Probe,
@@ -116,6 +116,23 @@ def test_what_is_not_a_piece_of_the_model_is_named(written, tensors, message):
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere/state-00003\.safetensors: cannot be written"):
         write_pieces(tmp_path / "nowhere", 3, [])
+
+
+def test_a_file_that_reads_back_differently_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "rng-00000.safetensors"
+    monkeypatch.setattr(pieces, "forget_cached", flip)  # the disk kept something else
+    with pytest.raises(
+        UserError, match=r"rng-00000\.safetensors: read back .* cpu is not what was"
+    ):
+        save_tensors({"cpu": torch.zeros(8, dtype=torch.uint8)}, path)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_numbers_that_are_not_finite_are_not_saved(tmp_path, bad):
+    piece = Piece("stem", 0, {"weight": torch.tensor([0.0, bad]), "exp_avg": torch.zeros(2)})
+    with pytest.raises(UserError, match=r"state-00001\.safetensors: weight/stem/0 is not finite"):
+        write_pieces(tmp_path, 1, [piece])
+    assert not list(tmp_path.iterdir())
 
 
 def test_buffers_of_another_model_are_named(written):

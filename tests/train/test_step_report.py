@@ -77,6 +77,18 @@ def test_ranks_with_a_loss_that_is_not_finite_are_named(bad, monkeypatch):
         assert summary.bad_ranks == [1]
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_buffers_of_one_rank_that_are_not_finite_are_told_to_all(bad, monkeypatch):
+    rows = []
+    monkeypatch.setattr(comm, "gather_rows", lambda row: rows.append(row) or torch.stack(rows))
+    for largest, expected in ((1.0, False), (bad, True)):
+        report = StepReport(["finch"], CPU)
+        add(report, {"finch": (3, 1.0)})
+        summary = report.gather(15, torch.tensor(largest))
+        assert (summary.bad_buffers, summary.bad_ranks) == (expected, [])
+        assert (summary.windows, summary.stop_signal) == (3 * len(rows), 15)
+
+
 def test_a_signal_to_one_rank_reaches_all(monkeypatch):
     reports = [StepReport(["finch"], CPU) for _ in range(2)]
     for report in reports:
