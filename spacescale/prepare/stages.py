@@ -41,7 +41,7 @@ from spacescale.prepare.plan import DatasetPlan, make_plan, track_path
 from spacescale.prepare.scratch import Scratch
 from spacescale.prepare.shards import Shards, complete, publish
 from spacescale.prepare.track_reader import ReadTrack, WindowMasks, read_track, source_of
-from spacescale.prepare.work_folder import WorkFolder, opened, request_of, shared
+from spacescale.prepare.work_folder import WorkFolder, locked_exclusively, locked_shared, request_of
 from spacescale.prepare.writer import created_with, place_contigs, write_genome
 
 STAGES = ("prepare", "tracks", "shards", "finish")
@@ -63,7 +63,7 @@ def make_dataset(
     tracks = read_tracks_table(options)
     work, request = WorkFolder.of(options.target), dataset_request(options, tracks)
     # The work folder inside: a worker that died is no error in the input, so it stays.
-    with _workers(options, executor) as pool, opened(work, request, options.overwrite):
+    with _workers(options, executor) as pool, locked_exclusively(work, request, options.overwrite):
         _prepare(work, options, tracks)
         _read_tracks(work, options, tracks, range(len(tracks)), pool, notify)
         layout = _Layout.of(work, options, len(tracks))
@@ -90,16 +90,16 @@ def make_stage(
     tracks = read_tracks_table(options)
     work, request = WorkFolder.of(options.target), dataset_request(options, tracks)
     if stage == "prepare":
-        with opened(work, request, options.overwrite):
+        with locked_exclusively(work, request, options.overwrite):
             _prepare(work, options, tracks)
         return work.path
     if not work.plan.is_file():
         raise UserError(f"{work.path} is not prepared: run --stage prepare first")
     if stage == "finish":
-        with opened(work, request, keep=True):
+        with locked_exclusively(work, request, keep=True):
             _finish(options, tracks, _Layout.of(work, options, len(tracks)))
         return options.target
-    with shared(work, request), _workers(options, executor) as pool:
+    with locked_shared(work, request), _workers(options, executor) as pool:
         if stage == "tracks":
             mine = range(part - 1, len(tracks), parts)
             _read_tracks(work, options, tracks, mine, pool, notify)
@@ -228,7 +228,7 @@ def _read_one(
 _READ_TRACK = TypeAdapter(ReadTrack)
 
 
-def _read_part(work: WorkFolder, index: int) -> ReadTrack:
+def _load_result(work: WorkFolder, index: int) -> ReadTrack:
     return _READ_TRACK.validate_python(json.loads(work.part(index).read_text(encoding="utf-8")))
 
 
@@ -282,7 +282,7 @@ def _refuse_emptied_splits(plan: DatasetPlan, rows: np.ndarray) -> None:
 
 def _finish(options: DatasetOptions, tracks: Sequence[Track], layout: _Layout) -> None:
     shards, windows = layout.shards, layout.plan.windows
-    read = [_read_part(shards.work, index) for index in range(len(tracks))]
+    read = [_load_result(shards.work, index) for index in range(len(tracks))]
     refuse_opposite_strands([r.track for r in read], [r.coverage for r in read])
     bases = len(windows) * options.span
     finished = [replace(result.track, covered=result.covered_bases / bases) for result in read]

@@ -60,7 +60,7 @@ from spacescale.prepare.options import OutputOptions
 from spacescale.prepare.scratch import Scratch
 from spacescale.prepare.shards import Shards, complete, publish
 from spacescale.prepare.track_reader import source_of
-from spacescale.prepare.work_folder import WorkFolder, opened, request_of
+from spacescale.prepare.work_folder import WorkFolder, locked_exclusively, request_of
 from spacescale.prepare.writer import created_with, place_contigs, write_genome
 from spacescale.splits.beds import bed_contigs, name_folds
 from spacescale.splits.leakage import split_overlaps
@@ -114,7 +114,10 @@ def import_dataset(
     geometry = _stored_geometry(options, source.geometry)
     work, request = WorkFolder.of(options.target), _request(options, source)
     # The work folder inside: a worker that died is no error in the input, so it stays.
-    with local_workers(options.workers) as pool, opened(work, request, options.overwrite):
+    with (
+        local_workers(options.workers) as pool,
+        locked_exclusively(work, request, options.overwrite),
+    ):
         if not work.plan.is_file():
             _prepare(work, options, source, tracks, columns, pool)
         plan = _ImportPlan.load(work)
