@@ -20,7 +20,6 @@ from pydantic import TypeAdapter
 from spacescale.dataset.folder import refuse_existing
 from spacescale.dataset.schema import (
     Contig,
-    Manifest,
     Report,
     Sources,
     Split,
@@ -42,7 +41,7 @@ from spacescale.prepare.scratch import Scratch
 from spacescale.prepare.shards import Shards, complete, publish
 from spacescale.prepare.track_reader import ReadTrack, WindowMasks, read_track, source_of
 from spacescale.prepare.work_folder import WorkFolder, locked_exclusively, locked_shared, request_of
-from spacescale.prepare.writer import created_with, place_contigs, write_genome
+from spacescale.prepare.writer import place_contigs, write_genome
 
 STAGES = ("prepare", "tracks", "shards", "finish")
 
@@ -286,31 +285,20 @@ def _finish(options: DatasetOptions, tracks: Sequence[Track], layout: _Layout) -
     refuse_opposite_strands([r.track for r in read], [r.coverage for r in read])
     bases = len(windows) * options.span
     finished = [replace(result.track, covered=result.covered_bases / bases) for result in read]
-    complete(shards, windows, finished, _manifest(options, layout, read))
-    publish(shards.work, dataset_request(options, tracks), options.target)
-
-
-def _manifest(options: DatasetOptions, layout: _Layout, read: list[ReadTrack]) -> Manifest:
-    plan, transform = layout.plan, get_transform(options.transform)
-    num_windows = plan.num_windows()
-    split_bed = options.splits.bed
-    return Manifest(
-        species=options.species,
+    plan, transform, split_bed = layout.plan, get_transform(options.transform), options.splits.bed
+    complete(
+        shards,
+        options,
+        windows,
+        finished,
         seq_length=options.seq_length,
         bin_size=options.bin_size,
         target_length=options.target_length,
         stride=None if options.splits.windows else options.stride or options.span,
         transform=TransformInfo(name=transform.name, version=transform.version),
-        missing=options.missing,
-        storage=options.storage,
         split=Split(
-            method=plan.split_method,
-            settings=plan.split_settings,
-            hash=split_hash(plan.windows),
+            method=plan.split_method, settings=plan.split_settings, hash=split_hash(windows)
         ),
-        num_windows=num_windows,
-        num_tracks=len(read),
-        mean_over="train" if "train" in num_windows else "all",
         contigs=layout.contigs,
         aliases=plan.aliases,
         sources=Sources(
@@ -321,9 +309,8 @@ def _manifest(options: DatasetOptions, layout: _Layout, read: list[ReadTrack]) -
             masks={name: source_of(path) for name, path in options.masks.items()},
         ),
         report=_complete_report(plan.report, read),
-        files={},
-        created_with=created_with(),
     )
+    publish(shards.work, dataset_request(options, tracks), options.target)
 
 
 def _complete_report(report: Report, read: list[ReadTrack]) -> Report:
