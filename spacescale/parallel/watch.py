@@ -41,6 +41,7 @@ PAUSE_S = 10.0  # a round this long means that this process itself was stopped
 OTHERS_END_S = 5.0  # another rank's end is heard of sooner than this
 MAX_END_S = 10.0  # nothing, not even a full disk, delays the end longer
 ENDED = 3  # exit status of ranks whose run failed
+NEEDS_A_PERSON = "needs a person: the same error would come again"  # read by slurm/common.sh
 PACKAGE = str(Path(__file__).parents[1]) + os.sep
 COLLECTIVES = str(Path("torch", "distributed")) + os.sep
 
@@ -113,7 +114,9 @@ class Watch:
             # Collectives raise when another rank has ended. That rank, not this one, is to be
             # named: hearing of it ends this process from the watching thread.
             time.sleep(OTHERS_END_S)
-        if isinstance(error, UserError | OSError):
+        if isinstance(error, UserError):
+            self._end([self.rank], str(error), more=NEEDS_A_PERSON)
+        if isinstance(error, OSError):
             self._end([self.rank], str(error))
         self._end([self.rank], repr(error), error)
 
@@ -179,15 +182,17 @@ class Watch:
             places = "; ".join(dict.fromkeys(self._beats[rank].place for rank in blamed))
             self._end(blamed, f"has stood still for {limit:.0f} s (run.hang_timeout_s) in {places}")
 
-    def _end(self, ranks: list[int], what: str, error: BaseException | None = None) -> NoReturn:
-        """End all ranks; the first to claim FAILED says why."""
+    def _end(
+        self, ranks: list[int], what: str, error: BaseException | None = None, more: str = ""
+    ) -> NoReturn:
+        """End all ranks; the first to claim FAILED says why. more: a line there for scripts."""
         self._closed = True  # what comes back must not end this process before it has spoken
         late = threading.Timer(MAX_END_S, os._exit, [ENDED])
         late.daemon = True
         late.start()
         self._pass_on()
         names = f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
-        if self._claim(f"{names}: {what}\n"):
+        if self._claim(f"{names}: {what}\n{more}\n" if more else f"{names}: {what}\n"):
             if error is not None:
                 traceback.print_exception(error)
             print(f"error on {names}: {what}", file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from spacescale.metrics.writer import RunLog, TrainingProgress
 from spacescale.model.losses import training_losses
 from spacescale.parallel import comm
 from spacescale.parallel.engine import Engine, set_learning_rate
+from spacescale.train.grace import Grace
 from spacescale.train.schedule import learning_rate
 from spacescale.train.signals import REQUEUE, StopRequest
 from spacescale.train.step_report import StepReport, StepSummary
@@ -59,6 +61,7 @@ class Trainer:
         self.scores: dict[str, float] = {}  # of the last validation, and its step
         self.best_score = -math.inf
         self.nonfinite_in_a_row = 0
+        self.grace = Grace()
 
     def _track_means(self, data: SpeciesData) -> Tensor:
         """What training divides each track's targets by, float32 (T,)."""
@@ -224,8 +227,14 @@ class Trainer:
     def _save(self, step: int, is_best: bool) -> None:
         scores = {n: v for n, v in self.scores.items() if not n.startswith("valid_experts/")}
         turns = asdict(self.data.windows.order.turns)
+        start = time.monotonic()
         folder = self.manager.save(step, scores, self.best_score, is_best, turns)
-        self.progress.say(f"step {step}: saved {folder}{' (best so far)' if is_best else ''}")
+        seconds = time.monotonic() - start
+        best = " (best so far)" if is_best else ""
+        self.progress.say(f"step {step}: saved {folder} in {seconds:.1f} s{best}")
+        self.log.scalars(step, {"speed/save_s": seconds})
+        if comm.is_main():
+            self.grace.check(seconds)
         self.throughput.restart()
 
     def _report_stop(self, number: int, step: int) -> None:
