@@ -71,6 +71,7 @@ read_settings() {
   chain=${SPACESCALE_CHAIN:-}
   max_retries=${SPACESCALE_MAX_RETRIES:-3}
   retry_pause_s=${SPACESCALE_RETRY_PAUSE_S:-60}
+  read -r -a srun_options <<<"${SPACESCALE_SRUN:-}"
   # The margin that the script asks for; one given to sbatch cannot be seen from here.
   local margin
   margin=$(sed -n 's/^#SBATCH --signal=B:USR1@\([0-9]*\).*/\1/p' "$0")
@@ -101,7 +102,7 @@ set_variables() {
 run_ranks() { # sets `status`
   # Python installs its handlers a moment after it starts; until then both signals are ignored.
   # shellcheck disable=SC2016  # expanded by each rank
-  srun --kill-on-bad-exit=1 --cpus-per-task="$cpus" bash -c '
+  srun --kill-on-bad-exit=1 --cpus-per-task="$cpus" "${srun_options[@]}" bash -c '
     trap "" USR1 TERM
     export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
     exec python -m spacescale.pretrain "$@"' rank "${defaults[@]}" "${arguments[@]}" &

@@ -137,7 +137,7 @@ def check(run, codes, message):
     assert len(run.errors()) == 1, run.text()
     assert re.search(message, run.errors()[0]), run.errors()
     reason = (run.output / "FAILED").read_text()
-    assert run.errors()[0] == f"error on {reason.strip()}"
+    assert run.errors()[0] == f"error on {reason.splitlines()[0]}"
 
 
 # ---- A rank raises ------------------------------------------------------------------------------
