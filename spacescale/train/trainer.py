@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,7 @@ from spacescale.parallel import comm
 from spacescale.parallel.engine import Engine, set_learning_rate
 from spacescale.parallel.gradient_order import GradientOrder
 from spacescale.parallel.run_folder import DONE, REQUEUE
+from spacescale.train.grace import Grace
 from spacescale.train.schedule import learning_rate
 from spacescale.train.signals import StopRequest
 from spacescale.train.statistics_watch import StatisticsWatch
@@ -65,6 +67,7 @@ class Trainer:
         self.best_score = -math.inf
         self.nonfinite_in_a_row = 0
         self.statistics = StatisticsWatch(manager.model)
+        self.grace = Grace()
 
     def _track_means(self, data: SpeciesData) -> Tensor:
         """What training divides each track's targets by, float32 (T,)."""
@@ -243,9 +246,15 @@ class Trainer:
 
     def _save(self, step: int, is_best: bool) -> None:
         scores = {n: v for n, v in self.scores.items() if not n.startswith("valid_experts/")}
+        start = time.monotonic()
         folder = self.manager.save(step, scores, self.best_score, is_best)
         self.record.saved_step = step
-        self.progress.say(f"step {step}: saved {folder}{' (best so far)' if is_best else ''}")
+        seconds = time.monotonic() - start
+        best = " (best so far)" if is_best else ""
+        self.progress.say(f"step {step}: saved {folder} in {seconds:.1f} s{best}")
+        self.log.scalars(step, {"speed/save_s": seconds})
+        if comm.is_main():
+            self.grace.check(seconds)
         self.throughput.restart()
 
     def _report_stop(self, number: int, step: int) -> None:
