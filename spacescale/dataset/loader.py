@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import groupby
@@ -168,16 +169,22 @@ def _children_ignore_stop_signals() -> Iterator[None]:
 
 
 class BatchesOnDevice(Iterator[Batch]):
-    """Batches copied to a device, the next one while the device computes on the present one."""
+    """Batches copied to a device, the next one while the device computes on the present one.
+
+    waited_s: time that this process has waited for batches to be read.
+    """
 
     def __init__(self, batches: Iterator[Batch], device: torch.device):
         self.batches, self.device = batches, device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.copied: Batch | None = None
+        self.waited_s = 0.0
 
     def copy_next(self) -> None:
         """Begin to copy the next batch, if any, while the device is at work on the present one."""
+        start = time.perf_counter()
         batch = None if self.copied else next(self.batches, None)
+        self.waited_s += time.perf_counter() - start
         if batch is not None:
             with torch.cuda.stream(self.stream):  # without one, nothing
                 self.copied = {name: part.to(self.device) for name, part in batch.items()}

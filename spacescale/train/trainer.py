@@ -133,7 +133,7 @@ class Trainer:
         for _ in range(self.accumulation):
             self._micro_step(next(self.batches), report)
         summary = report.gather(self.stop.signal or 0)
-        self.throughput.step(summary.windows)
+        self.throughput.step(summary.windows, self.batches.waited_s)
         norm = self._gradient_norm()
         self._check_finite(step, summary, norm)
         self._show(step + 1, summary)
@@ -188,6 +188,7 @@ class Trainer:
                 "optim/gradient_norm": norm,
                 "optim/learning_rate": rate,
                 "speed/windows_per_s": self.throughput.windows_per_s,
+                "speed/data_wait_share": self.throughput.data_wait_share,  # of rank 0
                 "speed/memory_gib": memory_gib(self.device),
             },
         )
