@@ -11,7 +11,6 @@ from reshaping import Layout, start, train
 from spacescale.parallel.step_gate import veto_steps
 from spacescale.testing.ranks import run_ranks
 
-
 STEPS, REFUSED = 4, 2
 
 
