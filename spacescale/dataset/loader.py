@@ -78,11 +78,16 @@ class TrainingWindows(Dataset):
         return _reopen, (found, self.order, self.rank, *others)
 
     def __getitem__(self, micro_step: int) -> Batch:
-        """Batch of one micro-step, species in data set order."""
+        """Batch of one micro-step: the species of all ranks' windows, in data set order.
+
+        Of a species that only other ranks hold windows of, it has none (B = 0): all ranks compute
+        alike on all of these species, so that their gradients arrive in the same order.
+        """
         draws = self.order.draws(micro_step, self.rank)
+        mine = {name: list(group) for name, group in groupby(draws, key=lambda d: d.species)}
         return {
-            name: self._read(name, list(group))
-            for name, group in groupby(draws, key=lambda draw: draw.species)
+            name: replace(self._read(name, mine.get(name, [])), on_all_ranks=on_all_ranks)
+            for name, on_all_ranks in self.order.windows_by_species(micro_step).items()
         }
 
     def _read(self, species: str, draws: list[Draw]) -> SpeciesBatch:
@@ -102,6 +107,8 @@ class TrainingWindows(Dataset):
             if draw.reverse_complement:
                 codes, targets = flip(codes, targets, data.strand_pair)
             windows.append((codes, targets, int(rows[read])))
+        if not windows:
+            return self._no_windows(data)
         return _collate(windows, tuple(replaced))
 
     def _next_sound(self, draw: Draw) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
@@ -122,6 +129,13 @@ class TrainingWindows(Dataset):
             int(self.rows[draw.species][draw.window]), self.seq_length, draw.shift_bp
         )
         return codes, data.targets(int(self.target_rows[draw.species][draw.window]))
+
+    def _no_windows(self, data: SpeciesData) -> SpeciesBatch:
+        return SpeciesBatch(
+            torch.empty(0, self.seq_length, dtype=torch.uint8),
+            torch.empty(0, data.target_length, len(data.tracks), dtype=torch.float16),
+            torch.empty(0, dtype=torch.int64),
+        )
 
 
 def _reopen(found: dict[str, tuple[Path, str]], *others: Any) -> TrainingWindows:

@@ -51,9 +51,9 @@ class IntervalTrack:
     def __exit__(self, *_) -> None:
         self.by_contig = {}
 
-    def read(self, chrom: str, start: int, end: int) -> np.ndarray:
-        """Return float32 [end - start], one value a base; 0-based half-open, bp."""
-        return self.by_contig[chrom].per_base(start, end, self.background)
+    def read_windows(self, chrom: str, starts: np.ndarray, width: int) -> np.ndarray:
+        """Return float32 [windows, width]; starts: int64 [windows], 0-based, in any order."""
+        return self.by_contig[chrom].per_window(starts, width, self.background)
 
     def past_end(self, lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
         """Return {contig: how far past its end each of these intervals ends, in bp}.

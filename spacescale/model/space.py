@@ -7,19 +7,21 @@ is followed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from spacescale.config import ModelConfig, Stage
+from spacescale.config import ModelConfig, Stage, describe_errors
 from spacescale.errors import UserError
+from spacescale.files import read_json
 from spacescale.model.attention import Attention, positional_basis
 from spacescale.model.decoder import MLPDecoder, ProfileDecoder
 from spacescale.model.layers import (
@@ -86,6 +88,10 @@ class Space(nn.Module):
     One pass through the shared trunk takes windows of several species; heads and decoder then
     work on each species' own windows. Every parameter takes part in every pass: those of species
     without windows get zero gradients.
+
+    Which species a batch names decides what is computed, and in which order; how many windows each
+    has, 0 included, does not. So gradients arrive in the same order in all processes whose batches
+    name the same species, as DeepSpeed's ZeRO-2 and ZeRO-3 need, which pack them as they come.
     """
 
     def __init__(self, config: ModelConfig):
@@ -134,9 +140,9 @@ class Space(nn.Module):
     def forward(self, codes: dict[str, Tensor]) -> SpaceOutput:
         """Predict tracks from base codes, species name → (B_s, L) uint8.
 
-        Raises ValueError naming an unknown species.
+        B_s may be 0, but not for all species. Raises ValueError naming an unknown species.
         """
-        if not codes:
+        if not sum(map(len, codes.values())):
             raise ValueError("an empty batch: give the sequences of at least one species")
         if unknown := set(codes) - set(self.species):
             raise ValueError(f"species {sorted(unknown)}: this model knows {list(self.species)}")
@@ -235,11 +241,7 @@ class Space(nn.Module):
         return basis
 
     def _touch_absent_heads(self, features: Tensor, present: list[str]) -> Tensor:
-        """Zero that depends on the heads of species without windows here, run on no window.
-
-        Data-parallel gradient buckets are only sound when the same parameters take part in every
-        process (DeepSpeed ZeRO-2 packs gradients in the order in which they arrive).
-        """
+        """Zero that depends on the heads of species that the batch does not name."""
         zero = features.new_zeros(())
         for name, head in self.heads.items():
             if name not in present:
@@ -264,9 +266,30 @@ class Space(nn.Module):
         weights_file = folder / "model.safetensors"
         if not weights_file.is_file():
             raise UserError(f"{weights_file}: no such file")
+        try:
+            weights = load_file(weights_file)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{weights_file}: cannot be read: {error}") from None
         model = cls(config)
-        load_weights(model, load_file(weights_file), str(weights_file))
+        load_weights(model, weights, str(weights_file))
         return model.eval()
+
+
+class _Trained(BaseModel):
+    step: int | None
+    metrics: dict[str, float | None]
+    loss: dict[str, Any] = {}
+    data_manifests: dict[str, str | None]
+    data_splits: dict[str, str | None] = {}
+    versions: dict[str, str]
+
+
+class _Export(BaseModel):
+    """What is read of an export's `config.json`, and its types."""
+
+    model: ModelConfig
+    track_scale: Literal["mean", "none"]
+    trained: _Trained
 
 
 def read_export(folder: Path) -> dict[str, Any]:
@@ -274,16 +297,17 @@ def read_export(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a folder written by `spacescale convert`")
-    try:
-        payload = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
+    payload = read_json(path)
     found = payload.get("format"), payload.get("format_version")
     if found != (EXPORT_FORMAT, EXPORT_VERSION):
         raise UserError(
             f"{path}: format {found[0]!r} version {found[1]!r}; "
             f"expected {EXPORT_FORMAT!r} version {EXPORT_VERSION}"
         )
+    try:
+        _Export.model_validate(payload)
+    except ValidationError as error:
+        raise UserError(f"{path}: {describe_errors(error)}") from None
     return payload
 
 

@@ -27,7 +27,8 @@ from spacescale.prepare.options import DatasetOptions
 from spacescale.splits.leakage import keep_apart, split_overlaps
 from spacescale.splits.plan import (
     MAX_UNKNOWN_SHARE,
-    SplitPlan,
+    Settings,
+    SplitMethod,
     names_in_splits,
     plan_splits,
     unknown_share,
@@ -41,11 +42,12 @@ class DatasetPlan:
     """Windows to write (target intervals, in genome order) and how contigs are called.
 
     aliases: {name in tracks, splits or masks: name in the FASTA}, only where they differ.
-    splits: how the windows were split. lengths: {contig of the genome: bp}.
+    split_method, split_settings: as in the manifest. lengths: {contig of the genome: bp}.
     """
 
     windows: list[Interval]
-    splits: SplitPlan
+    split_method: SplitMethod
+    split_settings: Settings
     aliases: dict[str, str]
     report: Report
     lengths: dict[str, int]
@@ -109,7 +111,7 @@ def make_plan(options: DatasetOptions, genome: Genome, tracks: Sequence[Track]) 
             *_notes_on_masks(beds, {c: lengths[c] for c in lengths if c not in misfits}, aliases),
         ],
     )
-    return DatasetPlan(windows, splits, aliases, report, dict(lengths))
+    return DatasetPlan(windows, splits.method, splits.settings, aliases, report, dict(lengths))
 
 
 def _refuse_missing_files(options: DatasetOptions, tracks: Sequence[Track]) -> None:

@@ -28,7 +28,9 @@ from spacescale.dataset.schema import (
 )
 from spacescale.errors import UserError
 from spacescale.files import write_text
-from spacescale.genome.intervals import split_hash
+from spacescale.genome.interval_values import IntervalValues
+from spacescale.genome.intervals import from_columns, split_hash, to_columns
+from spacescale.genome.masks import Mask
 from spacescale.genome.sequence_files import read_genome
 from spacescale.genome.track_selection import select_tracks
 from spacescale.genome.tracks import Track, read_targets, refuse_opposite_strands
@@ -138,6 +140,40 @@ class _Prepared:
     contigs: list[Contig]
     masks: WindowMasks
 
+    def save(self, work: WorkFolder) -> None:
+        """Mark the first step as done."""
+        arrays = to_columns(self.plan.windows)
+        if self.masks.unmappable is not None:
+            arrays["unmappable"] = self.masks.unmappable
+        stretches = self.masks.blacklist.by_contig.items()
+        blacklist = {name: (s.starts.tolist(), s.ends.tolist()) for name, s in stretches}
+        rest = _InPlan(replace(self.plan, windows=[]), self.contigs, blacklist)
+        work.save_plan(_IN_PLAN.dump_json(rest), arrays)
+
+    @classmethod
+    def load(cls, work: WorkFolder) -> "_Prepared":
+        """Return what was saved."""
+        text, arrays = work.load_plan()
+        rest = _IN_PLAN.validate_json(text)
+        blacklist = {
+            name: IntervalValues(np.array(starts), np.array(ends), np.ones(len(ends), np.float32))
+            for name, (starts, ends) in rest.blacklist.items()
+        }
+        masks = WindowMasks(Mask(blacklist), arrays.get("unmappable"))
+        return cls(replace(rest.plan, windows=from_columns(arrays)), rest.contigs, masks)
+
+
+@dataclass(frozen=True)
+class _InPlan:
+    """What of `_Prepared` is not in arrays. blacklist: {contig: starts and ends}."""
+
+    plan: DatasetPlan
+    contigs: list[Contig]
+    blacklist: dict[str, tuple[list[int], list[int]]]
+
+
+_IN_PLAN = TypeAdapter(_InPlan)
+
 
 def _prepare(work: WorkFolder, options: DatasetOptions, tracks: Sequence[Track]) -> None:
     if work.plan.is_file():
@@ -151,7 +187,7 @@ def _prepare(work: WorkFolder, options: DatasetOptions, tracks: Sequence[Track])
     write_genome(work.dataset, contigs, (genome.contigs[contig.name] for contig in contigs))
     work.codes.unlink()
     scratch.create()
-    work.save_plan(_Prepared(plan, contigs, WindowMasks.of(options, plan)))
+    _Prepared(plan, contigs, WindowMasks.of(options, plan)).save(work)
 
 
 def _scratch(
@@ -182,7 +218,7 @@ def _read_tracks(
 def _read_one(
     work: WorkFolder, options: DatasetOptions, num_tracks: int, index: int, track: Track
 ) -> None:
-    prepared: _Prepared = work.load_plan()
+    prepared = _Prepared.load(work)
     targets, told = read_track(options, prepared.plan, prepared.masks, track)
     _scratch(work, options, prepared.plan, num_tracks).write([(index, targets)])
     # Plain JSON has no NaN, which some fields are until the end.
@@ -220,7 +256,7 @@ class _Layout:
                 f"{work.path}: {missing} of {num_tracks} tracks are not read; run --stage tracks "
                 "again, with every --part"
             )
-        prepared: _Prepared = work.load_plan()
+        prepared = _Prepared.load(work)
         plan = prepared.plan
         scratch = _scratch(work, options, plan, num_tracks)
         rows = np.arange(scratch.num_windows)
@@ -268,8 +304,8 @@ def _manifest(options: DatasetOptions, layout: _Layout, read: list[ReadTrack]) -
         missing=options.missing,
         storage=options.storage,
         split=Split(
-            method=plan.splits.method,
-            settings=plan.splits.settings,
+            method=plan.split_method,
+            settings=plan.split_settings,
             hash=split_hash(plan.windows),
         ),
         num_windows=num_windows,

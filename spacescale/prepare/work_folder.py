@@ -4,14 +4,16 @@ import errno
 import fcntl
 import json
 import os
-import pickle
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path, PurePath
 from typing import IO, Any
+
+import numpy as np
 
 from spacescale.dataset.schema import FORMAT_VERSION
 from spacescale.errors import UserError
@@ -80,15 +82,21 @@ class WorkFolder:
         for folder in (self.part(0).parent, self.shard(0).parent):
             folder.mkdir(exist_ok=True)
 
-    def save_plan(self, plan: object) -> None:
-        """Force all that was written onto the disk, then mark the first step as done."""
-        sync(self.path)
-        # Workers load it for every part, with arrays: JSON would take ten times as long.
-        write_text(self.plan, pickle.dumps(plan))
+    def save_plan(self, text: bytes, arrays: Mapping[str, np.ndarray]) -> None:
+        """Force all that was written onto the disk, then mark the first step as done.
 
-    def load_plan(self) -> Any:
+        text: JSON. arrays: what is long, such as the windows, as workers load it for every part.
+        """
+        sync(self.path)
+        content = BytesIO()
+        np.savez(content, allow_pickle=False, json=np.frombuffer(text, dtype=np.uint8), **arrays)
+        write_text(self.plan, content.getvalue())
+
+    def load_plan(self) -> tuple[bytes, dict[str, np.ndarray]]:
         """Return what `save_plan` was given."""
-        return pickle.loads(self.plan.read_bytes())
+        with np.load(self.plan, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        return arrays.pop("json").tobytes(), arrays
 
     def how_to_go_on(self) -> str:
         """Say what the user can do after an interruption."""

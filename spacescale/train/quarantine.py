@@ -36,7 +36,9 @@ class Quarantine:
         Raises UserError on all ranks where there are too many by now.
         """
         found = {
-            _line(self.datasets[one.species], one): one for rank in comm.gather([*replaced]) for one in rank
+            _line(self.datasets[one.species], one): one
+            for rank in comm.gather([*replaced])
+            for one in rank
         }
         new = {line: one for line, one in found.items() if line not in self.lines}
         if not new:

@@ -3,7 +3,7 @@
 Every layout sees the same windows in the same steps.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.checkpoint.partitions import Partitions
 from spacescale.config import Config, LossConfig, OptimConfig
-from spacescale.dataset.sampler import Turns
 from spacescale.errors import UserError
 from spacescale.model.losses import training_losses
 from spacescale.model.space import Space
@@ -113,7 +112,7 @@ def train(run: Run, first: int, stop: int) -> list[float]:
 
 
 def save(run: Run, step: int) -> None:
-    run.manager.save(step, {}, 0.0, False, asdict(Turns(comm.world_size())))
+    run.manager.save(step, {}, 0.0, False)
 
 
 def checkpoint(folder: Path, run: object, step: int = SAVED_AT) -> Path:

@@ -209,6 +209,12 @@ def another_format(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 1}))
 
 
+def another_order(folder: Path) -> None:
+    path = folder / "spacescale.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 3}))
+    layout.write_manifest(folder)
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing": (without_second_rank, r"state-00001\.safetensors: missing"),
     "gap": (
@@ -216,8 +222,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         r"lacks \d+ parameters, the first \S+; a state-\*.safetensors file is",
     ),
     "truncated": (truncated, r"state-00000\.safetensors: \d+ bytes, expected \d+"),
-    "batch": (another_batch, r'with 24 windows per step, this run has 8; .*"train_batch_size": 24'),
-    "format": (another_format, "version 1; expected .* version 3"),
+    "batch": (
+        another_batch,
+        r"with 24 windows per step, this run has 8; .*data\.global_batch_size=24",
+    ),
+    "format": (another_format, "version 1; expected .* version 4"),
+    "order": (another_order, "format version 3, of a run whose windows came in another order"),
 }
 
 

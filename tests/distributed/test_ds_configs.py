@@ -1,7 +1,6 @@
 """Every file of ds_configs trains two processes, saves and converts, in fp32 and bf16."""
 
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from no_data import no_data
 from spacescale.checkpoint.convert import convert
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.config import Config
-from spacescale.dataset.sampler import Turns
 from spacescale.errors import UserError
 from spacescale.parallel import comm
 from spacescale.parallel.engine import (
@@ -52,13 +50,13 @@ def train(output: Path, config: dict, save: bool = True) -> list[float]:
     manager = CheckpointManager(output, settings, data, engine, 2, model, device)
     losses = []
     for step in range(2):
-        loss = total(loss_terms(engine, batch(step, comm.rank(), 2), comm.sum_over_ranks))
+        loss = total(loss_terms(engine, step, batch(step, comm.rank(), 2), comm.sum_over_ranks))
         engine.backward(loss)
         engine.step()
         assert torch.isfinite(torch.tensor(float(engine.get_global_grad_norm())))
         losses.append(float(loss.detach()))
         if step == 0 and save:
-            manager.save(1, {}, 0.0, False, asdict(Turns(2)))
+            manager.save(1, {}, 0.0, False)
     return losses
 
 
