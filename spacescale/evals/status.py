@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from spacescale.checkpoint import layout
+from spacescale.checkpoint.found import list_checkpoints
 from spacescale.errors import UserError
-from spacescale.files import describe_size
+from spacescale.files import describe_size, read_json
+from spacescale.metrics.history import Run, read_history, runs, summarise
 from spacescale.metrics.writer import METRICS_FILE, json_safe, read_metrics
-from spacescale.parallel.history import Event, read_history
+from spacescale.parallel.run_folder import is_held
 
 TREND_POINTS = 20  # logged points of speed whose median the latest is compared with
 SILENT_AFTER_S = 900.0  # a run that logged nothing for so long is said to be silent
@@ -65,20 +68,21 @@ def read_status(run: Path, now: float | None = None) -> Status:
     Raises UserError where `run` holds no run, or a file of it is damaged.
     """
     now = time.time() if now is None else now
-    config = layout.read_run_config(run)
+    if not (run / layout.CONFIG).is_file():
+        raise UserError(f"{run}: no run was started here (no {layout.CONFIG})")
+    max_steps, windows_per_step = _plan(run / layout.CONFIG)
     metrics = run / METRICS_FILE
     records = read_metrics(metrics) if metrics.is_file() else []
-    events = read_history(run)
+    past, summary = runs(read_history(run)), summarise(run)
     steps = [r for r in records if "train/loss" in r]
     last: dict[str, Any] = steps[-1] if steps else {}
     scored: dict[str, Any] = next((r for r in reversed(records) if _scores(r)), {})
-    checkpoint = layout.find_checkpoint(run)
-    max_steps = config["spacescale"]["optim"]["max_steps"]
-    step = max([last.get("step", 0), *(e.step for e in events if e.step is not None)])
+    step = max([last.get("step", 0), *(one.end.step for one in past[-1:] if one.end)])
     speed = last.get("speed/windows_per_s")
-    windows_per_step = config["deepspeed"]["train_batch_size"]
-    age = now - records[-1]["time"] if records else None
-    state, cause = _state(events, age)
+    age = now - records[-1].get("time", now) if records else None
+    state, cause = _state(run, past, age)
+    checkpoints = list_checkpoints(layout.checkpoints_folder(run))
+    newest = checkpoints[-1] if checkpoints else None
     return Status(
         run=str(run),
         state=state,
@@ -93,14 +97,14 @@ def read_status(run: Path, now: float | None = None) -> Status:
         windows_per_s_trend=_trend([r.get("speed/windows_per_s") for r in steps]),
         data_wait_share=last.get("speed/data_wait_share"),
         last_log_age_s=age,
-        checkpoint=checkpoint.name if checkpoint else None,
-        checkpoint_age_s=now - checkpoint.stat().st_mtime if checkpoint else None,
-        restarts=max(sum(e.event == "start" for e in events) - 1, 0),
-        steps_lost=sum(e.steps_lost or 0 for e in events),
+        checkpoint=newest.name if newest else None,
+        checkpoint_age_s=now - (newest / layout.STATE).stat().st_mtime if newest else None,
+        restarts=max(summary.starts - 1, 0),
+        steps_lost=summary.steps_lost,
         steps_skipped=len(
             {r["step"] for r in records if any(n.startswith("nonfinite/") for n in r)}
         ),
-        useful_share=_useful_share(steps, events, windows_per_step, now),
+        useful_share=summary.useful_share if summary.total_s else None,
         disk_used_bytes=sum(p.stat().st_size for p in run.rglob("*") if p.is_file()),
         disk_free_bytes=shutil.disk_usage(run).free,
         next=_advice(run, state),
@@ -118,7 +122,7 @@ def as_text(status: Status) -> str:
     lines = [
         ("run", f"{status.run}: {status.state}{f' ({status.cause})' if status.cause else ''}"),
         ("step", f"{status.step:,} of {status.max_steps:,} ({share:.1%}){_left(status)}"),
-        ("loss", _numbers(status.losses, "train/")),
+        ("loss", _losses(status)),
         ("validation", _validation(status)),
         ("speed", _speed(status)),
         ("checkpoint", _checkpoint(status)),
@@ -153,13 +157,27 @@ def _scores(record: dict[str, Any]) -> dict[str, float | None]:
     return {n: v for n, v in record.items() if n.startswith(prefix) and n.count("/") <= 2}
 
 
-def _state(events: Sequence[Event], silent_s: float | None) -> tuple[str, str | None]:
-    """The state of a run with these events, and what its last end says."""
-    if events and events[-1].event == "end":
-        cause = events[-1].cause or ""
-        return cause.split()[0], events[-1].error or cause.partition(" ")[2] or None
+def _plan(path: Path) -> tuple[int, int]:
+    """Steps of the run, and windows per step, from its config.json."""
+    config = read_json(path)
+    try:
+        found = config["spacescale"]["optim"]["max_steps"], config["deepspeed"]["train_batch_size"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged, or of another program: lacks {error}") from None
+    if not all(isinstance(number, int) and number > 0 for number in found):
+        raise UserError(f"{path}: damaged: steps and windows per step are {found}")
+    return found
+
+
+def _state(run: Path, past: Sequence[Run], silent_s: float | None) -> tuple[str, str | None]:
+    """The state of a run with this history, and why it is so."""
+    last = past[-1] if past else None
+    if last and last.end:
+        return last.end.cause, last.end.error or last.end.signal
+    if last and last.start.host == socket.gethostname() and not is_held(run):
+        return "killed", "its processes are gone, and said nothing at their end"
     if silent_s is not None and silent_s > SILENT_AFTER_S:
-        return "silent", f"nothing was logged for {timedelta(seconds=round(silent_s))}"
+        return "silent", f"nothing was logged for {_duration(silent_s)}"
     return "running", None
 
 
@@ -168,24 +186,6 @@ def _trend(speeds: Sequence[float | None]) -> float | None:
     if len(known) < 3:
         return None
     return known[-1] / statistics.median(known[:-1][-TREND_POINTS:]) - 1
-
-
-def _useful_share(
-    steps: Sequence[dict[str, Any]], events: Sequence[Event], windows_per_step: int, now: float
-) -> float | None:
-    """Time of the logged steps at their own speed, over the time since the first start.
-
-    A run that went back has dropped the records of the steps that it repeats.
-    """
-    if not events or not steps:
-        return None
-    useful, before = 0.0, 0
-    for record in steps:
-        if speed := record["speed/windows_per_s"]:
-            useful += (record["step"] - before) * windows_per_step / speed
-        before = record["step"]
-    end = events[-1].time if events[-1].event == "end" else now
-    return min(useful / (end - events[0].time), 1.0) if end > events[0].time else None
 
 
 def _advice(run: Path, state: str) -> str:
@@ -208,10 +208,20 @@ def _numbers(values: dict[str, float | None], prefix: str) -> str:
     return ", ".join(shown) or "none yet"
 
 
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _losses(status: Status) -> str:
+    """The sum and that of each species; the routing losses are for the curves."""
+    shown = {n: v for n, v in status.losses.items() if n.startswith("train/loss")}
+    return _numbers({n.replace("train/loss/", "train/"): v for n, v in shown.items()}, "train/")
+
+
 def _left(status: Status) -> str:
     if not status.time_left_s or status.state != "running":
         return ""
-    return f", {timedelta(seconds=round(status.time_left_s))} left"
+    return f", {_duration(status.time_left_s)} left"
 
 
 def _validation(status: Status) -> str:
@@ -231,11 +241,11 @@ def _speed(status: Status) -> str:
     if status.data_wait_share is not None:
         text += f", {status.data_wait_share:.0%} of the time waiting for data"
     if status.last_log_age_s is not None:
-        text += f"; logged {timedelta(seconds=round(status.last_log_age_s))} ago"
+        text += f"; logged {_duration(status.last_log_age_s)} ago"
     return text
 
 
 def _checkpoint(status: Status) -> str:
     if status.checkpoint is None or status.checkpoint_age_s is None:
         return "none yet"
-    return f"{status.checkpoint}, {timedelta(seconds=round(status.checkpoint_age_s))} old"
+    return f"{status.checkpoint}, {_duration(status.checkpoint_age_s)} old"

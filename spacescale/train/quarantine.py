@@ -47,9 +47,9 @@ class Quarantine:
         comm.on_main(lambda: write_text(self.path, "\n".join([HEADER, *self.lines, ""])))
         if len(self.lines) > self.limit:
             raise UserError(
-                f"{len(self.lines)} damaged windows, listed in {self.path}; data.on_damaged=replace "
-                f"bears {self.limit} ({MAX_SHARE:.1%} of the training windows). Copy the data sets "
-                "again"
+                f"{len(self.lines)} damaged windows, listed in {self.path}; data.on_damaged="
+                f"replace bears {self.limit} ({MAX_SHARE:.1%} of the training windows). Copy the "
+                "data sets again"
             )
         return [f"{one.reason}; replaced by row {one.by}" for one in new.values()]
 
