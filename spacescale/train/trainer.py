@@ -141,7 +141,7 @@ class Trainer:
                 "have been added to each other; nothing of this step is saved. This is a fault of "
                 "spacescale: please report it with the configuration"
             )
-        self.throughput.step(summary.windows)
+        self.throughput.step(summary.windows, self.batches.waited_s)
         norm = self._gradient_norm()
         self._check_finite(step, summary, norm)
         self._show(step + 1, summary)
@@ -210,6 +210,7 @@ class Trainer:
                 "optim/gradient_norm": norm,
                 "optim/learning_rate": rate,
                 "speed/windows_per_s": self.throughput.windows_per_s,
+                "speed/data_wait_share": self.throughput.data_wait_share,  # of rank 0
                 "speed/memory_gib": memory_gib(self.device),
             },
         )
