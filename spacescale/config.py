@@ -293,6 +293,16 @@ class RunConfig(_Section):
     valid_windows: int = Field(default=128, ge=1, description="at most this many per species")
     save_every: int = Field(default=500, ge=1, description="steps between checkpoints")
     keep_last: int = Field(default=2, ge=1, description="checkpoints kept beside the best")
+    save_in_background: bool = Field(
+        default=True,
+        description="write checkpoints beside training, from a copy in the host's memory: 12 bytes "
+        "per weight, shared out over the processes",
+    )
+    probe_every_save: bool = Field(
+        default=False,
+        description="let every checkpoint hold predictions that its conversion is proved against, "
+        "not only the best and the last",
+    )
     max_nonfinite_steps: int = Field(
         default=3, ge=1, description="non-finite steps in a row that end the run"
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from spacescale.checkpoint.writing import Written
 from spacescale.errors import UserError
 from spacescale.files import files_below, sha256, sync, write_json
 
@@ -46,17 +48,20 @@ def _files(folder: Path) -> list[Path]:
     return [p for p in files_below(folder) if p.is_file() and p.name != "manifest.json"]
 
 
-def write_manifest(folder: Path) -> None:
-    """List every file of a checkpoint with size and sha256, after syncing it to disk."""
-    files = {}
+def write_manifest(folder: Path, written: Mapping[str, Written] | None = None) -> None:
+    """List every file of a checkpoint with size and sha256.
+
+    written: what is known of files that are on the disk for certain. The others are synced and
+    hashed here.
+    """
+    files = {name: asdict(of_file) for name, of_file in (written or {}).items()}
     for path in _files(folder):
-        sync(path)
-        files[path.relative_to(folder).as_posix()] = {
-            "bytes": path.stat().st_size,
-            "sha256": sha256(path),
-        }
-    manifest = {"format": FORMAT, "format_version": VERSION, "files": files}
-    write_json(folder / "manifest.json", manifest, indent=1)
+        name = path.relative_to(folder).as_posix()
+        if name not in files:
+            sync(path)
+            files[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    payload = {"format": FORMAT, "format_version": VERSION, "files": dict(sorted(files.items()))}
+    write_json(folder / "manifest.json", payload, indent=1)
 
 
 def verify(folder: Path) -> None:

@@ -9,17 +9,19 @@ lie whole in `buffers.safetensors`.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spacescale.errors import UserError
 
+BUFFERS = "buffers.safetensors"
 WEIGHT = "weight"
 FIELDS = (WEIGHT, "exp_avg", "exp_avg_sq")  # a weight in float32 and Adam's two moments
 
@@ -33,43 +35,34 @@ class Piece:
     fields: dict[str, Tensor]
 
 
-def write_pieces(checkpoint: Path, rank: int, pieces: list[Piece]) -> None:
-    """Write one rank's pieces."""
-    tensors = {
-        f"{field}/{piece.parameter}/{piece.start}": tensor.to("cpu", copy=True)
+def name_pieces(pieces: Iterable[Piece]) -> dict[str, Tensor]:
+    """The fields of pieces under the names that they have on disk: → (n,)."""
+    return {
+        f"{field}/{piece.parameter}/{piece.start}": tensor
         for piece in pieces
         for field, tensor in piece.fields.items()
     }
-    save_tensors(tensors, checkpoint / f"state-{rank:05d}.safetensors")
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors to a safetensors file; UserError where the disk will not take them."""
-    try:
-        save_file(tensors, path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be written: {error}") from None
+def state_file(rank: int) -> str:
+    """Where the pieces of a rank lie in a checkpoint."""
+    return f"state-{rank:05d}.safetensors"
 
 
-def _buffers(model: nn.Module) -> dict[str, Tensor]:
+def buffers_of(model: nn.Module) -> dict[str, Tensor]:
     """The buffers that belong to a model's state."""
     parameters = {name for name, _ in model.named_parameters()}
     return {name: t for name, t in model.state_dict().items() if name not in parameters}
 
 
-def write_buffers(checkpoint: Path, model: nn.Module) -> None:
-    """Write a model's buffers."""
-    save_tensors(_buffers(model), checkpoint / "buffers.safetensors")
-
-
 def read_buffers(checkpoint: Path, model: nn.Module) -> dict[str, Tensor]:
     """Read the buffers of `model`. UserError if they cannot be read or are of another model."""
-    path = checkpoint / "buffers.safetensors"
+    path = checkpoint / BUFFERS
     try:
         stored = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-    expected = {name: (t.shape, t.dtype) for name, t in _buffers(model).items()}
+    expected = {name: (t.shape, t.dtype) for name, t in buffers_of(model).items()}
     found = {name: (t.shape, t.dtype) for name, t in stored.items()}
     if differ := {name for name, _ in found.items() ^ expected.items()}:
         raise UserError(f"{path}: {min(differ)} is not as the model has it")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spacescale.checkpoint import layout
+from spacescale.checkpoint.probe import FILE as PROBE
 from spacescale.config import RELEASED
 from spacescale.dataset.loader import open_datasets
 from spacescale.errors import UserError
@@ -47,9 +48,16 @@ def _describe_checkpoint(checkpoint: Path) -> str:
         "{micro_batch_size} windows × {gradient_accumulation_steps} per process and step".format(
             **state["layout"]
         ),
+        f"probe        {_probe(checkpoint)}",
     ]
     config = state["config"]
     return "\n".join(lines + _model_lines(config["model"], config["loss"], state))
+
+
+def _probe(checkpoint: Path) -> str:
+    if (checkpoint / PROBE).is_file():
+        return "held: its conversion is proved against predictions of training"
+    return "none: its conversion cannot be proved against predictions of training"
 
 
 def _describe_export(path: Path) -> str:

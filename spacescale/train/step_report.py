@@ -18,6 +18,7 @@ class StepSummary:
     windows: int
     bad_ranks: list[int]  # ranks whose loss was not finite
     stop_signal: int  # a signal that some rank received, or 0
+    save_ready: bool  # no rank is writing a checkpoint
 
 
 class StepReport:
@@ -50,21 +51,22 @@ class StepReport:
     def _add(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value.detach().float()
 
-    def gather(self, stop_signal: int) -> StepSummary:
+    def gather(self, stop_signal: int, save_ready: bool) -> StepSummary:
         """Share with all ranks; every rank gets the same summary."""
         names = sorted(self.sums)
-        counts = [float(n) for n in (*self.windows.values(), stop_signal)]
+        counts = [float(n) for n in (*self.windows.values(), stop_signal, save_ready)]
         row = torch.cat(
             [torch.stack([self.sums[n] for n in names]), torch.tensor(counts, device=self.device)]
         )
-        rows = comm.gather_rows(row).cpu()  # (world, terms + species + 1)
+        rows = comm.gather_rows(row).cpu()  # (world, terms + species + 2)
         sums = dict(zip(names, rows[:, : len(names)].T, strict=True))
-        windows = dict(zip(self.species, rows[:, len(names) : -1].sum(0).tolist(), strict=True))
+        windows = dict(zip(self.species, rows[:, len(names) : -2].sum(0).tolist(), strict=True))
         micro_steps = len(rows) * self.micro_steps
         per = {f"train/loss/{name}": count for name, count in windows.items()}
         return StepSummary(
             losses={n: float(v.sum()) / per.get(n, micro_steps) for n, v in sums.items()},
             windows=int(sum(windows.values())),
             bad_ranks=[r for r, v in enumerate(sums["train/loss"]) if not v.isfinite()],
-            stop_signal=int(rows[:, -1].max()),
+            stop_signal=int(rows[:, -2].max()),
+            save_ready=bool(rows[:, -1].min()),
         )

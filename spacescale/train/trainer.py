@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from spacescale.checkpoint.manager import CheckpointManager
+from spacescale.checkpoint.saving import Saved
 from spacescale.config import Config
 from spacescale.dataset.batch import Batch
 from spacescale.dataset.loader import BatchesOnDevice, training_batches
@@ -59,6 +61,7 @@ class Trainer:
         self.scores: dict[str, float] = {}  # of the last validation, and its step
         self.best_score = -math.inf
         self.nonfinite_in_a_row = 0
+        self.save_stall_s = math.nan  # what training waited for at the last save
 
     def _track_means(self, data: SpeciesData) -> Tensor:
         """What training divides each track's targets by, float32 (T,)."""
@@ -112,12 +115,14 @@ class Trainer:
             self.engine.train()
             for step in range(first_step, last):
                 summary = self._optimiser_step(step)
+                if summary.save_ready:
+                    self._announce_saved(self.manager.advance())
                 done = step + 1
                 stopping, is_best = summary.stop_signal != 0, False
                 if done % self.config.run.valid_every == 0 or done == last:
                     is_best = self._validate(done)
                 if is_best or stopping or done % self.config.run.save_every == 0 or done == last:
-                    self._save(done, is_best)
+                    self._save(done, is_best, stopping or done == last)
                 if stopping:
                     self._report_stop(summary.stop_signal, done)
                     return
@@ -132,7 +137,7 @@ class Trainer:
         report = StepReport(list(self.data.datasets), self.device)
         for _ in range(self.accumulation):
             self._micro_step(next(self.batches), report)
-        summary = report.gather(self.stop.signal or 0)
+        summary = report.gather(self.stop.signal or 0, self.manager.is_ready)
         self.throughput.step(summary.windows)
         norm = self._gradient_norm()
         self._check_finite(step, summary, norm)
@@ -174,6 +179,7 @@ class Trainer:
         where = [f"loss/rank{rank}" for rank in summary.bad_ranks] or ["gradient_norm"]
         self.log.scalars(step + 1, {f"nonfinite/{place}": 1.0 for place in where})
         if self.nonfinite_in_a_row >= self.config.run.max_nonfinite_steps:
+            self._announce_saved(self.manager.finish())
             raise UserError(
                 f"{self.nonfinite_in_a_row} steps in a row were not finite (up to step "
                 f"{step + 1}: {what}); look at the targets with `spacescale info`, or lower "
@@ -221,12 +227,29 @@ class Trainer:
             self.best_score = found.overall
         return is_best
 
-    def _save(self, step: int, is_best: bool) -> None:
+    def _save(self, step: int, is_best: bool, is_end: bool) -> None:
+        """Save beside what comes next; where nothing does, until the checkpoint is complete."""
+        began = time.perf_counter()
+        self._announce_saved(self.manager.finish())
         scores = {n: v for n, v in self.scores.items() if not n.startswith("valid_experts/")}
         turns = asdict(self.data.windows.order.turns)
-        folder = self.manager.save(step, scores, self.best_score, is_best, turns)
-        self.progress.say(f"step {step}: saved {folder}{' (best so far)' if is_best else ''}")
+        run = self.config.run
+        with_probe = is_best or step == self.config.optim.max_steps or run.probe_every_save
+        self.manager.save(step, scores, self.best_score, is_best, turns, with_probe)
+        waits = is_end or not run.save_in_background
+        saved = self.manager.finish() if waits else None
+        self.save_stall_s = time.perf_counter() - began
+        self._announce_saved(saved)
         self.throughput.restart()
+
+    def _announce_saved(self, saved: Saved | None) -> None:
+        """Say and log that a checkpoint is complete."""
+        if saved is None:
+            return
+        best = " (best so far)" if saved.is_best else ""
+        self.progress.say(f"step {saved.step}: saved {saved.folder}{best}")
+        times = {"speed/save_stall_s": self.save_stall_s, "speed/save_total_s": saved.total_s}
+        self.log.scalars(saved.step, times)
 
     def _report_stop(self, number: int, step: int) -> None:
         name = signal.Signals(number).name
