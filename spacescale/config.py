@@ -18,6 +18,7 @@ from spacescale.errors import UserError
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 START_TIMEOUT_S = 600.0
+VALIDATION_SCORE = "valid/pearson_log1p"  # mean over species of their mean over tracks
 Stage = Literal["stem", "conv_tower", "transformer", "pointwise", "decoder"]
 
 
@@ -292,7 +293,19 @@ class RunConfig(_Section):
     valid_every: int = Field(default=500, ge=1, description="steps between validations")
     valid_windows: int = Field(default=128, ge=1, description="at most this many per species")
     save_every: int = Field(default=500, ge=1, description="steps between checkpoints")
-    keep_last: int = Field(default=2, ge=1, description="checkpoints kept beside the best")
+    keep_last: int = Field(default=2, ge=1, description="newest checkpoints that are kept")
+    keep_best: int = Field(default=1, ge=1, description="best checkpoints that are kept as well")
+    best_metric: str = Field(
+        default=VALIDATION_SCORE,
+        description="score of validation by which checkpoints are better, as it is logged; for "
+        "example valid/pearson_log1p/SPECIES",
+    )
+    keep_every_steps: int = Field(
+        default=0, ge=0, description="checkpoints of multiples of it are kept as well (0 = none)"
+    )
+    keep_every_hours: NonNegative = Field(
+        default=0, description="and one in so many hours (0 = none)"
+    )
     save_in_background: bool = Field(
         default=True,
         description="write checkpoints beside training, from a copy in the host's memory: 12 bytes "
@@ -458,7 +471,7 @@ def build_config(preset: str, overrides: list[str]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(_describe_errors(error)) from None
+        raise UserError(describe_errors(error)) from None
 
 
 def _parse_override(override: str) -> tuple[str, str, Any]:
@@ -494,13 +507,16 @@ def _parse_override(override: str) -> tuple[str, str, Any]:
     return section, field, value
 
 
-def _describe_errors(error: ValidationError) -> str:
+def describe_errors(error: ValidationError) -> str:
+    """Say in one line what is wrong with which fields."""
     lines = []
     for problem in error.errors(include_url=False):
         where = ".".join(str(part) for part in problem["loc"] if part != "constrained-int")
         message = problem["msg"].removeprefix("Value error, ")
         shown = problem["input"]
-        if problem["type"] == "value_error" or isinstance(shown, dict | BaseModel):
+        if problem["type"] == "missing":
+            lines.append(f"{where} is missing")
+        elif problem["type"] == "value_error" or isinstance(shown, dict | BaseModel):
             lines.append(message)
         else:
             lines.append(f"{where}={shown!r}: {message}")

@@ -35,7 +35,7 @@ def check_compatible(
 
     state: the checkpoint's. laid_out: processes, experts, ZeRO stage and windows of this run.
     """
-    saved = Config.model_validate(state["config"])
+    saved = layout.read_config(checkpoint, state)
     _check_species(checkpoint, saved.model.species, config.model.species)
     _check_settings(checkpoint, saved, config)
     for name, now in data.manifest_hashes.items():

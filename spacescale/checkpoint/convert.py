@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from spacescale import __version__
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import load_space
+from spacescale.checkpoint.found import find_best
 from spacescale.checkpoint.probe import FILE as PROBE
 from spacescale.checkpoint.probe import Agreement, compare_with_probe
 from spacescale.errors import UserError
@@ -26,7 +27,7 @@ def convert(source: Path, out: Path) -> Agreement | None:
     the checkpoint holds no probe: then only what was stored is known to be whole and finite.
     Raises UserError, leaving nothing behind, if they differ or `out` exists.
     """
-    checkpoint = layout.find_checkpoint(source, "best")
+    checkpoint = find_best(source)
     if checkpoint is None:
         raise UserError(f"{source}: no checkpoint here")
     with new_folder(out) as partial:

@@ -5,7 +5,9 @@ A run may go on with another number of processes, expert parallelism or ZeRO sta
 
 from __future__ import annotations
 
+import logging
 import math
+import secrets
 import shutil
 import time
 from collections.abc import Mapping
@@ -15,11 +17,10 @@ from typing import Any
 import deepspeed
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from spacescale import __version__
-from spacescale.checkpoint import layout
+from spacescale.checkpoint import found, layout
 from spacescale.checkpoint.compatibility import check_compatible
 from spacescale.checkpoint.partitions import Partitions
 from spacescale.checkpoint.pieces import (
@@ -28,6 +29,7 @@ from spacescale.checkpoint.pieces import (
     buffers_of,
     name_pieces,
     read_buffers,
+    read_tensors,
     state_file,
 )
 from spacescale.checkpoint.probe import FILE as PROBE
@@ -42,9 +44,15 @@ from spacescale.model.space import Space
 from spacescale.parallel import comm
 from spacescale.parallel.engine import exact_weights
 
+logger = logging.getLogger(__name__)
+
 
 class CheckpointManager:
-    """Writes a run's checkpoints and keeps the last few and the best."""
+    """Writes a run's checkpoints and keeps the last few and the best.
+
+    run_id names the run for ever, lineage the line of steps that it is on (found.py); both are
+    rank 0's to use.
+    """
 
     def __init__(
         self,
@@ -65,6 +73,7 @@ class CheckpointManager:
         if config.run.save_in_background:
             numbers = Partitions(engine).num_owned()
             self.host_copy = comm.on_all(lambda: HostCopy(numbers, device.type == "cuda"))
+        self.run_id, self.lineage = secrets.token_hex(8), found.begin_line(None)
 
     def save(
         self,
@@ -156,7 +165,8 @@ class CheckpointManager:
     ) -> None:
         """Make what all ranks have written the newest checkpoint."""
         layout.write_manifest(partial, written)
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():  # of another line of steps, or damaged
+            logger.warning("%s: set aside as %s", final, found.set_aside(final).name)
         partial.replace(final)
         write_text(self.folder / "latest", final.name)
         if is_best:
@@ -169,6 +179,9 @@ class CheckpointManager:
         return {
             "format": layout.FORMAT,
             "format_version": layout.VERSION,
+            "time": round(time.time(), 3),
+            "run": self.run_id,
+            "lineage": self.lineage,
             "step": step,
             "adam_step": Partitions(self.engine).adam_step(),
             "turns": turns,
@@ -186,30 +199,29 @@ class CheckpointManager:
         }
 
     def _remove_old(self) -> None:
-        pointers = (self.folder / name for name in ("latest", "best"))
-        keep = {pointer.read_text().strip() for pointer in pointers if pointer.is_file()}
-        steps = sorted(self.folder.glob("step-*"))
-        partial = [p for p in steps if p.name.endswith(layout.PARTIAL)]  # of a run that died
-        done = [p for p in steps if p not in partial]
-        for old in (*partial, *done[: -self.config.run.keep_last]):
-            if old.name not in keep:
-                shutil.rmtree(old)
+        """Remove what a killed save left, and old checkpoints of this very line of steps."""
+        for partial in self.folder.glob(f"step-*{layout.PARTIAL}"):
+            shutil.rmtree(partial)
+        for old in found.superfluous(self.folder, self.lineage, self.config.run):
+            shutil.rmtree(old)
 
-    def load(self, checkpoint: Path) -> dict[str, Any]:
+    def load(self, checkpoint: Path, verified: bool = False) -> dict[str, Any]:
         """Restore weights, optimiser and random state; returns the checkpoint's state.
 
         All ranks call it together. Raises UserError, on every rank alike and before anything is
         loaded, for a damaged checkpoint, other species, tracks or data, or another number of
-        windows per step.
+        windows per step. verified: it has just been held against its manifest.
         """
         partitions = Partitions(self.engine)
+        if not verified:
+            comm.on_main(lambda: found.require_sound(checkpoint))
         state = comm.on_main(lambda: self._check(checkpoint, partitions.sizes()))
         same_world = state["layout"]["world_size"] == comm.world_size()
         stored, buffers, random = comm.on_all(
             lambda: (
                 StoredPieces(checkpoint),
                 read_buffers(checkpoint, self.model),
-                load_file(checkpoint / _random_file()) if same_world else None,
+                read_tensors(checkpoint / _random_file()) if same_world else None,
             )
         )
         partitions.load(stored, state["adam_step"])
@@ -220,10 +232,12 @@ class CheckpointManager:
             _reseed(self.config.run.seed, state["step"])
         else:
             _set_random_state(random)
+        self.lineage = found.begin_line(state)
+        if checkpoint.resolve().parent == self.folder.resolve():
+            self.run_id = state.get("run") or self.run_id
         return state
 
     def _check(self, checkpoint: Path, sizes: dict[str, int]) -> dict[str, Any]:
-        layout.verify(checkpoint)
         state = layout.read_state(checkpoint)
         check_compatible(checkpoint, state, self.config, self.data, self._layout())
         StoredPieces(checkpoint).check(sizes)

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from spacescale.checkpoint.writing import require_finite
 from spacescale.errors import UserError
 
 BUFFERS = "buffers.safetensors"
@@ -49,6 +50,20 @@ def state_file(rank: int) -> str:
     return f"state-{rank:05d}.safetensors"
 
 
+def require_finite_buffers(checkpoint: Path) -> None:
+    """Raise UserError where a checkpoint's buffers are not finite: no run recovers from them."""
+    path = checkpoint / BUFFERS
+    require_finite(read_tensors(path), path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; UserError where it is missing or damaged."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+
+
 def buffers_of(model: nn.Module) -> dict[str, Tensor]:
     """The buffers that belong to a model's state."""
     parameters = {name for name, _ in model.named_parameters()}
@@ -58,10 +73,7 @@ def buffers_of(model: nn.Module) -> dict[str, Tensor]:
 def read_buffers(checkpoint: Path, model: nn.Module) -> dict[str, Tensor]:
     """Read the buffers of `model`. UserError if they cannot be read or are of another model."""
     path = checkpoint / BUFFERS
-    try:
-        stored = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+    stored = read_tensors(path)
     expected = {name: (t.shape, t.dtype) for name, t in buffers_of(model).items()}
     found = {name: (t.shape, t.dtype) for name, t in stored.items()}
     if differ := {name for name, _ in found.items() ^ expected.items()}:

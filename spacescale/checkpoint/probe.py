@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from spacescale.checkpoint.pieces import read_tensors
 from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.model.router import ExpertChoice
@@ -127,7 +127,7 @@ def probe_tensors(probe: Probe) -> dict[str, Tensor]:
 
 def read_probe(path: Path) -> Probe:
     """Read a probe's answer."""
-    stored = load_file(path)
+    stored = read_tensors(path)
     experts = {
         name.removeprefix(_CHOICES): stored.pop(name)
         for name in list(stored)

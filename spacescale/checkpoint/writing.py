@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from spacescale.errors import UserError
+from spacescale.files import forget_cached
 
 CHUNK = 2**20  # bytes that are written, hashed and compared at a time
 _DTYPES = {
@@ -62,8 +62,6 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> Written:
                 file.write(part.data)
                 digest.update(part.data)
                 size += len(part)
-            file.flush()
-            os.fsync(file.fileno())
         _read_back(path, tensors)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
@@ -71,10 +69,16 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> Written:
 
 
 def require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise UserError, naming the file they are for, where a number is NaN or infinite."""
+    """Raise UserError, naming the file they are for or of, where a number is NaN or infinite."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not np.isfinite(tensor.detach().cpu().numpy()).all():
+        if tensor.is_floating_point() and not _is_finite(tensor):
             raise UserError(f"{path}: {name} is not finite; no sound checkpoint can hold it")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if tensor.dtype == torch.float32:
+        return bool(np.isfinite(tensor.detach().cpu().numpy()).all())
+    return bool(tensor.isfinite().all())  # few, and some that NumPy lacks
 
 
 def _parts(tensors: Mapping[str, Tensor]) -> Iterator[np.ndarray]:
@@ -104,9 +108,8 @@ def _header(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def _read_back(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    forget_cached(path)
     with path.open("rb") as file:
-        if hasattr(os, "posix_fadvise"):  # else the cache answers, not the disk
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         found = np.empty(CHUNK, dtype=np.uint8)
         for part in _parts(tensors):
             if len(part) > len(found):  # a long header

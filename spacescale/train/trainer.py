@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from spacescale.checkpoint import layout
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.checkpoint.saving import Saved
 from spacescale.config import Config
@@ -30,6 +31,7 @@ from spacescale.parallel import comm
 from spacescale.parallel.engine import Engine, set_learning_rate
 from spacescale.train.schedule import learning_rate
 from spacescale.train.signals import REQUEUE, StopRequest
+from spacescale.train.statistics_watch import StatisticsWatch
 from spacescale.train.step_report import StepReport, StepSummary
 from spacescale.train.validation import validate
 
@@ -62,6 +64,7 @@ class Trainer:
         self.best_score = -math.inf
         self.nonfinite_in_a_row = 0
         self.save_stall_s = math.nan  # what training waited for at the last save
+        self.statistics = StatisticsWatch(manager.model)
 
     def _track_means(self, data: SpeciesData) -> Tensor:
         """What training divides each track's targets by, float32 (T,)."""
@@ -70,10 +73,11 @@ class Trainer:
         return (means if in_means else torch.ones_like(means)).to(self.device)
 
     def restore(self, checkpoint: Path) -> int:
-        """Load a checkpoint; returns the first step to run."""
-        state = self.manager.load(checkpoint)
-        self.scores = state["metrics"]
-        if state["best_score"] is not None:
+        """Load a checkpoint that was just verified; returns the first step to run."""
+        state = self.manager.load(checkpoint, verified=True)
+        self.scores = {n: math.nan if v is None else v for n, v in state["metrics"].items()}
+        metric = layout.read_config(checkpoint, state).run.best_metric
+        if state["best_score"] is not None and metric == self.config.run.best_metric:
             self.best_score = state["best_score"]
         self._continue_order(Turns(**state["turns"]), state["step"])
         return state["step"]
@@ -135,9 +139,12 @@ class Trainer:
         rate = learning_rate(step, self.config.optim)
         set_learning_rate(self.engine, rate)
         report = StepReport(list(self.data.datasets), self.device)
+        self.statistics.keep()
         for _ in range(self.accumulation):
             self._micro_step(next(self.batches), report)
-        summary = report.gather(self.stop.signal or 0, self.manager.is_ready)
+        summary = report.gather(
+            self.stop.signal or 0, self.manager.is_ready, self.statistics.largest()
+        )
         self.throughput.step(summary.windows)
         norm = self._gradient_norm()
         self._check_finite(step, summary, norm)
@@ -164,19 +171,28 @@ class Trainer:
         return math.nan if norm is None else float(norm)
 
     def _check_finite(self, step: int, summary: StepSummary, norm: float) -> None:
-        """Report a step that was not finite (DeepSpeed skips it without a word), or end the run."""
-        if not summary.bad_ranks and math.isfinite(norm):
+        """Report a step that was not finite (DeepSpeed skips it without a word), or end the run.
+
+        BatchNorm's statistics become again what they were before it.
+        """
+        skipped = bool(summary.bad_ranks) or not math.isfinite(norm)
+        if not skipped and not summary.bad_buffers:
             self.nonfinite_in_a_row = 0
             return
+        self.statistics.restore()
         self.nonfinite_in_a_row += 1
         ranks = ", ".join(map(str, summary.bad_ranks))
-        what = (
-            f"loss not finite on rank {ranks}"
-            if ranks
-            else f"gradient norm, over ranks 0 to {comm.world_size() - 1}, not finite"
-        )
-        self.progress.say(f"step {step + 1}: {what}; the step was skipped")
-        where = [f"loss/rank{rank}" for rank in summary.bad_ranks] or ["gradient_norm"]
+        if ranks:
+            what = f"loss not finite on rank {ranks}"
+        elif skipped:
+            what = f"gradient norm, over ranks 0 to {comm.world_size() - 1}, not finite"
+        else:
+            what = "BatchNorm statistics not finite"
+        done = "the step was skipped" if skipped else "they are again those of the step before"
+        self.progress.say(f"step {step + 1}: {what}; {done}")
+        where = [f"loss/rank{rank}" for rank in summary.bad_ranks] or [
+            "gradient_norm" if skipped else "statistics"
+        ]
         self.log.scalars(step + 1, {f"nonfinite/{place}": 1.0 for place in where})
         if self.nonfinite_in_a_row >= self.config.run.max_nonfinite_steps:
             self._announce_saved(self.manager.finish())
@@ -211,20 +227,21 @@ class Trainer:
         """Score the validation windows; whether that is the best score so far."""
         self.engine.eval()
         batch_size = self.engine.train_micro_batch_size_per_gpu()
-        found = validate(self.engine, self.data.datasets, self.config, batch_size, self.device)
+        scores = validate(self.engine, self.data.datasets, self.config, batch_size, self.device)
         self.engine.train()
-        self.scores = {"step": step} | found.scalars
-        self.log.scalars(step, found.scalars)
+        self.scores = {"step": step} | scores
+        self.log.scalars(step, scores)
         shown = (
-            f"{name} {found.scalars[key]:.3f}"
+            f"{name} {scores[key]:.3f}"
             for name in self.data.datasets
-            if (key := f"valid/pearson_log1p/{name}") in found.scalars
+            if (key := f"valid/pearson_log1p/{name}") in scores
         )
         self.progress.say(f"step {step}: validation Pearson (log1p) {', '.join(shown)}")
         self.throughput.restart()
-        is_best = found.overall > self.best_score
+        score = scores.get(self.config.run.best_metric, math.nan)
+        is_best = score > self.best_score
         if is_best:
-            self.best_score = found.overall
+            self.best_score = score
         return is_best
 
     def _save(self, step: int, is_best: bool, is_end: bool) -> None:

@@ -1,10 +1,10 @@
 """A checkpoint folder as training writes it, made without DeepSpeed from a plain model."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from made_up_checkpoints import seal, state_of
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.pieces import BUFFERS, Piece, buffers_of, name_pieces, state_file
@@ -38,8 +38,8 @@ class Written:
     model: Space
 
 
-def write_run(run: Path) -> Written:
-    """One complete checkpoint, of step 7, that `latest` names."""
+def write_run(run: Path, tracks: str = "index\tidentifier\n") -> Written:
+    """One complete checkpoint, of step 7; `tracks` is the table of each species, {0}."""
     torch.manual_seed(5)
     model = Space(MODEL).eval()
     folder = layout.checkpoints_folder(run) / layout.step_name(7)
@@ -49,17 +49,9 @@ def write_run(run: Path) -> Written:
         save_tensors(pieces, folder / state_file(rank))
     save_tensors(buffers_of(model), folder / BUFFERS)
     for species in MODEL.species:
-        (folder / "tracks" / f"{species}.tsv").write_text("index\tidentifier\n")
+        (folder / "tracks" / f"{species}.tsv").write_text(tracks.format(species))
     save_tensors(probe_tensors(ask(model, MODEL, torch.device("cpu"))), folder / PROBE)
-    state = {
-        "step": 7,
-        "metrics": {},
-        "config": Config(model=MODEL).model_dump(mode="json"),
-        "data_manifests": {},
-        "versions": {},
-    }
-    (folder / "spacescale.json").write_text(json.dumps(state))
-    layout.write_manifest(folder)
+    seal(folder, state_of(7, config=Config(model=MODEL).model_dump(mode="json")))
     write_text(folder.parent / "latest", folder.name)
     return Written(run, folder, model)
 

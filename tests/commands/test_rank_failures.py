@@ -21,7 +21,7 @@ from commands import (
     environment,
 )
 
-from spacescale.checkpoint import layout
+from spacescale.checkpoint.found import find_checkpoint
 from spacescale.parallel.comm import free_port
 
 FAULTY = Path("tests/commands/faulty_pretrain.py")
@@ -169,7 +169,7 @@ def test_a_write_that_fails_on_one_rank_while_saving_ends_all(start):
     run.wait_for_fault()
     codes = run.wait_for_end(within=40)
     check(run, codes, "rank 1: .*")
-    assert layout.find_checkpoint(run.output) is None
+    assert find_checkpoint(run.output) is None
 
 
 # ---- A rank dies or hangs -----------------------------------------------------------------------
@@ -246,7 +246,7 @@ def test_ranks_save_and_leave_when_the_deepspeed_command_is_ended(start, number)
     run.wait_for_steps()
     run.commands[0].send_signal(number)
     assert run.wait_for_end(within=40) == [-number]  # a busy machine saves slowly
-    assert layout.find_checkpoint(run.output) is not None
+    assert find_checkpoint(run.output) is not None
     assert run.text().count("SIGTERM: saved step") == 1
     assert "Traceback" not in run.text() and not run.errors()
 
@@ -260,6 +260,6 @@ def test_ctrl_c_saves_and_leaves(start, launcher):
         os.killpg(command.pid, signal.SIGINT)
     codes = run.wait_for_end(within=40)
     assert codes == [0, 0] if launcher == "python" else codes[0] != 0
-    assert layout.find_checkpoint(run.output) is not None
+    assert find_checkpoint(run.output) is not None
     assert len(re.findall(r"SIG(INT|TERM): saved step", run.text())) == 1
     assert "pretrain.py" not in "".join(re.findall(r'File ".*', run.text()))
