@@ -25,6 +25,7 @@ from spacescale.checkpoint.compatibility import check_compatible
 from spacescale.checkpoint.partitions import Partitions
 from spacescale.checkpoint.pieces import (
     BUFFERS,
+    FIELDS,
     StoredPieces,
     buffers_of,
     name_pieces,
@@ -34,6 +35,7 @@ from spacescale.checkpoint.pieces import (
 )
 from spacescale.checkpoint.probe import FILE as PROBE
 from spacescale.checkpoint.probe import Probe, ask, probe_tensors
+from spacescale.checkpoint.room import make_room_for_save, require_room_for_run
 from spacescale.checkpoint.saving import Saved, SaveUnderWay
 from spacescale.checkpoint.writing import HostCopy, Written, save_tensors
 from spacescale.config import Config
@@ -43,6 +45,8 @@ from spacescale.genome.tracks import write_tracks
 from spacescale.model.space import Space
 from spacescale.parallel import comm
 from spacescale.parallel.engine import exact_weights
+
+OTHER_BYTES = 2**20  # of a checkpoint, at most, beside weights, moments and buffers
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +72,9 @@ class CheckpointManager:
         self.config, self.data = config, data
         self.engine, self.ep_size = engine, ep_size
         self.model, self.device = model, device
+        weights = sum(Partitions(engine).sizes().values())
+        buffers = sum(buffer.nbytes for buffer in buffers_of(model).values())
+        self.num_bytes = 4 * len(FIELDS) * weights + buffers + OTHER_BYTES
         self.saving: SaveUnderWay | None = None
         self.host_copy = None
         if config.run.save_in_background:
@@ -96,7 +103,7 @@ class CheckpointManager:
         assert self.saving is None, "finish the other one first"
         final = self.folder / layout.step_name(step)
         partial = final.with_name(final.name + layout.PARTIAL)
-        comm.on_main(lambda: _make_empty(partial))
+        comm.on_main(lambda: self._make_empty(partial))
         probe = None
         if with_probe:
             with exact_weights(self.engine):
@@ -139,6 +146,22 @@ class CheckpointManager:
         saved = self.saving.finish() if self.saving else None
         self.saving = None
         return saved
+
+    def require_room(self) -> None:
+        """Raise UserError where the disk cannot take the checkpoints of the run. On rank 0."""
+        self._sweep()
+        require_room_for_run(self.folder, self.num_bytes, self.config.run)
+
+    def _make_empty(self, partial: Path) -> None:
+        """Make the folder that is written to, once there is room for what comes into it."""
+        self._sweep()
+        make_room_for_save(self.folder, self.num_bytes, self.lineage, self.config.run)
+        partial.mkdir(parents=True)
+
+    def _sweep(self) -> None:
+        """Remove what a killed save left."""
+        for partial in self.folder.glob(f"step-*{layout.PARTIAL}"):
+            shutil.rmtree(partial)
 
     def _snapshot(self, probe: Probe | None) -> dict[str, dict[str, Tensor]]:
         """What this rank writes: file → name → tensor. Nothing in it changes while training goes on
@@ -199,9 +222,7 @@ class CheckpointManager:
         }
 
     def _remove_old(self) -> None:
-        """Remove what a killed save left, and old checkpoints of this very line of steps."""
-        for partial in self.folder.glob(f"step-*{layout.PARTIAL}"):
-            shutil.rmtree(partial)
+        """Remove old checkpoints of this very line of steps."""
         for old in found.superfluous(self.folder, self.lineage, self.config.run):
             shutil.rmtree(old)
 
@@ -252,11 +273,6 @@ class CheckpointManager:
             "micro_batch_size": self.engine.train_micro_batch_size_per_gpu(),
             "gradient_accumulation_steps": self.engine.gradient_accumulation_steps(),
         }
-
-
-def _make_empty(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
 
 
 def _random_file() -> str:
