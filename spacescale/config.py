@@ -18,6 +18,7 @@ from spacescale.errors import UserError
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 START_TIMEOUT_S = 600.0
+HANG_TIMEOUT_S = 300.0
 VALIDATION_SCORE = "valid/pearson_log1p"  # mean over species of their mean over tracks
 Stage = Literal["stem", "conv_tower", "transformer", "pointwise", "decoder"]
 
@@ -323,7 +324,7 @@ class RunConfig(_Section):
         default=START_TIMEOUT_S, ge=5, description="seconds in which all processes must have come"
     )
     hang_timeout_s: float = Field(
-        default=900,
+        default=HANG_TIMEOUT_S,
         ge=5,
         le=1500,  # comm.COLLECTIVE_TIMEOUT comes after it
         description="seconds without any progress after which all ranks end, naming the culprit",

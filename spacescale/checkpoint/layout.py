@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -43,17 +42,6 @@ def is_set_aside(folder: Path) -> bool:
     """Whether this is the name of a checkpoint that was set aside."""
     match = _NAME.fullmatch(folder.name)
     return match is not None and match[2] is not None
-
-
-def lock_run(output: Path) -> IO[str]:
-    """Hold the run folder for this process until it ends; UserError if another run holds it."""
-    output.mkdir(parents=True, exist_ok=True)
-    handle = (output / "run.lock").open("w")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{output}: in use by another run; choose another --output") from None
-    return handle
 
 
 def holds_run(output: Path) -> bool:

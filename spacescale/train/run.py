@@ -21,6 +21,8 @@ from spacescale.dataset.run_data import RunData
 from spacescale.dataset.sampler import SampleOrder
 from spacescale.errors import UserError
 from spacescale.files import write_json
+from spacescale.metrics.history import Record, begin
+from spacescale.metrics.history import Start as StartEvent
 from spacescale.model.attention import Attention, attention_kernel
 from spacescale.model.space import Space
 from spacescale.parallel import comm
@@ -31,11 +33,12 @@ from spacescale.parallel.engine import (
     resolve_deepspeed_config,
 )
 from spacescale.parallel.expert_parallel import distribute_experts
+from spacescale.parallel.run_folder import lock_run, remove_markers
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
-from spacescale.parallel.watch import FAILED
+from spacescale.parallel.watch import Watch
 from spacescale.planning.flops import num_tokens
-from spacescale.train.signals import REQUEUE, StopRequest
-from spacescale.train.trainer import DONE, Trainer
+from spacescale.train.signals import StopRequest
+from spacescale.train.trainer import Trainer
 from spacescale.train.validation import score_names
 
 MICRO_STEPS_COMPARED = 64
@@ -60,8 +63,11 @@ def prepare(
     resume: str | None,
     device: torch.device,
     stop: StopRequest,
+    watch: Watch,
 ) -> PreparedRun:
     """Build everything up to the first step. Called by every rank alike.
+
+    From the moment that the run folder is held, `stop` and `watch` write the end into its history.
 
     Raises UserError, on all ranks alike, for anything in the arguments, data or run folder that
     cannot work.
@@ -79,7 +85,9 @@ def prepare(
         }
     )
     start: Start = comm.on_main(lambda: find_start(output, resume))
-    lock = comm.on_main_only(lambda: layout.lock_run(output))
+    lock = comm.on_main_only(lambda: lock_run(output))
+    record = Record(output, comm.on_main(lambda: _begin(output, start.checkpoint)))
+    stop.record = watch.record = record
 
     torch.manual_seed(config.run.seed)  # the same weights on every rank, whatever ep_size
     model = Space(config.model)
@@ -89,11 +97,10 @@ def prepare(
     engine = build_engine(model, config.optim, deepspeed_config)
     manager = CheckpointManager(output, config, data, engine, ep_size, model, device)
     comm.on_main(manager.require_room)
-    trainer = Trainer(engine, config, data, manager, output, device, stop)
+    trainer = Trainer(engine, config, data, manager, output, device, stop, record)
     first_step = trainer.restore(start.checkpoint) if start.checkpoint else 0
     comm.on_main(lambda: _settle(output, start))
     comm.on_main(lambda: _write_config(output, config, deepspeed_config, manager.run_id))
-    comm.on_main(lambda: _remove_markers(output))
     _announce(config, data, output, ep_size, deepspeed_config, first_step)
     _announce_attention(model, deepspeed_config, device)
     return PreparedRun(trainer, first_step, lock)
@@ -237,10 +244,12 @@ def _settle(output: Path, start: Start) -> None:
         settle_on(folder / checkpoint.resolve().name)
 
 
-def _remove_markers(output: Path) -> None:
-    """What an earlier run in this folder said at its end holds no longer."""
-    for name in (FAILED, DONE, REQUEUE):
-        (output / name).unlink(missing_ok=True)
+def _begin(output: Path, checkpoint: Path | None) -> StartEvent:
+    """The folder is this run's from now on; what an earlier one said at its end holds no longer."""
+    first_step = layout.read_state(checkpoint)["step"] if checkpoint else 0
+    start = begin(output, first_step, checkpoint, comm.world_size())
+    remove_markers(output)
+    return start
 
 
 def _write_config(

@@ -8,6 +8,7 @@ import signal
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,18 +25,18 @@ from spacescale.dataset.sampler import Turns
 from spacescale.errors import UserError
 from spacescale.evals.track_prediction import nonzero_means
 from spacescale.files import write_text
+from spacescale.metrics.history import Record
 from spacescale.metrics.throughput import Throughput, memory_gib
 from spacescale.metrics.writer import RunLog, TrainingProgress
 from spacescale.model.losses import training_losses
 from spacescale.parallel import comm
 from spacescale.parallel.engine import Engine, set_learning_rate
+from spacescale.parallel.run_folder import DONE, REQUEUE
 from spacescale.train.schedule import learning_rate
-from spacescale.train.signals import REQUEUE, StopRequest
+from spacescale.train.signals import StopRequest
 from spacescale.train.statistics_watch import StatisticsWatch
 from spacescale.train.step_report import StepReport, StepSummary
 from spacescale.train.validation import validate
-
-DONE = "DONE"  # all steps are done: in the folder of the run
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +56,11 @@ class Trainer:
         output: Path,
         device: torch.device,
         stop: StopRequest,
+        record: Record,
     ):
         self.engine, self.config, self.data = engine, config, data
         self.manager, self.output, self.device, self.stop = manager, output, device, stop
+        self.record = record  # of the run's history
         self.accumulation = engine.gradient_accumulation_steps()
         self.track_means = {name: self._track_means(d) for name, d in data.datasets.items()}
         self.scores: dict[str, float] = {}  # of the last validation, and its step
@@ -117,11 +120,12 @@ class Trainer:
                 self.device,
             )
             self.engine.train()
+            self.record.begin_training()
             for step in range(first_step, last):
                 summary = self._optimiser_step(step)
+                done = self.record.step = step + 1
                 if summary.save_ready:
                     self._announce_saved(self.manager.advance())
-                done = step + 1
                 stopping, is_best = summary.stop_signal != 0, False
                 if done % self.config.run.valid_every == 0 or done == last:
                     is_best = self._validate(done)
@@ -130,7 +134,7 @@ class Trainer:
                 if stopping:
                     self._report_stop(summary.stop_signal, done)
                     return
-            comm.on_main(lambda: write_text(self.output / DONE, f"step {last}\n"))
+            comm.on_main(lambda: self._end_well("done", DONE, f"step {last}\n"))
         finally:
             self.progress.close()
             self.log.close()
@@ -263,6 +267,7 @@ class Trainer:
         """Say and log that a checkpoint is complete."""
         if saved is None:
             return
+        self.record.saved_step = saved.step
         best = " (best so far)" if saved.is_best else ""
         self.progress.say(f"step {saved.step}: saved {saved.folder}{best}")
         times = {"speed/save_stall_s": self.save_stall_s, "speed/save_total_s": saved.total_s}
@@ -271,4 +276,12 @@ class Trainer:
     def _report_stop(self, number: int, step: int) -> None:
         name = signal.Signals(number).name
         self.progress.say(f"{name}: saved step {step}, leaving; continue with --resume auto")
-        comm.on_main(lambda: write_text(self.output / REQUEUE, f"{name} at step {step}\n"))
+        comm.on_main(
+            lambda: self._end_well("stopped", REQUEUE, f"{name} at step {step}\n", signal=name)
+        )
+
+    def _end_well(
+        self, cause: Literal["done", "stopped"], marker: str, text: str, signal: str | None = None
+    ) -> None:
+        self.record.end(cause, signal=signal)
+        write_text(self.output / marker, text)

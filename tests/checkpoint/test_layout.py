@@ -78,15 +78,6 @@ def test_a_crash_while_a_pointer_is_replaced_leaves_the_old_one(checkpoint, monk
     assert not list(checkpoint.parent.glob("*.tmp"))
 
 
-def test_only_one_run_at_a_time_holds_a_folder(tmp_path):
-    held = layout.lock_run(tmp_path / "new")
-    with pytest.raises(UserError, match="new: in use by another run"):
-        layout.lock_run(tmp_path / "new")
-    held.close()
-    layout.lock_run(tmp_path / "new").close()
-    assert not layout.holds_run(tmp_path / "new"), "a lock alone is no run"
-
-
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -270,7 +270,7 @@ CASES = [
     Case("elsewhere", damaged_elsewhere, "other/.*state-00000.safetensors: damaged"),
     Case("other run", another_run, "run: holds a run, which .*elsewhere.* is not of"),
     Case("seed", another_seed, "step-00000003: run.seed was 0, is now 5; resume with the same"),
-    Case("gone", checkpoints_gone, r"checkpoints: held checkpoints \(latest, best\) and holds none"),
+    Case("gone", checkpoints_gone, r"held checkpoints \(latest, best\) and holds none"),
     Case("metric", another_metric, "run.best_metric=.*finhc .did you mean '.*finch'"),
 ]  # fmt: skip
 
