@@ -205,7 +205,12 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _convert(args: argparse.Namespace) -> None:
     from spacescale.checkpoint.convert import convert
 
-    print(f"{args.out}: converted; {convert(args.checkpoint, args.out)}")
+    agreement = convert(args.checkpoint, args.out)
+    without = (
+        "the checkpoint holds no probe, so that these weights are known to be those that were "
+        "saved, but not held against predictions of training (run.probe_every_save keeps some)"
+    )
+    print(f"{args.out}: converted; {agreement or without}")
 
 
 def _import(args: argparse.Namespace) -> None:
