@@ -84,7 +84,7 @@ def test_buffers_of_one_rank_that_are_not_finite_are_told_to_all(bad, monkeypatc
     for largest, expected in ((1.0, False), (bad, True)):
         report = StepReport(["finch"], CPU)
         add(report, {"finch": (3, 1.0)})
-        summary = report.gather(15, torch.tensor(largest))
+        summary = report.gather(15, True, torch.tensor(largest))
         assert (summary.bad_buffers, summary.bad_ranks) == (expected, [])
         assert (summary.windows, summary.stop_signal) == (3 * len(rows), 15)
 
