@@ -246,6 +246,11 @@ def test_a_damaged_checkpoint_is_named_before_anything_is_loaded(spanning, name)
     assert re.search(DAMAGES[name][1], spanning.refused[name])
 
 
+def test_poisoned_statistics_are_not_saved_over_the_last_clean_checkpoint(spanning):
+    said = spanning.refused["poisoned"]
+    assert re.search(r"buffers\.safetensors: stem\.1\.\S+running_var is not finite", said)
+
+
 def laid_out(**changes: int) -> dict[str, int]:
     before = {"world_size": 2, "ep_size": 2, "zero_stage": 2, "micro_batch_size": 4}
     return before | {"gradient_accumulation_steps": 1} | changes

@@ -202,6 +202,20 @@ def test_bfloat16_autocast_stays_close():
         torch.testing.assert_close(prediction, exact[name], rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("bins, first", [(16, 3), (17, 3), (18, 4), (10, 0)])
+def test_predicted_bins_are_the_central_ones_without_the_token_at_the_end(bins, first):
+    model = tiny_model()  # of 10 bins of 8 bp
+    seen = []
+    model.transformer[-1].register_forward_hook(lambda _, inputs, output: seen.append(output[0]))
+    with torch.no_grad():
+        output = model({"finch": some_codes(2, length=8 * bins)})
+        (last,) = seen
+        central = last[:, first : first + 10]  # (B, 10, D)
+        expected = model.pointwise_out(model.pointwise(central.transpose(1, 2)).transpose(1, 2))
+    assert last.shape[1] == bins + 1
+    torch.testing.assert_close(output.embedding["finch"], expected, rtol=0, atol=0)
+
+
 def test_unknown_species_are_named():
     with pytest.raises(ValueError, match=r"\['moth'\]: this model knows \['finch', 'perch'\]"):
         tiny_model()({"finch": some_codes(1), "moth": some_codes(1)})
