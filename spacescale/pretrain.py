@@ -45,8 +45,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("runs/pretrain"), help="run folder")
     parser.add_argument(
         "--resume",
-        help="'auto': go on from the latest checkpoint if there is one; 'must': fail if there is "
-        "none; PATH: from that checkpoint or run",
+        help="'auto': go on from the newest sound checkpoint, or begin where there never was one; "
+        "'must': fail if there is none; PATH: from that checkpoint or run; one of this run's own "
+        "goes back to it",
     )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # added by deepspeed
     overrides = [a for a in arguments if re.match(r"[\w.]+=", a)]

@@ -70,13 +70,11 @@ class CheckpointManager:
         metrics: dict[str, float],
         best_score: float,
         is_best: bool,
-        turns: dict[str, Any],
     ) -> Path:
         """Write the checkpoint of an optimiser step; returns its folder once `latest` names it.
 
         All ranks call it together. `metrics` are the last validation's, `best_score` the best
-        validation's so far, `turns` the sample order's. The previous checkpoint stays intact until
-        the new one is complete.
+        validation's so far. The previous checkpoint stays intact until the new one is complete.
         """
         name = layout.step_name(step)
         partial = self.folder / (name + layout.PARTIAL)
@@ -84,7 +82,7 @@ class CheckpointManager:
         comm.on_all(lambda: self._write_own(partial))
         with exact_weights(self.engine):
             probe = ask(self.model, self.config.model, self.device)
-        state = self._state(step, metrics, best_score, turns)
+        state = self._state(step, metrics, best_score)
         comm.on_main(lambda: self._complete(partial, state, probe, is_best))
         return self.folder / name
 
@@ -116,9 +114,7 @@ class CheckpointManager:
             write_text(self.folder / "best", final.name)
         self._remove_old()
 
-    def _state(
-        self, step: int, metrics: dict[str, float], best_score: float, turns: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _state(self, step: int, metrics: dict[str, float], best_score: float) -> dict[str, Any]:
         return {
             "format": layout.FORMAT,
             "format_version": layout.VERSION,
@@ -127,7 +123,6 @@ class CheckpointManager:
             "lineage": self.lineage,
             "step": step,
             "adam_step": Partitions(self.engine).adam_step(),
-            "turns": turns,
             "metrics": {k: v if math.isfinite(v) else None for k, v in metrics.items()},
             "best_score": best_score if math.isfinite(best_score) else None,
             "config": self.config.model_dump(mode="json"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from itertools import groupby
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -19,7 +20,7 @@ from spacescale.dataset.batch import Batch, SpeciesBatch
 from spacescale.dataset.manifest import find_species, read_manifest
 from spacescale.dataset.negative_targets import refuse_negative_window
 from spacescale.dataset.reader import SpeciesData
-from spacescale.dataset.sampler import SampleOrder
+from spacescale.dataset.sampler import Draw, SampleOrder
 from spacescale.errors import UserError
 
 
@@ -70,22 +71,38 @@ class TrainingWindows(Dataset):
         return _reopen, (found, order, self.rank, self.seq_length, roll)
 
     def __getitem__(self, micro_step: int) -> Batch:
-        """Batch of one micro-step, species in data set order."""
+        """Batch of one micro-step: the species of all ranks' windows, in data set order.
+
+        Of a species that only other ranks hold windows of, it has none (B = 0): all ranks compute
+        alike on all of these species, so that their gradients arrive in the same order.
+        """
         draws = self.order.draws(micro_step, self.rank)
+        mine = {name: list(group) for name, group in groupby(draws, key=lambda d: d.species)}
         batch = {}
-        for name, group in groupby(draws, key=lambda draw: draw.species):
-            data, windows = self.datasets[name], []
-            for draw in group:
-                row = int(self.rows[name][draw.window])
-                codes = data.sequence(row, self.seq_length, draw.shift_bp)
-                target_row = int(self.target_rows[name][draw.window])
-                targets = data.targets(target_row)
-                refuse_negative_window(data, target_row, targets)
-                if draw.reverse_complement:
-                    codes, targets = flip(codes, targets, data.strand_pair)
-                windows.append((codes, targets, row))
-            batch[name] = _collate(windows)
+        for name, on_all_ranks in self.order.windows_by_species(micro_step).items():
+            windows = [self._read(draw) for draw in mine.get(name, [])]
+            part = _collate(windows) if windows else self._no_windows(self.datasets[name])
+            batch[name] = replace(part, on_all_ranks=on_all_ranks)
         return batch
+
+    def _read(self, draw: Draw) -> tuple[np.ndarray, np.ndarray, int]:
+        """Codes (L,), targets (N, T) and row of a window, augmented."""
+        name, data = draw.species, self.datasets[draw.species]
+        row = int(self.rows[name][draw.window])
+        codes = data.sequence(row, self.seq_length, draw.shift_bp)
+        target_row = int(self.target_rows[name][draw.window])
+        targets = data.targets(target_row)
+        refuse_negative_window(data, target_row, targets)
+        if draw.reverse_complement:
+            codes, targets = flip(codes, targets, data.strand_pair)
+        return codes, targets, row
+
+    def _no_windows(self, data: SpeciesData) -> SpeciesBatch:
+        return SpeciesBatch(
+            torch.empty(0, self.seq_length, dtype=torch.uint8),
+            torch.empty(0, data.target_length, len(data.tracks), dtype=torch.float16),
+            torch.empty(0, dtype=torch.int64),
+        )
 
 
 def _reopen(found: dict[str, tuple[Path, str]], *others: Any) -> TrainingWindows:

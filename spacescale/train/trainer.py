@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import signal
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +18,6 @@ from spacescale.dataset.batch import Batch
 from spacescale.dataset.loader import BatchesOnDevice, training_batches
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.run_data import RunData
-from spacescale.dataset.sampler import Turns
 from spacescale.errors import UserError
 from spacescale.evals.track_prediction import nonzero_means
 from spacescale.files import write_text
@@ -29,6 +27,7 @@ from spacescale.metrics.writer import RunLog, TrainingProgress
 from spacescale.model.losses import training_losses
 from spacescale.parallel import comm
 from spacescale.parallel.engine import Engine, set_learning_rate
+from spacescale.parallel.gradient_order import GradientOrder
 from spacescale.parallel.run_folder import DONE, REQUEUE
 from spacescale.train.schedule import learning_rate
 from spacescale.train.signals import StopRequest
@@ -60,6 +59,7 @@ class Trainer:
         self.manager, self.output, self.device, self.stop = manager, output, device, stop
         self.record = record  # of the run's history
         self.accumulation = engine.gradient_accumulation_steps()
+        self.gradient_order = GradientOrder(manager.model)
         self.track_means = {name: self._track_means(d) for name, d in data.datasets.items()}
         self.scores: dict[str, float] = {}  # of the last validation, and its step
         self.best_score = -math.inf
@@ -79,19 +79,7 @@ class Trainer:
         metric = layout.read_config(checkpoint, state).run.best_metric
         if state["best_score"] is not None and metric == self.config.run.best_metric:
             self.best_score = state["best_score"]
-        self._continue_order(Turns(**state["turns"]), state["step"])
         return state["step"]
-
-    def _continue_order(self, turns: Turns, step: int) -> None:
-        order = self.data.windows.order.continued(turns, step * self.accumulation)
-        if order.turns != turns and len(self.data.datasets) > 1 and comm.is_main():
-            logger.warning(
-                "species take turns of %d windows instead of %d from here on: no window is lost or "
-                "read twice in an epoch, but steps hold other windows than before the change",
-                order.turns.windows,
-                turns.windows,
-            )
-        self.data.windows.order = order
 
     def fit(self, first_step: int) -> None:
         """Train from `first_step` to `optim.max_steps`, or until a stop is requested.
@@ -141,7 +129,15 @@ class Trainer:
         self.statistics.keep()
         for _ in range(self.accumulation):
             self._micro_step(next(self.batches), report)
-        summary = report.gather(self.stop.signal or 0, self.statistics.largest())
+        summary = report.gather(
+            self.stop.signal or 0, self.statistics.largest(), self.gradient_order.take()
+        )
+        if not summary.gradients_in_order:
+            raise UserError(
+                f"step {step + 1}: gradients arrived in different orders on the ranks, and may "
+                "have been added to each other; nothing of this step is saved. This is a fault of "
+                "spacescale: please report it with the configuration"
+            )
         self.throughput.step(summary.windows)
         norm = self._gradient_norm()
         self._check_finite(step, summary, norm)
@@ -154,7 +150,12 @@ class Trainer:
         output = self.engine({name: part.codes for name, part in batch.items()})
         targets = {name: p.targets.float() / self.track_means[name] for name, p in batch.items()}
         losses = training_losses(
-            output, targets, self.config.loss, comm.sum_over_ranks, self.data.with_unmeasured
+            output,
+            targets,
+            self.config.loss,
+            comm.sum_over_ranks,
+            self.data.with_unmeasured,
+            {name: part.on_all_ranks for name, part in batch.items()},
         )
         total = torch.stack(list(losses.values())).sum()
         self.engine.backward(total)
@@ -242,8 +243,7 @@ class Trainer:
 
     def _save(self, step: int, is_best: bool) -> None:
         scores = {n: v for n, v in self.scores.items() if not n.startswith("valid_experts/")}
-        turns = asdict(self.data.windows.order.turns)
-        folder = self.manager.save(step, scores, self.best_score, is_best, turns)
+        folder = self.manager.save(step, scores, self.best_score, is_best)
         self.record.saved_step = step
         self.progress.say(f"step {step}: saved {folder}{' (best so far)' if is_best else ''}")
         self.throughput.restart()

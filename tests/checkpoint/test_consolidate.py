@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import MODEL, write_run
-from made_up_checkpoints import seal, write_checkpoint
+from made_up_checkpoints import flip, seal, write_checkpoint
 from safetensors.torch import load_file, save_file
 
-from spacescale.checkpoint import layout
+from spacescale.checkpoint import layout, pieces
 from spacescale.checkpoint.consolidate import consolidate, load_space
 from spacescale.checkpoint.convert import convert
-from spacescale.checkpoint.pieces import write_pieces
+from spacescale.checkpoint.pieces import Piece, save_tensors, write_pieces
 from spacescale.checkpoint.probe import (
     TOLERANCE,
     Probe,
@@ -118,6 +118,23 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
         write_pieces(tmp_path / "nowhere", 3, [])
 
 
+def test_a_file_that_reads_back_differently_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "rng-00000.safetensors"
+    monkeypatch.setattr(pieces, "forget_cached", flip)  # the disk kept something else
+    with pytest.raises(
+        UserError, match=r"rng-00000\.safetensors: read back .* cpu is not what was"
+    ):
+        save_tensors({"cpu": torch.zeros(8, dtype=torch.uint8)}, path)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_numbers_that_are_not_finite_are_not_saved(tmp_path, bad):
+    piece = Piece("stem", 0, {"weight": torch.tensor([0.0, bad]), "exp_avg": torch.zeros(2)})
+    with pytest.raises(UserError, match=r"state-00001\.safetensors: weight/stem/0 is not finite"):
+        write_pieces(tmp_path, 1, [piece])
+    assert not list(tmp_path.iterdir())
+
+
 def test_buffers_of_another_model_are_named(written):
     path = written.checkpoint / "buffers.safetensors"
     buffers = load_file(path)
@@ -216,7 +233,7 @@ def test_a_probe_of_format_2_kept_no_choices_and_is_held_to_all_the_same(written
     layout.write_manifest(written.checkpoint)
     seal(written.checkpoint, layout.read_state(written.checkpoint) | {"format_version": 2})
     manifest = written.checkpoint / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 3', '"format_version": 2'))
+    manifest.write_text(manifest.read_text().replace('"format_version": 4', '"format_version": 2'))
     found = convert(written.run, tmp_path / "export")
     assert (found.turned, found.choices) == (0, 0)
 

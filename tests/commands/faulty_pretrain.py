@@ -1,5 +1,6 @@
-"""pretrain.py with a FAULT on rank FAULT_RANK: bug, damage, sleep or limit (no file may grow beyond
-100 kB) in the third micro-step; or pause in FAULT_PLACE, which stops the process before that."""
+"""pretrain.py with a FAULT in the third micro-step of rank FAULT_RANK: bug, damage, sleep, limit
+(no file may grow beyond 100 kB), or an overflow that the loss betrays or hides. Or pause in
+FAULT_PLACE, which stops the process before that."""
 
 import os
 import pkgutil
@@ -11,6 +12,16 @@ import time
 from spacescale import pretrain
 
 CALLS = []
+
+
+def scale_activations(model, factor):
+    """Once: multiply what the first BatchNorm sees."""
+
+    def scale(module, inputs):
+        hook.remove()
+        return (inputs[0] * factor,)
+
+    hook = model.stem[1].block.register_forward_pre_hook(scale)
 
 
 def add_fault():
@@ -32,6 +43,10 @@ def add_fault():
                     time.sleep(3600)
                 case "limit":
                     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+                case "overflow":
+                    scale_activations(self.engine.module, float("inf"))
+                case "hidden overflow":  # of the variance, by which activations are divided
+                    scale_activations(self.engine.module, 1e25)
         sound(self, batch, report)
 
     Trainer._micro_step = micro_step

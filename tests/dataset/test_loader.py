@@ -87,7 +87,8 @@ def assert_equal(one: Batch, other: Batch) -> None:
     assert list(one) == list(other)
     for name in one:
         for field in fields(one[name]):
-            assert torch.equal(getattr(one[name], field.name), getattr(other[name], field.name))
+            here, there = getattr(one[name], field.name), getattr(other[name], field.name)
+            assert torch.equal(here, there) if torch.is_tensor(here) else here == there
 
 
 def test_batches_have_the_documented_shapes(datasets):
@@ -98,6 +99,17 @@ def test_batches_have_the_documented_shapes(datasets):
         assert part.targets.shape == (2, BINS, len(datasets[name].tracks))
         assert part.targets.dtype == torch.float16
         assert part.rows.shape == (2,) and part.rows.dtype == torch.int64
+
+
+def test_a_batch_names_the_species_of_all_ranks_windows(datasets):
+    found = [windows(datasets, rank, micro_batch_size=1)[1] for rank in (0, 1)]
+    assert [list(batch) for batch in found] == [["finch", "perch"]] * 2
+    assert [len(batch["perch"].codes) for batch in found] == [0, 1]
+    absent, present = found[0]["perch"], found[1]["perch"]
+    for field in ("codes", "targets", "rows"):
+        assert getattr(absent, field).shape[1:] == getattr(present, field).shape[1:]
+        assert getattr(absent, field).dtype == getattr(present, field).dtype
+    assert [part.on_all_ranks for batch in found for part in batch.values()] == [1] * 4
 
 
 def test_a_batch_holds_what_the_sampler_drew(datasets):
