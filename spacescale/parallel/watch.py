@@ -44,6 +44,7 @@ PAUSE_S = 10.0  # a round this long means that this process itself was stopped
 OTHERS_END_S = 5.0  # another rank's end is heard of sooner than this
 MAX_END_S = 10.0  # nothing, not even a full disk, delays the end longer
 ENDED = 3  # exit status of ranks whose run failed
+NEEDS_A_PERSON = "needs a person: the same error would come again"  # read by slurm/common.sh
 PACKAGE = str(Path(__file__).parents[1]) + os.sep
 COLLECTIVES = str(Path("torch", "distributed")) + os.sep
 
@@ -126,7 +127,9 @@ class Watch:
             # Collectives raise when another rank has ended. That rank, not this one, is to be
             # named: hearing of it ends this process from the watching thread.
             time.sleep(OTHERS_END_S)
-        if isinstance(error, UserError | OSError):
+        if isinstance(error, UserError):
+            self._end([comm.rank()], str(error), more=NEEDS_A_PERSON)
+        if isinstance(error, OSError):
             self._end([comm.rank()], str(error))
         self._end([comm.rank()], repr(error), error)
 
@@ -200,8 +203,12 @@ class Watch:
         what: str,
         error: BaseException | None = None,
         kill: Sequence[int] = (),
+        more: str = "",
     ) -> NoReturn:
-        """End all ranks, `kill` by force; the first to claim FAILED says why."""
+        """End all ranks, `kill` by force; the first to claim FAILED says why.
+
+        more: a line in FAILED for scripts.
+        """
         self._closed = True  # what comes back must not end this process before it has spoken
         late = threading.Timer(MAX_END_S, os._exit, [ENDED])
         late.daemon = True
@@ -209,7 +216,7 @@ class Watch:
         self._pass_on(kill)
         self._kill_here(kill)
         names = f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
-        if self._claim(f"{names}: {what}"):
+        if self._claim(f"{names}: {what}", more):
             if error is not None:
                 traceback.print_exception(error)
             print(f"error on {names}: {what}", file=sys.stderr, flush=True)
@@ -227,13 +234,14 @@ class Watch:
                 with contextlib.suppress(OSError):
                     os.kill(place.pid, signal.SIGKILL)
 
-    def _claim(self, text: str) -> bool:
+    def _claim(self, text: str, more: str) -> bool:
         """Whether this rank is the one to speak; if so, it also writes the run's end."""
         if self.record is None:
             return True
         try:
             with (self.record.folder / FAILED).open("xb") as handle:
-                handle.write(text.encode(errors="backslashreplace") + b"\n")
+                lines = f"{text}\n{more}\n" if more else f"{text}\n"
+                handle.write(lines.encode(errors="backslashreplace"))
             self.record.end("failed", error=text)
         except FileExistsError:
             return False

@@ -84,8 +84,10 @@ def prepare(
             "species of the first micro-steps": _species_of_first_micro_steps(data.windows),
         }
     )
+    # A run that still ends there may yet save; a folder is made only where nothing is refused.
+    lock = comm.on_main_only(lambda: lock_run(output) if output.exists() else None)
     start: Start = comm.on_main(lambda: find_start(output, resume))
-    lock = comm.on_main_only(lambda: lock_run(output))
+    lock = comm.on_main_only(lambda: lock or lock_run(output))
     record = Record(output, comm.on_main(lambda: _begin(output, start.checkpoint)))
     stop.record = watch.record = record
 
@@ -96,6 +98,7 @@ def prepare(
     torch.manual_seed(config.run.seed + 1 + comm.rank())  # dropout differs between ranks
     engine = build_engine(model, config.optim, deepspeed_config)
     manager = CheckpointManager(output, config, data, engine, ep_size, model, device)
+    comm.on_main(manager.require_room)
     trainer = Trainer(engine, config, data, manager, output, device, stop, record)
     first_step = trainer.restore(start.checkpoint) if start.checkpoint else 0
     comm.on_main(lambda: _settle(output, start))

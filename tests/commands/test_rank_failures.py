@@ -16,7 +16,7 @@ def check(run, codes, message):
     assert all(code != 0 for code in codes), codes
     assert len(run.errors()) == 1, run.text()
     assert re.search(message, run.errors()[0]), run.errors()
-    reason = (run.output / "FAILED").read_text().strip()
+    reason = (run.output / "FAILED").read_text().splitlines()[0]
     assert run.errors()[0] == f"error on {reason}"
     end = run.last_run().end
     assert (end.cause, end.error) == ("failed", reason)

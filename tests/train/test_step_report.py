@@ -30,17 +30,17 @@ def gather(reports: list[StepReport], signals: list[int], monkeypatch) -> list[S
 
     monkeypatch.setattr(comm, "gather_rows", keep)
     for report, signal in zip(reports, signals, strict=True):
-        report.gather(signal)
+        report.gather(signal, True)
     together = torch.stack(rows)
     monkeypatch.setattr(comm, "gather_rows", lambda row: together)
-    return [report.gather(s) for report, s in zip(reports, signals, strict=True)]
+    return [report.gather(s, True) for report, s in zip(reports, signals, strict=True)]
 
 
 def test_species_loss_is_a_mean_over_windows_not_over_micro_steps():
     report = StepReport(["finch", "perch"], CPU)
     add(report, {"finch": (2, 1.0), "perch": (1, 4.0)})
     add(report, {"finch": (1, 7.0)})
-    summary = report.gather(0)
+    summary = report.gather(0, True)
     assert summary.losses["train/loss/finch"] == pytest.approx((1 + 1 + 7) / 3)
     assert summary.losses["train/loss/perch"] == pytest.approx(4)
     assert summary.windows == 4
@@ -50,7 +50,7 @@ def test_total_and_routing_terms_are_means_over_micro_steps():
     report = StepReport(["finch"], CPU)
     add(report, {"finch": (2, 1.0)}, mi=-0.5)
     add(report, {"finch": (2, 3.0)}, mi=-0.1)
-    losses = report.gather(0).losses
+    losses = report.gather(0, True).losses
     assert losses["train/encoder_mi"] == pytest.approx(-0.3)
     assert losses["train/loss"] == pytest.approx(((1 - 0.5) + (3 - 0.1)) / 2)
 
