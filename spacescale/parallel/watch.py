@@ -89,9 +89,10 @@ class Watch:
 
     def follow(self, model: nn.Module) -> None:
         """From now on count the model's forward passes."""
-        model.register_forward_pre_hook(self._count)
+        model.register_forward_pre_hook(lambda *_: self.count())
 
-    def _count(self, *_: Any) -> None:
+    def count(self) -> None:
+        """Note a forward pass, or that a save goes on which the main thread waits for."""
         self._forwards += 1
 
     def __enter__(self) -> Watch:
