@@ -98,7 +98,7 @@ def start(folder: Path) -> Run:
 def save(manager: CheckpointManager, turn: int) -> tuple[float, float]:
     """Seconds that training waits, and seconds until the checkpoint is complete."""
     began = time.perf_counter()
-    manager.save(turn, {}, 0.0, False, {}, with_probe=False)
+    manager.save(turn, {}, 0.0, False, with_probe=False)
     stall = time.perf_counter() - began
     manager.finish()
     total = time.perf_counter() - began

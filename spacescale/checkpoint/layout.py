@@ -15,8 +15,10 @@ from spacescale.config import Config, describe_errors
 from spacescale.errors import UserError
 from spacescale.files import files_below, forget_cached, read_json, sha256, sync_entries, write_json
 
-FORMAT, VERSION = "spacescale-checkpoint", 3
-READABLE = (2, 3)  # 2 did not keep the experts that the probe chose
+FORMAT, VERSION = "spacescale-checkpoint", 4
+# 2 did not keep the experts that the probe chose; 2 and 3 read windows in another order, so that
+# they convert but cannot be resumed.
+READABLE = (2, 3, 4)
 PARTIAL = ".partial"
 MANIFEST, STATE, CONFIG = "manifest.json", "spacescale.json", "config.json"
 _NAME = re.compile(r"step-(\d{8,12})(?:\.aside-(\d+))?")
@@ -158,7 +160,6 @@ class _State(BaseModel):
 
     step: _Count
     adam_step: _Count
-    turns: dict[str, Any]
     metrics: dict[str, float | None]
     best_score: float | None
     config: dict[str, Any]

@@ -89,16 +89,14 @@ class CheckpointManager:
         metrics: dict[str, float],
         best_score: float,
         is_best: bool,
-        turns: dict[str, Any],
         with_probe: bool,
     ) -> None:
         """Begin to write the checkpoint of an optimiser step; `finish` or `advance` complete it.
 
         All ranks call it together, with no other save under way. `metrics` are the last
-        validation's, `best_score` the best validation's so far, `turns` the sample order's.
-        Training may go on when it returns, unless run.save_in_background is off: then the state
-        must not change before `finish`. The previous checkpoint stays intact until the new one is
-        complete.
+        validation's, `best_score` the best validation's so far. Training may go on when it returns,
+        unless run.save_in_background is off: then the state must not change before `finish`. The
+        previous checkpoint stays intact until the new one is complete.
         """
         began = time.perf_counter()
         assert self.saving is None, "finish the other one first"
@@ -110,7 +108,7 @@ class CheckpointManager:
             with exact_weights(self.engine):
                 probe = ask(self.model, self.config.model, self.device)
         files = comm.on_all(lambda: self._snapshot(probe))
-        state = self._state(step, metrics, best_score, turns)
+        state = self._state(step, metrics, best_score)
 
         def write(progress: Progress) -> dict[str, Written]:
             if comm.is_main():
@@ -197,9 +195,7 @@ class CheckpointManager:
             write_text(self.folder / "best", final.name)
         self._remove_old()
 
-    def _state(
-        self, step: int, metrics: dict[str, float], best_score: float, turns: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _state(self, step: int, metrics: dict[str, float], best_score: float) -> dict[str, Any]:
         return {
             "format": layout.FORMAT,
             "format_version": layout.VERSION,
@@ -208,7 +204,6 @@ class CheckpointManager:
             "lineage": self.lineage,
             "step": step,
             "adam_step": Partitions(self.engine).adam_step(),
-            "turns": turns,
             "metrics": {k: v if math.isfinite(v) else None for k, v in metrics.items()},
             "best_score": best_score if math.isfinite(best_score) else None,
             "config": self.config.model_dump(mode="json"),

@@ -236,7 +236,7 @@ def test_a_probe_of_format_2_kept_no_choices_and_is_held_to_all_the_same(written
     layout.write_manifest(written.checkpoint)
     seal(written.checkpoint, layout.read_state(written.checkpoint) | {"format_version": 2})
     manifest = written.checkpoint / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 3', '"format_version": 2'))
+    manifest.write_text(manifest.read_text().replace('"format_version": 4', '"format_version": 2'))
     found = convert(written.run, tmp_path / "export")
     assert (found.turned, found.choices) == (0, 0)
 

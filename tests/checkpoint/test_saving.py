@@ -17,7 +17,7 @@ STEPS = 2  # while the save is under way
 
 
 def begin(run, step):
-    run.manager.save(step, {}, 0.0, False, {}, with_probe=True)
+    run.manager.save(step, {}, 0.0, False, with_probe=True)
 
 
 def all_ready(run) -> bool:

@@ -77,6 +77,18 @@ def test_ranks_with_a_loss_that_is_not_finite_are_named(bad, monkeypatch):
         assert summary.bad_ranks == [1]
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_buffers_of_one_rank_that_are_not_finite_are_told_to_all(bad, monkeypatch):
+    rows = []
+    monkeypatch.setattr(comm, "gather_rows", lambda row: rows.append(row) or torch.stack(rows))
+    for largest, expected in ((1.0, False), (bad, True)):
+        report = StepReport(["finch"], CPU)
+        add(report, {"finch": (3, 1.0)})
+        summary = report.gather(15, True, torch.tensor(largest))
+        assert (summary.bad_buffers, summary.bad_ranks) == (expected, [])
+        assert (summary.windows, summary.stop_signal) == (3 * len(rows), 15)
+
+
 def test_a_signal_to_one_rank_reaches_all(monkeypatch):
     reports = [StepReport(["finch"], CPU) for _ in range(2)]
     for report in reports:
@@ -89,3 +101,15 @@ def test_reports_keep_no_graph():
     loss = torch.tensor(1.0, requires_grad=True) * 2
     report.add({"poisson/finch": loss}, loss, {"finch": 1})
     assert not any(value.requires_grad for value in report.sums.values())
+
+
+@pytest.mark.parametrize("orders, expected", [((7, 7), True), ((7, 2**24 - 1), False)])
+def test_gradients_in_another_order_on_some_rank_are_seen(orders, expected, monkeypatch):
+    reports = [StepReport(["finch"], CPU) for _ in orders]
+    rows: list[torch.Tensor] = []
+    monkeypatch.setattr(comm, "gather_rows", lambda row: rows.append(row) or row[None])
+    for report, order in zip(reports, orders, strict=True):
+        add(report, {"finch": (2, 1.0)})
+        report.gather(0, True, gradient_order=order)
+    monkeypatch.setattr(comm, "gather_rows", lambda row: torch.stack(rows))
+    assert reports[0].gather(0, True, gradient_order=orders[0]).gradients_in_order is expected
