@@ -96,7 +96,7 @@ def fail_beside_training(folder: Path) -> list[str]:
         pass
     with pytest.raises(UserError) as caught:
         run.manager.advance()
-    comm.barrier()
+    comm.gather(None)  # wait for all
     assert [p.name for p in run.manager.folder.iterdir() if p.is_dir()] == ["step-00000000"]
     return str(caught.value)
 
