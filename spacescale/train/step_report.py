@@ -55,8 +55,8 @@ class StepReport:
 
     def gather(
         self,
-        stop_signal: int,
-        save_ready: bool,
+        stop_signal: int = 0,
+        save_ready: bool = True,
         largest_buffer: Tensor | None = None,
         gradient_order: int = 0,
     ) -> StepSummary:
@@ -68,8 +68,8 @@ class StepReport:
         """
         names = sorted(self.sums)
         largest = torch.zeros((), device=self.device) if largest_buffer is None else largest_buffer
-        flags = gradient_order, stop_signal, save_ready
-        counts = [float(n) for n in (*self.windows.values(), *flags)]
+        numbers = (*self.windows.values(), gradient_order, stop_signal, save_ready)
+        counts = [float(n) for n in numbers]
         row = torch.cat(
             [
                 torch.stack([*(self.sums[n] for n in names), largest]),

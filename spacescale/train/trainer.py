@@ -273,11 +273,8 @@ class Trainer:
             return
         self.record.saved_step = saved.step
         best = " (best so far)" if saved.is_best else ""
-        self.progress.say(
-            f"step {saved.step}: saved {saved.folder} in {saved.total_s:.1f} s, of which training "
-            f"waited {self.save_stall_s:.1f} s{best}"
-        )
-        times = {"speed/save_s": saved.total_s, "speed/save_stall_s": self.save_stall_s}
+        self.progress.say(f"step {saved.step}: saved {saved.folder} in {saved.total_s:.1f} s{best}")
+        times = {"speed/save_stall_s": self.save_stall_s, "speed/save_total_s": saved.total_s}
         self.log.scalars(saved.step, times)
         if comm.is_main():
             self.grace.check(saved.total_s)

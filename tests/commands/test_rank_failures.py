@@ -180,12 +180,12 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(start):
     names = {path.name for path in (run.output / "checkpoints").glob("step-*")}
     assert names == {"step-00000002", "step-00000004.partial"}
     run = start("python", "run.save_every=2", "--resume", "must")
-    run.wait_until(lambda: "speed/save_s" in steps_of(run).get(4, {}) and 6 in steps_of(run))
+    run.wait_until(lambda: "speed/save_total_s" in steps_of(run).get(4, {}) and 6 in steps_of(run))
     run.end()
     after = steps_of(run)
     for step in (3, 4, 5, 6):
         assert after[step]["train/loss"] == before[step]["train/loss"], step
-    assert after[4]["speed/save_stall_s"] < after[4]["speed/save_s"]
+    assert after[4]["speed/save_stall_s"] < after[4]["speed/save_total_s"]
 
 
 def steps_of(run):
