@@ -213,6 +213,8 @@ def another_order(folder: Path) -> None:
     path = folder / "spacescale.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 3}))
     layout.write_manifest(folder)
+    manifest_file = folder / "manifest.json"
+    manifest_file.write_text(manifest_file.read_text().replace('version": 4', 'version": 3'))
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -242,6 +244,11 @@ def damage_copies(folder: Path, origin: Layout) -> None:
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_checkpoint_is_named_before_anything_is_loaded(spanning, name):
     assert re.search(DAMAGES[name][1], spanning.refused[name])
+
+
+def test_poisoned_statistics_are_not_saved_over_the_last_clean_checkpoint(spanning):
+    said = spanning.refused["poisoned"]
+    assert re.search(r"buffers\.safetensors: stem\.1\.\S+running_var is not finite", said)
 
 
 def laid_out(**changes: int) -> dict[str, int]:
