@@ -23,6 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 
 from spacescale.checkpoint import layout
@@ -139,13 +140,13 @@ def save_by_torch(run: Run, turn: int) -> tuple[float, float]:
         name: tensor.clone()  # else torch would store all of the memory that a slice is of
         for name, tensor in name_pieces(Partitions(run.engine).pieces()).items()
     }
-    comm.barrier()
+    dist.barrier()
     began = time.perf_counter()
     with path.open("wb") as file:
         torch.save(tensors, file)
         file.flush()
         os.fsync(file.fileno())
-    comm.barrier()
+    dist.barrier()
     took = time.perf_counter() - began
     path.unlink()
     return took, took
@@ -165,12 +166,12 @@ def measure(folder: Path, turns: int) -> dict[str, Any]:
         names = list(ways)
         shift = turn % len(names)
         for name in [*names[shift:], *names[:shift]][:: -1 if turn % 2 else 1]:
-            comm.barrier()
+            dist.barrier()
             times[name].append(ways[name](turn))
     checkpoint = layout.checkpoints_folder(folder / "beside") / layout.step_name(turns)
     verifying, resuming = [], []
     for _ in range(turns):
-        comm.barrier()
+        dist.barrier()
         began = time.perf_counter()
         comm.on_main(lambda: layout.verify(checkpoint))
         verifying.append(time.perf_counter() - began)
