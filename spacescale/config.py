@@ -320,6 +320,16 @@ class RunConfig(_Section):
     keep_every_hours: NonNegative = Field(
         default=0, description="and one in so many hours (0 = none)"
     )
+    save_in_background: bool = Field(
+        default=True,
+        description="write checkpoints beside training, from a copy in the host's memory: 12 bytes "
+        "per weight, shared out over the processes",
+    )
+    probe_every_save: bool = Field(
+        default=False,
+        description="let every checkpoint hold predictions that its conversion is proved against, "
+        "not only the best and the last",
+    )
     max_nonfinite_steps: int = Field(
         default=3, ge=1, description="non-finite steps in a row that end the run"
     )

@@ -100,24 +100,21 @@ def main(arguments: list[str]) -> int:
     from spacescale.train.run import prepare
 
     preset = args.preset or (DEFAULT_PRESET if args.data else EMBEDDED_PRESET)
-    try:
-        settings = settings_of_run(preset, args.overrides)
-        device = init_distributed(settings.start_timeout_s)
-        watch = Watch(stop.leave, settings.hang_timeout_s)
-    except comm.NotMet as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
-    except UserError as error:
-        return refuse(error, stop)
+    settings = settings_of_run(preset, args.overrides)
+    watch = Watch(stop.leave, settings.hang_timeout_s)
     stop.tell_others, stop.interrupt = watch.tell_stop, watch.interrupt
-    with watch:  # an error from here on ends all ranks
+    with watch:  # once the ranks have met, an error ends all
         try:
+            device = init_distributed(settings.start_timeout_s, met=watch.open)
             config = comm.on_all(lambda: build_config(preset, args.overrides))
             named = {"--output": str(args.output), "--resume": args.resume}
             require_agreement({"--data": "given" if args.data else "left out", **named})
             paths = args.data or [Path(comm.on_main(lambda: str(embedded_data())))]
             places = (args.deepspeed, args.output, args.resume)
             run = prepare(config, paths, *places, device, stop, watch)
+        except comm.NotMet as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return 2
         except UserError as error:
             return refuse(error, stop)
         watch.follow(run.trainer.engine)

@@ -36,11 +36,10 @@ def check_compatible(
 
     state: the checkpoint's. laid_out: processes, experts, ZeRO stage and windows of this run.
     """
-    if state["format_version"] != layout.VERSION:
+    if (version := state.get("format_version")) != layout.VERSION:
         raise UserError(
-            f"{checkpoint}: format version {state['format_version']}, of a run whose windows came "
-            "in another order; finish it with the spacescale that wrote it. Its weights can be "
-            "converted"
+            f"{checkpoint}: format version {version}, of a run whose windows came in another "
+            "order; finish it with the spacescale that wrote it. Its weights can be converted"
         )
     saved = layout.read_config(checkpoint, state)
     _check_species(checkpoint, saved.model.species, config.model.species)

@@ -9,6 +9,16 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Replaced:
+    """A damaged window, and the row of the data set that was read in its place."""
+
+    species: str
+    row: int
+    by: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class SpeciesBatch:
     """Windows of one species in one micro-batch.
 
@@ -19,6 +29,7 @@ class SpeciesBatch:
     targets: Tensor  # (B, N, T) float16, in the units of the stored targets
     rows: Tensor  # (B,) int64, rows of the data set
     on_all_ranks: int = 0  # in training, B of all ranks together
+    replaced: tuple[Replaced, ...] = ()  # of these windows, the damaged ones
 
     def to(self, device: torch.device) -> SpeciesBatch:
         """Copy to a device; asynchronous from pinned memory."""

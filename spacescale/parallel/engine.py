@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
 from deepspeed.runtime.torch_autocast import has_comm_dtype
 from torch import nn
+from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 from spacescale.config import START_TIMEOUT_S, OptimConfig
 from spacescale.errors import UserError
@@ -41,9 +42,12 @@ NO_DECAY_MARKS = ("bias", "token", "embedding", ".w3")
 logger = logging.getLogger(__name__)
 
 
-def init_distributed(start_timeout_s: float = START_TIMEOUT_S) -> torch.device:
+def init_distributed(
+    start_timeout_s: float = START_TIMEOUT_S, met: Callable[[Store], None] = lambda store: None
+) -> torch.device:
     """Join the process group and return this process's device.
 
+    met: called with the store in which all ranks have met, before they join.
     Raises UserError for surroundings that do not fit together, and NotMet where the ranks have not
     met after start_timeout_s, or cannot.
     """
@@ -61,7 +65,9 @@ def init_distributed(start_timeout_s: float = START_TIMEOUT_S) -> torch.device:
     if device.type == "cuda":
         _take_gpu(device)
     if not torch.distributed.is_initialized():  # by an earlier run in this process
-        comm.join(meet(source, start_timeout_s), device)
+        store = meet(source, start_timeout_s)
+        met(store)
+        comm.join(store, device)
     deepspeed.init_distributed(timeout=comm.COLLECTIVE_TIMEOUT, verbose=False)
     return device
 

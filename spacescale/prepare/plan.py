@@ -99,7 +99,7 @@ def make_plan(options: DatasetOptions, genome: Genome, tracks: Sequence[Track]) 
         dropped_unmappable=dropped["unmappable"],
         dropped_near_other_split=len(tiled) - len(windows),
         split_overlaps=split_overlaps(windows, options.seq_length),
-        contigs_without_tracks=_lacking(lengths, tracks, names_of_track),
+        contigs_without_tracks=_contigs_without_tracks(lengths, tracks, names_of_track),
         extra_contigs=_extra(track_contigs, lengths, aliases),
         too_short=too_short,
         unassigned=[name for name in common if name not in taken],
@@ -120,11 +120,11 @@ def _refuse_missing_files(options: DatasetOptions, tracks: Sequence[Track]) -> N
         raise UserError(
             f"{options.targets}: {len(missing)} of the {len(tracks)} files of tracks are not "
             f"there, such as {track_path(options, first)} of {first.identifier}; a file is named "
-            f"absolutely or relative to the table{_hint(first)}"
+            f"absolutely or relative to the table{_working_directory_hint(first)}"
         )
 
 
-def _hint(track: Track) -> str:
+def _working_directory_hint(track: Track) -> str:
     if not given_path(track.file).is_file():
         return ""
     return f", and {track.file} is there only relative to the working directory, {Path.cwd()}"
@@ -333,7 +333,7 @@ def _and_masks(options: DatasetOptions) -> str:
     return "".join(f" and {text}" for name, text in texts.items() if name in options.masks)
 
 
-def _lacking(
+def _contigs_without_tracks(
     lengths: Mapping[str, int], tracks: Sequence[Track], names_of_track: list[set[str]]
 ) -> dict[str, list[str]]:
     report = {}

@@ -20,7 +20,6 @@ from pydantic import TypeAdapter
 from spacescale.dataset.folder import refuse_existing
 from spacescale.dataset.schema import (
     Contig,
-    Manifest,
     Report,
     Sources,
     Split,
@@ -41,8 +40,8 @@ from spacescale.prepare.plan import DatasetPlan, make_plan, track_path
 from spacescale.prepare.scratch import Scratch
 from spacescale.prepare.shards import Shards, complete, publish
 from spacescale.prepare.track_reader import ReadTrack, WindowMasks, read_track, source_of
-from spacescale.prepare.work_folder import WorkFolder, opened, request_of, shared
-from spacescale.prepare.writer import created_with, place_contigs, write_genome
+from spacescale.prepare.work_folder import WorkFolder, locked_exclusively, locked_shared, request_of
+from spacescale.prepare.writer import place_contigs, write_genome
 
 STAGES = ("prepare", "tracks", "shards", "finish")
 
@@ -63,7 +62,7 @@ def make_dataset(
     tracks = read_tracks_table(options)
     work, request = WorkFolder.of(options.target), dataset_request(options, tracks)
     # The work folder inside: a worker that died is no error in the input, so it stays.
-    with _workers(options, executor) as pool, opened(work, request, options.overwrite):
+    with _workers(options, executor) as pool, locked_exclusively(work, request, options.overwrite):
         _prepare(work, options, tracks)
         _read_tracks(work, options, tracks, range(len(tracks)), pool, notify)
         layout = _Layout.of(work, options, len(tracks))
@@ -90,16 +89,16 @@ def make_stage(
     tracks = read_tracks_table(options)
     work, request = WorkFolder.of(options.target), dataset_request(options, tracks)
     if stage == "prepare":
-        with opened(work, request, options.overwrite):
+        with locked_exclusively(work, request, options.overwrite):
             _prepare(work, options, tracks)
         return work.path
     if not work.plan.is_file():
         raise UserError(f"{work.path} is not prepared: run --stage prepare first")
     if stage == "finish":
-        with opened(work, request, keep=True):
+        with locked_exclusively(work, request, keep=True):
             _finish(options, tracks, _Layout.of(work, options, len(tracks)))
         return options.target
-    with shared(work, request), _workers(options, executor) as pool:
+    with locked_shared(work, request), _workers(options, executor) as pool:
         if stage == "tracks":
             mine = range(part - 1, len(tracks), parts)
             _read_tracks(work, options, tracks, mine, pool, notify)
@@ -228,7 +227,7 @@ def _read_one(
 _READ_TRACK = TypeAdapter(ReadTrack)
 
 
-def _read_part(work: WorkFolder, index: int) -> ReadTrack:
+def _load_result(work: WorkFolder, index: int) -> ReadTrack:
     return _READ_TRACK.validate_python(json.loads(work.part(index).read_text(encoding="utf-8")))
 
 
@@ -282,35 +281,24 @@ def _refuse_emptied_splits(plan: DatasetPlan, rows: np.ndarray) -> None:
 
 def _finish(options: DatasetOptions, tracks: Sequence[Track], layout: _Layout) -> None:
     shards, windows = layout.shards, layout.plan.windows
-    read = [_read_part(shards.work, index) for index in range(len(tracks))]
+    read = [_load_result(shards.work, index) for index in range(len(tracks))]
     refuse_opposite_strands([r.track for r in read], [r.coverage for r in read])
     bases = len(windows) * options.span
     finished = [replace(result.track, covered=result.covered_bases / bases) for result in read]
-    complete(shards, windows, finished, _manifest(options, layout, read))
-    publish(shards.work, dataset_request(options, tracks), options.target)
-
-
-def _manifest(options: DatasetOptions, layout: _Layout, read: list[ReadTrack]) -> Manifest:
-    plan, transform = layout.plan, get_transform(options.transform)
-    num_windows = plan.num_windows()
-    split_bed = options.splits.bed
-    return Manifest(
-        species=options.species,
+    plan, transform, split_bed = layout.plan, get_transform(options.transform), options.splits.bed
+    complete(
+        shards,
+        options,
+        windows,
+        finished,
         seq_length=options.seq_length,
         bin_size=options.bin_size,
         target_length=options.target_length,
         stride=None if options.splits.windows else options.stride or options.span,
         transform=TransformInfo(name=transform.name, version=transform.version),
-        missing=options.missing,
-        storage=options.storage,
         split=Split(
-            method=plan.split_method,
-            settings=plan.split_settings,
-            hash=split_hash(plan.windows),
+            method=plan.split_method, settings=plan.split_settings, hash=split_hash(windows)
         ),
-        num_windows=num_windows,
-        num_tracks=len(read),
-        mean_over="train" if "train" in num_windows else "all",
         contigs=layout.contigs,
         aliases=plan.aliases,
         sources=Sources(
@@ -321,9 +309,8 @@ def _manifest(options: DatasetOptions, layout: _Layout, read: list[ReadTrack]) -
             masks={name: source_of(path) for name, path in options.masks.items()},
         ),
         report=_complete_report(plan.report, read),
-        files={},
-        created_with=created_with(),
     )
+    publish(shards.work, dataset_request(options, tracks), options.target)
 
 
 def _complete_report(report: Report, read: list[ReadTrack]) -> Report:

@@ -150,16 +150,16 @@ class _WindowReader:
         values = self._coverage(chrom, starts, targets[0].end - targets[0].start)
         for row, target in enumerate(targets):
             if self._blacklist.touches(chrom, target.start, target.end):
-                values[row] = self._without_artefacts(values[row], target)
+                values[row] = self._mask_blacklisted(values[row], target)
         return values
 
-    def _without_artefacts(self, values: np.ndarray, target: Interval) -> np.ndarray:
+    def _mask_blacklisted(self, values: np.ndarray, target: Interval) -> np.ndarray:
         blacklisted = self._blacklist.bases(target.chrom, target.start, target.end)
         # Past the ends of the contig there is no coverage to take a percentile of.
         start = max(target.start - self._margin, 0)
         end = min(target.end + self._margin, self._lengths[target.chrom])
         window = self._coverage(target.chrom, np.array([start]), end - start)[0]
-        return self._transform.without_artefacts(values, blacklisted, window, self._num_bins)
+        return self._transform.mask_blacklisted(values, blacklisted, window, self._num_bins)
 
     def past_end(self) -> dict[str, np.ndarray]:
         """Return what the file has past the ends of the contigs that carry windows."""

@@ -121,7 +121,7 @@ class WorkFolder:
 
 
 @contextmanager
-def opened(
+def locked_exclusively(
     work: WorkFolder, request: Mapping[str, str], overwrite: bool = False, keep: bool = False
 ) -> Iterator[None]:
     """Lock the work folder for this process alone, new or as a run with this request left it.
@@ -133,7 +133,7 @@ def opened(
     """
     with made_parents(work.path), _locked(work, shared=False), _full_disk_explained(work):
         anew = overwrite and not keep
-        if _is_useless(work) or (anew and _difference(work, request) is not None):
+        if _holds_no_progress(work) or (anew and _difference(work, request) is not None):
             work.clear()
             write_json(work.request, request)
         _refuse_other_request(work, request)
@@ -158,13 +158,13 @@ def _full_disk_explained(work: WorkFolder) -> Iterator[None]:
         ) from error
 
 
-def _is_useless(work: WorkFolder) -> bool:
+def _holds_no_progress(work: WorkFolder) -> bool:
     """Whether the folder is new, or left by a run killed at its very beginning or end."""
     return not work.request.is_file() or (work.plan.is_file() and not work.dataset.is_dir())
 
 
 @contextmanager
-def shared(work: WorkFolder, request: Mapping[str, str]) -> Iterator[None]:
+def locked_shared(work: WorkFolder, request: Mapping[str, str]) -> Iterator[None]:
     """Lock a work folder that is prepared already, for several processes at once.
 
     Raises UserError when it was prepared from other inputs, or is locked by one process.

@@ -96,6 +96,7 @@ def prepare(
     torch.manual_seed(config.run.seed + 1 + comm.rank())  # dropout differs between ranks
     engine = build_engine(model, config.optim, deepspeed_config)
     manager = CheckpointManager(output, config, data, engine, ep_size, model, device)
+    comm.on_main(manager.require_room)
     trainer = Trainer(engine, config, data, manager, output, device, stop, record)
     first_step = trainer.restore(start.checkpoint) if start.checkpoint else 0
     comm.on_main(lambda: _settle(output, start))

@@ -114,7 +114,8 @@ def train(run: Run, first: int, stop: int) -> list[float]:
 
 
 def save(run: Run, step: int) -> None:
-    run.manager.save(step, {}, 0.0, False)
+    run.manager.save(step, {}, 0.0, False, with_probe=True)
+    run.manager.finish()
 
 
 def checkpoint(folder: Path, run: object, step: int = SAVED_AT) -> Path:

@@ -213,6 +213,8 @@ def another_order(folder: Path) -> None:
     path = folder / "spacescale.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 3}))
     layout.write_manifest(folder)
+    manifest_file = folder / "manifest.json"
+    manifest_file.write_text(manifest_file.read_text().replace('version": 4', 'version": 3'))
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {

@@ -1,8 +1,11 @@
 """pretrain.py with a FAULT in the third micro-step of rank FAULT_RANK: bug, damage, sleep, limit
-(no file may grow beyond 100 kB), or an overflow that the loss betrays or hides."""
+(no file may grow beyond 100 kB), or an overflow that the loss betrays or hides. Or pause in
+FAULT_PLACE, which stops the process before that."""
 
 import os
+import pkgutil
 import resource
+import signal
 import sys
 import time
 
@@ -49,6 +52,19 @@ def add_fault():
     Trainer._micro_step = micro_step
 
 
+def add_pause():
+    module, _, name = os.environ["FAULT_PLACE"].rpartition(".")
+    sound = pkgutil.resolve_name(f"{module}.{name}")
+
+    def paused(*arguments):
+        if os.environ["RANK"] == os.environ["FAULT_RANK"]:
+            print("here comes the fault", flush=True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return sound(*arguments)
+
+    setattr(pkgutil.resolve_name(module), name, paused)
+
+
 if __name__ == "__main__":
-    add_fault()
+    (add_pause if os.environ["FAULT"] == "pause" else add_fault)()
     sys.exit(pretrain.main(sys.argv[1:]))

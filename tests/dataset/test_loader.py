@@ -200,6 +200,59 @@ def test_batches_on_a_device_are_the_batches_in_order_one_ahead(datasets):
     assert next(batches, None) is None
 
 
+def damaged_copy(folder: Path, tmp_path: Path, row: int) -> dict[str, SpeciesData]:
+    """The data sets, where a file that holds the targets of a row of the first one is cut."""
+    shutil.copytree(folder, tmp_path / "copy")
+    datasets = open_datasets([tmp_path / "copy"])
+    file = next(iter(datasets.values())).file_of(row)
+    file.write_bytes(file.read_bytes()[:-9])
+    return datasets
+
+
+def test_a_damaged_window_is_named_by_a_worker_process_too(datasets, folder, tmp_path):
+    row = int(windows(datasets)[0]["finch"].rows[0])
+    training = windows(damaged_copy(folder, tmp_path, row))
+    with pytest.raises(UserError) as own:
+        training[0]
+    with pytest.raises(UserError) as of_worker:
+        list(training_batches(training, 0, 1, num_workers=1, pin_memory=False))
+    assert not multiprocessing.active_children()  # though the error is still held here
+    assert str(of_worker.value) == str(own.value)
+    assert re.fullmatch(rf"{tmp_path}/copy/finch/\S+: row \d+ \(\w+:\d+-\d+\) .*", str(own.value))
+
+
+def test_a_damaged_window_is_replaced_alike_wherever_it_is_read(datasets, folder, tmp_path):
+    row = int(windows(datasets)[0]["finch"].rows[0])
+    datasets = damaged_copy(folder, tmp_path, row)
+    ranks = [windows(datasets, rank) for rank in (0, 1)]
+    for training in ranks:
+        training.replace_damaged = True
+    replaced, seen = {}, set()
+    for training in ranks:
+        workers = training_batches(training, 0, 12, num_workers=1, pin_memory=False)
+        for step, of_worker in enumerate(workers):
+            batch = training[step]
+            assert_equal(batch, of_worker)
+            seen.update(batch["finch"].rows.tolist())
+            for one in batch["finch"].replaced:
+                assert one.species == "finch" and f"row {one.row} (" in one.reason
+                assert replaced.setdefault(one.row, one.by) == one.by
+    assert row in replaced and not replaced.keys() & seen
+    assert not any(part.replaced for name, part in batch.items() if name != "finch")
+
+
+def test_where_nothing_can_be_read_nothing_is_replaced(datasets, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    datasets = open_datasets([tmp_path / "copy"])
+    finch = datasets["finch"]
+    for file in {finch.file_of(int(row)) for row in finch.rows("train")}:
+        file.write_bytes(file.read_bytes()[:-9])
+    training = windows(datasets)
+    training.replace_damaged = True
+    with pytest.raises(UserError, match="copy/finch: no training window can be read"):
+        training[0]
+
+
 def test_rolling_pairs_sequences_with_other_targets(datasets):
     settings = {"shift_bp": 0, "reverse_complement": False}
     true, rolled = windows(datasets, **settings), windows(datasets, roll=1, **settings)

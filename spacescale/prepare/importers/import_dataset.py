@@ -19,7 +19,6 @@ from spacescale.arguments import given_path
 from spacescale.dataset.folder import refuse_existing
 from spacescale.dataset.schema import (
     Contig,
-    Manifest,
     Missing,
     Report,
     Sources,
@@ -34,7 +33,6 @@ from spacescale.genome.intervals import (
     from_columns,
     split_hash,
     to_columns,
-    windows_per_split,
 )
 from spacescale.genome.sequence_files import Genome, open_codes, read_genome
 from spacescale.genome.track_selection import select_tracks
@@ -60,8 +58,8 @@ from spacescale.prepare.options import OutputOptions
 from spacescale.prepare.scratch import Scratch
 from spacescale.prepare.shards import Shards, complete, publish
 from spacescale.prepare.track_reader import source_of
-from spacescale.prepare.work_folder import WorkFolder, opened, request_of
-from spacescale.prepare.writer import created_with, place_contigs, write_genome
+from spacescale.prepare.work_folder import WorkFolder, locked_exclusively, request_of
+from spacescale.prepare.writer import place_contigs, write_genome
 from spacescale.splits.beds import bed_contigs, name_folds
 from spacescale.splits.leakage import split_overlaps
 
@@ -114,7 +112,10 @@ def import_dataset(
     geometry = _stored_geometry(options, source.geometry)
     work, request = WorkFolder.of(options.target), _request(options, source)
     # The work folder inside: a worker that died is no error in the input, so it stays.
-    with local_workers(options.workers) as pool, opened(work, request, options.overwrite):
+    with (
+        local_workers(options.workers) as pool,
+        locked_exclusively(work, request, options.overwrite),
+    ):
         if not work.plan.is_file():
             _prepare(work, options, source, tracks, columns, pool)
         plan = _ImportPlan.load(work)
@@ -364,22 +365,19 @@ def _finish(
     tracks = finished_tracks(plan.tracks, counts, num_bins, plan.missing)
     refuse_opposite_strands(tracks, [track.mean for track in tracks])
     windows = [plan.windows[row] for row in shards.rows.tolist()]
-    num_windows = windows_per_split(windows)
     shutil.rmtree(work.dataset / "genome", ignore_errors=True)  # of a run stopped just here
     write_genome(work.dataset, plan.contigs, plan.bases(work))
-    manifest = Manifest(
-        species=options.species,
+    complete(
+        shards,
+        options,
+        windows,
+        tracks,
         seq_length=geometry.seq_length,
         bin_size=geometry.bin_size,
         target_length=geometry.target_length,
         stride=None,
         transform=IMPORTED,
-        missing=options.missing,
-        storage=options.storage,
         split=_split(options, windows),
-        num_windows=num_windows,
-        num_tracks=len(tracks),
-        mean_over="train" if "train" in num_windows else "all",
         contigs=plan.contigs,
         aliases=plan.aliases,
         sources=Sources(
@@ -396,10 +394,7 @@ def _finish(
             warnings=target_warnings(plan.tracks, counts)
             + sequence_warnings(sequences, options.fasta),
         ),
-        files={},
-        created_with=created_with(),
     )
-    complete(shards, windows, tracks, manifest)
 
 
 def _split(options: ImportOptions, windows: Sequence[Interval]) -> Split:
