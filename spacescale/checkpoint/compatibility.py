@@ -16,6 +16,7 @@ from spacescale.errors import UserError
 FREE_SETTINGS = {
     ("data", "paths"),
     ("data", "num_workers"),
+    ("data", "on_damaged"),
     ("data", "micro_batch_size"),  # windows per step are compared instead …
     ("data", "global_batch_size"),  # … of these two
     ("model", "checkpoint_stages"),

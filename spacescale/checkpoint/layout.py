@@ -155,6 +155,12 @@ class _Start(BaseModel):
     step: _Count
 
 
+class _StepWatch(BaseModel):
+    spikes: dict[str, list[float]] = {}
+    skipped: list[_Count] = []
+    nonfinite_in_a_row: _Count = 0
+
+
 class _State(BaseModel):
     """What is read of `spacescale.json`, and its types; README.md says what it means."""
 
@@ -170,6 +176,7 @@ class _State(BaseModel):
     time: float = 0.0
     run: str = ""
     lineage: list[_Start] = []
+    step_watch: _StepWatch = _StepWatch()
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -254,7 +254,12 @@ def training_windows(
         importance=data.species_importance,
     )
     return TrainingWindows(
-        datasets, order, comm.rank(), config.model.seq_length, data.roll_targets_windows
+        datasets,
+        order,
+        comm.rank(),
+        config.model.seq_length,
+        data.roll_targets_windows,
+        replace_damaged=data.on_damaged == "replace",
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_up_checkpoints import flip, write_checkpoint
 
-from spacescale.config import RELEASED, LossConfig, ModelConfig
+from spacescale.config import LossConfig, ModelConfig
 from spacescale.dataset.manifest import find_species
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
@@ -14,6 +14,7 @@ from spacescale.evals.data_info import draw_coverage
 from spacescale.evals.info import describe
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.stages import make_dataset
+from spacescale.presets import RELEASED
 from spacescale.splits.options import SplitOptions
 from spacescale.testing.simulated_genomes import write_simulated_genomes
 

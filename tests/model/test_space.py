@@ -6,13 +6,14 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from tiny_models import SPECIES, no_ranks, some_codes, some_targets, tiny_config, tiny_model
 
-from spacescale.config import RELEASED, LossConfig
+from spacescale.config import LossConfig
 from spacescale.errors import UserError
 from spacescale.model import Space, experts
 from spacescale.model.layers import BatchNorm
 from spacescale.model.losses import training_losses
 from spacescale.model.space import load_weights
 from spacescale.parallel.sync_batchnorm import SyncBatchNorm
+from spacescale.presets import RELEASED
 
 VARIANTS = [
     pytest.param({}, id="both"),
