@@ -119,7 +119,7 @@ def main(arguments: list[str]) -> int:
         except UserError as error:
             return refuse(error, stop)
         watch.follow(run.trainer.engine)
-        run.trainer.manager.while_waiting = watch.count
+        run.trainer.manager.while_waiting = watch.note_progress
         stop.training = True
         run.trainer.fit(run.first_step)
         comm.leave()

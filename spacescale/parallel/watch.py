@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from torch import nn
 from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
@@ -56,7 +56,7 @@ class Beat:
     forwards: int = 0
     place: str = "its start"
     waits: bool = False  # in a collective, for the others
-    stack: int = 0  # a hash of all calls that its main thread is in
+    stack: int = 0  # a hash of all calls that its main thread is in, and of what it waits for
     time: float = field(default_factory=time.monotonic, compare=False)
 
 
@@ -73,7 +73,7 @@ class Watch:
         self._leave = leave
         self.hang_timeout_s = hang_timeout_s
         self.record: Record | None = None  # of the run, once it holds its folder
-        self._forwards, self._closed = 0, False
+        self._forwards, self._progress, self._closed = 0, 0, False
         self._main = threading.main_thread().ident
         self._lines: dict[int, Line] = {}
         self._places: dict[int, Place] = {}
@@ -94,11 +94,14 @@ class Watch:
 
     def follow(self, model: nn.Module) -> None:
         """From now on count the model's forward passes."""
-        model.register_forward_pre_hook(lambda *_: self.count())
+        model.register_forward_pre_hook(self._count)
 
-    def count(self) -> None:
-        """Note a forward pass, or that a save goes on which the main thread waits for."""
+    def _count(self, *_: Any) -> None:
         self._forwards += 1
+
+    def note_progress(self) -> None:
+        """Note that what the main thread waits for, a save, gets on: it is no standstill."""
+        self._progress += 1
 
     def __enter__(self) -> Watch:
         return self
@@ -150,7 +153,7 @@ class Watch:
 
     def _beat(self) -> None:
         place, waits, stack = _where(self._main)
-        mine = Beat(self._forwards, place, waits, stack)
+        mine = Beat(self._forwards, place, waits, hash((stack, self._progress)))
         self._note(comm.rank(), mine)
         for line in list(self._lines.values()):
             line.send({"beat": [mine.forwards, mine.place, mine.waits, mine.stack]})
