@@ -269,8 +269,8 @@ class DataConfig(_Section):
     num_workers: int = Field(default=0, ge=0, description="reader processes per rank")
     on_damaged: Literal["fail", "replace"] = Field(
         default="fail",
-        description="a training window that cannot be read: end the run; or read the next sound one "
-        "in its place, in at most one of a thousand",
+        description="a training window that cannot be read: end the run; or read the next "
+        "sound one in its place, in at most one of a thousand",
     )
 
 

@@ -119,6 +119,7 @@ def main(arguments: list[str]) -> int:
         except UserError as error:
             return refuse(error, stop)
         watch.follow(run.trainer.engine)
+        run.trainer.manager.while_waiting = watch.count
         stop.training = True
         run.trainer.fit(run.first_step)
         comm.leave()

@@ -10,7 +10,7 @@ import math
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from spacescale.checkpoint.probe import FILE as PROBE
 from spacescale.checkpoint.probe import Probe, ask, probe_tensors
 from spacescale.checkpoint.room import make_room_for_save, require_room_for_run
 from spacescale.checkpoint.saving import Saved, SaveUnderWay
-from spacescale.checkpoint.writing import HostCopy, Written, save_tensors
+from spacescale.checkpoint.writing import HostCopy, Progress, Written, save_tensors
 from spacescale.config import Config
 from spacescale.dataset.run_data import RunData
 from spacescale.files import write_json, write_text
@@ -76,6 +76,7 @@ class CheckpointManager:
         buffers = sum(buffer.nbytes for buffer in buffers_of(model).values())
         self.num_bytes = 4 * len(FIELDS) * weights + buffers + OTHER_BYTES
         self.saving: SaveUnderWay | None = None
+        self.while_waiting: Callable[[], None] = lambda: None  # called as long as a save gets on
         self.host_copy = None
         if config.run.save_in_background:
             numbers = Partitions(engine).num_owned()
@@ -113,10 +114,10 @@ class CheckpointManager:
         files = comm.on_all(lambda: self._snapshot(probe))
         state = self._state(step, metrics, best_score) | {"step_watch": step_watch or {}}
 
-        def write() -> dict[str, Written]:
+        def write(progress: Progress) -> dict[str, Written]:
             if comm.is_main():
                 self._describe(partial, state)
-            return {name: save_tensors(tensors, partial / name) for name, tensors in files.items()}
+            return {name: save_tensors(t, partial / name, progress) for name, t in files.items()}
 
         self.saving = SaveUnderWay(
             partial,
@@ -145,7 +146,7 @@ class CheckpointManager:
 
     def finish(self) -> Saved | None:
         """Wait for the save under way, if there is one, and return it; as `advance`."""
-        saved = self.saving.finish() if self.saving else None
+        saved = self.saving.finish(self.while_waiting) if self.saving else None
         self.saving = None
         return saved
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from torch import nn
 from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
@@ -94,9 +94,10 @@ class Watch:
 
     def follow(self, model: nn.Module) -> None:
         """From now on count the model's forward passes."""
-        model.register_forward_pre_hook(self._count)
+        model.register_forward_pre_hook(lambda *_: self.count())
 
-    def _count(self, *_: Any) -> None:
+    def count(self) -> None:
+        """Note a forward pass, or that a save goes on which the main thread waits for."""
         self._forwards += 1
 
     def __enter__(self) -> Watch:

@@ -84,8 +84,10 @@ def prepare(
             "species of the first micro-steps": _species_of_first_micro_steps(data.windows),
         }
     )
+    # A run that still ends there may yet save; a folder is made only where nothing is refused.
+    lock = comm.on_main_only(lambda: lock_run(output) if output.exists() else None)
     start: Start = comm.on_main(lambda: find_start(output, resume))
-    lock = comm.on_main_only(lambda: lock_run(output))
+    lock = comm.on_main_only(lambda: lock or lock_run(output))
     record = Record(output, comm.on_main(lambda: _begin(output, start.checkpoint)))
     stop.record = watch.record = record
 

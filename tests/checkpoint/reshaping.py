@@ -65,8 +65,8 @@ class Run:
     manager: CheckpointManager
 
 
-def start(output: Path, layout: Layout, seed: int = 20) -> Run:
-    """A fresh run of this layout. `seed` makes the weights."""
+def start(output: Path, layout: Layout, seed: int = 20, beside: bool = True) -> Run:
+    """A fresh run of this layout. `seed` makes the weights; beside: it saves beside training."""
     torch.manual_seed(seed)
     model = Space(CONFIG.model)
     distribute_experts(model, layout.ep_size)
@@ -81,7 +81,9 @@ def start(output: Path, layout: Layout, seed: int = 20) -> Run:
     torch.manual_seed(seed + 1 + comm.rank())
     data = no_data(CONFIG.model.species)
     device = torch.device("cpu")
-    manager = CheckpointManager(output, CONFIG, data, engine, layout.ep_size, model, device)
+    run = CONFIG.run.model_copy(update={"save_in_background": beside})
+    saved = CONFIG.model_copy(update={"run": run})
+    manager = CheckpointManager(output, saved, data, engine, layout.ep_size, model, device)
     return Run(model, engine, manager)
 
 
