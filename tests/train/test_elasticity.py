@@ -17,7 +17,7 @@ RELATIVE = 1e-4
 
 
 def stopped(world: int, ep_size: int, zero: int) -> Leg:
-    return Leg(f"stopped in {world}", world, ep_size, zero, stop=STOPPED_AT)
+    return Leg(f"stopped in {world}, ep {ep_size}", world, ep_size, zero, stop=STOPPED_AT)
 
 
 def going_on(world: int, ep_size: int, zero: int, origin: Leg) -> Leg:
