@@ -1,4 +1,4 @@
-"""The `spacescale` command: evaluate, convert, import, export, info, plan."""
+"""The `spacescale` command: evaluate, convert, import, export, info, plan, selfcheck."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 from spacescale import __version__, console
 from spacescale.arguments import given_path, path_option
 from spacescale.errors import UserError
+from spacescale.selfcheck import add_options as add_selfcheck_options
+from spacescale.selfcheck import run as run_selfcheck
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -143,6 +145,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--json", action="store_true", help="bytes and FLOPs for programs")
     plan.set_defaults(run=_plan)
+
+    selfcheck = commands.add_parser(
+        "selfcheck",
+        help="check training on this machine; several processes: deepspeed spacescale/selfcheck.py",
+    )
+    selfcheck.add_argument(
+        "overrides", nargs="*", metavar="section.field=value", help="as in training"
+    )
+    add_selfcheck_options(selfcheck)
+    selfcheck.set_defaults(run=_selfcheck)
     return parser
 
 
@@ -238,8 +250,14 @@ def _plan(args: argparse.Namespace) -> None:
     print((as_json if args.json else as_text)(plan, measured))
 
 
+def _selfcheck(args: argparse.Namespace) -> int:
+    from spacescale.train.signals import StopRequest
+
+    return run_selfcheck(args, StopRequest())
+
+
 def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line; overrides may stand anywhere among the options of `plan`."""
+    """Parse the command line; overrides may stand anywhere among their command's options."""
     args, apart = parser.parse_known_args()
     if apart:
         if "overrides" not in args or any(word.startswith("-") for word in apart):
@@ -258,10 +276,9 @@ def _run() -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     args = parse_arguments(build_parser())
     try:
-        args.run(args)
+        return args.run(args) or 0
     except OSError as error:
         raise UserError(str(error)) from None
-    return 0
 
 
 if __name__ == "__main__":
