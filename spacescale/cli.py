@@ -1,4 +1,4 @@
-"""The `spacescale` command: evaluate, convert, import, export, info, plan, selfcheck."""
+"""The `spacescale` command: from checking a machine to exporting a trained model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from spacescale import __version__, console
 from spacescale.arguments import given_path, path_option
 from spacescale.errors import UserError
+from spacescale.pretrain import begin
 from spacescale.selfcheck import add_options as add_selfcheck_options
 from spacescale.selfcheck import run as run_selfcheck
 
@@ -94,7 +95,32 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PNG",
         help="also draw coverage per track and split of data",
     )
+    info.add_argument(
+        "--verify", action="store_true", help="read all of a checkpoint and say if it is sound"
+    )
     info.set_defaults(run=_info)
+
+    checkpoints = commands.add_parser(
+        "checkpoints", help="list, verify or prune a run's checkpoints, or go back to one"
+    )
+    checkpoints.add_argument("run_folder", type=path_option, metavar="RUN", help="run folder")
+    checkpoints.add_argument(
+        "action",
+        nargs="?",
+        choices=("list", "verify", "prune", "back"),
+        default="list",
+        help="verify reads all of them; prune removes what the run's settings do not keep; back "
+        "makes the run go on from an earlier one, the later ones being set aside (default: "
+        "%(default)s)",
+    )
+    checkpoints.add_argument("step", nargs="?", metavar="STEP", help="to go back to: step or name")
+    checkpoints.add_argument(
+        "--keep-last", type=int, metavar="K", help="prune: in place of the run's run.keep_last"
+    )
+    checkpoints.add_argument(
+        "--set-aside", action="store_true", help="prune: remove also those that were set aside"
+    )
+    checkpoints.set_defaults(run=_checkpoints)
 
     plan = commands.add_parser("plan", help="say what a run would cost, before it is run")
     plan.add_argument("overrides", nargs="*", metavar="section.field=value", help="as in training")
@@ -214,9 +240,33 @@ def _info(args: argparse.Namespace) -> None:
     from spacescale.evals.data_info import draw_coverage
     from spacescale.evals.info import describe
 
-    print(describe(args.path))
+    print(describe(args.path, args.verify))
     if args.figure:
         print(draw_coverage(args.figure, list(open_datasets([args.path]).values())))
+
+
+def _checkpoints(args: argparse.Namespace) -> None:
+    from spacescale.checkpoint import overview
+
+    run = args.run_folder
+    if (args.step is not None) != (args.action == "back"):
+        raise UserError("STEP is given with back, and only there: checkpoints RUN back 500")
+    if args.action != "prune" and (args.set_aside or args.keep_last is not None):
+        raise UserError("--keep-last and --set-aside are options of prune")
+    if args.keep_last is not None and args.keep_last < 1:
+        raise UserError(f"--keep-last {args.keep_last}: must be 1 or more")
+    if args.action == "prune":
+        for removed in overview.prune(run, args.keep_last, args.set_aside):
+            print(f"removed {removed}")
+    elif args.action == "back":
+        checkpoint = overview.go_back(run, args.step)
+        print(f"{run} goes on from {checkpoint.name} with --resume auto")
+    verify = args.action == "verify"
+    rows = overview.look(run, verify)
+    print(overview.table(rows, verify))
+    damaged = [row.path.name for row in rows if row.problem and "set aside" not in row.marks]
+    if verify and damaged:
+        raise UserError(f"{run}: damaged: {', '.join(damaged)}")
 
 
 def _plan(args: argparse.Namespace) -> None:
@@ -251,9 +301,7 @@ def _plan(args: argparse.Namespace) -> None:
 
 
 def _selfcheck(args: argparse.Namespace) -> int:
-    from spacescale.train.signals import StopRequest
-
-    return run_selfcheck(args, StopRequest())
+    return run_selfcheck(args, begin())
 
 
 def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:

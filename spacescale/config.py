@@ -18,6 +18,8 @@ from spacescale.errors import UserError
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 START_TIMEOUT_S = 600.0
+HANG_TIMEOUT_S = 300.0
+VALIDATION_SCORE = "valid/pearson_log1p"  # mean over species of their mean over tracks
 Stage = Literal["stem", "conv_tower", "transformer", "pointwise", "decoder"]
 
 
@@ -292,7 +294,19 @@ class RunConfig(_Section):
     valid_every: int = Field(default=500, ge=1, description="steps between validations")
     valid_windows: int = Field(default=128, ge=1, description="at most this many per species")
     save_every: int = Field(default=500, ge=1, description="steps between checkpoints")
-    keep_last: int = Field(default=2, ge=1, description="checkpoints kept beside the best")
+    keep_last: int = Field(default=2, ge=1, description="newest checkpoints that are kept")
+    keep_best: int = Field(default=1, ge=1, description="best checkpoints that are kept as well")
+    best_metric: str = Field(
+        default=VALIDATION_SCORE,
+        description="score of validation by which checkpoints are better, as it is logged; for "
+        "example valid/pearson_log1p/SPECIES",
+    )
+    keep_every_steps: int = Field(
+        default=0, ge=0, description="checkpoints of multiples of it are kept as well (0 = none)"
+    )
+    keep_every_hours: NonNegative = Field(
+        default=0, description="and one in so many hours (0 = none)"
+    )
     max_nonfinite_steps: int = Field(
         default=3, ge=1, description="non-finite steps in a row that end the run"
     )
@@ -300,7 +314,7 @@ class RunConfig(_Section):
         default=START_TIMEOUT_S, ge=5, description="seconds in which all processes must have come"
     )
     hang_timeout_s: float = Field(
-        default=900,
+        default=HANG_TIMEOUT_S,
         ge=5,
         le=1500,  # comm.COLLECTIVE_TIMEOUT comes after it
         description="seconds without any progress after which all ranks end, naming the culprit",
@@ -448,7 +462,7 @@ def build_config(preset: str, overrides: list[str]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(_describe_errors(error)) from None
+        raise UserError(describe_errors(error)) from None
 
 
 def _parse_override(override: str) -> tuple[str, str, Any]:
@@ -484,13 +498,16 @@ def _parse_override(override: str) -> tuple[str, str, Any]:
     return section, field, value
 
 
-def _describe_errors(error: ValidationError) -> str:
+def describe_errors(error: ValidationError) -> str:
+    """Say in one line what is wrong with which fields."""
     lines = []
     for problem in error.errors(include_url=False):
         where = ".".join(str(part) for part in problem["loc"] if part != "constrained-int")
         message = problem["msg"].removeprefix("Value error, ")
         shown = problem["input"]
-        if problem["type"] == "value_error" or isinstance(shown, dict | BaseModel):
+        if problem["type"] == "missing":
+            lines.append(f"{where} is missing")
+        elif problem["type"] == "value_error" or isinstance(shown, dict | BaseModel):
             lines.append(message)
         else:
             lines.append(f"{where}={shown!r}: {message}")

@@ -60,12 +60,41 @@ def write_text(path: Path, text: str | bytes) -> None:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-    _sync_entries(path.parent)
+    sync_entries(path.parent)
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     """Write or replace a JSON file as `write_text` does. Raises ValueError for NaN and infinity."""
     write_text(path, json.dumps(value, indent=indent, allow_nan=False))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; UserError names the file where it is missing, damaged or another."""
+    try:
+        value = json.loads(
+            path.read_bytes().decode(),
+            object_pairs_hook=_no_name_twice,
+            parse_constant=_no_such_number,
+        )
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged: not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The last one would win without a word, and hide what stood under the name before."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice in an object")
+    return found
+
+
+def _no_such_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def sync(path: Path) -> None:
@@ -75,7 +104,18 @@ def sync(path: Path) -> None:
             os.fsync(opened.fileno())
 
 
-def _sync_entries(folder: Path) -> None:
+def forget_cached(path: Path) -> None:
+    """Force a file onto the disk and out of memory, so that it is read from the disk again.
+
+    The system may keep it all the same: memory of a RAM disk, or what another process has mapped.
+    """
+    with path.open("rb") as opened:
+        os.fsync(opened.fileno())
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def sync_entries(folder: Path) -> None:
     """Force the names in a folder onto the disk: which files there are, under which name."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -119,7 +159,7 @@ def put_in_place(folder: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
     folder.rename(target)
-    _sync_entries(target.parent)
+    sync_entries(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -6,15 +6,24 @@ Also under torchrun and srun, and with plain `python` for one process. README.md
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Slow imports stand in the functions: from main's first lines on a signal ends the run in order.
 from spacescale import console
 from spacescale.errors import UserError
-from spacescale.parallel.launcher import die_with_launcher
+from spacescale.parallel.starters import StarterGone, end_with_starters
 from spacescale.train.signals import StopRequest
+
+if TYPE_CHECKING:
+    import torch
+
+    from spacescale.config import RunConfig
+    from spacescale.parallel.watch import Watch
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -49,61 +58,84 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return args
 
 
-def start_timeout_s(preset: str, overrides: list[str]) -> float:
-    """How long to wait for the other ranks; what is wrong here is said when all have come."""
-    from spacescale.config import START_TIMEOUT_S, build_config
+def settings_of_run(preset: str, overrides: list[str]) -> RunConfig:
+    """What start-up needs to know; what is wrong here is said when all ranks have come."""
+    from spacescale.config import RunConfig, build_config
 
     try:
-        return build_config(preset, overrides).run.start_timeout_s
+        return build_config(preset, overrides).run
     except UserError:
-        return START_TIMEOUT_S
+        return RunConfig()
 
 
-def refuse(error: UserError) -> int:
+def refuse(error: UserError, stop: StopRequest) -> int:
     """Say once what every rank has found wrong; returns the exit status."""
     from spacescale.parallel import comm
 
     if comm.is_main():
         print(f"error: {error}", file=sys.stderr, flush=True)
+        if stop.record is not None:
+            with contextlib.suppress(OSError):
+                stop.record.end("failed", error=str(error))
     comm.leave()
     return 2
 
 
-def main(arguments: list[str]) -> int:
-    """Run one training process; returns the exit status."""
+def begin() -> StopRequest:
+    """Make this process heed signals and end with its launchers; ends it if one has ended."""
     console.prepare(goes_on=True)
     stop = StopRequest()
-    die_with_launcher()
+    try:
+        end_with_starters()
+    except StarterGone as gone:
+        rank = os.environ.get("RANK", "0")
+        print(f"error: rank {rank}: {gone} that started it is gone", file=sys.stderr, flush=True)
+        sys.exit(1)
+    return stop
+
+
+def join(settings: RunConfig, stop: StopRequest) -> tuple[torch.device, Watch]:
+    """Meet the other ranks; ends this process, after a line of why, where they do not meet."""
+    from spacescale.parallel import comm
+    from spacescale.parallel.engine import init_distributed
+    from spacescale.parallel.watch import Watch
+
+    try:
+        device = init_distributed(settings.start_timeout_s)
+        watch = Watch(stop.leave, settings.hang_timeout_s)
+    except comm.NotMet as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except UserError as error:
+        sys.exit(refuse(error, stop))
+    stop.tell_others, stop.interrupt = watch.tell_stop, watch.interrupt
+    return device, watch
+
+
+def main(arguments: list[str]) -> int:
+    """Run one training process; returns the exit status."""
+    stop = begin()
     args = parse_arguments(arguments)
     stop.output = args.output
     from spacescale.config import DEFAULT_PRESET, EMBEDDED_PRESET, build_config
     from spacescale.parallel import comm
     from spacescale.parallel.agreement import require_agreement
-    from spacescale.parallel.engine import init_distributed
-    from spacescale.parallel.watch import Watch
     from spacescale.testing.embedded_data import embedded_data
     from spacescale.train.run import prepare
 
     preset = args.preset or (DEFAULT_PRESET if args.data else EMBEDDED_PRESET)
-    try:
-        device = init_distributed(start_timeout_s(preset, args.overrides))
-        watch = Watch(stop.leave)
-    except comm.NotMet as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
-    except UserError as error:
-        return refuse(error)
-    stop.tell_others, stop.interrupt = watch.tell_stop, watch.interrupt
+    device, watch = join(settings_of_run(preset, args.overrides), stop)
     with watch:  # an error from here on ends all ranks
         try:
             config = comm.on_all(lambda: build_config(preset, args.overrides))
-            places = {"--output": str(args.output), "--resume": args.resume}
-            require_agreement({"--data": "given" if args.data else "left out", **places})
+            named = {"--output": str(args.output), "--resume": args.resume}
+            require_agreement({"--data": "given" if args.data else "left out", **named})
             paths = args.data or [Path(comm.on_main(lambda: str(embedded_data())))]
-            run = prepare(config, paths, args.deepspeed, args.output, args.resume, device, stop)
+            places = (args.deepspeed, args.output, args.resume)
+            run = prepare(config, paths, *places, device, stop, watch)
         except UserError as error:
-            return refuse(error)
-        watch.follow(run.trainer.engine, args.output, config.run.hang_timeout_s)
+            return refuse(error, stop)
+        watch.follow(run.trainer.engine)
         stop.training = True
         run.trainer.fit(run.first_step)
         comm.leave()

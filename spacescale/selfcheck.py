@@ -13,10 +13,8 @@ import sys
 from pathlib import Path
 
 # Slow imports stand in the functions: from main's first lines on a signal ends the check in order.
-from spacescale import console
 from spacescale.errors import UserError
-from spacescale.parallel.launcher import die_with_launcher
-from spacescale.pretrain import refuse, start_timeout_s
+from spacescale.pretrain import begin, join, refuse, settings_of_run
 from spacescale.train.signals import StopRequest
 
 FAILED = 1  # exit status where a check does not hold
@@ -54,33 +52,21 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> int:
     """Run one process of the check; returns the exit status."""
-    console.prepare(goes_on=True)
-    stop = StopRequest()
-    die_with_launcher()
+    stop = begin()
     return run(parse_arguments(arguments), stop)
 
 
 def run(args: argparse.Namespace, stop: StopRequest) -> int:
     """Join the other processes and check; returns the exit status."""
     from spacescale.parallel import comm
-    from spacescale.parallel.engine import init_distributed
-    from spacescale.parallel.watch import Watch
     from spacescale.testing.certify import certify
 
-    try:
-        device = init_distributed(start_timeout_s(args.preset, args.overrides))
-        watch = Watch(stop.leave)
-    except comm.NotMet as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
-    except UserError as error:
-        return refuse(error)
-    stop.tell_others, stop.interrupt = watch.tell_stop, watch.interrupt
+    device, watch = join(settings_of_run(args.preset, args.overrides), stop)
     with watch:  # an error from here on ends all ranks
         try:
             certificate = certify(args, device, stop, watch)
         except UserError as error:
-            return refuse(error)
+            return refuse(error, stop)
         comm.leave()
     return 0 if certificate.holds else FAILED
 

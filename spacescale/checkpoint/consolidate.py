@@ -17,7 +17,7 @@ def consolidate(checkpoint: Path) -> dict[str, Tensor]:
 
     Raises UserError for files that cannot be read, and parameters that are not there as a whole.
     """
-    config = Config.model_validate(layout.read_state(checkpoint)["config"])
+    config = layout.read_config(checkpoint, layout.read_state(checkpoint))
     model = meta_model(config.model)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     stored = StoredPieces(checkpoint)
@@ -32,7 +32,7 @@ def consolidate(checkpoint: Path) -> dict[str, Tensor]:
 def load_space(checkpoint: Path) -> tuple[Space, Config]:
     """Build the plain model of a checkpoint, verified against its manifest, in evaluation mode."""
     layout.verify(checkpoint)
-    config = Config.model_validate(layout.read_state(checkpoint)["config"])
+    config = layout.read_config(checkpoint, layout.read_state(checkpoint))
     model = Space(config.model)
     load_weights(model, consolidate(checkpoint), str(checkpoint))
     return model.eval(), config

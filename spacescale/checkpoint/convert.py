@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from spacescale import __version__
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import load_space
+from spacescale.checkpoint.found import find_best
 from spacescale.checkpoint.probe import Agreement, compare_with_probe
 from spacescale.errors import UserError
 from spacescale.files import new_folder, write_json
@@ -24,7 +25,7 @@ def convert(source: Path, out: Path) -> Agreement:
     those the distributed model made when it was saved; returns how near they are.
     Raises UserError, leaving nothing behind, if they differ or `out` exists.
     """
-    checkpoint = layout.find_checkpoint(source, "best")
+    checkpoint = find_best(source)
     if checkpoint is None:
         raise UserError(f"{source}: no checkpoint here")
     with new_folder(out) as partial:

@@ -1,19 +1,23 @@
-"""Names, manifest and atomic pointers of a run folder (README.md beside this file)."""
+"""Names, manifest and state of the checkpoints in a run folder (README.md beside this file)."""
 
 from __future__ import annotations
 
-import fcntl
-import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, Field, ValidationError
+
+from spacescale.config import Config, describe_errors
 from spacescale.errors import UserError
-from spacescale.files import files_below, sha256, sync, write_json
+from spacescale.files import files_below, forget_cached, read_json, sha256, sync_entries, write_json
 
 FORMAT, VERSION = "spacescale-checkpoint", 3
 READABLE = (2, 3)  # 2 did not keep the experts that the probe chose
 PARTIAL = ".partial"
+MANIFEST, STATE, CONFIG = "manifest.json", "spacescale.json", "config.json"
+_NAME = re.compile(r"step-(\d{8,12})(?:\.aside-(\d+))?")
 
 
 def checkpoints_folder(output: Path) -> Path:
@@ -26,78 +30,168 @@ def step_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def lock_run(output: Path) -> IO[str]:
-    """Hold the run folder for this process until it ends; UserError if another run holds it."""
-    output.mkdir(parents=True, exist_ok=True)
-    handle = (output / "run.lock").open("w")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{output}: in use by another run; choose another --output") from None
-    return handle
+def step_of(folder: Path) -> int | None:
+    """The step that the name of a checkpoint tells, also of one set aside; None for other names."""
+    match = _NAME.fullmatch(folder.name)
+    return int(match[1]) if match else None
+
+
+def is_set_aside(folder: Path) -> bool:
+    """Whether this is the name of a checkpoint that was set aside."""
+    match = _NAME.fullmatch(folder.name)
+    return match is not None and match[2] is not None
 
 
 def holds_run(output: Path) -> bool:
     """Whether a run was started in this folder."""
-    return (output / "config.json").exists() or checkpoints_folder(output).exists()
+    return (output / CONFIG).exists() or checkpoints_folder(output).exists()
+
+
+# ---- The manifest --------------------------------------------------------------------------------
+
+
+class _File(BaseModel):
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: str
+
+
+class _Files(BaseModel):
+    files: dict[str, _File]
 
 
 def _files(folder: Path) -> list[Path]:
-    return [p for p in files_below(folder) if p.is_file() and p.name != "manifest.json"]
+    return [p for p in files_below(folder) if p.is_file() and p.name != MANIFEST]
 
 
 def write_manifest(folder: Path) -> None:
-    """List every file of a checkpoint with size and sha256, after syncing it to disk."""
+    """List every file of a checkpoint with size and sha256, as they are read back from the disk."""
     files = {}
     for path in _files(folder):
-        sync(path)
+        forget_cached(path)
         files[path.relative_to(folder).as_posix()] = {
             "bytes": path.stat().st_size,
             "sha256": sha256(path),
         }
+    for subfolder in {path.parent for path in _files(folder)}:
+        sync_entries(subfolder)
     manifest = {"format": FORMAT, "format_version": VERSION, "files": files}
-    write_json(folder / "manifest.json", manifest, indent=1)
+    write_json(folder / MANIFEST, manifest, indent=1)
+
+
+def _read_manifest(folder: Path) -> tuple[int, dict[str, _File]]:
+    """The format's version, and what is known of each file."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder}: not a complete checkpoint (no {MANIFEST})")
+    payload = read_json(path)
+    version = payload.get("format_version")
+    if payload.get("format") != FORMAT or version not in READABLE:
+        raise UserError(
+            f"{path}: format {payload.get('format')!r} version {version!r}; expected {FORMAT!r} "
+            f"version {VERSION}. Use the spacescale that wrote it"
+        )
+    try:
+        files = _Files.model_validate(payload, strict=True).files
+    except ValidationError as error:
+        raise UserError(f"{path}: damaged: {describe_errors(error)}") from None
+    if STATE not in files:
+        raise UserError(f"{path}: damaged: does not list {STATE}")
+    for name in files:
+        if Path(name).is_absolute() or ".." in Path(name).parts or not name.isprintable():
+            raise UserError(f"{path}: damaged: lists {name!r}, which is no file of a checkpoint")
+    return version, files
+
+
+def _check_file(path: Path, expected: _File) -> None:
+    try:
+        if not path.is_file():
+            raise UserError(f"{path}: missing from the checkpoint")
+        size = path.stat().st_size
+        if size != expected.bytes:
+            raise UserError(f"{path}: {size} bytes, expected {expected.bytes}")
+        if sha256(path) != expected.sha256:
+            raise UserError(f"{path}: damaged (its sha256 differs from the manifest's)")
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: cannot be read: {error}") from None
 
 
 def verify(folder: Path) -> None:
     """Hold a checkpoint against its manifest. UserError names the first file that differs."""
-    manifest = folder / "manifest.json"
-    if not manifest.is_file():
-        raise UserError(f"{folder}: not a complete checkpoint (no manifest.json)")
-    payload = json.loads(manifest.read_text())
-    if payload.get("format") != FORMAT or payload.get("format_version") not in READABLE:
-        raise UserError(
-            f"{manifest}: format {payload.get('format')!r} version "
-            f"{payload.get('format_version')!r}; expected {FORMAT!r} version {VERSION}. Use the "
-            "spacescale that wrote it"
-        )
-    for name, expected in payload["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path}: missing from the checkpoint")
-        size = path.stat().st_size
-        if size != expected["bytes"]:
-            raise UserError(f"{path}: {size} bytes, expected {expected['bytes']}")
-        if sha256(path) != expected["sha256"]:
-            raise UserError(f"{path}: damaged (its sha256 differs from the manifest's)")
+    version, files = _read_manifest(folder)
+    for name, expected in files.items():
+        _check_file(folder / name, expected)
+    for path in _files(folder):  # those of weights are found by their names
+        if path.suffix == ".safetensors" and path.relative_to(folder).as_posix() not in files:
+            raise UserError(f"{path}: not listed in the checkpoint's {MANIFEST}")
+    written_as = read_state(folder).get("format_version", version)
+    if written_as != version:
+        raise UserError(f"{folder / MANIFEST}: damaged: version {version}, was {written_as}")
 
 
-def find_checkpoint(path: Path, pointer: str = "latest") -> Path | None:
-    """Resolve a checkpoint folder, a run folder, or its checkpoints folder to one checkpoint.
+# ---- The state -----------------------------------------------------------------------------------
 
-    A run stands for the one that `pointer` names: 'latest', or 'best' (the latest if there is no
-    best). None where there is no checkpoint at all.
+_Count = Annotated[int, Field(ge=0, le=10**12)]
+
+
+class _Layout(BaseModel):
+    world_size: _Count
+    ep_size: _Count
+    zero_stage: _Count
+    micro_batch_size: _Count
+    gradient_accumulation_steps: _Count
+
+
+class _Start(BaseModel):
+    id: str
+    step: _Count
+
+
+class _State(BaseModel):
+    """What is read of `spacescale.json`, and its types; README.md says what it means."""
+
+    step: _Count
+    adam_step: _Count
+    turns: dict[str, Any]
+    metrics: dict[str, float | None]
+    best_score: float | None
+    config: dict[str, Any]
+    layout: _Layout
+    data_manifests: dict[str, str]
+    data_splits: dict[str, str | None] = {}
+    versions: dict[str, str]
+    time: float = 0.0
+    run: str = ""
+    lineage: list[_Start] = []
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read a checkpoint's `spacescale.json`, held against the manifest.
+
+    Raises UserError where one of the two is missing, damaged or not what was written.
     """
-    if (path / "spacescale.json").is_file():
-        return path
-    folder = checkpoints_folder(path) if checkpoints_folder(path).is_dir() else path
-    for name in (pointer, "latest"):
-        if (folder / name).is_file():
-            found = folder / (folder / name).read_text().strip()
-            if not found.is_dir():
-                raise UserError(f"{folder / name}: names {found.name!r}, which does not exist")
-            return found
-    return None
+    path = folder / STATE
+    if not path.is_file():
+        raise UserError(f"{folder}: not a spacescale checkpoint (no {STATE})")
+    _, files = _read_manifest(folder)
+    _check_file(path, files[STATE])
+    payload = read_json(path)
+    try:
+        _State.model_validate(payload, strict=True)
+    except ValidationError as error:
+        raise UserError(f"{path}: {describe_errors(error)}") from None
+    if step_of(folder) not in (None, payload["step"]):
+        raise UserError(f"{path}: of step {payload['step']}, which is not what its folder says")
+    return payload
+
+
+def read_config(folder: Path, state: Mapping[str, Any]) -> Config:
+    """The configuration in a checkpoint's state; UserError where it is none of this version's."""
+    try:
+        return Config.model_validate(state["config"])
+    except ValidationError as error:
+        raise UserError(f"{folder / STATE}: config: {describe_errors(error)}") from None
 
 
 def data_splits(state: Mapping[str, Any]) -> dict[str, str | None]:
@@ -106,11 +200,3 @@ def data_splits(state: Mapping[str, Any]) -> dict[str, str | None]:
     None where the data are not known, or where an earlier spacescale did not keep the hash.
     """
     return dict.fromkeys(state["data_manifests"]) | state.get("data_splits", {})
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """Read a checkpoint's `spacescale.json`."""
-    path = folder / "spacescale.json"
-    if not path.is_file():
-        raise UserError(f"{folder}: not a spacescale checkpoint (no spacescale.json)")
-    return json.loads(path.read_text())

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spacescale.errors import UserError
+from spacescale.files import forget_cached
 
 WEIGHT = "weight"
 FIELDS = (WEIGHT, "exp_avg", "exp_avg_sq")  # a weight in float32 and Adam's two moments
@@ -44,14 +45,50 @@ def write_pieces(checkpoint: Path, rank: int, pieces: list[Piece]) -> None:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors to a safetensors file; UserError where the disk will not take them."""
+    """Write tensors to a safetensors file and read them back from the disk.
+
+    Raises UserError for numbers that are not finite, where the disk will not take the file, and
+    where it gives back another.
+    """
+    require_finite(tensors, path)
     try:
         save_file(tensors, path)
+        forget_cached(path)
+        with safe_open(path, "pt") as file:
+            differ = [n for n, t in tensors.items() if not _same_bits(t, file.get_tensor(n))]
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be written: {error}") from None
+    if differ:
+        raise UserError(f"{path}: read back from the disk, {differ[0]} is not what was written")
 
 
-def _buffers(model: nn.Module) -> dict[str, Tensor]:
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors agree to the bit: −0 is not 0 here."""
+    return one.flatten().view(torch.uint8).equal(other.flatten().view(torch.uint8))
+
+
+def require_finite(tensors: dict[str, Tensor], source: Path) -> None:
+    """Raise UserError naming the first tensor that holds NaN or infinity."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"{source}: {name} is not finite; no sound checkpoint can hold it")
+
+
+def require_finite_buffers(checkpoint: Path) -> None:
+    """Raise UserError where a checkpoint's buffers are not finite: no run recovers from them."""
+    path = checkpoint / "buffers.safetensors"
+    require_finite(read_tensors(path), path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; UserError where it is missing or damaged."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+
+
+def buffers_of(model: nn.Module) -> dict[str, Tensor]:
     """The buffers that belong to a model's state."""
     parameters = {name for name, _ in model.named_parameters()}
     return {name: t for name, t in model.state_dict().items() if name not in parameters}
@@ -59,17 +96,15 @@ def _buffers(model: nn.Module) -> dict[str, Tensor]:
 
 def write_buffers(checkpoint: Path, model: nn.Module) -> None:
     """Write a model's buffers."""
-    save_tensors(_buffers(model), checkpoint / "buffers.safetensors")
+    buffers = {name: buffer.cpu() for name, buffer in buffers_of(model).items()}
+    save_tensors(buffers, checkpoint / "buffers.safetensors")
 
 
 def read_buffers(checkpoint: Path, model: nn.Module) -> dict[str, Tensor]:
     """Read the buffers of `model`. UserError if they cannot be read or are of another model."""
     path = checkpoint / "buffers.safetensors"
-    try:
-        stored = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    expected = {name: (t.shape, t.dtype) for name, t in _buffers(model).items()}
+    stored = read_tensors(path)
+    expected = {name: (t.shape, t.dtype) for name, t in buffers_of(model).items()}
     found = {name: (t.shape, t.dtype) for name, t in stored.items()}
     if differ := {name for name, _ in found.items() ^ expected.items()}:
         raise UserError(f"{path}: {min(differ)} is not as the model has it")

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from spacescale.checkpoint.pieces import read_tensors, save_tensors
 from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.model.router import ExpertChoice
@@ -122,12 +122,12 @@ def _experts_decided_by(model: nn.Module, decide) -> Iterator[None]:
 def write_probe(path: Path, probe: Probe) -> None:
     """Store a probe's answer."""
     experts = {_CHOICES + name: chosen for name, chosen in probe.experts.items()}
-    save_file(probe.predictions | experts, path)
+    save_tensors(probe.predictions | experts, path)
 
 
 def read_probe(path: Path) -> Probe:
     """Read a probe's answer."""
-    stored = load_file(path)
+    stored = read_tensors(path)
     experts = {
         name.removeprefix(_CHOICES): stored.pop(name)
         for name in list(stored)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spacescale.checkpoint import layout
+from spacescale.checkpoint.found import best_of, find_checkpoint, require_sound
 from spacescale.config import RELEASED
 from spacescale.dataset.loader import open_datasets
 from spacescale.errors import UserError
@@ -15,8 +16,11 @@ from spacescale.evals.data_info import describe_data, describe_together
 from spacescale.model.space import read_export
 
 
-def describe(path: Path) -> str:
-    """Describe what lies at `path`; UserError if it is none of ours."""
+def describe(path: Path, verify: bool = False) -> str:
+    """Describe what lies at `path`; UserError if it is none of ours.
+
+    verify: read all of a checkpoint and say that it is sound; UserError names what is not.
+    """
     if not path.exists():
         raise UserError(f"{path}: no such folder")
     if path.is_file():
@@ -24,11 +28,16 @@ def describe(path: Path) -> str:
             f"{path}: a file; info takes folders: a run, checkpoint, export or dataset, or a "
             "folder of datasets"
         )
-    if (path / "model.safetensors").is_file():
-        return _describe_export(path)
-    checkpoint = layout.find_checkpoint(path)
+    is_export = (path / "model.safetensors").is_file()
+    checkpoint = None if is_export else find_checkpoint(path)
     if checkpoint is not None:
-        return _describe_checkpoint(checkpoint)
+        return _describe_checkpoint(checkpoint, verify)
+    if verify:
+        raise UserError(
+            f"{path}: no checkpoint to verify (datasets: python data_prep/verify.py {path})"
+        )
+    if is_export:
+        return _describe_export(path)
     try:
         datasets = list(open_datasets([path]).values())
     except UserError as error:
@@ -36,20 +45,32 @@ def describe(path: Path) -> str:
     return describe_data(datasets[0]) if len(datasets) == 1 else describe_together(datasets)
 
 
-def _describe_checkpoint(checkpoint: Path) -> str:
+def _describe_checkpoint(checkpoint: Path, verify: bool) -> str:
+    if verify:
+        require_sound(checkpoint)
     state = layout.read_state(checkpoint)
-    best = checkpoint.parent / "best"
     lines = [
         f"checkpoint   {checkpoint}",
         f"step         {state['step']}",
-        f"best of run  {best.read_text().strip() if best.is_file() else 'not known'}",
+        f"best of run  {_best_of(checkpoint.parent)}",
         "layout       {world_size} processes, expert parallel {ep_size}, ZeRO-{zero_stage}, "
         "{micro_batch_size} windows × {gradient_accumulation_steps} per process and step".format(
             **state["layout"]
         ),
     ]
-    config = state["config"]
-    return "\n".join(lines + _model_lines(config["model"], config["loss"], state))
+    config = layout.read_config(checkpoint, state).model_dump(mode="json")
+    lines += _model_lines(config["model"], config["loss"], state)
+    if verify:
+        lines.append("verified     every file is as it was written")
+    return "\n".join(lines)
+
+
+def _best_of(checkpoints: Path) -> str:
+    try:
+        best = best_of(checkpoints)
+    except UserError as error:
+        return f"not known: {error}"
+    return best.name if best else "not known"
 
 
 def _describe_export(path: Path) -> str:

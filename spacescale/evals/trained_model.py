@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import load_space
+from spacescale.checkpoint.found import find_best
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.evals.track_prediction import nonzero_means
@@ -120,7 +121,7 @@ def load_trained(path: Path) -> TrainedModel:
             data_paths=[],
             run=None,
         )
-    checkpoint = layout.find_checkpoint(path, "best")
+    checkpoint = find_best(path)
     if checkpoint is None:
         raise UserError(f"{path}: neither a run folder, a checkpoint nor an export")
     model, config = load_space(checkpoint)

@@ -7,6 +7,7 @@ seconds since 1970. NaN and infinities are written as null, since JSON has no su
 import json
 import logging
 import math
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,14 +82,26 @@ def json_safe(value: Any) -> Any:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics.jsonl; a line cut short by a crash is skipped."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """Return the records of a metrics.jsonl; lines that are damaged, as by a crash, are skipped."""
+    records, broken = [], []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            logger.warning("%s: skipped a broken line", path)
+            record = json.loads(line)
+            is_record = isinstance(record["step"], int) and all(map(_is_number, record.values()))
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+            is_record = False
+        if is_record:
+            records.append(record)
+        else:
+            broken.append(number)
+    if broken:
+        logger.warning("%s: skipped %d damaged lines, the first %d", path, len(broken), broken[0])
     return records
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is what `json_safe` makes of a number that fits a float."""
+    return value is None or (isinstance(value, int | float) and abs(value) <= sys.float_info.max)
 
 
 def _drop_after(path: Path, step: int) -> None:

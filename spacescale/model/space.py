@@ -7,19 +7,21 @@ is followed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from spacescale.config import ModelConfig, Stage
+from spacescale.config import ModelConfig, Stage, describe_errors
 from spacescale.errors import UserError
+from spacescale.files import read_json
 from spacescale.model.attention import Attention, positional_basis
 from spacescale.model.decoder import MLPDecoder, ProfileDecoder
 from spacescale.model.layers import (
@@ -264,9 +266,30 @@ class Space(nn.Module):
         weights_file = folder / "model.safetensors"
         if not weights_file.is_file():
             raise UserError(f"{weights_file}: no such file")
+        try:
+            weights = load_file(weights_file)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{weights_file}: cannot be read: {error}") from None
         model = cls(config)
-        load_weights(model, load_file(weights_file), str(weights_file))
+        load_weights(model, weights, str(weights_file))
         return model.eval()
+
+
+class _Trained(BaseModel):
+    step: int | None
+    metrics: dict[str, float | None]
+    loss: dict[str, Any] = {}
+    data_manifests: dict[str, str | None]
+    data_splits: dict[str, str | None] = {}
+    versions: dict[str, str]
+
+
+class _Export(BaseModel):
+    """What is read of an export's `config.json`, and its types."""
+
+    model: ModelConfig
+    track_scale: Literal["mean", "none"]
+    trained: _Trained
 
 
 def read_export(folder: Path) -> dict[str, Any]:
@@ -274,16 +297,17 @@ def read_export(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a folder written by `spacescale convert`")
-    try:
-        payload = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
+    payload = read_json(path)
     found = payload.get("format"), payload.get("format_version")
     if found != (EXPORT_FORMAT, EXPORT_VERSION):
         raise UserError(
             f"{path}: format {found[0]!r} version {found[1]!r}; "
             f"expected {EXPORT_FORMAT!r} version {EXPORT_VERSION}"
         )
+    try:
+        _Export.model_validate(payload)
+    except ValidationError as error:
+        raise UserError(f"{path}: {describe_errors(error)}") from None
     return payload
 
 

@@ -3,8 +3,10 @@
 Every rank has a line (a TCP connection) to rank 0. Each second a thread sends a beat down it: how
 many forward passes the rank has begun and where its main thread stands. A line that breaks is a
 rank that died. A line that is silent, or beats that stand still on all ranks, are a hang: nothing
-short of that can be told from one slow step. Whoever notices sends "end" down its lines and
-claims the file FAILED in the run folder; the one rank that gets it speaks.
+short of that can be told from one slow step. A beat tells the main thread's whole stack of calls,
+so that long work in one place (compiling, hashing a file) is no standstill. Whoever notices sends
+"end" down its lines and claims the file FAILED in the run folder; the one rank that gets it speaks.
+A silent rank, which cannot end itself, is killed by those on its machine.
 
 The lines are sockets of our own, for the store of the process group does not say that a client has
 gone: a killed rank would only be silent there, as one that is busy is, and be named after minutes.
@@ -23,18 +25,22 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
+import torch.distributed as dist
 from torch import nn
 
+from spacescale.config import HANG_TIMEOUT_S
 from spacescale.errors import UserError
-from spacescale.parallel import comm, launcher
+from spacescale.metrics.history import Record
+from spacescale.parallel import comm
+from spacescale.parallel.run_folder import FAILED
+from spacescale.parallel.starters import Process
 
-FAILED = "FAILED"
 BEAT_S = 1.0
 CONNECT_S = 60.0
 PAUSE_S = 10.0  # a round this long means that this process itself was stopped
@@ -52,24 +58,28 @@ class Beat:
     forwards: int = 0
     place: str = "its start"
     waits: bool = False  # in a collective, for the others
+    stack: int = 0  # a hash of all calls that its main thread is in
     time: float = field(default_factory=time.monotonic, compare=False)
 
 
 class Watch:
     """Watches over all ranks as long as its `with` block lasts; leaving it by an error ends all."""
 
-    def __init__(self, leave: Callable[[int], NoReturn]) -> None:
+    def __init__(
+        self, leave: Callable[[int], NoReturn], hang_timeout_s: float = HANG_TIMEOUT_S
+    ) -> None:
         """Open the lines. All ranks call it together, once they have joined the group.
 
         leave: ends this process because another rank was told to stop, by that signal.
         """
         self._leave = leave
         self.rank = comm.rank()
-        self.hang_timeout_s, self.folder = 900.0, None
+        self.hang_timeout_s = hang_timeout_s
+        self.record: Record | None = None  # of the run, once it holds its folder
         self._forwards, self._closed = 0, False
         self._main = threading.main_thread().ident
-        self._command = launcher.find_command()
         self._lines = _open_lines()
+        self._places = _gather_places()
         self._beats = {rank: Beat() for rank in {*self._lines, self.rank}}
         self._moved = time.monotonic()
         self._selector = selectors.DefaultSelector()
@@ -77,9 +87,8 @@ class Watch:
             self._selector.register(line.socket, selectors.EVENT_READ, rank)
         threading.Thread(target=self._run, daemon=True, name="watch").start()
 
-    def follow(self, model: nn.Module, folder: Path, hang_timeout_s: float) -> None:
-        """From now on count the model's forward passes, and leave FAILED in the run folder."""
-        self.folder, self.hang_timeout_s = folder, hang_timeout_s
+    def follow(self, model: nn.Module) -> None:
+        """From now on count the model's forward passes."""
         model.register_forward_pre_hook(self._count)
 
     def _count(self, *_: Any) -> None:
@@ -125,9 +134,6 @@ class Watch:
             self._beat()
             for key, _ in self._selector.select(BEAT_S):
                 self._hear(key.data)
-            if self._command and launcher.is_gone(self._command):
-                self._command = None
-                os.kill(os.getpid(), signal.SIGTERM)  # save and leave, as if it had been passed on
             now = time.monotonic()
             if now - last > PAUSE_S:
                 self._restart_clocks(now)
@@ -135,11 +141,11 @@ class Watch:
             self._judge(now)
 
     def _beat(self) -> None:
-        place, waits = _where(self._main)
-        mine = Beat(self._forwards, place, waits)
+        place, waits, stack = _where(self._main)
+        mine = Beat(self._forwards, place, waits, stack)
         self._note(self.rank, mine)
         for line in list(self._lines.values()):
-            line.send({"beat": [mine.forwards, mine.place, mine.waits]})
+            line.send({"beat": [mine.forwards, mine.place, mine.waits, mine.stack]})
 
     def _note(self, rank: int, beat: Beat) -> None:
         if beat != self._beats[rank]:
@@ -159,7 +165,8 @@ class Watch:
             elif "stop" in message and not self._closed:
                 self._leave(message["stop"])
             elif "end" in message and not self._closed:
-                self._pass_on()
+                self._pass_on(message["end"])
+                self._kill_here(message["end"])
                 os._exit(ENDED)
         if messages is None and not self._closed:
             self._end([rank], "its process is gone (killed, or out of memory?)")
@@ -173,38 +180,55 @@ class Watch:
     def _judge(self, now: float) -> None:
         limit = self.hang_timeout_s
         if silent := [rank for rank, beat in self._beats.items() if now - beat.time > limit]:
-            self._end(silent, f"not heard of for {limit:.0f} s (stopped, or cut off?)")
-        if self.rank == 0 and self._lines and now - self._moved > limit:
+            where = ", ".join(str(self._places[rank]) for rank in silent)
+            what = f"not heard of for {limit:.0f} s (stopped, or cut off?); {where}"
+            self._end(silent, what, kill=silent)
+        if self.rank == 0 and now - self._moved > limit:
             blamed = _blamed(self._beats)
             places = "; ".join(dict.fromkeys(self._beats[rank].place for rank in blamed))
             self._end(blamed, f"has stood still for {limit:.0f} s (run.hang_timeout_s) in {places}")
 
-    def _end(self, ranks: list[int], what: str, error: BaseException | None = None) -> NoReturn:
-        """End all ranks; the first to claim FAILED says why."""
+    def _end(
+        self,
+        ranks: list[int],
+        what: str,
+        error: BaseException | None = None,
+        kill: Sequence[int] = (),
+    ) -> NoReturn:
+        """End all ranks, `kill` by force; the first to claim FAILED says why."""
         self._closed = True  # what comes back must not end this process before it has spoken
         late = threading.Timer(MAX_END_S, os._exit, [ENDED])
         late.daemon = True
         late.start()
-        self._pass_on()
+        self._pass_on(kill)
+        self._kill_here(kill)
         names = f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
-        if self._claim(f"{names}: {what}\n"):
+        if self._claim(f"{names}: {what}"):
             if error is not None:
                 traceback.print_exception(error)
             print(f"error on {names}: {what}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(ENDED)  # an orderly end would wait for collectives that nobody completes
 
-    def _pass_on(self) -> None:
+    def _pass_on(self, kill: Sequence[int]) -> None:
         for line in list(self._lines.values()):
-            line.send({"end": True})
+            line.send({"end": list(kill)})
+
+    def _kill_here(self, ranks: Sequence[int]) -> None:
+        """Kill those of the ranks that run on this machine."""
+        for place in (self._places[rank] for rank in ranks):
+            if place.machine == self._places[self.rank].machine and place.process.lives():
+                with contextlib.suppress(OSError):
+                    os.kill(place.process.pid, signal.SIGKILL)
 
     def _claim(self, text: str) -> bool:
-        """Whether this rank is the one to speak."""
-        if self.folder is None:
+        """Whether this rank is the one to speak; if so, it also writes the run's end."""
+        if self.record is None:
             return True
         try:
-            with (self.folder / FAILED).open("xb") as handle:
-                handle.write(text.encode(errors="backslashreplace"))
+            with (self.record.folder / FAILED).open("xb") as handle:
+                handle.write(text.encode(errors="backslashreplace") + b"\n")
+            self.record.end("failed", error=text)
         except FileExistsError:
             return False
         except OSError:  # full or gone: better said twice than never
@@ -220,18 +244,45 @@ def _blamed(beats: dict[int, Beat]) -> list[int]:
     return sorted(working or behind)
 
 
-def _where(thread: int | None) -> tuple[str, bool]:
-    """The innermost line of this package that a thread is at, and whether it waits for others."""
+def _where(thread: int | None) -> tuple[str, bool, int]:
+    """The innermost line of this package that a thread is at, whether it waits there for others,
+    and a hash of all calls that it is in."""
     frame: FrameType | None = sys._current_frames().get(thread or 0)
-    waits = False
+    place, waits, calls = "", False, []
     while frame is not None:
         file = frame.f_code.co_filename
-        if file.startswith(PACKAGE):
+        calls.append((file, frame.f_lasti))
+        if not place and file.startswith(PACKAGE):
             name = file.removeprefix(PACKAGE)
-            return f"{name}:{frame.f_lineno} ({frame.f_code.co_name})", waits
-        waits = waits or COLLECTIVES in file
+            place = f"{name}:{frame.f_lineno} ({frame.f_code.co_name})"
+        waits = waits or (not place and COLLECTIVES in file)
         frame = frame.f_back
-    return "code of other packages", waits
+    return place or "code of other packages", waits, hash(tuple(calls))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a rank runs."""
+
+    host: str
+    machine: str  # on equal ones the same pid is the same process
+    process: Process
+
+    def __str__(self) -> str:
+        return f"process {self.process.pid} on {self.host}"
+
+
+def _gather_places() -> list[_Place]:
+    """Where each rank runs."""
+    host, pids = socket.gethostname(), ""
+    with contextlib.suppress(OSError):  # elsewhere than on Linux
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        pids = f" {boot} {Path('/proc/self/ns/pid').readlink()}"
+    mine = _Place(host, host + pids, Process.of(os.getpid()) or Process(os.getpid(), ""))
+    places = [mine] * comm.world_size()
+    if len(places) > 1:
+        dist.all_gather_object(places, mine)
+    return places
 
 
 # ---- Lines --------------------------------------------------------------------------------------

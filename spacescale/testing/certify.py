@@ -43,14 +43,7 @@ def certify(
     folder = Path(comm.on_main(lambda: _work_folder(args.output)))
     stop.training = True  # from here on a signal ends the run that is under way, and so the check
     try:
-        bench = Bench(
-            folder,
-            config,
-            deepspeed,
-            device,
-            stop,
-            lambda engine, output: watch.follow(engine, output, user.run.hang_timeout_s),
-        )
+        bench = Bench(folder, config, deepspeed, device, stop, watch)
         facts = _circumstances(bench, str(args.deepspeed), [args.preset, *args.overrides])
         _say(f"selfcheck: {facts['processes']}, {facts['layout']}, {facts['precision']}")
         checks = []

@@ -10,7 +10,7 @@ import contextlib
 import io
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,12 @@ from spacescale.errors import UserError
 from spacescale.files import write_json
 from spacescale.metrics.writer import METRICS_FILE, read_metrics
 from spacescale.parallel import comm
-from spacescale.parallel.engine import (
-    Engine,
-    read_deepspeed_config,
-    resolve_deepspeed_config,
-)
+from spacescale.parallel.engine import read_deepspeed_config, resolve_deepspeed_config
+from spacescale.parallel.run_folder import DONE
+from spacescale.parallel.watch import Watch
 from spacescale.testing.made_up_data import MadeUpWindows
 from spacescale.train.run import PreparedRun, prepare
 from spacescale.train.signals import StopRequest
-from spacescale.train.trainer import DONE
 
 STEPS, RESUMED_AT = 6, 3
 WINDOWS, MAX_ACCUMULATION = 4, 2  # per rank and micro-step, and micro-steps of a step
@@ -71,7 +68,7 @@ class Bench:
     deepspeed: dict[str, Any]
     device: torch.device
     stop: StopRequest
-    follow: Callable[[Engine, Path], None]  # is told of every engine and its run's folder
+    watch: Watch
 
     @property
     def layout(self) -> Layout:
@@ -198,8 +195,9 @@ def start(bench: Bench, name: str, lay: Layout) -> PreparedRun:
             None,
             bench.device,
             bench.stop,
+            bench.watch,
         )
-    bench.follow(run.trainer.engine, bench.output(name))
+    bench.watch.follow(run.trainer.engine)
     return run
 
 
@@ -247,11 +245,12 @@ def go_on(bench: Bench, origin: str, name: str, lay: Layout) -> None:
     with _silence():
         first = run.trainer.restore(bench.checkpoint(origin, RESUMED_AT))
     train(bench, name, run, first)
-    throw_away(run)
+    throw_away(bench, run)
 
 
-def throw_away(run: PreparedRun) -> None:
+def throw_away(bench: Bench, run: PreparedRun) -> None:
     """Let go of the engine and of the run's folder."""
     run.trainer.engine.destroy()
+    bench.stop.record = bench.watch.record = None
     if run.lock is not None:
         run.lock.close()

@@ -104,7 +104,7 @@ def check_training(bench: Bench) -> tuple[list[Check], Plain | None]:
     spread = _spread_over_ranks(run)
     plain = comm.on_main_only(lambda: train_plainly(bench, run))
     checks = comm.on_main(lambda: _compare_with_plain(bench, run, plain))
-    throw_away(run)
+    throw_away(bench, run)
     bound = (BF16 if bench.bf16 else FP32).statistics
     return [*checks, Check("BatchNorm statistics, between ranks", spread, bound)], plain
 

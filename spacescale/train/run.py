@@ -11,8 +11,9 @@ import torch
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.foreign_config import released_grouping
+from spacescale.checkpoint.found import Start, find_start, settle_on
 from spacescale.checkpoint.manager import CheckpointManager
-from spacescale.config import Config, resolve_ep_size
+from spacescale.config import Config, nearest, resolve_ep_size
 from spacescale.dataset.loader import TrainingWindows, open_datasets
 from spacescale.dataset.negative_targets import refuse_negative_tracks
 from spacescale.dataset.reader import SpeciesData
@@ -20,6 +21,8 @@ from spacescale.dataset.run_data import RunData
 from spacescale.dataset.sampler import SampleOrder
 from spacescale.errors import UserError
 from spacescale.files import write_json
+from spacescale.metrics.history import Record, begin
+from spacescale.metrics.history import Start as StartEvent
 from spacescale.model.attention import Attention, attention_kernel
 from spacescale.model.space import Space
 from spacescale.parallel import comm
@@ -30,11 +33,13 @@ from spacescale.parallel.engine import (
     resolve_deepspeed_config,
 )
 from spacescale.parallel.expert_parallel import distribute_experts
+from spacescale.parallel.run_folder import lock_run, remove_markers
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
-from spacescale.parallel.watch import FAILED
+from spacescale.parallel.watch import Watch
 from spacescale.planning.flops import num_tokens
-from spacescale.train.signals import REQUEUE, StopRequest
-from spacescale.train.trainer import DONE, Trainer
+from spacescale.train.signals import StopRequest
+from spacescale.train.trainer import Trainer
+from spacescale.train.validation import score_names
 
 MICRO_STEPS_COMPARED = 64
 
@@ -58,8 +63,11 @@ def prepare(
     resume: str | None,
     device: torch.device,
     stop: StopRequest,
+    watch: Watch,
 ) -> PreparedRun:
     """Build everything up to the first step. Called by every rank alike.
+
+    From the moment that the run folder is held, `stop` and `watch` write the end into its history.
 
     Raises UserError, on all ranks alike, for anything in the arguments, data or run folder that
     cannot work.
@@ -76,8 +84,10 @@ def prepare(
             "species of the first micro-steps": _species_of_first_micro_steps(data.windows),
         }
     )
-    checkpoint = comm.on_main(lambda: _starting_point(output, resume))
-    lock = comm.on_main_only(lambda: layout.lock_run(output))
+    start: Start = comm.on_main(lambda: find_start(output, resume))
+    lock = comm.on_main_only(lambda: lock_run(output))
+    record = Record(output, comm.on_main(lambda: _begin(output, start.checkpoint)))
+    stop.record = watch.record = record
 
     torch.manual_seed(config.run.seed)  # the same weights on every rank, whatever ep_size
     model = Space(config.model)
@@ -86,10 +96,10 @@ def prepare(
     torch.manual_seed(config.run.seed + 1 + comm.rank())  # dropout differs between ranks
     engine = build_engine(model, config.optim, deepspeed_config)
     manager = CheckpointManager(output, config, data, engine, ep_size, model, device)
-    trainer = Trainer(engine, config, data, manager, output, device, stop)
-    first_step = trainer.restore(Path(checkpoint)) if checkpoint else 0
-    comm.on_main(lambda: _write_config(output, config, deepspeed_config))
-    comm.on_main(lambda: _remove_markers(output))
+    trainer = Trainer(engine, config, data, manager, output, device, stop, record)
+    first_step = trainer.restore(start.checkpoint) if start.checkpoint else 0
+    comm.on_main(lambda: _settle(output, start))
+    comm.on_main(lambda: _write_config(output, config, deepspeed_config, manager.run_id))
     _announce(config, data, output, ep_size, deepspeed_config, first_step)
     _announce_attention(model, deepspeed_config, device)
     return PreparedRun(trainer, first_step, lock)
@@ -102,6 +112,11 @@ def _resolve(
     datasets = open_datasets(paths)
     refuse_negative_tracks(datasets.values())
     config = complete_config(config, datasets)
+    if config.run.best_metric not in (names := score_names(config.model)):
+        raise UserError(
+            f"run.best_metric={config.run.best_metric}{nearest(config.run.best_metric, names)}; "
+            f"there are: {', '.join(names)}"
+        )
     ep_size = resolve_ep_size(config.parallel, config.model, comm.world_size())
     deepspeed_config = resolve_deepspeed_config(
         read_deepspeed_config(deepspeed_json), str(deepspeed_json), config.data.micro_batch_size
@@ -218,39 +233,32 @@ def training_windows(
     )
 
 
-def _starting_point(output: Path, resume: str | None) -> str | None:
-    """The checkpoint to start from, or None to start anew."""
-    if resume is None:
-        if layout.holds_run(output):
-            raise UserError(
-                f"{output}: holds a run already; continue it with --resume auto or choose "
-                "another --output"
-            )
-        return None
-    source = output if resume in ("auto", "must") else Path(resume)
-    found = layout.find_checkpoint(source)
-    if found is None and resume != "auto":
-        raise UserError(f"{source}: no checkpoint to resume from (--resume {resume})")
-    newest = layout.find_checkpoint(output)
-    if found and layout.holds_run(output) and (newest is None or not found.samefile(newest)):
-        raise UserError(
-            f"{output}: holds a run whose latest checkpoint is not {found}; choose another "
-            "--output to branch off"
-        )
-    return str(found) if found else None
+def _settle(output: Path, start: Start) -> None:
+    """Make the checkpoint that the run begins from the newest of its folder, if it lies in it."""
+    checkpoint = start.checkpoint
+    for problem in start.problems:
+        logger.warning("passed over: %s; going on from %s", problem, checkpoint)
+    folder = layout.checkpoints_folder(output)
+    if checkpoint is not None and checkpoint.resolve().parent == folder.resolve():
+        settle_on(folder / checkpoint.resolve().name)
 
 
-def _remove_markers(output: Path) -> None:
-    """What an earlier run in this folder said at its end holds no longer."""
-    for name in (FAILED, DONE, REQUEUE):
-        (output / name).unlink(missing_ok=True)
+def _begin(output: Path, checkpoint: Path | None) -> StartEvent:
+    """The folder is this run's from now on; what an earlier one said at its end holds no longer."""
+    first_step = layout.read_state(checkpoint)["step"] if checkpoint else 0
+    start = begin(output, first_step, checkpoint, comm.world_size())
+    remove_markers(output)
+    return start
 
 
-def _write_config(output: Path, config: Config, deepspeed_config: dict[str, Any]) -> None:
+def _write_config(
+    output: Path, config: Config, deepspeed_config: dict[str, Any], run_id: str
+) -> None:
     payload = {
+        "run": run_id,
         "spacescale": config.model_dump(mode="json"),
         "deepspeed": deepspeed_config,
         "world_size": comm.world_size(),
     }
     layout.checkpoints_folder(output).mkdir(parents=True, exist_ok=True)
-    write_json(output / "config.json", payload, indent=1)
+    write_json(output / layout.CONFIG, payload, indent=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -10,12 +11,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from spacescale.files import write_text
+from spacescale.parallel.run_folder import REQUEUE
 
-# How a run was stopped, in its folder: to be continued.
-REQUEUE = "REQUEUE"
+if TYPE_CHECKING:  # slow to import
+    from spacescale.metrics.history import Record
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 SECOND_INTERRUPT_AFTER_S = 1.0  # launchers pass a Ctrl-C on, so that it may come twice at once
 
@@ -40,6 +43,7 @@ class StopRequest:
         self.signal: int | None = None
         self.training = False
         self.output: Path | None = None
+        self.record: Record | None = None  # of the run, once it holds its folder
         self.tell_others: Callable[[int], None] = _tell_nobody  # the other ranks, before leaving
         self.interrupt: Callable[[], None] = lambda: os._exit(128 + signal.SIGINT)
         self._time = -SECOND_INTERRUPT_AFTER_S
@@ -78,6 +82,9 @@ class StopRequest:
             if is_main and self.output is not None:
                 self.output.mkdir(parents=True, exist_ok=True)
                 write_text(self.output / REQUEUE, f"{name} before the first step\n")
+        if is_main and self.record is not None:
+            with contextlib.suppress(OSError):
+                self.record.end("stopped", signal=name)
         if is_main:
             print(f"{name}: ended before training began", file=sys.stderr, flush=True)
         os._exit(status)

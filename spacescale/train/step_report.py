@@ -17,6 +17,7 @@ class StepSummary:
     losses: dict[str, float]  # named as they are logged
     windows: int
     bad_ranks: list[int]  # ranks whose loss was not finite
+    bad_buffers: bool  # on some rank
     stop_signal: int  # a signal that some rank received, or 0
 
 
@@ -50,21 +51,30 @@ class StepReport:
     def _add(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value.detach().float()
 
-    def gather(self, stop_signal: int) -> StepSummary:
-        """Share with all ranks; every rank gets the same summary."""
+    def gather(self, stop_signal: int, largest_buffer: Tensor | None = None) -> StepSummary:
+        """Share with all ranks; every rank gets the same summary.
+
+        largest_buffer: a scalar that is not finite if a buffer of this rank's model is not.
+        """
         names = sorted(self.sums)
+        largest = torch.zeros((), device=self.device) if largest_buffer is None else largest_buffer
         counts = [float(n) for n in (*self.windows.values(), stop_signal)]
         row = torch.cat(
-            [torch.stack([self.sums[n] for n in names]), torch.tensor(counts, device=self.device)]
+            [
+                torch.stack([*(self.sums[n] for n in names), largest]),
+                torch.tensor(counts, device=self.device),
+            ]
         )
-        rows = comm.gather_rows(row).cpu()  # (world, terms + species + 1)
-        sums = dict(zip(names, rows[:, : len(names)].T, strict=True))
-        windows = dict(zip(self.species, rows[:, len(names) : -1].sum(0).tolist(), strict=True))
+        rows = comm.gather_rows(row).cpu()  # (world, terms + 1 + species + 1)
+        losses, (buffers, *of_species, signals) = rows[:, : len(names)].T, rows[:, len(names) :].T
+        sums = dict(zip(names, losses, strict=True))
+        windows = {n: float(v.sum()) for n, v in zip(self.species, of_species, strict=True)}
         micro_steps = len(rows) * self.micro_steps
         per = {f"train/loss/{name}": count for name, count in windows.items()}
         return StepSummary(
             losses={n: float(v.sum()) / per.get(n, micro_steps) for n, v in sums.items()},
             windows=int(sum(windows.values())),
             bad_ranks=[r for r, v in enumerate(sums["train/loss"]) if not v.isfinite()],
-            stop_signal=int(rows[:, -1].max()),
+            bad_buffers=not bool(buffers.isfinite().all()),
+            stop_signal=int(signals.max()),
         )

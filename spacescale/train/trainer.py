@@ -7,10 +7,12 @@ import math
 import signal
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from spacescale.checkpoint import layout
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.config import Config
 from spacescale.dataset.batch import Batch
@@ -21,17 +23,18 @@ from spacescale.dataset.sampler import Turns
 from spacescale.errors import UserError
 from spacescale.evals.track_prediction import nonzero_means
 from spacescale.files import write_text
+from spacescale.metrics.history import Record
 from spacescale.metrics.throughput import Throughput, memory_gib
 from spacescale.metrics.writer import RunLog, TrainingProgress
 from spacescale.model.losses import training_losses
 from spacescale.parallel import comm
 from spacescale.parallel.engine import Engine, set_learning_rate
+from spacescale.parallel.run_folder import DONE, REQUEUE
 from spacescale.train.schedule import learning_rate
-from spacescale.train.signals import REQUEUE, StopRequest
+from spacescale.train.signals import StopRequest
+from spacescale.train.statistics_watch import StatisticsWatch
 from spacescale.train.step_report import StepReport, StepSummary
 from spacescale.train.validation import validate
-
-DONE = "DONE"  # all steps are done: in the folder of the run
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +54,17 @@ class Trainer:
         output: Path,
         device: torch.device,
         stop: StopRequest,
+        record: Record,
     ):
         self.engine, self.config, self.data = engine, config, data
         self.manager, self.output, self.device, self.stop = manager, output, device, stop
+        self.record = record  # of the run's history
         self.accumulation = engine.gradient_accumulation_steps()
         self.track_means = {name: self._track_means(d) for name, d in data.datasets.items()}
         self.scores: dict[str, float] = {}  # of the last validation, and its step
         self.best_score = -math.inf
         self.nonfinite_in_a_row = 0
+        self.statistics = StatisticsWatch(manager.model)
 
     def _track_means(self, data: SpeciesData) -> Tensor:
         """What training divides each track's targets by, float32 (T,)."""
@@ -67,10 +73,11 @@ class Trainer:
         return (means if in_means else torch.ones_like(means)).to(self.device)
 
     def restore(self, checkpoint: Path) -> int:
-        """Load a checkpoint; returns the first step to run."""
-        state = self.manager.load(checkpoint)
-        self.scores = state["metrics"]
-        if state["best_score"] is not None:
+        """Load a checkpoint that was just verified; returns the first step to run."""
+        state = self.manager.load(checkpoint, verified=True)
+        self.scores = {n: math.nan if v is None else v for n, v in state["metrics"].items()}
+        metric = layout.read_config(checkpoint, state).run.best_metric
+        if state["best_score"] is not None and metric == self.config.run.best_metric:
             self.best_score = state["best_score"]
         self._continue_order(Turns(**state["turns"]), state["step"])
         return state["step"]
@@ -110,9 +117,10 @@ class Trainer:
                 self.device,
             )
             self.engine.train()
+            self.record.begin_training()
             for step in range(first_step, last):
                 summary = self._optimiser_step(step)
-                done = step + 1
+                done = self.record.step = step + 1
                 stopping, is_best = summary.stop_signal != 0, False
                 if done % self.config.run.valid_every == 0 or done == last:
                     is_best = self._validate(done)
@@ -121,7 +129,7 @@ class Trainer:
                 if stopping:
                     self._report_stop(summary.stop_signal, done)
                     return
-            comm.on_main(lambda: write_text(self.output / DONE, f"step {last}\n"))
+            comm.on_main(lambda: self._end_well("done", DONE, f"step {last}\n"))
         finally:
             self.progress.close()
             self.log.close()
@@ -130,9 +138,10 @@ class Trainer:
         rate = learning_rate(step, self.config.optim)
         set_learning_rate(self.engine, rate)
         report = StepReport(list(self.data.datasets), self.device)
+        self.statistics.keep()
         for _ in range(self.accumulation):
             self._micro_step(next(self.batches), report)
-        summary = report.gather(self.stop.signal or 0)
+        summary = report.gather(self.stop.signal or 0, self.statistics.largest())
         self.throughput.step(summary.windows)
         norm = self._gradient_norm()
         self._check_finite(step, summary, norm)
@@ -159,19 +168,28 @@ class Trainer:
         return math.nan if norm is None else float(norm)
 
     def _check_finite(self, step: int, summary: StepSummary, norm: float) -> None:
-        """Report a step that was not finite (DeepSpeed skips it without a word), or end the run."""
-        if not summary.bad_ranks and math.isfinite(norm):
+        """Report a step that was not finite (DeepSpeed skips it without a word), or end the run.
+
+        BatchNorm's statistics become again what they were before it.
+        """
+        skipped = bool(summary.bad_ranks) or not math.isfinite(norm)
+        if not skipped and not summary.bad_buffers:
             self.nonfinite_in_a_row = 0
             return
+        self.statistics.restore()
         self.nonfinite_in_a_row += 1
         ranks = ", ".join(map(str, summary.bad_ranks))
-        what = (
-            f"loss not finite on rank {ranks}"
-            if ranks
-            else f"gradient norm, over ranks 0 to {comm.world_size() - 1}, not finite"
-        )
-        self.progress.say(f"step {step + 1}: {what}; the step was skipped")
-        where = [f"loss/rank{rank}" for rank in summary.bad_ranks] or ["gradient_norm"]
+        if ranks:
+            what = f"loss not finite on rank {ranks}"
+        elif skipped:
+            what = f"gradient norm, over ranks 0 to {comm.world_size() - 1}, not finite"
+        else:
+            what = "BatchNorm statistics not finite"
+        done = "the step was skipped" if skipped else "they are again those of the step before"
+        self.progress.say(f"step {step + 1}: {what}; {done}")
+        where = [f"loss/rank{rank}" for rank in summary.bad_ranks] or [
+            "gradient_norm" if skipped else "statistics"
+        ]
         self.log.scalars(step + 1, {f"nonfinite/{place}": 1.0 for place in where})
         if self.nonfinite_in_a_row >= self.config.run.max_nonfinite_steps:
             raise UserError(
@@ -205,30 +223,40 @@ class Trainer:
         """Score the validation windows; whether that is the best score so far."""
         self.engine.eval()
         batch_size = self.engine.train_micro_batch_size_per_gpu()
-        found = validate(self.engine, self.data.datasets, self.config, batch_size, self.device)
+        scores = validate(self.engine, self.data.datasets, self.config, batch_size, self.device)
         self.engine.train()
-        self.scores = {"step": step} | found.scalars
-        self.log.scalars(step, found.scalars)
+        self.scores = {"step": step} | scores
+        self.log.scalars(step, scores)
         shown = (
-            f"{name} {found.scalars[key]:.3f}"
+            f"{name} {scores[key]:.3f}"
             for name in self.data.datasets
-            if (key := f"valid/pearson_log1p/{name}") in found.scalars
+            if (key := f"valid/pearson_log1p/{name}") in scores
         )
         self.progress.say(f"step {step}: validation Pearson (log1p) {', '.join(shown)}")
         self.throughput.restart()
-        is_best = found.overall > self.best_score
+        score = scores.get(self.config.run.best_metric, math.nan)
+        is_best = score > self.best_score
         if is_best:
-            self.best_score = found.overall
+            self.best_score = score
         return is_best
 
     def _save(self, step: int, is_best: bool) -> None:
         scores = {n: v for n, v in self.scores.items() if not n.startswith("valid_experts/")}
         turns = asdict(self.data.windows.order.turns)
         folder = self.manager.save(step, scores, self.best_score, is_best, turns)
+        self.record.saved_step = step
         self.progress.say(f"step {step}: saved {folder}{' (best so far)' if is_best else ''}")
         self.throughput.restart()
 
     def _report_stop(self, number: int, step: int) -> None:
         name = signal.Signals(number).name
         self.progress.say(f"{name}: saved step {step}, leaving; continue with --resume auto")
-        comm.on_main(lambda: write_text(self.output / REQUEUE, f"{name} at step {step}\n"))
+        comm.on_main(
+            lambda: self._end_well("stopped", REQUEUE, f"{name} at step {step}\n", signal=name)
+        )
+
+    def _end_well(
+        self, cause: Literal["done", "stopped"], marker: str, text: str, signal: str | None = None
+    ) -> None:
+        self.record.end(cause, signal=signal)
+        write_text(self.output / marker, text)

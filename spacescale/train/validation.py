@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spacescale.config import Config
+from spacescale.config import VALIDATION_SCORE, Config, ModelConfig
 from spacescale.dataset.batch import SpeciesBatch
 from spacescale.dataset.loader import evaluation_batches
 from spacescale.dataset.reader import SpeciesData
@@ -26,12 +25,13 @@ from spacescale.metrics.routing import ExpertUse
 from spacescale.parallel import comm
 
 
-@dataclass(frozen=True)
-class Validation:
-    """Scores of one validation, named as they are logged, and which experts were used."""
-
-    scalars: dict[str, float]
-    overall: float  # mean over the species of the mean log1p Pearson; NaN if no track varies
+def score_names(model: ModelConfig) -> list[str]:
+    """What `run.best_metric` may be."""
+    names = [VALIDATION_SCORE]
+    for species, assays in model.species.items():
+        names += [f"valid/pearson_log1p/{species}", f"valid/pearson_raw/{species}"]
+        names += [f"valid/pearson_log1p/{species}/{assay}" for assay in sorted(set(assays))]
+    return names
 
 
 def validate(
@@ -40,9 +40,11 @@ def validate(
     config: Config,
     batch_size: int,
     device: torch.device,
-) -> Validation:
+) -> dict[str, float]:
     """Score every species' first `run.valid_windows` validation windows, over all ranks.
 
+    Returns the scores, named as they are logged, and which experts were used. The first, the mean
+    over species of their mean log1p Pearson, is NaN if no track varies.
     Each rank takes `batch_size` windows at a time. The number is training's, which fits its memory.
     The model must be in evaluation mode. A species without validation windows is left out.
     """
@@ -60,7 +62,7 @@ def validate(
             scalars[f"valid/pearson_log1p/{name}/{assay}"] = summary.mean
     known = [score for score in overall if np.isfinite(score)]
     mean = float(np.mean(known)) if known else float("nan")
-    return Validation({"valid/pearson_log1p": mean} | scalars | _expert_scalars(use), mean)
+    return {VALIDATION_SCORE: mean} | scalars | _expert_scalars(use)
 
 
 def _score_species(

@@ -1,10 +1,10 @@
 """A checkpoint folder as training writes it, made without DeepSpeed from a plain model."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from made_up_checkpoints import seal, state_of
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.pieces import Piece, write_buffers, write_pieces
@@ -36,8 +36,8 @@ class Written:
     model: Space
 
 
-def write_run(run: Path) -> Written:
-    """One complete checkpoint, of step 7, that `latest` names."""
+def write_run(run: Path, tracks: str = "index\tidentifier\n") -> Written:
+    """One complete checkpoint, of step 7; `tracks` is the table of each species, {0}."""
     torch.manual_seed(5)
     model = Space(MODEL).eval()
     folder = layout.checkpoints_folder(run) / layout.step_name(7)
@@ -46,17 +46,9 @@ def write_run(run: Path) -> Written:
         write_pieces(folder, rank, [half(name, p, rank) for name, p in model.named_parameters()])
     write_buffers(folder, model)
     for species in MODEL.species:
-        (folder / "tracks" / f"{species}.tsv").write_text("index\tidentifier\n")
+        (folder / "tracks" / f"{species}.tsv").write_text(tracks.format(species))
     write_probe(folder / "probe.safetensors", ask(model, MODEL, torch.device("cpu")))
-    state = {
-        "step": 7,
-        "metrics": {},
-        "config": Config(model=MODEL).model_dump(mode="json"),
-        "data_manifests": {},
-        "versions": {},
-    }
-    (folder / "spacescale.json").write_text(json.dumps(state))
-    layout.write_manifest(folder)
+    seal(folder, state_of(7, config=Config(model=MODEL).model_dump(mode="json")))
     write_text(folder.parent / "latest", folder.name)
     return Written(run, folder, model)
 

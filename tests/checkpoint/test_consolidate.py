@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import MODEL, write_run
+from made_up_checkpoints import seal, write_checkpoint
 from safetensors.torch import load_file, save_file
 
 from spacescale.checkpoint import layout
@@ -145,9 +146,10 @@ def test_convert_writes_weights_configuration_and_tracks(written, tmp_path):
 
 
 def test_convert_takes_the_best_checkpoint_of_a_run(written, tmp_path):
-    folder = written.checkpoint.parent
-    (folder / "latest").write_text("step-00000009")
-    (folder / "best").write_text(written.checkpoint.name)
+    state = layout.read_state(written.checkpoint)
+    state["metrics"] = {"step": 7, "valid/pearson_log1p": 0.5}
+    seal(written.checkpoint, state)
+    write_checkpoint(written.run, 9, score=0.4)
     convert(written.run, tmp_path / "export")
     assert read_export(tmp_path / "export")["trained"]["step"] == 7
 
@@ -212,6 +214,7 @@ def test_a_probe_of_format_2_kept_no_choices_and_is_held_to_all_the_same(written
     path = written.checkpoint / "probe.safetensors"
     write_probe(path, Probe(read_probe(path).predictions, {}))
     layout.write_manifest(written.checkpoint)
+    seal(written.checkpoint, layout.read_state(written.checkpoint) | {"format_version": 2})
     manifest = written.checkpoint / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"format_version": 3', '"format_version": 2'))
     found = convert(written.run, tmp_path / "export")

@@ -1,10 +1,11 @@
-"""Manifests, pointers and locks of a run folder."""
+"""Manifests, states, pointers and locks of a run folder."""
 
 import json
 import os
 from pathlib import Path
 
 import pytest
+from made_up_checkpoints import flip, seal, state_of
 
 from spacescale.checkpoint import layout
 from spacescale.errors import UserError
@@ -15,10 +16,9 @@ from spacescale.files import write_text
 def checkpoint(tmp_path):
     folder = tmp_path / "run/checkpoints/step-00000003"
     (folder / "tracks").mkdir(parents=True)
-    (folder / "spacescale.json").write_text('{"step": 3}')
     (folder / "weights.pt").write_bytes(bytes(range(200)))
     (folder / "tracks/ant.tsv").write_text("index\n")
-    layout.write_manifest(folder)
+    seal(folder, state_of(3))
     write_text(folder.parent / "latest", folder.name)
     return folder
 
@@ -30,12 +30,6 @@ def test_an_untouched_checkpoint_verifies_and_its_manifest_lists_every_file(chec
     assert manifest["files"]["weights.pt"]["bytes"] == 200
 
 
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[100] ^= 1
-    path.write_bytes(content)
-
-
 def rewrite(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -43,47 +37,28 @@ def rewrite(path, **changes):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda c: flip(c / "weights.pt"), "weights.pt: damaged"),
+        (lambda c: flip(c / "weights.pt", 100), "weights.pt: damaged"),
         (lambda c: os.truncate(c / "weights.pt", 199), "weights.pt: 199 bytes, expected 200"),
         (lambda c: (c / "tracks/ant.tsv").unlink(), "ant.tsv: missing from the checkpoint"),
         (lambda c: (c / "manifest.json").unlink(), "not a complete checkpoint"),
         (lambda c: rewrite(c / "manifest.json", format_version=1), "version 1; expected .* 3"),
         (lambda c: rewrite(c / "manifest.json", format="zip"), "format 'zip'"),
+        (lambda c: rewrite(c / "manifest.json", format_version=2), "damaged: version 2, was 3"),
+        (lambda c: rewrite(c / "manifest.json", files={}), "does not list spacescale.json"),
+        (lambda c: rewrite(c / "manifest.json", files=[]), "manifest.json: damaged: files="),
+        (lambda c: rewrite(c / "manifest.json", files={"a": {"bytes": 1}}), "a.sha256 is missing"),
+        (lambda c: (c / "manifest.json").write_bytes(b"\xff"), "manifest.json: damaged: not valid"),
+        (lambda c: (c / "manifest.json").write_text("[" * 100_000), "manifest.json: damaged: not"),
+        (lambda c: (c / "manifest.json").write_text('{"a": 1, "a": 2}'), "a name stands twice"),
+        (lambda c: (c / "manifest.json").write_text('{"a": ' + "9" * 5000 + "}"), "json: damaged"),
+        (lambda c: (c / "state-00009.safetensors").touch(), "state-00009.safetensors: not listed"),
+        (lambda c: c.rename(c.with_name("step-00000004")), "not a complete checkpoint"),
     ],
 )
 def test_a_damaged_checkpoint_is_named(checkpoint, damage, message):
     damage(checkpoint)
     with pytest.raises(UserError, match=message):
         layout.verify(checkpoint)
-
-
-def test_a_run_its_checkpoints_folder_and_a_checkpoint_all_lead_to_the_checkpoint(checkpoint):
-    run = checkpoint.parents[1]
-    for path in (run, run / "checkpoints", checkpoint):
-        assert layout.find_checkpoint(path) == checkpoint
-        assert layout.find_checkpoint(path, "best") == checkpoint, "the latest stands in"
-
-
-def test_the_pointer_chooses_among_checkpoints(checkpoint):
-    other = checkpoint.with_name("step-00000006")
-    other.mkdir()
-    (checkpoint.parent / "latest").write_text(f"{other.name}\n")
-    (checkpoint.parent / "best").write_text(checkpoint.name)
-    run = checkpoint.parents[1]
-    assert layout.find_checkpoint(run) == other
-    assert layout.find_checkpoint(run, "best") == checkpoint
-
-
-def test_unfinished_checkpoints_are_never_found(tmp_path):
-    (tmp_path / "checkpoints" / f"step-00000003{layout.PARTIAL}").mkdir(parents=True)
-    assert layout.find_checkpoint(tmp_path) is None
-    assert layout.find_checkpoint(tmp_path / "nowhere") is None
-
-
-def test_a_pointer_to_a_missing_folder_is_named(checkpoint):
-    (checkpoint.parent / "latest").write_text("step-00000099")
-    with pytest.raises(UserError, match="latest: names 'step-00000099', which does not exist"):
-        layout.find_checkpoint(checkpoint.parents[1])
 
 
 def test_a_crash_while_a_pointer_is_replaced_leaves_the_old_one(checkpoint, monkeypatch):
@@ -103,13 +78,24 @@ def test_a_crash_while_a_pointer_is_replaced_leaves_the_old_one(checkpoint, monk
     assert not list(checkpoint.parent.glob("*.tmp"))
 
 
-def test_only_one_run_at_a_time_holds_a_folder(tmp_path):
-    held = layout.lock_run(tmp_path / "new")
-    with pytest.raises(UserError, match="new: in use by another run"):
-        layout.lock_run(tmp_path / "new")
-    held.close()
-    layout.lock_run(tmp_path / "new").close()
-    assert not layout.holds_run(tmp_path / "new"), "a lock alone is no run"
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"step": "3"}, "spacescale.json: step='3': .*integer"),
+        ({"step": 10**30}, "spacescale.json: step=10"),
+        ({"step": 4}, "spacescale.json: of step 4, which is not what its folder says"),
+        ({"metrics": [1]}, "spacescale.json: metrics="),
+        ({"layout": {}}, "spacescale.json: layout.world_size is missing"),
+        ({"lineage": [{"id": 7, "step": 0}]}, "spacescale.json: lineage.0.id=7"),
+        ({"config": {"model": {"dim": -1}}}, "spacescale.json: config: model.dim=-1"),
+        ({"config": {"colour": 1}}, "spacescale.json: config: colour=1"),
+    ],
+)
+def test_a_state_that_is_whole_but_not_ours_is_named(checkpoint, changes, message):
+    seal(checkpoint, state_of(3) | changes)
+    with pytest.raises(UserError, match=message) as error:
+        layout.read_config(checkpoint, layout.read_state(checkpoint))
+    assert "\n" not in str(error.value)
 
 
 def test_reading_the_state_of_something_else_is_refused(tmp_path):

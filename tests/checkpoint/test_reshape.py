@@ -24,7 +24,7 @@ from reshaping import (
 )
 from safetensors.torch import load_file, save_file
 
-from spacescale.checkpoint import layout, manager
+from spacescale.checkpoint import compatibility, layout
 from spacescale.checkpoint.convert import convert
 from spacescale.testing.ranks import run_ranks
 
@@ -241,10 +241,10 @@ def laid_out(**changes: int) -> dict[str, int]:
 
 def test_a_change_of_layout_is_reported_in_one_line_and_none_in_none(caplog, tmp_path):
     caplog.set_level("INFO")
-    manager._check_layout(tmp_path, laid_out(), laid_out())
+    compatibility._check_layout(tmp_path, laid_out(), laid_out())
     assert not caplog.messages
     now = laid_out(world_size=4, ep_size=1, zero_stage=3, micro_batch_size=2)
-    manager._check_layout(tmp_path, laid_out(), now)
+    compatibility._check_layout(tmp_path, laid_out(), now)
     assert caplog.messages == [
         f"{tmp_path}: saved by 2 processes, expert parallel 2, ZeRO-2; going on with 4 processes, "
         "expert parallel 1, ZeRO-3"
@@ -253,7 +253,7 @@ def test_a_change_of_layout_is_reported_in_one_line_and_none_in_none(caplog, tmp
 
 def test_another_number_of_micro_steps_is_warned_of(caplog, tmp_path):
     now = laid_out(micro_batch_size=2, gradient_accumulation_steps=2)
-    manager._check_layout(tmp_path, laid_out(), now)
+    compatibility._check_layout(tmp_path, laid_out(), now)
     assert "gradient_accumulation_steps was 1, is now 2; BatchNorm" in caplog.messages[-1]
 
 

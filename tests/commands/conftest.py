@@ -12,6 +12,7 @@ import pytest
 import torch
 from commands import SCRIPT, arguments, deepspeed_command, make_data, run
 from matplotlib.figure import Figure
+from running import start_running
 
 SLURM = ("slurmctld", "slurmd", "munged", "sbatch", "srun")
 
@@ -51,6 +52,20 @@ def alone(data, tmp_path_factory):
     output = tmp_path_factory.mktemp("alone") / "run"
     more = ["optim.max_steps=3"]
     return output, run(sys.executable, SCRIPT, *arguments(data, output, *more))
+
+
+@pytest.fixture
+def start(data, tmp_path):
+    """`start_running` on the tiny data set; what was started ends with the test."""
+    started = []
+
+    def start_run(launcher, *more, folder=data, name="run", **changes):
+        started.append(start_running(folder, tmp_path / name, launcher, *more, **changes))
+        return started[-1]
+
+    yield start_run
+    for one in started:
+        one.end()
 
 
 @pytest.fixture(scope="session")

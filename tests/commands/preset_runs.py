@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from spacescale.config import build_config
+from spacescale.parallel.watch import Watch
 from spacescale.train.run import prepare
 from spacescale.train.signals import StopRequest
 
@@ -14,6 +15,8 @@ def train_all(overrides: dict[str, list[str]], data: Path, deepspeed_json: Path,
     for preset, changes in overrides.items():
         config = build_config(preset, changes)
         output, device = folder / preset, torch.device("cpu")
-        run = prepare(config, [data], deepspeed_json, output, None, device, StopRequest())
-        run.trainer.fit(0)
+        stop = StopRequest()
+        with Watch(stop.leave) as watch:
+            run = prepare(config, [data], deepspeed_json, output, None, device, stop, watch)
+            run.trainer.fit(0)
         run.lock.close()

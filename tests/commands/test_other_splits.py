@@ -9,6 +9,7 @@ from commands import SPECIES, make_data, swap_held_out_moths
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.convert import convert
+from spacescale.checkpoint.found import find_checkpoint
 from spacescale.dataset.loader import open_datasets
 from spacescale.dataset.manifest import read_manifest, save_manifest
 from spacescale.errors import UserError
@@ -44,7 +45,7 @@ def without_split_hashes(folder):
 def test_checkpoints_and_exports_keep_the_split_hashes(alone, export, data):
     expected = {name: d.manifest.split.hash for name, d in open_datasets([data]).items()}
     assert set(expected) == set(SPECIES)
-    state = layout.read_state(layout.find_checkpoint(alone[0]))
+    state = layout.read_state(find_checkpoint(alone[0]))
     trained = json.loads((export / "config.json").read_text())["trained"]
     assert state["data_splits"] == trained["data_splits"] == expected
 

@@ -33,6 +33,7 @@ from safetensors.torch import load_file
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import consolidate
+from spacescale.checkpoint.found import find_best
 from spacescale.checkpoint.probe import read_probe
 from spacescale.config import build_config
 from spacescale.dataset.codecs import codec_warning_ignored
@@ -183,7 +184,7 @@ def test_converted_weights_load_without_deepspeed_and_predict_the_same(finished,
     predicted = tmp_path / "predicted.safetensors"
     loaded = run(sys.executable, "-c", LOAD_WITHOUT_DEEPSPEED, tmp_path / "export", predicted)
     assert loaded.returncode == 0, loaded.stderr
-    best = layout.find_checkpoint(output, "best")
+    best = find_best(output)
     live, plain = read_probe(best / "probe.safetensors").predictions, load_file(predicted)
     assert list(plain) == list(live)
     for species, expected in live.items():

@@ -179,10 +179,13 @@ def another_seed(place):
     return place.arguments("--resume", "must", "run.seed=5")
 
 
-def dangling(place):
-    place.copied_run()
-    (place.output / "checkpoints/latest").write_text("step-00000009")
+def checkpoints_gone(place):
+    shutil.rmtree(place.copied_run())
     return place.arguments("--resume", "auto")
+
+
+def another_metric(place):
+    return place.arguments("run.best_metric=valid/pearson_log1p/finhc")
 
 
 CASES = [
@@ -261,13 +264,14 @@ CASES = [
         "the splits differ, so that windows held out now may have been trained",
     ),
     Case("species", fewer_species, "holds species finch, moth, perch; the data are of finch"),
-    Case("byte", flipped_byte, "state-00000.safetensors: damaged"),
-    Case("cut", truncated, r"state-00000.safetensors: \d+ bytes, expected \d+"),
-    Case("deleted", deleted, "buffers.safetensors: missing"),
+    Case("byte", flipped_byte, "no sound checkpoint .*state-00000.safetensors: damaged"),
+    Case("cut", truncated, r"no sound .*state-00000.safetensors: \d+ bytes, expected \d+"),
+    Case("deleted", deleted, "no sound checkpoint .*buffers.safetensors: missing"),
     Case("elsewhere", damaged_elsewhere, "other/.*state-00000.safetensors: damaged"),
-    Case("other run", another_run, "holds a run whose latest checkpoint is not .*elsewhere"),
+    Case("other run", another_run, "run: holds a run, which .*elsewhere.* is not of"),
     Case("seed", another_seed, "step-00000003: run.seed was 0, is now 5; resume with the same"),
-    Case("dangling", dangling, "latest: names 'step-00000009', which does not exist"),
+    Case("gone", checkpoints_gone, r"held checkpoints \(latest, best\) and holds none"),
+    Case("metric", another_metric, "run.best_metric=.*finhc .did you mean '.*finch'"),
 ]  # fmt: skip
 
 

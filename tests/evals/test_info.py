@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from made_up_checkpoints import flip, write_checkpoint
 
 from spacescale.config import RELEASED, LossConfig, ModelConfig
 from spacescale.dataset.manifest import find_species
@@ -43,25 +44,8 @@ OF_THE_MODEL = [
 @pytest.fixture
 def run(tmp_path):
     """A run folder with one checkpoint, as far as it is read here."""
-    folder = tmp_path / "run" / "checkpoints"
-    checkpoint = folder / "step-00000040"
-    checkpoint.mkdir(parents=True)
-    state = {
-        "step": 40,
-        "layout": {
-            "world_size": 2,
-            "ep_size": 2,
-            "zero_stage": 2,
-            "micro_batch_size": 12,
-            "gradient_accumulation_steps": 3,
-        },
-        "config": {"model": MODEL, "loss": LOSS},
-        "metrics": METRICS,
-        "versions": VERSIONS,
-    }
-    (checkpoint / "spacescale.json").write_text(json.dumps(state))
-    (folder / "latest").write_text(checkpoint.name)
-    return tmp_path / "run"
+    more = {"config": {"model": MODEL, "loss": LOSS}, "metrics": METRICS, "versions": VERSIONS}
+    return write_checkpoint(tmp_path / "run", 40, **more).parents[1]
 
 
 @pytest.fixture
@@ -72,7 +56,13 @@ def export(tmp_path):
         "format_version": 1,
         "model": MODEL,
         "track_scale": "mean",
-        "trained": {"step": 40, "loss": LOSS, "metrics": METRICS, "versions": VERSIONS},
+        "trained": {
+            "step": 40,
+            "loss": LOSS,
+            "metrics": METRICS,
+            "data_manifests": {},
+            "versions": VERSIONS,
+        },
     }
     (tmp_path / "config.json").write_text(json.dumps(payload))
     (tmp_path / "model.safetensors").touch()
@@ -88,15 +78,53 @@ def test_a_run_is_described_by_its_latest_checkpoint(run):
 
 
 def test_a_checkpoint_names_the_best_of_its_run(run):
-    (run / "checkpoints" / "best").write_text("step-00000030")
+    write_checkpoint(run, 30, score=0.5)
     lines = describe(run / "checkpoints" / "step-00000040").splitlines()
     assert lines[2] == "best of run  step-00000030"
 
 
-def test_a_pointer_to_a_missing_checkpoint_is_an_error(run):
-    (run / "checkpoints" / "latest").write_text("step-00000050")
-    with pytest.raises(UserError, match=r"latest: names 'step-00000050', which does not exist"):
+def test_a_pointer_is_only_a_hint(run):
+    (run / "checkpoints" / "latest").write_bytes(b"\xff\xfe step-00000050")
+    assert describe(run).splitlines()[1] == "step         40"
+
+
+def test_a_damaged_checkpoint_is_never_called_fine(run):
+    assert describe(run, verify=True).endswith("\nverified     every file is as it was written")
+    flip(run / "checkpoints/step-00000040/state-00000.safetensors")
+    with pytest.raises(UserError, match=r"state-00000\.safetensors: damaged"):
+        describe(run, verify=True)
+    assert "verified" not in describe(run)
+    flip(run / "checkpoints/step-00000040/spacescale.json", 30)
+    with pytest.raises(UserError, match=r"spacescale\.json: damaged"):
         describe(run)
+
+
+def test_a_best_that_cannot_be_told_does_not_hide_the_rest(run):
+    flip(write_checkpoint(run, 30, score=0.5) / "spacescale.json")
+    lines = describe(run).splitlines()
+    assert lines[1] == "step         40"
+    assert lines[2].startswith("best of run  not known: ") and "step-00000030" in lines[2]
+
+
+def test_only_checkpoints_are_verified_here(export):
+    with pytest.raises(UserError, match="no checkpoint to verify"):
+        describe(export, verify=True)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (b"\xff\xfe", "config.json: damaged: not valid JSON"),
+        (b"[" * 100_000, "config.json: damaged: not valid JSON"),
+        (b"[1]", "config.json: expected a JSON object, found list"),
+        (b'{"format": "spacescale-model", "format_version": 1}', "config.json: model is missing"),
+    ],
+)
+def test_a_damaged_export_is_named_in_one_line(export, damage, message):
+    (export / "config.json").write_bytes(damage)
+    with pytest.raises(UserError, match=message) as error:
+        describe(export)
+    assert "\n" not in str(error.value)
 
 
 def test_an_export_says_what_it_predicts(export):

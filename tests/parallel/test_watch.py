@@ -1,5 +1,6 @@
 """Who is blamed for a standstill, and where a thread stands."""
 
+import json
 import os
 import threading
 
@@ -26,7 +27,23 @@ def test_a_place_is_the_innermost_line_of_this_package(tmp_path):
     reader = threading.Thread(target=sha256, args=(pipe,), daemon=True)  # waits for a writer
     reader.start()
     reader.join(0.2)
-    place, waits = _where(reader.ident)
+    place, waits, stack = _where(reader.ident)
     assert place.startswith("files.py:") and place.endswith("(sha256)") and not waits
+    assert _where(reader.ident)[2] == stack, "it stands still"
     pipe.write_bytes(b"")
     reader.join(5)
+
+
+def test_long_work_in_one_place_is_told_from_a_standstill():
+    done = threading.Event()
+
+    def work():
+        while not done.is_set():
+            json.loads("[" * 50 + "]" * 50)
+            sorted(range(100), key=str)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    stacks = {_where(worker.ident)[2] for _ in range(50) if not done.wait(0.01)}
+    done.set()
+    assert len(stacks) > 1

@@ -60,7 +60,9 @@ FAULTS = {
 }
 
 
-def bench(folder: Path, zero: int = 2, bf16: bool = False) -> Bench:
+def bench(
+    folder: Path, stop: StopRequest, watch: Watch, zero: int = 2, bf16: bool = False
+) -> Bench:
     """As the command makes it, for the expert parallelism that is the default."""
     settings = {
         "gradient_clipping": 0.2,
@@ -75,32 +77,36 @@ def bench(folder: Path, zero: int = 2, bf16: bool = False) -> Bench:
         checked_config(build_config("space_large", []), comm.world_size()),
         checked_deepspeed_config(path, 1),
         torch.device("cpu"),
-        StopRequest(),
-        lambda engine, output: None,
+        stop,
+        watch,
     )
 
 
 def check_all(folder: Path, stages: list[int], bf16: bool = False) -> dict[int, list[Check]]:
-    return {
-        zero: list(selfchecks.all_checks(bench(folder / str(zero), zero, bf16))) for zero in stages
-    }
+    stop = StopRequest()
+    with Watch(stop.leave) as watch:
+        return {
+            zero: list(selfchecks.all_checks(bench(folder / f"{zero}", stop, watch, zero, bf16)))
+            for zero in stages
+        }
 
 
 def check_faults(folder: Path) -> dict[str, list[Check]]:
     """The checks of training under each fault; of conversion, those of a sound run."""
-    found = {}
-    for name in FAULTS:
-        here = bench(folder / name)
+    found, stop = {}, StopRequest()
+    with Watch(stop.leave) as watch:
+        for name in FAULTS:
+            here = bench(folder / name, stop, watch)
+            write_data(here)
+            with getattr(planted_faults, name)():
+                found[name] = selfchecks.check_training(here)[0]
+        here = bench(folder / "sound", stop, watch)
         write_data(here)
-        with getattr(planted_faults, name)():
-            found[name] = selfchecks.check_training(here)[0]
-    here = bench(folder / "sound")
-    write_data(here)
-    found["sound"], plain = selfchecks.check_training(here)
-    found["sound"] += selfchecks.check_resuming(here, other_layout(here.layout, 2, 4))
-    with planted_faults.swapped_heads():
-        found["swapped_heads"] = selfchecks.check_converting(here, plain)
-    found["sound"] += selfchecks.check_converting(here, plain)
+        found["sound"], plain = selfchecks.check_training(here)
+        found["sound"] += selfchecks.check_resuming(here, other_layout(here.layout, 2, 4))
+        with planted_faults.swapped_heads():
+            found["swapped_heads"] = selfchecks.check_converting(here, plain)
+        found["sound"] += selfchecks.check_converting(here, plain)
     return found
 
 

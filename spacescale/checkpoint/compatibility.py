@@ -1,0 +1,132 @@
+"""Whether a run can go on from a checkpoint: settings, species, data and layout of both."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from spacescale.checkpoint import layout
+from spacescale.config import Config, LossConfig, RunConfig
+from spacescale.dataset.run_data import RunData
+from spacescale.errors import UserError
+
+# What a resumed run may change without a word, and what it may change but hears about. Everything
+# else shapes the model, the optimiser's state or the order of the data.
+FREE_SETTINGS = {
+    ("data", "paths"),
+    ("data", "num_workers"),
+    ("data", "micro_batch_size"),  # windows per step are compared instead
+    ("model", "checkpoint_stages"),
+    *(("run", name) for name in RunConfig.model_fields if name != "seed"),
+}
+CHANGEABLE_SETTINGS = {
+    *(("loss", name) for name in LossConfig.model_fields),
+    *(("optim", name) for name in ("lr", "max_steps", "warmup_steps", "final_lr_fraction")),
+}
+
+logger = logging.getLogger(__name__)
+
+
+def check_compatible(
+    checkpoint: Path, state: dict[str, Any], config: Config, data: RunData, laid_out: dict[str, int]
+) -> None:
+    """Refuse a checkpoint that this run cannot go on from; say what it changes.
+
+    state: the checkpoint's. laid_out: processes, experts, ZeRO stage and windows of this run.
+    """
+    saved = layout.read_config(checkpoint, state)
+    _check_species(checkpoint, saved.model.species, config.model.species)
+    _check_settings(checkpoint, saved, config)
+    for name, now in data.manifest_hashes.items():
+        if state["data_manifests"][name] != now:
+            splits = _compare_splits(layout.data_splits(state)[name], data.split_hashes[name])
+            raise UserError(
+                f"{checkpoint}: the data set of {name!r} is not the one it was trained on "
+                f"(manifest {state['data_manifests'][name][:12]}, now {now[:12]}){splits}; "
+                "resume with the same, or start anew with another --output"
+            )
+    _check_layout(checkpoint, state["layout"], laid_out)
+
+
+def _compare_splits(saved: str | None, now: str) -> str:
+    """Say what the split hashes of two data sets tell about them."""
+    if saved is None:
+        return ""
+    if saved == now:
+        return "; windows and splits are the same, their contents are not"
+    return "; the splits differ, so that windows held out now may have been trained on"
+
+
+def _check_layout(checkpoint: Path, saved: dict[str, int], now: dict[str, int]) -> None:
+    """Refuse another number of windows per step; say what else is laid out differently."""
+    if saved == now:
+        return
+    before, after = (
+        lay["world_size"] * lay["micro_batch_size"] * lay["gradient_accumulation_steps"]
+        for lay in (saved, now)
+    )
+    if before != after:
+        raise UserError(
+            f"{checkpoint}: was saved with {before} windows per step, this run has {after}; resume "
+            f'with the same: "train_batch_size": {before} in the DeepSpeed JSON, and '
+            '"train_micro_batch_size_per_gpu": "auto"'
+        )
+    logger.info(
+        "%s: saved by %s; going on with %s",
+        checkpoint,
+        _describe_layout(saved),
+        _describe_layout(now),
+    )
+    if saved["gradient_accumulation_steps"] != now["gradient_accumulation_steps"]:
+        logger.warning(
+            "resuming with a change: gradient_accumulation_steps was %d, is now %d; BatchNorm and "
+            "the routing losses are computed over the windows of a micro-step",
+            saved["gradient_accumulation_steps"],
+            now["gradient_accumulation_steps"],
+        )
+
+
+def _describe_layout(laid_out: dict[str, int]) -> str:
+    words = "{world_size} processes, expert parallel {ep_size}, ZeRO-{zero_stage}"
+    return words.format(**laid_out)
+
+
+def _check_settings(checkpoint: Path, saved: Config, now: Config) -> None:
+    """Refuse settings that the state cannot follow; say which of the others have changed."""
+    before, after = saved.model_dump(), now.model_dump()
+    for section in ("model", "loss", "optim", "data", "run"):
+        for field, value in before[section].items():
+            if value == after[section][field] or (section, field) in FREE_SETTINGS:
+                continue
+            change = f"{section}.{field} was {value}, is now {after[section][field]}"
+            if (section, field) not in CHANGEABLE_SETTINGS:
+                raise UserError(f"{checkpoint}: {change}; resume with the same")
+            logger.warning("resuming with a change: %s", change)
+
+
+def _check_species(
+    checkpoint: Path,
+    saved: dict[str, tuple[str, ...]],
+    data: dict[str, tuple[str, ...]],
+) -> None:
+    if list(saved) != list(data):
+        raise UserError(
+            f"{checkpoint}: holds species {', '.join(saved)}; the data are of {', '.join(data)}"
+        )
+    for name, assays in data.items():
+        if len(assays) != len(saved[name]):
+            raise UserError(
+                f"{checkpoint}: species {name!r} has {len(saved[name])} tracks there, "
+                f"but {len(assays)} in the data"
+            )
+        if assays != saved[name]:
+            index = next(
+                i
+                for i, pair in enumerate(zip(assays, saved[name], strict=True))
+                if pair[0] != pair[1]
+            )
+            raise UserError(
+                f"{checkpoint}: track {index} of species {name!r} was {saved[name][index]!r}, "
+                f"in the data it is {assays[index]!r}"
+            )
