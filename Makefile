@@ -7,21 +7,28 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 CONSTRAINTS ?= constraints.txt
+SLURM_TESTS ?= tests/slurm tests/commands/test_shard_scale.py::TestSlurmArray
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types imports docs check clean
+.PHONY: help demo test test-slurm lint format types imports docs check clean
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 demo: $(INSTALLED)  ## simulate genomes, pretrain a small model on them, show what it learned
 	$(BIN)/python -m spacescale.testing.demo
 
 test: $(INSTALLED)  ## the default tests (CPU)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-slurm: $(INSTALLED)  ## the jobs of slurm/, really training, on a private Slurm (CPU)
+	@PATH=$$PATH:/usr/sbin; for program in slurmctld slurmd munged sbatch; do \
+	  command -v $$program >/dev/null || { echo "Slurm is not installed (no $$program); on Debian" \
+	  "or Ubuntu: apt-get install slurmctld slurmd slurm-client munge" >&2; exit 1; }; done
+	$(BIN)/python -m pytest -m '' --durations=0 $(SLURM_TESTS)
 
 lint: $(INSTALLED)  ## style and formatting
 	$(BIN)/ruff check

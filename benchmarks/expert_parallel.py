@@ -233,7 +233,7 @@ class Step:
 
     def timed(self) -> tuple[float, float]:
         """Seconds, and processor seconds of this process."""
-        comm.barrier()
+        dist.barrier()
         started, cpu_started = now(self.device), time.process_time()
         self()
         return now(self.device) - started, time.process_time() - cpu_started
@@ -242,7 +242,7 @@ class Step:
         """Seconds by stage."""
         meter = Meter(self.device)
         with meter.watching(self.layer):
-            comm.barrier()
+            dist.barrier()
             meter.enter(SORT)
             meter.seconds.clear()
             self()
@@ -383,7 +383,7 @@ def time_of_gradients(experts: StackedExperts, device: torch.device) -> dict[str
     gradients = torch.cat([p.detach().flatten() for p in experts.parameters()]).to(device)
     times = []
     for _ in range(3):
-        comm.barrier()
+        dist.barrier()
         started = now(device)
         if comm.world_size() > 1:
             dist.all_reduce(gradients)

@@ -6,19 +6,14 @@
 # data_prep/shard.py. DIR must be on a disk that all nodes share.
 # SHARD_SBATCH: options of sbatch that win over those below, such as "--partition=cpu --time=1-0".
 set -euo pipefail
+. "$(dirname "$0")/common.sh"
 
 parts=${1:-}
-[[ $parts =~ ^[1-9][0-9]*$ ]] || {
-  echo "error: the first argument must be the number of parts, found '$parts'" >&2
-  exit 2
-}
+[[ $parts =~ ^[1-9][0-9]*$ ]] ||
+  refuse "the first argument must be the number of parts, found '$parts'"
 shift
 
-venv=${SPACESCALE_VENV:-.venv}
-[[ -f $venv/bin/activate ]] || {
-  echo "error: no virtual environment at $venv; make one or set SPACESCALE_VENV" >&2
-  exit 2
-}
+find_environment
 
 # Every process takes less than 2 GiB, however many tracks there are.
 read -r -a options <<<"--cpus-per-task=8 --mem-per-cpu=2G --time=12:00:00 --requeue ${SHARD_SBATCH:-}"

@@ -122,6 +122,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     checkpoints.set_defaults(run=_checkpoints)
 
+    status = commands.add_parser("status", help="say how a run stands, and what to do next")
+    status.add_argument("path", type=path_option, help="run folder")
+    status.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=10.0,
+        metavar="SECONDS",
+        help="say it again and again until the run ends (default: every %(const)s s)",
+    )
+    status.add_argument("--json", action="store_true", help="for programs; a line each time")
+    status.set_defaults(run=_status)
+
     plan = commands.add_parser("plan", help="say what a run would cost, before it is run")
     plan.add_argument("overrides", nargs="*", metavar="section.field=value", help="as in training")
     plan.add_argument("--preset", default="space_large", help="default: %(default)s")
@@ -204,7 +217,12 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _convert(args: argparse.Namespace) -> None:
     from spacescale.checkpoint.convert import convert
 
-    print(f"{args.out}: converted; {convert(args.checkpoint, args.out)}")
+    agreement = convert(args.checkpoint, args.out)
+    without = (
+        "the checkpoint holds no probe, so that these weights are known to be those that were "
+        "saved, but not held against predictions of training (run.probe_every_save keeps some)"
+    )
+    print(f"{args.out}: converted; {agreement or without}")
 
 
 def _import(args: argparse.Namespace) -> None:
@@ -269,6 +287,21 @@ def _checkpoints(args: argparse.Namespace) -> None:
         raise UserError(f"{run}: damaged: {', '.join(damaged)}")
 
 
+def _status(args: argparse.Namespace) -> None:
+    from spacescale.evals.status import as_json, as_text, follow, read_status
+
+    if args.watch is not None and not args.watch >= 1:
+        raise UserError(f"--watch {args.watch}: expected 1 second or more")
+    found = [read_status(args.path)] if args.watch is None else follow(args.path, args.watch)
+    for status in found:
+        if args.json:
+            print(as_json(status), flush=True)
+            continue
+        if args.watch is not None and sys.stdout.isatty():
+            print("\x1b[2J\x1b[H", end="")  # a clear screen, from its top
+        print(as_text(status), flush=True)
+
+
 def _plan(args: argparse.Namespace) -> None:
     from spacescale.planning.machine import named_machine
     from spacescale.planning.measure import measure_plan
@@ -316,7 +349,7 @@ def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def main() -> int:
     """Entry point; returns the exit status: 2 for bad input, whose message goes to stderr."""
-    only_tells = sys.argv[1:2] in (["info"], ["plan"])
+    only_tells = sys.argv[1:2] in (["info"], ["plan"], ["status"])
     return console.run(_run, goes_on=not only_tells)
 
 

@@ -238,11 +238,24 @@ class DataConfig(_Section):
     micro_batch_size: int = Field(
         default=1,
         ge=1,
-        description="windows per process and micro-step where DeepSpeed's JSON says 'auto'",
+        description="windows per process and micro-step where DeepSpeed's JSON says 'auto'; at "
+        "most, with global_batch_size",
+    )
+    global_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="windows per optimiser step of all processes together: micro-batch and "
+        "accumulation follow, for any number of processes that divides it. Without it: processes "
+        "× micro-batch × accumulation of DeepSpeed's JSON",
     )
     species_balance: Annotated[float, Field(ge=0, le=1)] = Field(
         default=1.0,
         description="1 = every species equally often; 0 = in proportion to its windows",
+    )
+    species_importance: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="factor on how often a species is read, beside species_balance; 1 where not "
+        "named",
     )
     shift_bp: int = Field(default=3, ge=0, description="sequence shift drawn from ±this")
     reverse_complement: bool = Field(default=True, description="flip half of the windows")
@@ -306,6 +319,16 @@ class RunConfig(_Section):
     )
     keep_every_hours: NonNegative = Field(
         default=0, description="and one in so many hours (0 = none)"
+    )
+    save_in_background: bool = Field(
+        default=True,
+        description="write checkpoints beside training, from a copy in the host's memory: 12 bytes "
+        "per weight, shared out over the processes",
+    )
+    probe_every_save: bool = Field(
+        default=False,
+        description="let every checkpoint hold predictions that its conversion is proved against, "
+        "not only the best and the last",
     )
     max_nonfinite_steps: int = Field(
         default=3, ge=1, description="non-finite steps in a row that end the run"

@@ -20,10 +20,7 @@ from spacescale.parallel.starters import StarterGone, end_with_starters
 from spacescale.train.signals import StopRequest
 
 if TYPE_CHECKING:
-    import torch
-
     from spacescale.config import RunConfig
-    from spacescale.parallel.watch import Watch
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -48,8 +45,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("runs/pretrain"), help="run folder")
     parser.add_argument(
         "--resume",
-        help="'auto': go on from the latest checkpoint if there is one; 'must': fail if there is "
-        "none; PATH: from that checkpoint or run",
+        help="'auto': go on from the newest sound checkpoint, or begin where there never was one; "
+        "'must': fail if there is none; PATH: from that checkpoint or run; one of this run's own "
+        "goes back to it",
     )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # added by deepspeed
     overrides = [a for a in arguments if re.match(r"[\w.]+=", a)]
@@ -94,24 +92,6 @@ def begin() -> StopRequest:
     return stop
 
 
-def join(settings: RunConfig, stop: StopRequest) -> tuple[torch.device, Watch]:
-    """Meet the other ranks; ends this process, after a line of why, where they do not meet."""
-    from spacescale.parallel import comm
-    from spacescale.parallel.engine import init_distributed
-    from spacescale.parallel.watch import Watch
-
-    try:
-        device = init_distributed(settings.start_timeout_s)
-        watch = Watch(stop.leave, settings.hang_timeout_s)
-    except comm.NotMet as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
-    except UserError as error:
-        sys.exit(refuse(error, stop))
-    stop.tell_others, stop.interrupt = watch.tell_stop, watch.interrupt
-    return device, watch
-
-
 def main(arguments: list[str]) -> int:
     """Run one training process; returns the exit status."""
     stop = begin()
@@ -120,19 +100,27 @@ def main(arguments: list[str]) -> int:
     from spacescale.config import DEFAULT_PRESET, EMBEDDED_PRESET, build_config
     from spacescale.parallel import comm
     from spacescale.parallel.agreement import require_agreement
+    from spacescale.parallel.engine import init_distributed
+    from spacescale.parallel.watch import Watch
     from spacescale.testing.embedded_data import embedded_data
     from spacescale.train.run import prepare
 
     preset = args.preset or (DEFAULT_PRESET if args.data else EMBEDDED_PRESET)
-    device, watch = join(settings_of_run(preset, args.overrides), stop)
-    with watch:  # an error from here on ends all ranks
+    settings = settings_of_run(preset, args.overrides)
+    watch = Watch(stop.leave, settings.hang_timeout_s)
+    stop.tell_others, stop.interrupt = watch.tell_stop, watch.interrupt
+    with watch:  # once the ranks have met, an error ends all
         try:
+            device = init_distributed(settings.start_timeout_s, met=watch.open)
             config = comm.on_all(lambda: build_config(preset, args.overrides))
             named = {"--output": str(args.output), "--resume": args.resume}
             require_agreement({"--data": "given" if args.data else "left out", **named})
             paths = args.data or [Path(comm.on_main(lambda: str(embedded_data())))]
             places = (args.deepspeed, args.output, args.resume)
             run = prepare(config, paths, *places, device, stop, watch)
+        except comm.NotMet as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return 2
         except UserError as error:
             return refuse(error, stop)
         watch.follow(run.trainer.engine)

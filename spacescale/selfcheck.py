@@ -14,7 +14,7 @@ from pathlib import Path
 
 # Slow imports stand in the functions: from main's first lines on a signal ends the check in order.
 from spacescale.errors import UserError
-from spacescale.pretrain import begin, join, refuse, settings_of_run
+from spacescale.pretrain import begin, refuse, settings_of_run
 from spacescale.train.signals import StopRequest
 
 FAILED = 1  # exit status where a check does not hold
@@ -59,12 +59,20 @@ def main(arguments: list[str]) -> int:
 def run(args: argparse.Namespace, stop: StopRequest) -> int:
     """Join the other processes and check; returns the exit status."""
     from spacescale.parallel import comm
+    from spacescale.parallel.engine import init_distributed
+    from spacescale.parallel.watch import Watch
     from spacescale.testing.certify import certify
 
-    device, watch = join(settings_of_run(args.preset, args.overrides), stop)
-    with watch:  # an error from here on ends all ranks
+    settings = settings_of_run(args.preset, args.overrides)
+    watch = Watch(stop.leave, settings.hang_timeout_s)
+    stop.tell_others, stop.interrupt = watch.tell_stop, watch.interrupt
+    with watch:  # once the ranks have met, an error ends all
         try:
+            device = init_distributed(settings.start_timeout_s, met=watch.open)
             certificate = certify(args, device, stop, watch)
+        except comm.NotMet as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return 2
         except UserError as error:
             return refuse(error, stop)
         comm.leave()

@@ -16,10 +16,10 @@ REPO = Path(__file__).parents[1]
 DOCUMENTS = [
     "README.md", "docs/yeast.md", "docs/human_mouse.md", "docs/new_species.md",
     "docs/splits.md", "docs/coordinates.md", "docs/architecture.md", "docs/gallery.md",
-    "docs/examples/README.md", "slurm/README.md",
+    "docs/examples/README.md", "docs/reliability.md", "slurm/README.md",
 ]  # fmt: skip
 PRETRAIN = "spacescale/pretrain.py"
-JOB = "slurm/pretrain_8xA40.sh"
+JOBS = ("slurm/pretrain_8xA40.sh", "slurm/pretrain_multinode.sh")
 
 
 def read(document):
@@ -81,10 +81,11 @@ def test_pretrain_lines_parse_and_their_overrides_exist():
         check_pretrain(words[words.index(PRETRAIN) + 1 :])
 
 
-def test_cluster_lines_parse():
-    for _, words in lines_with(JOB):
+@pytest.mark.parametrize("job", JOBS)
+def test_cluster_lines_parse(job):
+    for _, words in lines_with(job):
         preset = ["--deepspeed", "ds_configs/zero2_moe.json"]  # the script's own
-        check_pretrain([*preset, *words[words.index(JOB) + 1 :]])
+        check_pretrain([*preset, *words[words.index(job) + 1 :]])
 
 
 def test_spacescale_lines_parse():

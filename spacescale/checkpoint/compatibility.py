@@ -16,7 +16,8 @@ from spacescale.errors import UserError
 FREE_SETTINGS = {
     ("data", "paths"),
     ("data", "num_workers"),
-    ("data", "micro_batch_size"),  # windows per step are compared instead
+    ("data", "micro_batch_size"),  # windows per step are compared instead …
+    ("data", "global_batch_size"),  # … of these two
     ("model", "checkpoint_stages"),
     *(("run", name) for name in RunConfig.model_fields if name != "seed"),
 }
@@ -35,6 +36,11 @@ def check_compatible(
 
     state: the checkpoint's. laid_out: processes, experts, ZeRO stage and windows of this run.
     """
+    if (version := state.get("format_version")) != layout.VERSION:
+        raise UserError(
+            f"{checkpoint}: format version {version}, of a run whose windows came in another "
+            "order; finish it with the spacescale that wrote it. Its weights can be converted"
+        )
     saved = layout.read_config(checkpoint, state)
     _check_species(checkpoint, saved.model.species, config.model.species)
     _check_settings(checkpoint, saved, config)
@@ -69,8 +75,8 @@ def _check_layout(checkpoint: Path, saved: dict[str, int], now: dict[str, int]) 
     if before != after:
         raise UserError(
             f"{checkpoint}: was saved with {before} windows per step, this run has {after}; resume "
-            f'with the same: "train_batch_size": {before} in the DeepSpeed JSON, and '
-            '"train_micro_batch_size_per_gpu": "auto"'
+            f"with the same: data.global_batch_size={before}, from which micro-batch and "
+            "accumulation follow"
         )
     logger.info(
         "%s: saved by %s; going on with %s",

@@ -11,18 +11,20 @@ from spacescale import __version__
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import load_space
 from spacescale.checkpoint.found import find_best
+from spacescale.checkpoint.probe import FILE as PROBE
 from spacescale.checkpoint.probe import Agreement, compare_with_probe
 from spacescale.errors import UserError
 from spacescale.files import new_folder, write_json
 from spacescale.model.space import EXPORT_FORMAT, EXPORT_VERSION, Space
 
 
-def convert(source: Path, out: Path) -> Agreement:
+def convert(source: Path, out: Path) -> Agreement | None:
     """Write `model.safetensors`, `config.json` and `tracks/*.tsv` of a checkpoint to `out`.
 
     `source` is a checkpoint or a run folder (then its best checkpoint). The folder is first
     written beside `out`, loaded back, and its predictions for the checkpoint's probe compared with
-    those the distributed model made when it was saved; returns how near they are.
+    those the distributed model made when it was saved; returns how near they are, or None where
+    the checkpoint holds no probe: then only what was stored is known to be whole and finite.
     Raises UserError, leaving nothing behind, if they differ or `out` exists.
     """
     checkpoint = find_best(source)
@@ -31,7 +33,9 @@ def convert(source: Path, out: Path) -> Agreement:
     with new_folder(out) as partial:
         _write_export(checkpoint, partial)
         model = Space.from_pretrained(partial)
-        return compare_with_probe(checkpoint / "probe.safetensors", model, model.config)
+        if not (checkpoint / PROBE).is_file():
+            return None
+        return compare_with_probe(checkpoint / PROBE, model, model.config)
 
 
 def _write_export(checkpoint: Path, folder: Path) -> None:

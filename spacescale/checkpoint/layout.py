@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from spacescale.checkpoint.writing import Written
 from spacescale.config import Config, describe_errors
 from spacescale.errors import UserError
 from spacescale.files import files_below, forget_cached, read_json, sha256, sync_entries, write_json
 
-FORMAT, VERSION = "spacescale-checkpoint", 3
-READABLE = (2, 3)  # 2 did not keep the experts that the probe chose
+FORMAT, VERSION = "spacescale-checkpoint", 4
+# 2 did not keep the experts that the probe chose; 2 and 3 read windows in another order, so that
+# they convert but cannot be resumed.
+READABLE = (2, 3, 4)
 PARTIAL = ".partial"
 MANIFEST, STATE, CONFIG = "manifest.json", "spacescale.json", "config.json"
 _NAME = re.compile(r"step-(\d{8,12})(?:\.aside-(\d+))?")
@@ -63,19 +67,22 @@ def _files(folder: Path) -> list[Path]:
     return [p for p in files_below(folder) if p.is_file() and p.name != MANIFEST]
 
 
-def write_manifest(folder: Path) -> None:
-    """List every file of a checkpoint with size and sha256, as they are read back from the disk."""
-    files = {}
+def write_manifest(folder: Path, written: Mapping[str, Written] | None = None) -> None:
+    """List every file of a checkpoint with size and sha256.
+
+    written: what is known of files that were read back already. The others are read back from the
+    disk here.
+    """
+    files = {name: asdict(of_file) for name, of_file in (written or {}).items()}
     for path in _files(folder):
-        forget_cached(path)
-        files[path.relative_to(folder).as_posix()] = {
-            "bytes": path.stat().st_size,
-            "sha256": sha256(path),
-        }
+        name = path.relative_to(folder).as_posix()
+        if name not in files:
+            forget_cached(path)
+            files[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     for subfolder in {path.parent for path in _files(folder)}:
         sync_entries(subfolder)
-    manifest = {"format": FORMAT, "format_version": VERSION, "files": files}
-    write_json(folder / MANIFEST, manifest, indent=1)
+    payload = {"format": FORMAT, "format_version": VERSION, "files": dict(sorted(files.items()))}
+    write_json(folder / MANIFEST, payload, indent=1)
 
 
 def _read_manifest(folder: Path) -> tuple[int, dict[str, _File]]:
@@ -153,7 +160,6 @@ class _State(BaseModel):
 
     step: _Count
     adam_step: _Count
-    turns: dict[str, Any]
     metrics: dict[str, float | None]
     best_score: float | None
     config: dict[str, Any]

@@ -10,26 +10,34 @@ import math
 import secrets
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import numpy as np
 import torch
+from torch import Tensor
 
 from spacescale import __version__
 from spacescale.checkpoint import found, layout
 from spacescale.checkpoint.compatibility import check_compatible
 from spacescale.checkpoint.partitions import Partitions
 from spacescale.checkpoint.pieces import (
+    BUFFERS,
+    FIELDS,
     StoredPieces,
+    buffers_of,
+    name_pieces,
     read_buffers,
     read_tensors,
-    save_tensors,
-    write_buffers,
-    write_pieces,
+    state_file,
 )
-from spacescale.checkpoint.probe import Probe, ask, write_probe
+from spacescale.checkpoint.probe import FILE as PROBE
+from spacescale.checkpoint.probe import Probe, ask, probe_tensors
+from spacescale.checkpoint.room import make_room_for_save, require_room_for_run
+from spacescale.checkpoint.saving import Saved, SaveUnderWay
+from spacescale.checkpoint.writing import HostCopy, Written, save_tensors
 from spacescale.config import Config
 from spacescale.dataset.run_data import RunData
 from spacescale.files import write_json, write_text
@@ -37,6 +45,8 @@ from spacescale.genome.tracks import write_tracks
 from spacescale.model.space import Space
 from spacescale.parallel import comm
 from spacescale.parallel.engine import exact_weights
+
+OTHER_BYTES = 2**20  # of a checkpoint, at most, beside weights, moments and buffers
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +72,14 @@ class CheckpointManager:
         self.config, self.data = config, data
         self.engine, self.ep_size = engine, ep_size
         self.model, self.device = model, device
+        weights = sum(Partitions(engine).sizes().values())
+        buffers = sum(buffer.nbytes for buffer in buffers_of(model).values())
+        self.num_bytes = 4 * len(FIELDS) * weights + buffers + OTHER_BYTES
+        self.saving: SaveUnderWay | None = None
+        self.host_copy = None
+        if config.run.save_in_background:
+            numbers = Partitions(engine).num_owned()
+            self.host_copy = comm.on_all(lambda: HostCopy(numbers, device.type == "cuda"))
         self.run_id, self.lineage = secrets.token_hex(8), found.begin_line(None)
 
     def save(
@@ -70,44 +88,105 @@ class CheckpointManager:
         metrics: dict[str, float],
         best_score: float,
         is_best: bool,
-        turns: dict[str, Any],
-    ) -> Path:
-        """Write the checkpoint of an optimiser step; returns its folder once `latest` names it.
-
-        All ranks call it together. `metrics` are the last validation's, `best_score` the best
-        validation's so far, `turns` the sample order's. The previous checkpoint stays intact until
-        the new one is complete.
-        """
-        name = layout.step_name(step)
-        partial = self.folder / (name + layout.PARTIAL)
-        comm.on_main(lambda: _make_empty(partial))
-        comm.on_all(lambda: self._write_own(partial))
-        with exact_weights(self.engine):
-            probe = ask(self.model, self.config.model, self.device)
-        state = self._state(step, metrics, best_score, turns)
-        comm.on_main(lambda: self._complete(partial, state, probe, is_best))
-        return self.folder / name
-
-    def _write_own(self, partial: Path) -> None:
-        """Write what this rank alone holds."""
-        write_pieces(partial, comm.rank(), list(Partitions(self.engine).pieces()))
-        save_tensors(_random_state(), partial / _random_file())
-
-    def _complete(
-        self,
-        partial: Path,
-        state: dict[str, Any],
-        probe: Probe,
-        is_best: bool,
+        with_probe: bool,
     ) -> None:
-        write_buffers(partial, self.model)
-        write_probe(partial / "probe.safetensors", probe)
+        """Begin to write the checkpoint of an optimiser step; `finish` or `advance` complete it.
+
+        All ranks call it together, with no other save under way. `metrics` are the last
+        validation's, `best_score` the best validation's so far.
+        Training may go on when it returns, unless run.save_in_background is off: then the state
+        must not change before `finish`. The previous checkpoint stays intact until the new one is
+        complete.
+        """
+        began = time.perf_counter()
+        assert self.saving is None, "finish the other one first"
+        final = self.folder / layout.step_name(step)
+        partial = final.with_name(final.name + layout.PARTIAL)
+        comm.on_main(lambda: self._make_empty(partial))
+        probe = None
+        if with_probe:
+            with exact_weights(self.engine):
+                probe = ask(self.model, self.config.model, self.device)
+        files = comm.on_all(lambda: self._snapshot(probe))
+        state = self._state(step, metrics, best_score)
+
+        def write() -> dict[str, Written]:
+            if comm.is_main():
+                self._describe(partial, state)
+            return {name: save_tensors(tensors, partial / name) for name, tensors in files.items()}
+
+        self.saving = SaveUnderWay(
+            partial,
+            final,
+            step,
+            is_best,
+            write,
+            lambda written: self._complete(partial, final, written, is_best),
+            began,
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether this rank need not be waited for: it is not writing."""
+        return self.saving is None or self.saving.is_ready
+
+    def advance(self) -> Saved | None:
+        """Go on with the save under way, where all ranks are ready; returns it once complete.
+
+        All ranks call it together. Raises UserError, on all alike, if one could not write.
+        """
+        saved = self.saving.advance() if self.saving else None
+        if saved is not None:
+            self.saving = None
+        return saved
+
+    def finish(self) -> Saved | None:
+        """Wait for the save under way, if there is one, and return it; as `advance`."""
+        saved = self.saving.finish() if self.saving else None
+        self.saving = None
+        return saved
+
+    def require_room(self) -> None:
+        """Raise UserError where the disk cannot take the checkpoints of the run. On rank 0."""
+        self._sweep()
+        require_room_for_run(self.folder, self.num_bytes, self.config.run)
+
+    def _make_empty(self, partial: Path) -> None:
+        """Make the folder that is written to, once there is room for what comes into it."""
+        self._sweep()
+        make_room_for_save(self.folder, self.num_bytes, self.lineage, self.config.run)
+        partial.mkdir(parents=True)
+
+    def _sweep(self) -> None:
+        """Remove what a killed save left."""
+        for partial in self.folder.glob(f"step-*{layout.PARTIAL}"):
+            shutil.rmtree(partial)
+
+    def _snapshot(self, probe: Probe | None) -> dict[str, dict[str, Tensor]]:
+        """What this rank writes: file → name → tensor. Nothing in it changes while training goes on
+        if there is memory for it, else pieces are the optimiser's own."""
+        pieces = name_pieces(Partitions(self.engine).pieces())
+        files = {
+            state_file(comm.rank()): self.host_copy.take(pieces) if self.host_copy else pieces,
+            _random_file(): _random_state(),
+        }
+        if comm.is_main():
+            files[BUFFERS] = {n: t.to("cpu", copy=True) for n, t in buffers_of(self.model).items()}
+            if probe is not None:
+                files[PROBE] = probe_tensors(probe)
+        return files
+
+    def _describe(self, partial: Path, state: dict[str, Any]) -> None:
         for species, tracks in self.data.tracks.items():
             (partial / "tracks").mkdir(exist_ok=True)
             write_tracks(partial / "tracks" / f"{species}.tsv", tracks)
         write_json(partial / "spacescale.json", state, indent=1)
-        layout.write_manifest(partial)
-        final = partial.with_name(layout.step_name(state["step"]))
+
+    def _complete(
+        self, partial: Path, final: Path, written: Mapping[str, Written], is_best: bool
+    ) -> None:
+        """Make what all ranks have written the newest checkpoint."""
+        layout.write_manifest(partial, written)
         if final.exists():  # of another line of steps, or damaged
             logger.warning("%s: set aside as %s", final, found.set_aside(final).name)
         partial.replace(final)
@@ -116,9 +195,7 @@ class CheckpointManager:
             write_text(self.folder / "best", final.name)
         self._remove_old()
 
-    def _state(
-        self, step: int, metrics: dict[str, float], best_score: float, turns: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _state(self, step: int, metrics: dict[str, float], best_score: float) -> dict[str, Any]:
         return {
             "format": layout.FORMAT,
             "format_version": layout.VERSION,
@@ -127,7 +204,6 @@ class CheckpointManager:
             "lineage": self.lineage,
             "step": step,
             "adam_step": Partitions(self.engine).adam_step(),
-            "turns": turns,
             "metrics": {k: v if math.isfinite(v) else None for k, v in metrics.items()},
             "best_score": best_score if math.isfinite(best_score) else None,
             "config": self.config.model_dump(mode="json"),
@@ -142,9 +218,7 @@ class CheckpointManager:
         }
 
     def _remove_old(self) -> None:
-        """Remove what a killed save left, and old checkpoints of this very line of steps."""
-        for partial in self.folder.glob(f"step-*{layout.PARTIAL}"):
-            shutil.rmtree(partial)
+        """Remove old checkpoints of this very line of steps."""
         for old in found.superfluous(self.folder, self.lineage, self.config.run):
             shutil.rmtree(old)
 
@@ -195,11 +269,6 @@ class CheckpointManager:
             "micro_batch_size": self.engine.train_micro_batch_size_per_gpu(),
             "gradient_accumulation_steps": self.engine.gradient_accumulation_steps(),
         }
-
-
-def _make_empty(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
 
 
 def _random_file() -> str:

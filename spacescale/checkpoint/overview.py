@@ -93,7 +93,7 @@ def prune(run: Path, keep_last: int | None = None, set_aside: bool = False) -> l
     Raises UserError, having removed nothing, if none is sound or the run goes on.
     """
     folder = _folder(run)
-    with lock_run(run):
+    with lock_run(run, wait_s=0):
         newest, _ = found.newest_sound(found.list_checkpoints(folder))
         state = layout.read_state(newest)
         keeping = layout.read_config(newest, state).run
@@ -118,7 +118,7 @@ def go_back(run: Path, which: str) -> Path:
     known = [path.name for path in found.list_checkpoints(folder) + found.list_set_aside(folder)]
     if name not in known:
         raise UserError(f"{folder}: no checkpoint {name}; there are: {', '.join(known)}")
-    with lock_run(run):
+    with lock_run(run, wait_s=0):
         found.require_sound(folder / name)
         return found.settle_on(folder / name)
 

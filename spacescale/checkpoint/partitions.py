@@ -51,14 +51,23 @@ class Partitions:
 
     def pieces(self) -> Iterator[Piece]:
         """What this rank owns. The tensors are the optimiser's own: writing to them changes it."""
+        for name, parameter, own in self._owned():
+            first = self._expert_slice(parameter)[0] * _numel(parameter)
+            state = {WEIGHT: own.flat.detach()} | self._adam(own.flat)
+            fields = {field: state[field].narrow(0, own.offset, own.size) for field in FIELDS}
+            yield Piece(name, first + own.start, fields)
+
+    def num_owned(self) -> int:
+        """How many numbers this rank's pieces hold, all fields together."""
+        return len(FIELDS) * sum(own.size for _, _, own in self._owned())
+
+    def _owned(self) -> Iterator[tuple[str, nn.Parameter, _Stretch]]:
+        """The parameters of which this rank owns numbers, and where those are."""
         locate = self._locate_sharded if self.shards_weights else self._locate
         for name, parameter in self.model.named_parameters():
             own = locate(parameter)
             if own is not None and own.size > 0:
-                first = self._expert_slice(parameter)[0] * _numel(parameter)
-                state = {WEIGHT: own.flat.detach()} | self._adam(own.flat)
-                fields = {field: state[field].narrow(0, own.offset, own.size) for field in FIELDS}
-                yield Piece(name, first + own.start, fields)
+                yield name, parameter, own
 
     def _expert_slice(self, parameter: nn.Parameter) -> tuple[int, int]:
         """Which of how many equal slices of the plain model's tensor this parameter is."""

@@ -9,18 +9,20 @@ lie whole in `buffers.safetensors`.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from spacescale.checkpoint.writing import require_finite
 from spacescale.errors import UserError
-from spacescale.files import forget_cached
 
+BUFFERS = "buffers.safetensors"
 WEIGHT = "weight"
 FIELDS = (WEIGHT, "exp_avg", "exp_avg_sq")  # a weight in float32 and Adam's two moments
 
@@ -34,49 +36,23 @@ class Piece:
     fields: dict[str, Tensor]
 
 
-def write_pieces(checkpoint: Path, rank: int, pieces: list[Piece]) -> None:
-    """Write one rank's pieces."""
-    tensors = {
-        f"{field}/{piece.parameter}/{piece.start}": tensor.to("cpu", copy=True)
+def name_pieces(pieces: Iterable[Piece]) -> dict[str, Tensor]:
+    """The fields of pieces under the names that they have on disk: → (n,)."""
+    return {
+        f"{field}/{piece.parameter}/{piece.start}": tensor
         for piece in pieces
         for field, tensor in piece.fields.items()
     }
-    save_tensors(tensors, checkpoint / f"state-{rank:05d}.safetensors")
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors to a safetensors file and read them back from the disk.
-
-    Raises UserError for numbers that are not finite, where the disk will not take the file, and
-    where it gives back another.
-    """
-    require_finite(tensors, path)
-    try:
-        save_file(tensors, path)
-        forget_cached(path)
-        with safe_open(path, "pt") as file:
-            differ = [n for n, t in tensors.items() if not _same_bits(t, file.get_tensor(n))]
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be written: {error}") from None
-    if differ:
-        raise UserError(f"{path}: read back from the disk, {differ[0]} is not what was written")
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors agree to the bit: −0 is not 0 here."""
-    return one.flatten().view(torch.uint8).equal(other.flatten().view(torch.uint8))
-
-
-def require_finite(tensors: dict[str, Tensor], source: Path) -> None:
-    """Raise UserError naming the first tensor that holds NaN or infinity."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UserError(f"{source}: {name} is not finite; no sound checkpoint can hold it")
+def state_file(rank: int) -> str:
+    """Where the pieces of a rank lie in a checkpoint."""
+    return f"state-{rank:05d}.safetensors"
 
 
 def require_finite_buffers(checkpoint: Path) -> None:
     """Raise UserError where a checkpoint's buffers are not finite: no run recovers from them."""
-    path = checkpoint / "buffers.safetensors"
+    path = checkpoint / BUFFERS
     require_finite(read_tensors(path), path)
 
 
@@ -94,15 +70,9 @@ def buffers_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: t for name, t in model.state_dict().items() if name not in parameters}
 
 
-def write_buffers(checkpoint: Path, model: nn.Module) -> None:
-    """Write a model's buffers."""
-    buffers = {name: buffer.cpu() for name, buffer in buffers_of(model).items()}
-    save_tensors(buffers, checkpoint / "buffers.safetensors")
-
-
 def read_buffers(checkpoint: Path, model: nn.Module) -> dict[str, Tensor]:
     """Read the buffers of `model`. UserError if they cannot be read or are of another model."""
-    path = checkpoint / "buffers.safetensors"
+    path = checkpoint / BUFFERS
     stored = read_tensors(path)
     expected = {name: (t.shape, t.dtype) for name, t in buffers_of(model).items()}
     found = {name: (t.shape, t.dtype) for name, t in stored.items()}

@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from spacescale.checkpoint.pieces import read_tensors, save_tensors
+from spacescale.checkpoint.pieces import read_tensors
 from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.model.router import ExpertChoice
 
+FILE = "probe.safetensors"  # in a checkpoint that holds one
 TOLERANCE = 1e-4  # of the largest prediction, or logit; float32 sums in another order
 _CHOICES = "experts/"  # before the keys of choices in the file; species names hold no slash
 
@@ -119,10 +120,9 @@ def _experts_decided_by(model: nn.Module, decide) -> Iterator[None]:
             hook.remove()
 
 
-def write_probe(path: Path, probe: Probe) -> None:
-    """Store a probe's answer."""
-    experts = {_CHOICES + name: chosen for name, chosen in probe.experts.items()}
-    save_tensors(probe.predictions | experts, path)
+def probe_tensors(probe: Probe) -> dict[str, Tensor]:
+    """A probe's answer as it is stored, name → tensor on the CPU."""
+    return probe.predictions | {_CHOICES + name: t for name, t in probe.experts.items()}
 
 
 def read_probe(path: Path) -> Probe:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from itertools import groupby
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -15,11 +17,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from spacescale.dataset.augment import flip
-from spacescale.dataset.batch import Batch, SpeciesBatch
+from spacescale.dataset.batch import Batch, Replaced, SpeciesBatch
 from spacescale.dataset.manifest import find_species, read_manifest
 from spacescale.dataset.negative_targets import refuse_negative_window
 from spacescale.dataset.reader import SpeciesData
-from spacescale.dataset.sampler import SampleOrder
+from spacescale.dataset.sampler import Draw, SampleOrder
 from spacescale.errors import UserError
 
 
@@ -45,7 +47,11 @@ def open_datasets(paths: list[Path]) -> dict[str, SpeciesData]:
 
 
 class TrainingWindows(Dataset):
-    """Micro-batches of one rank, addressed by micro-step."""
+    """Micro-batches of one rank, addressed by micro-step.
+
+    replace_damaged: a window that cannot be read is replaced by the species' next training window
+    that can be, wherever and whenever it is drawn; the batch says so. Else it raises UserError.
+    """
 
     def __init__(
         self,
@@ -54,9 +60,11 @@ class TrainingWindows(Dataset):
         rank: int,
         seq_length: int,
         roll_targets_windows: int,
+        replace_damaged: bool = False,
     ):
         self.datasets, self.order, self.rank = datasets, order, rank
         self.seq_length, self.roll_targets_windows = seq_length, roll_targets_windows
+        self.replace_damaged = replace_damaged
         self.rows = {name: data.rows("train") for name, data in datasets.items()}
         self.target_rows = {
             name: roll_within_chromosomes(data, self.rows[name], roll_targets_windows)
@@ -66,26 +74,68 @@ class TrainingWindows(Dataset):
     def __reduce__(self) -> tuple:
         """Pickled small, as folders to open: a process is started only once all is sent to it."""
         found = {name: (data.path, data.manifest_hash) for name, data in self.datasets.items()}
-        order, roll = self.order, self.roll_targets_windows
-        return _reopen, (found, order, self.rank, self.seq_length, roll)
+        others = (self.seq_length, self.roll_targets_windows, self.replace_damaged)
+        return _reopen, (found, self.order, self.rank, *others)
 
     def __getitem__(self, micro_step: int) -> Batch:
-        """Batch of one micro-step, species in data set order."""
+        """Batch of one micro-step: the species of all ranks' windows, in data set order.
+
+        Of a species that only other ranks hold windows of, it has none (B = 0): all ranks compute
+        alike on all of these species, so that their gradients arrive in the same order.
+        """
         draws = self.order.draws(micro_step, self.rank)
-        batch = {}
-        for name, group in groupby(draws, key=lambda draw: draw.species):
-            data, windows = self.datasets[name], []
-            for draw in group:
-                row = int(self.rows[name][draw.window])
-                codes = data.sequence(row, self.seq_length, draw.shift_bp)
-                target_row = int(self.target_rows[name][draw.window])
-                targets = data.targets(target_row)
-                refuse_negative_window(data, target_row, targets)
-                if draw.reverse_complement:
-                    codes, targets = flip(codes, targets, data.strand_pair)
-                windows.append((codes, targets, row))
-            batch[name] = _collate(windows)
-        return batch
+        mine = {name: list(group) for name, group in groupby(draws, key=lambda d: d.species)}
+        return {
+            name: replace(self._read(name, mine.get(name, [])), on_all_ranks=on_all_ranks)
+            for name, on_all_ranks in self.order.windows_by_species(micro_step).items()
+        }
+
+    def _read(self, species: str, draws: list[Draw]) -> SpeciesBatch:
+        data, rows = self.datasets[species], self.rows[species]
+        target_rows = self.target_rows[species]
+        windows, replaced = [], []
+        for draw in draws:
+            try:
+                read, (codes, targets) = draw.window, self._codes_and_targets(draw)
+            except UserError as error:
+                if not self.replace_damaged:
+                    raise
+                read, (codes, targets) = self._next_sound(draw)
+                places = int(rows[draw.window]), int(rows[read])
+                replaced.append(Replaced(species, *places, str(error)))
+            refuse_negative_window(data, int(target_rows[read]), targets)
+            if draw.reverse_complement:
+                codes, targets = flip(codes, targets, data.strand_pair)
+            windows.append((codes, targets, int(rows[read])))
+        if not windows:
+            return self._no_windows(data)
+        return _collate(windows, tuple(replaced))
+
+    def _next_sound(self, draw: Draw) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
+        """The first training window after a damaged one, in the data set's order, that is sound."""
+        count = len(self.rows[draw.species])
+        for further in range(1, count):
+            window = (draw.window + further) % count
+            try:
+                return window, self._codes_and_targets(replace(draw, window=window))
+            except UserError:
+                continue
+        raise UserError(f"{self.datasets[draw.species].path}: no training window can be read")
+
+    def _codes_and_targets(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        """What is stored for a draw: codes (L,) uint8 and targets (N, T) float16, not flipped."""
+        data = self.datasets[draw.species]
+        codes = data.sequence(
+            int(self.rows[draw.species][draw.window]), self.seq_length, draw.shift_bp
+        )
+        return codes, data.targets(int(self.target_rows[draw.species][draw.window]))
+
+    def _no_windows(self, data: SpeciesData) -> SpeciesBatch:
+        return SpeciesBatch(
+            torch.empty(0, self.seq_length, dtype=torch.uint8),
+            torch.empty(0, data.target_length, len(data.tracks), dtype=torch.float16),
+            torch.empty(0, dtype=torch.int64),
+        )
 
 
 def _reopen(found: dict[str, tuple[Path, str]], *others: Any) -> TrainingWindows:
@@ -119,12 +169,15 @@ def roll_within_chromosomes(data: SpeciesData, rows: np.ndarray, by: int) -> np.
     return rolled
 
 
-def _collate(windows: list[tuple[np.ndarray, np.ndarray, int]]) -> SpeciesBatch:
+def _collate(
+    windows: list[tuple[np.ndarray, np.ndarray, int]], replaced: tuple[Replaced, ...] = ()
+) -> SpeciesBatch:
     codes, targets, rows = zip(*windows, strict=True)
     return SpeciesBatch(
         torch.from_numpy(np.stack(codes)),
         torch.from_numpy(np.stack(targets)),
         torch.tensor(rows, dtype=torch.int64),
+        replaced=replaced,
     )
 
 
@@ -134,10 +187,10 @@ def training_batches(
     """Micro-batches `first` … `stop` − 1 in order, read ahead by worker processes.
 
     The workers are new processes: a fork of this one would inherit its CUDA context and the locks
-    that its threads hold at that moment.
+    that its threads hold at that moment. What one of them raises as UserError is raised here.
     """
     loader = DataLoader(
-        windows,
+        _ErrorsAsItems(windows),
         batch_size=None,
         sampler=range(first, stop),  # pyright: ignore[reportArgumentType]
         num_workers=num_workers,
@@ -148,7 +201,34 @@ def training_batches(
         generator=torch.Generator(),
     )
     with _children_ignore_stop_signals() if num_workers else nullcontext():
-        return iter(loader)
+        return _raise_errors(iter(loader))
+
+
+class _ErrorsAsItems(Dataset):
+    """Hands errors on as they are: DataLoader would make a traceback of a worker's their text."""
+
+    def __init__(self, windows: TrainingWindows):
+        self.windows = windows
+
+    def __getitem__(self, micro_step: int) -> Batch | UserError:
+        try:
+            return self.windows[micro_step]
+        except UserError as error:
+            return error
+
+
+def _raise_errors(items: Iterator[Batch | UserError]) -> Iterator[Batch]:
+    for item in items:
+        if isinstance(item, UserError):
+            break
+        yield item
+    else:
+        return
+    del items  # with it the reader processes end; an error's traceback would keep both
+    try:
+        raise item
+    finally:
+        del item
 
 
 @contextmanager
@@ -168,16 +248,22 @@ def _children_ignore_stop_signals() -> Iterator[None]:
 
 
 class BatchesOnDevice(Iterator[Batch]):
-    """Batches copied to a device, the next one while the device computes on the present one."""
+    """Batches copied to a device, the next one while the device computes on the present one.
+
+    waited_s: time that this process has waited for batches to be read.
+    """
 
     def __init__(self, batches: Iterator[Batch], device: torch.device):
         self.batches, self.device = batches, device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.copied: Batch | None = None
+        self.waited_s = 0.0
 
     def copy_next(self) -> None:
         """Begin to copy the next batch, if any, while the device is at work on the present one."""
+        start = time.perf_counter()
         batch = None if self.copied else next(self.batches, None)
+        self.waited_s += time.perf_counter() - start
         if batch is not None:
             with torch.cuda.stream(self.stream):  # without one, nothing
                 self.copied = {name: part.to(self.device) for name, part in batch.items()}

@@ -157,7 +157,10 @@ class SpeciesData:
         self._refuse_unknown_context(contig, length)
         codes = np.full(length, dna.N, dtype=np.uint8)
         if inside.start < inside.stop:
-            found = self._bases(contig.offset + inside.start, contig.offset + inside.stop)
+            try:
+                found = self._bases(contig.offset + inside.start, contig.offset + inside.stop)
+            except UserError as error:
+                raise UserError(f"{error}, read for row {row} ({self.place(row)})") from error
             codes[inside.start - start : inside.stop - start] = found
         return codes
 
@@ -243,9 +246,12 @@ class SpeciesData:
         return codes
 
     def _describe_window(self, row: int) -> str:
+        return f"{self._targets.file_of(row)}: row {row} ({self.place(row)})"
+
+    def place(self, row: int) -> str:
+        """Say where the target of a row lies: contig:start-end, 0-based half-open."""
         windows = self.windows
-        window = f"{windows.chrom[row]}:{windows.start[row]}-{windows.end[row]}"
-        return f"{self._targets.file_of(row)}: row {row} ({window})"
+        return f"{windows.chrom[row]}:{windows.start[row]}-{windows.end[row]}"
 
     def _open_genome(self) -> _OpenGenome:
         # zarr's event loop thread does not survive a fork, so a child opens its own.

@@ -1,14 +1,15 @@
-"""Which windows each rank reads in each micro-step: a pure function of (seed, micro-step).
+"""Which window is read at which position of a run: a pure function of (data, seed, position).
 
-Every rank draws the same number of windows of the same species in the same micro-step; the
-data-parallel gradient buckets rely on it. Nothing is stored between steps: resuming at any step
-needs only its number and, with another number of processes, the turns that were taken before.
+Positions count the windows that all ranks together have read, from 0 on. An optimiser step of G
+windows reads positions step · G to (step + 1) · G − 1, in whatever number of processes,
+micro-steps and windows per micro-batch, so a resumed run needs to know its step alone.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,8 @@ import numpy as np
 
 from spacescale.errors import UserError
 
-CYCLE_LENGTH = 840  # slots; divisible by 1..8, so equal shares come out exact
+SLOTS_PER_SPECIES = 1000  # of a cycle: shares are rounded to multiples of 1 / (S · this)
+MICRO_STEPS_LOOKED_AT = 1000
 
 
 @dataclass(frozen=True)
@@ -30,24 +32,13 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Turns:
-    """Species take turns of `windows` windows each, from window `first` of the run on.
-
-    `drawn` says how many windows of each species had been read by then.
-    """
-
-    windows: int
-    first: int = 0
-    drawn: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class SampleOrder:
-    """The order of a run's training windows.
+    """The order of a run's training windows, and how ranks share it out.
 
-    Species take turns in fixed proportions, interleaved as evenly as possible; a turn gives every
-    rank as many windows, one each unless the run was resumed with fewer processes. Each species
-    walks through its own windows in a new permutation per epoch.
+    Species follow each other in fixed proportions, interleaved so evenly that after any number of
+    windows each has had its share to within one window. Each species walks through its own windows
+    in a new permutation per epoch. Within a micro-step windows are sorted by species and dealt to
+    the ranks one by one, so that ranks hold as nearly the same species as their number allows.
     """
 
     seed: int
@@ -57,7 +48,7 @@ class SampleOrder:
     world_size: int
     shift_bp: int
     reverse_complement: bool
-    resumed_turns: Turns | None = None
+    importance: dict[str, float] = field(default_factory=dict)  # factors on shares, else 1
     # Of each species, the epoch that was last drawn from, and its permutation.
     _epochs: dict[str, tuple[int, np.ndarray]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -65,12 +56,12 @@ class SampleOrder:
 
     def __post_init__(self):
         """Raise UserError for a species so rare that it would never be drawn."""
-        _, counts = self._cycle
-        for name, turns in zip(self.num_windows, counts[-1], strict=True):
-            if not turns:
+        for name, slots in zip(self.num_windows, self._slots, strict=True):
+            if not slots:
                 raise UserError(
                     f"species {name!r} with {self.num_windows[name]} windows would never be drawn "
-                    f"at data.species_balance={self.balance}; take a value nearer to 1"
+                    f"at data.species_balance={self.balance}; take a value nearer to 1, or raise "
+                    "its data.species_importance"
                 )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -79,60 +70,61 @@ class SampleOrder:
         return given | {"_epochs": {}}
 
     def shares(self) -> dict[str, float]:
-        """Fraction of slots per species: N^(1−balance), normalised."""
-        raw = {name: n ** (1.0 - self.balance) for name, n in self.num_windows.items()}
-        total = sum(raw.values())
-        return {name: value / total for name, value in raw.items()}
-
-    @property
-    def turns(self) -> Turns:
-        """The turns in force: those of the layout that the run was resumed from, or its own."""
-        return self.resumed_turns or Turns(self.world_size)
+        """Fraction of windows per species: N^(1−balance) · importance, normalised and rounded."""
+        total = sum(self._slots)
+        return {n: slots / total for n, slots in zip(self.num_windows, self._slots, strict=True)}
 
     def draws(self, micro_step: int, rank: int) -> list[Draw]:
         """The windows of one rank in one micro-step, grouped by species."""
-        turns, names = self.turns, list(self.num_windows)
-        share = turns.windows // self.world_size  # of a turn, for this rank
-        first = self._turns_before(micro_step)
-        found = []
-        for turn in range(first, first + self.micro_batch_size // share):
-            index = self._cycle[0][turn % CYCLE_LENGTH]
-            name, taken = names[index], self._taken(turn)[index]
-            n = turns.drawn.get(name, 0) + int(taken) * turns.windows + rank * share
-            found += [(index, self._draw(name, n + i)) for i in range(share)]
-        return [draw for _, draw in sorted(found, key=lambda pair: pair[0])]
+        names = list(self.num_windows)
+        species, numbers = self._micro_step(micro_step)
+        mine = slice(rank, None, self.world_size)
+        return [
+            self._draw(names[index], int(n))
+            for index, n in zip(species[mine], numbers[mine], strict=True)
+        ]
 
-    def continued(self, turns: Turns, micro_step: int) -> SampleOrder:
-        """This order from `micro_step` on, after that of another layout had taken `turns`.
+    def windows_by_species(self, micro_step: int) -> dict[str, int]:
+        """How many windows of each species all ranks together read in a micro-step, if any."""
+        counts = np.bincount(self._micro_step(micro_step)[0], minlength=len(self.num_windows))
+        return {n: int(count) for n, count in zip(self.num_windows, counts, strict=True) if count}
 
-        Where their windows can be dealt out to these ranks, the turns stay and every micro-step
-        of as many windows holds the same ones. Else turns of this layout begin, and each species
-        goes on with its next window. Windows per optimiser step must be the same.
+    def share_of_one_species(self, on_each_rank: bool) -> float:
+        """Of the first micro-steps, the fraction whose windows are of one species.
+
+        on_each_rank: those of one rank, rather than of all ranks together.
         """
-        here = self.micro_batch_size * self.world_size
-        earlier = replace(self, resumed_turns=turns)
-        if turns.windows % self.world_size == 0 and here % turns.windows == 0:
-            return earlier
-        taken = earlier._taken(earlier._turns_before(micro_step))
-        drawn = {
-            name: turns.drawn.get(name, 0) + int(n) * turns.windows
-            for name, n in zip(self.num_windows, taken, strict=True)
-        }
-        return replace(self, resumed_turns=Turns(self.world_size, micro_step * here, drawn))
+        ranks = self.world_size if on_each_rank else 1
+        dealt = (
+            self._micro_step(i)[0].reshape(-1, ranks) for i in range(MICRO_STEPS_LOOKED_AT)
+        )  # sorted in each column
+        return float(np.mean([of_ranks[0] == of_ranks[-1] for of_ranks in dealt]))
+
+    def _micro_step(self, micro_step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Species indices, ascending, of all ranks' windows, and the number of each window.
+
+        The number counts the windows drawn of its species since the run began.
+        """
+        size = self.micro_batch_size * self.world_size
+        positions = np.arange(micro_step * size, (micro_step + 1) * size)
+        cycle, taken = self._cycle
+        lap, place = np.divmod(positions, len(cycle))
+        species = cycle[place]
+        numbers = lap * taken[-1, species] + taken[place, species]
+        order = np.argsort(species, kind="stable")
+        return species[order], numbers[order]
+
+    @cached_property
+    def _slots(self) -> tuple[int, ...]:
+        raw = [
+            size ** (1.0 - self.balance) * self.importance.get(name, 1.0)
+            for name, size in self.num_windows.items()
+        ]
+        return _whole_parts(raw, SLOTS_PER_SPECIES * len(raw))
 
     @cached_property
     def _cycle(self) -> tuple[np.ndarray, np.ndarray]:
-        return _cycle(tuple(self.shares().values()))
-
-    def _turns_before(self, micro_step: int) -> int:
-        window = micro_step * self.micro_batch_size * self.world_size
-        return (window - self.turns.first) // self.turns.windows
-
-    def _taken(self, turn: int) -> np.ndarray:
-        """Turns that each species (S,) has taken before one."""
-        counts = self._cycle[1]
-        lap, place = divmod(turn, CYCLE_LENGTH)
-        return lap * counts[-1] + counts[place]
+        return _interleave(self._slots)
 
     def _draw(self, species: str, n: int) -> Draw:
         """The n-th window drawn of a species, over all ranks."""
@@ -153,17 +145,36 @@ class SampleOrder:
         return self._epochs[species][1]
 
 
-def _cycle(shares: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Evenly interleaved species indices for one cycle of slots, by the Webster rule.
+def _whole_parts(weights: list[float], total: int) -> tuple[int, ...]:
+    """Share `total` out in proportion to weights, by largest remainder; in lowest terms."""
+    exact = np.array(weights) * total / sum(weights)
+    parts = np.floor(exact).astype(np.int64)
+    missing = total - int(parts.sum())
+    parts[np.argsort(parts - exact, kind="stable")[:missing]] += 1
+    parts //= math.gcd(*parts.tolist())
+    return tuple(parts.tolist())
 
-    Returns the cycle (CYCLE_LENGTH,) and the turns taken by each species before each slot
-    (CYCLE_LENGTH + 1, S).
+
+def _interleave(slots: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """A cycle of species indices in which species i has slots[i] places, spread evenly.
+
+    Tijdeman's rule for the chairman assignment problem (1980): of the species that lag behind their
+    share far enough, the one that can wait the shortest. After any number of slots, each of S ≥ 2
+    species is within 1 − 1/(2S − 2) slots of its share; rules that take the species farthest
+    behind, or Webster's, are not. All in whole numbers, so every machine finds the same.
+
+    Returns the cycle (L,) int64, where L = Σ slots, and how often each species had been taken
+    before each slot (L + 1, S) int64.
     """
-    taken = np.zeros(len(shares), dtype=np.int64)
-    cycle, counts = [], [taken.copy()]
-    for _ in range(CYCLE_LENGTH):
-        index = int(np.argmax(np.array(shares) / (2 * taken + 1)))
-        taken[index] += 1
-        cycle.append(index)
-        counts.append(taken.copy())
-    return np.array(cycle), np.array(counts)
+    length, bound = sum(slots), max(2 * len(slots) - 2, 1)
+    wanted = np.array(slots)
+    cycle = np.zeros(length, dtype=np.int64)
+    taken = np.zeros((length + 1, len(slots)), dtype=np.int64)
+    for place in range(length):
+        lag = (place + 1) * wanted - length * taken[place]  # in 1/L of a slot
+        slots_left = ((bound - 1) * length - bound * lag) // (bound * wanted)
+        may = bound * lag >= length
+        cycle[place] = np.where(may, slots_left, np.iinfo(np.int64).max).argmin()
+        taken[place + 1] = taken[place]
+        taken[place + 1, cycle[place]] += 1
+    return cycle, taken

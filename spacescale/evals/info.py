@@ -9,6 +9,7 @@ from typing import Any
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.found import best_of, find_checkpoint, require_sound
+from spacescale.checkpoint.probe import FILE as PROBE
 from spacescale.config import RELEASED
 from spacescale.dataset.loader import open_datasets
 from spacescale.errors import UserError
@@ -57,6 +58,7 @@ def _describe_checkpoint(checkpoint: Path, verify: bool) -> str:
         "{micro_batch_size} windows × {gradient_accumulation_steps} per process and step".format(
             **state["layout"]
         ),
+        f"probe        {_probe(checkpoint)}",
     ]
     config = layout.read_config(checkpoint, state).model_dump(mode="json")
     lines += _model_lines(config["model"], config["loss"], state)
@@ -71,6 +73,12 @@ def _best_of(checkpoints: Path) -> str:
     except UserError as error:
         return f"not known: {error}"
     return best.name if best else "not known"
+
+
+def _probe(checkpoint: Path) -> str:
+    if (checkpoint / PROBE).is_file():
+        return "held: its conversion is proved against predictions of training"
+    return "none: its conversion cannot be proved against predictions of training"
 
 
 def _describe_export(path: Path) -> str:

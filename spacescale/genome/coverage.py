@@ -43,10 +43,11 @@ class Coverage(Protocol):
     def __enter__(self) -> Self: ...
     def __exit__(self, *_) -> None: ...
 
-    def read(self, chrom: str, start: int, end: int) -> np.ndarray:
-        """Return float32 [end - start], one value a base, NaN where missing.
+    def read_windows(self, chrom: str, starts: np.ndarray, width: int) -> np.ndarray:
+        """Return float32 [windows, width], one value a base, NaN where missing.
 
-        0-based half-open in bp, inside a contig of `contigs`.
+        starts: int64 [windows] in bp, 0-based, in any order; every window lies inside a contig of
+        `contigs`.
         """
         ...
 

@@ -51,9 +51,9 @@ class IntervalTrack:
     def __exit__(self, *_) -> None:
         self.by_contig = {}
 
-    def read(self, chrom: str, start: int, end: int) -> np.ndarray:
-        """Return float32 [end - start], one value a base; 0-based half-open, bp."""
-        return self.by_contig[chrom].per_base(start, end, self.background)
+    def read_windows(self, chrom: str, starts: np.ndarray, width: int) -> np.ndarray:
+        """Return float32 [windows, width]; starts: int64 [windows], 0-based, in any order."""
+        return self.by_contig[chrom].per_window(starts, width, self.background)
 
     def past_end(self, lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
         """Return {contig: how far past its end each of these intervals ends, in bp}.
@@ -212,9 +212,9 @@ def _position(text: bytes) -> int:
     elif _WHOLE_FLOAT.fullmatch(text) and float(text).is_integer():
         position = int(float(text))
     else:
-        raise ValueError(f"start and end must be whole numbers from 0 on, found {_shown(text)}")
+        raise ValueError(f"start and end must be whole numbers from 0 on, found {_quoted(text)}")
     if position > _MAX_POSITION:
-        raise ValueError(f"{_shown(text)} is beyond any contig")
+        raise ValueError(f"{_quoted(text)} is beyond any contig")
     return position
 
 
@@ -224,9 +224,9 @@ def _number(text: bytes, missing_allowed: bool = True) -> float:
     except ValueError:
         value = math.inf
     if math.isinf(value) or b"_" in text or (math.isnan(value) and not missing_allowed):
-        raise ValueError(f"the value must be a finite number, found {_shown(text)}")
+        raise ValueError(f"the value must be a finite number, found {_quoted(text)}")
     return value
 
 
-def _shown(text: bytes) -> str:
+def _quoted(text: bytes) -> str:
     return repr(text[:30].decode("utf-8", errors="replace"))

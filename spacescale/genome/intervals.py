@@ -2,8 +2,12 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+
+import numpy as np
+
+_COLUMNS = ("chrom", "start", "end", "split")
 
 
 @dataclass(frozen=True, order=True)
@@ -20,6 +24,20 @@ def tile(interval: Interval, span_bp: int, stride_bp: int) -> Iterator[Interval]
     """Yield the intervals of span_bp that fit, from the interval's start on, every stride_bp."""
     for start in range(interval.start, interval.end - span_bp + 1, stride_bp):
         yield Interval(interval.chrom, start, start + span_bp, interval.split)
+
+
+def to_columns(intervals: Iterable[Interval]) -> dict[str, np.ndarray]:
+    """Return intervals as the columns chrom, start, end, split: str and int64, [intervals]."""
+    rows = [(i.chrom, i.start, i.end, i.split) for i in intervals]
+    return {
+        name: np.array(column)
+        for name, column in zip(_COLUMNS, zip(*rows, strict=True), strict=True)
+    }
+
+
+def from_columns(columns: Mapping[str, np.ndarray]) -> list[Interval]:
+    """Return the intervals, at least one, that `to_columns` was given."""
+    return [Interval(*row) for row in zip(*(columns[n].tolist() for n in _COLUMNS), strict=True)]
 
 
 def windows_per_split(windows: Iterable[Interval]) -> dict[str, int]:

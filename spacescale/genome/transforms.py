@@ -93,7 +93,7 @@ class Transform:
                 f"{track.sum_stat} takes it away; give one of them"
             )
 
-    def without_artefacts(
+    def mask_blacklisted(
         self, target: np.ndarray, blacklisted: np.ndarray, window: np.ndarray, num_bins: int
     ) -> np.ndarray:
         """Return the coverage of a target with its blacklisted bases brought down to the baseline.

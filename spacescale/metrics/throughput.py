@@ -10,28 +10,39 @@ import torch
 
 
 class Throughput:
-    """Windows per second over the last steps."""
+    """Windows per second over the last steps, and how much of their time was spent on waiting."""
 
     def __init__(self, last: int = 50, clock: Callable[[], float] = time.perf_counter):
         self._clock = clock
-        self._marks: deque[tuple[float, int]] = deque(maxlen=last + 1)  # time in s, windows so far
-        self._windows = 0
+        # Time in s; windows, and s spent on waiting for data, so far.
+        self._marks: deque[tuple[float, int, float]] = deque(maxlen=last + 1)
+        self._windows, self._waited_s = 0, 0.0
         self.restart()
 
     def restart(self) -> None:
         """Forget the past, so that a pause (validation, saving) does not count as slowness."""
         self._marks.clear()
-        self._marks.append((self._clock(), self._windows))
+        self._mark()
 
-    def step(self, windows: int) -> None:
-        """Count one step of that many windows, over all ranks."""
+    def step(self, windows: int, waited_s: float = 0.0) -> None:
+        """Count one step of that many windows, over all ranks; waited_s: for data, in all."""
         self._windows += windows
-        self._marks.append((self._clock(), self._windows))
+        self._waited_s = waited_s
+        self._mark()
+
+    def _mark(self) -> None:
+        self._marks.append((self._clock(), self._windows, self._waited_s))
 
     @property
     def windows_per_s(self) -> float:
         """The speed over the kept steps; NaN before the first."""
-        (start, before), (end, after) = self._marks[0], self._marks[-1]
+        (start, before, _), (end, after, _) = self._marks[0], self._marks[-1]
+        return (after - before) / (end - start) if end > start else float("nan")
+
+    @property
+    def data_wait_share(self) -> float:
+        """The part of the kept steps' time that went into waiting; NaN before the first."""
+        (start, _, before), (end, _, after) = self._marks[0], self._marks[-1]
         return (after - before) / (end - start) if end > start else float("nan")
 
     def time_left_s(self, steps_left: int) -> float:

@@ -66,7 +66,7 @@ class BatchNorm(nn.BatchNorm1d):
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | int]:
         """Mean and biased variance over windows and positions (C,), and how many values each."""
         count = x.numel() // x.shape[1]
-        if count == 1:
+        if count < 2:
             raise ValueError(f"batch statistics need more than one value, found {tuple(x.shape)}")
         return *moments(x), count
 
@@ -83,12 +83,15 @@ class _Moments(torch.autograd.Function):
     """Mean and biased variance of each channel; keeps nothing but its input.
 
     On GPUs nothing as large as the input is widened to fp32 on the way, in neither direction; nor
-    does the compiler, which fuses the plain statement.
+    does the compiler, which fuses the plain statement. Of no windows both are 0.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
-        if x.is_cuda and not torch.compiler.is_compiling():
+        if not len(x):
+            mean = x.new_zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
+            variance = torch.zeros_like(mean)
+        elif x.is_cuda and not torch.compiler.is_compiling():
             mean, inverse_std = torch.batch_norm_stats(x, 0.0)  # Welford; 0 where constant
             variance = torch.where(inverse_std > 0, inverse_std**-2, 0.0)
         else:
@@ -101,6 +104,8 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_mean: Tensor, grad_variance: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, mean = ctx.saved_tensors
+        if not len(x):
+            return torch.zeros_like(x)
         count = x.numel() // x.shape[1]
         slope, level = 2 / count * grad_variance, grad_mean / count
         if x.is_cuda:
@@ -130,6 +135,8 @@ class _NormActivateConvolve(torch.autograd.Function):
         dtype = product_dtype(x, weight)
         ctx.eps, ctx.dtype = eps, dtype
         ctx.save_for_backward(x, mean, variance, gamma, beta, weight)
+        if not len(x):  # not every kernel takes no windows
+            return x.new_zeros(0, len(weight), x.shape[2], dtype=dtype)
         with torch.autocast(x.device.type, enabled=False):
             scaled = _scaled_norm(x, mean, variance, gamma, beta, eps)
             activated = F.silu(scaled, inplace=True).to(dtype)
@@ -138,6 +145,9 @@ class _NormActivateConvolve(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, mean, variance, gamma, beta, weight = ctx.saved_tensors
+        if not len(x):
+            zeros = [torch.zeros_like(t) for t in (x, mean, variance, gamma, beta, weight)]
+            return *zeros, gamma.new_zeros(len(weight)), None
         with torch.autocast(x.device.type, enabled=False):
             scaled = _scaled_norm(x, mean, variance, gamma, beta, ctx.eps)
             grad_weight = convolve_backward_weight(grad, F.silu(scaled).to(ctx.dtype), weight)

@@ -5,7 +5,7 @@ Shapes: B batch, N bins, T tracks, E experts; "rows" are species, or species × 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Literal
 
@@ -22,9 +22,11 @@ SumOverRanks = Callable[[Tensor], Tensor]
 def poisson_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean Poisson negative log likelihood p − y·log p, without the constant.
 
-    prediction and target (B, N, T) float32; the logarithm is taken of at least 1e-20.
+    prediction and target (B, N, T) float32; the logarithm is taken of at least 1e-20. 0 where there
+    are no windows.
     """
-    return (prediction - target * prediction.clamp(min=1e-20).log()).mean()
+    terms = prediction - target * prediction.clamp(min=1e-20).log()
+    return terms.mean() if len(terms) else terms.sum()
 
 
 def measured_poisson_loss(prediction: Tensor, target: Tensor, share_of_measured: Tensor) -> Tensor:
@@ -105,27 +107,36 @@ def training_losses(
     weights: LossConfig,
     sum_over_ranks: SumOverRanks,
     with_unmeasured: Collection[str] = (),
+    on_all_ranks: Mapping[str, int] | None = None,
 ) -> dict[str, Tensor]:
     """All loss terms of one micro-step; their sum is what is differentiated.
 
-    `targets` are (B_s, N, T_s) float32 per species. With `poisson_reduction` "windows" a species'
-    Poisson term is weighted by its share of the batch's windows, so that the terms add up to a
-    mean over windows; its `species_weight` multiplies it in any case. With `routing_scope` "ranks"
+    `targets` are (B_s, N, T_s) float32 per species, the same species in the same order on all
+    ranks. `on_all_ranks` says how many windows of each all ranks hold together; without it, each
+    rank holds as many of each as this one. Ranks hold as many windows in all.
+
+    A species' Poisson term is such that its mean over ranks is the mean over all ranks' windows of
+    the species, 0 where this rank has none. With `poisson_reduction` "windows" it is weighted by
+    the species' share of all windows, so that the terms add up to a mean over windows; its
+    `species_weight` multiplies it in any case. With `routing_scope` "ranks"
     the routing terms are those of all ranks' windows together: `sum_over_ranks` adds a tensor
     over ranks, differentiably.
 
-    Targets of the species `with_unmeasured`, the same on all ranks, may be NaN, not measured. Their
-    Poisson term is such that its mean over the ranks is the mean over what all ranks measured; one
-    collective counts that. The other species' terms are means over the rank's own targets.
+    Targets of the species `with_unmeasured`, the same on all ranks, may be NaN, not measured. The
+    mean is then over what all ranks measured; one collective counts that.
     """
-    num_windows = sum(t.shape[0] for t in targets.values())
-    poisson = _poisson_of_species(targets, with_unmeasured, sum_over_ranks)
+    here = {name: len(target) for name, target in targets.items()}
+    everywhere = here if on_all_ranks is None else on_all_ranks
+    num_windows = sum(everywhere[name] for name in targets)
+    ranks = num_windows // sum(here.values())
+    own_shares = {name: ranks * count / everywhere[name] for name, count in here.items()}
+    poisson = _poisson_of_species(targets, own_shares, with_unmeasured, sum_over_ranks)
     losses = {}
     for name, target in targets.items():
         loss = poisson[name](output.prediction[name], target)
         if output.enhanced:
             loss = (loss + poisson[name](output.enhanced[name], target)) / 2
-        share = target.shape[0] / num_windows if weights.poisson_reduction == "windows" else 1.0
+        share = everywhere[name] / num_windows if weights.poisson_reduction == "windows" else 1.0
         losses[f"poisson/{name}"] = loss * share * weights.species_weight.get(name, 1.0)
     encoder, decoder = output.encoder_routing, [output.decoder_routing]
     decoder = [sums for sums in decoder if sums is not None]
@@ -137,10 +148,19 @@ def training_losses(
 
 
 def _poisson_of_species(
-    targets: dict[str, Tensor], with_unmeasured: Collection[str], sum_over_ranks: SumOverRanks
+    targets: dict[str, Tensor],
+    own_shares: dict[str, float],
+    with_unmeasured: Collection[str],
+    sum_over_ranks: SumOverRanks,
 ) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    """The Poisson loss of prediction and target, of each species."""
-    loss_of: dict[str, Callable[[Tensor, Tensor], Tensor]] = dict.fromkeys(targets, poisson_loss)
+    """The Poisson loss of prediction and target, of each species.
+
+    `own_shares` are this rank's windows of it in units of the ranks' mean.
+    """
+    loss_of: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        name: lambda p, t, share=share: poisson_loss(p, t) * share
+        for name, share in own_shares.items()
+    }
     names = [name for name in targets if name in with_unmeasured]
     if names:
         counts = [(~targets[name].isnan()).sum() for name in names]

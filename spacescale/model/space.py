@@ -88,6 +88,10 @@ class Space(nn.Module):
     One pass through the shared trunk takes windows of several species; heads and decoder then
     work on each species' own windows. Every parameter takes part in every pass: those of species
     without windows get zero gradients.
+
+    Which species a batch names decides what is computed, and in which order; how many windows each
+    has, 0 included, does not. So gradients arrive in the same order in all processes whose batches
+    name the same species, as DeepSpeed's ZeRO-2 and ZeRO-3 need, which pack them as they come.
     """
 
     def __init__(self, config: ModelConfig):
@@ -136,9 +140,9 @@ class Space(nn.Module):
     def forward(self, codes: dict[str, Tensor]) -> SpaceOutput:
         """Predict tracks from base codes, species name → (B_s, L) uint8.
 
-        Raises ValueError naming an unknown species.
+        B_s may be 0, but not for all species. Raises ValueError naming an unknown species.
         """
-        if not codes:
+        if not sum(map(len, codes.values())):
             raise ValueError("an empty batch: give the sequences of at least one species")
         if unknown := set(codes) - set(self.species):
             raise ValueError(f"species {sorted(unknown)}: this model knows {list(self.species)}")
@@ -237,11 +241,7 @@ class Space(nn.Module):
         return basis
 
     def _touch_absent_heads(self, features: Tensor, present: list[str]) -> Tensor:
-        """Zero that depends on the heads of species without windows here, run on no window.
-
-        Data-parallel gradient buckets are only sound when the same parameters take part in every
-        process (DeepSpeed ZeRO-2 packs gradients in the order in which they arrive).
-        """
+        """Zero that depends on the heads of species that the batch does not name."""
         zero = features.new_zeros(())
         for name, head in self.heads.items():
             if name not in present:

@@ -199,6 +199,14 @@ def add_over_ranks(x: Tensor) -> Tensor:
     return x
 
 
+def gather(value: T) -> list[T]:
+    """The plain data of every rank, in rank order, on all ranks."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def on_main(work: Callable[[], Any]) -> Any:
     """Run `work` on rank 0 and give every rank its plain-data result, or its UserError."""
     result = on_main_only(work)
@@ -248,9 +256,3 @@ def leave() -> None:
     """
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def barrier() -> None:
-    """Wait for all ranks."""
-    if world_size() > 1:
-        dist.barrier()

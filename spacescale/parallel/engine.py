@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
 from deepspeed.runtime.torch_autocast import has_comm_dtype
 from torch import nn
+from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 from spacescale.config import START_TIMEOUT_S, OptimConfig
 from spacescale.errors import UserError
@@ -38,10 +39,15 @@ _NO_FLOAT16 = (
 )
 NO_DECAY_MARKS = ("bias", "token", "embedding", ".w3")
 
+logger = logging.getLogger(__name__)
 
-def init_distributed(start_timeout_s: float = START_TIMEOUT_S) -> torch.device:
+
+def init_distributed(
+    start_timeout_s: float = START_TIMEOUT_S, met: Callable[[Store], None] = lambda store: None
+) -> torch.device:
     """Join the process group and return this process's device.
 
+    met: called with the store in which all ranks have met, before they join.
     Raises UserError for surroundings that do not fit together, and NotMet where the ranks have not
     met after start_timeout_s, or cannot.
     """
@@ -59,7 +65,9 @@ def init_distributed(start_timeout_s: float = START_TIMEOUT_S) -> torch.device:
     if device.type == "cuda":
         _take_gpu(device)
     if not torch.distributed.is_initialized():  # by an earlier run in this process
-        comm.join(meet(source, start_timeout_s), device)
+        store = meet(source, start_timeout_s)
+        met(store)
+        comm.join(store, device)
     deepspeed.init_distributed(timeout=comm.COLLECTIVE_TIMEOUT, verbose=False)
     return device
 
@@ -88,12 +96,15 @@ def read_deepspeed_config(path: Path) -> dict[str, Any]:
 
 
 def resolve_deepspeed_config(
-    config: dict[str, Any], source: str, micro_batch_size: int
+    config: dict[str, Any],
+    source: str,
+    micro_batch_size: int,
+    global_batch_size: int | None = None,
 ) -> dict[str, Any]:
     """Fill in what says "auto" and refuse what this trainer cannot run soundly.
 
-    `micro_batch_size` is the preset's (data.micro_batch_size). Raises UserError naming `source`,
-    the key, its value and the cure.
+    The sizes are data.micro_batch_size and data.global_batch_size. Raises UserError naming
+    `source`, the key, its value and the cure.
     """
     config = json.loads(json.dumps(config))
     for key, owner in OWNED_BY_CONFIG.items():
@@ -123,7 +134,7 @@ def resolve_deepspeed_config(
             "different parameters can be added where ranks are not in step"
         )
     zero["overlap_comm"] = False  # stage 3 would switch it on by itself
-    _resolve_batch(config, source, micro_batch_size)
+    _resolve_batch(config, source, micro_batch_size, global_batch_size)
     return config
 
 
@@ -162,13 +173,13 @@ def _resolve_precision(config: dict[str, Any], source: str) -> None:
         )
 
 
-def _resolve_batch(config: dict[str, Any], source: str, micro_batch_size: int) -> None:
+def _resolve_batch(
+    config: dict[str, Any], source: str, micro_batch_size: int, global_batch_size: int | None
+) -> None:
     world = comm.world_size()
-    if config.get("gradient_accumulation_steps", "auto") == "auto":
-        config["gradient_accumulation_steps"] = 1
     total = config.get("train_batch_size", "auto")
     micro = config.get("train_micro_batch_size_per_gpu", "auto")
-    accumulation = config["gradient_accumulation_steps"]
+    accumulation = config.get("gradient_accumulation_steps", "auto")
     for name, value in (
         ("gradient_accumulation_steps", accumulation),
         ("train_batch_size", total),
@@ -176,6 +187,22 @@ def _resolve_batch(config: dict[str, Any], source: str, micro_batch_size: int) -
     ):
         if value != "auto" and (not isinstance(value, int) or value < 1):
             raise UserError(f"{source}: {name}={value!r} must be a positive whole number or 'auto'")
+    if global_batch_size is not None:
+        if total not in ("auto", global_batch_size):
+            raise UserError(
+                f"{source}: train_batch_size={total} is not data.global_batch_size="
+                f"{global_batch_size}; leave one of them out"
+            )
+        at_most = micro_batch_size if micro == "auto" else micro
+        total, named = global_batch_size, accumulation
+        micro, accumulation = _split_batch(global_batch_size, world, at_most)
+        if named not in ("auto", accumulation) and comm.is_main():
+            logger.warning(
+                "%s: gradient_accumulation_steps=%d gives way to %d, from data.global_batch_size="
+                "%d, %d processes and at most %d windows in each",
+                *(source, named, accumulation, global_batch_size, world, at_most),
+            )
+    accumulation = 1 if accumulation == "auto" else accumulation
     if micro == "auto":
         micro = micro_batch_size
         if total != "auto":
@@ -191,7 +218,20 @@ def _resolve_batch(config: dict[str, Any], source: str, micro_batch_size: int) -
             f"gradient_accumulation_steps={accumulation} × {world} processes"
         )
     config["train_micro_batch_size_per_gpu"] = micro
+    config["gradient_accumulation_steps"] = accumulation
     config["train_batch_size"] = micro * accumulation * world
+
+
+def _split_batch(windows: int, world: int, at_most: int) -> tuple[int, int]:
+    """Windows per step as (windows per process and micro-step, micro-steps), the first largest."""
+    per_process, rest = divmod(windows, world)
+    if rest or not per_process:
+        raise UserError(
+            f"data.global_batch_size={windows} does not divide by {world} processes; take "
+            f"{max(1, round(windows / world)) * world}, or another number of processes"
+        )
+    micro = max(n for n in range(1, min(at_most, per_process) + 1) if per_process % n == 0)
+    return micro, per_process // micro
 
 
 def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:

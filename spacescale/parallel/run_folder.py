@@ -47,6 +47,20 @@ def lock_run(output: Path, wait_s: float = LOCK_WAIT_S) -> IO[str]:
         time.sleep(min(0.2, wait_s))
 
 
+def is_held(output: Path) -> bool:
+    """Whether a run holds the folder, as far as this machine knows of other machines' locks."""
+    try:
+        with (output / "run.lock").open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return False
+
+
 def remove_markers(output: Path) -> None:
     """Forget what an earlier run in this folder said at its end."""
     for name in (FAILED, DONE, REQUEUE):

@@ -62,8 +62,8 @@ def estimate(options: DatasetOptions) -> Estimate:
         genome = read_genome(options.fasta, folder / "codes")
         plan = make_plan(options, genome, tracks)
         planning_s = time.perf_counter() - start
-        some_tracks = _spread(tracks, _SAMPLE_TRACKS)
-        windows = _spread(plan.windows, _SAMPLE_WINDOWS)
+        some_tracks = _evenly_spaced(tracks, _SAMPLE_TRACKS)
+        windows = _evenly_spaced(plan.windows, _SAMPLE_WINDOWS)
         targets, track_s = _read_sample(options, plan, some_tracks, windows)
         values = len(plan.windows) * options.target_length * len(tracks)
         share, value_s = _store_sample(folder, targets, options.storage)
@@ -87,7 +87,7 @@ def estimate(options: DatasetOptions) -> Estimate:
     )
 
 
-def _spread(items: list, count: int) -> list:
+def _evenly_spaced(items: list, count: int) -> list:
     """Return up to `count` of the items, evenly spread, in order."""
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, count).round().astype(int))]
 

@@ -27,7 +27,8 @@ from spacescale.prepare.options import DatasetOptions
 from spacescale.splits.leakage import keep_apart, split_overlaps
 from spacescale.splits.plan import (
     MAX_UNKNOWN_SHARE,
-    SplitPlan,
+    Settings,
+    SplitMethod,
     names_in_splits,
     plan_splits,
     unknown_share,
@@ -41,11 +42,12 @@ class DatasetPlan:
     """Windows to write (target intervals, in genome order) and how contigs are called.
 
     aliases: {name in tracks, splits or masks: name in the FASTA}, only where they differ.
-    splits: how the windows were split. lengths: {contig of the genome: bp}.
+    split_method, split_settings: as in the manifest. lengths: {contig of the genome: bp}.
     """
 
     windows: list[Interval]
-    splits: SplitPlan
+    split_method: SplitMethod
+    split_settings: Settings
     aliases: dict[str, str]
     report: Report
     lengths: dict[str, int]
@@ -97,7 +99,7 @@ def make_plan(options: DatasetOptions, genome: Genome, tracks: Sequence[Track]) 
         dropped_unmappable=dropped["unmappable"],
         dropped_near_other_split=len(tiled) - len(windows),
         split_overlaps=split_overlaps(windows, options.seq_length),
-        contigs_without_tracks=_lacking(lengths, tracks, names_of_track),
+        contigs_without_tracks=_contigs_without_tracks(lengths, tracks, names_of_track),
         extra_contigs=_extra(track_contigs, lengths, aliases),
         too_short=too_short,
         unassigned=[name for name in common if name not in taken],
@@ -109,7 +111,7 @@ def make_plan(options: DatasetOptions, genome: Genome, tracks: Sequence[Track]) 
             *_notes_on_masks(beds, {c: lengths[c] for c in lengths if c not in misfits}, aliases),
         ],
     )
-    return DatasetPlan(windows, splits, aliases, report, dict(lengths))
+    return DatasetPlan(windows, splits.method, splits.settings, aliases, report, dict(lengths))
 
 
 def _refuse_missing_files(options: DatasetOptions, tracks: Sequence[Track]) -> None:
@@ -118,11 +120,11 @@ def _refuse_missing_files(options: DatasetOptions, tracks: Sequence[Track]) -> N
         raise UserError(
             f"{options.targets}: {len(missing)} of the {len(tracks)} files of tracks are not "
             f"there, such as {track_path(options, first)} of {first.identifier}; a file is named "
-            f"absolutely or relative to the table{_hint(first)}"
+            f"absolutely or relative to the table{_working_directory_hint(first)}"
         )
 
 
-def _hint(track: Track) -> str:
+def _working_directory_hint(track: Track) -> str:
     if not given_path(track.file).is_file():
         return ""
     return f", and {track.file} is there only relative to the working directory, {Path.cwd()}"
@@ -331,7 +333,7 @@ def _and_masks(options: DatasetOptions) -> str:
     return "".join(f" and {text}" for name, text in texts.items() if name in options.masks)
 
 
-def _lacking(
+def _contigs_without_tracks(
     lengths: Mapping[str, int], tracks: Sequence[Track], names_of_track: list[set[str]]
 ) -> dict[str, list[str]]:
     report = {}

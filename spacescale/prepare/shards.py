@@ -5,6 +5,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from zarr.errors import ContainsArrayError
@@ -13,13 +14,15 @@ from spacescale.dataset.folder import file_entry, size_fault
 from spacescale.dataset.schema import FileEntry, Manifest, Storage
 from spacescale.errors import UserError
 from spacescale.files import PARTIAL, put_in_place, sync, write_json
-from spacescale.genome.intervals import Interval
+from spacescale.genome.intervals import Interval, windows_per_split
 from spacescale.genome.tracks import Track, write_tracks
 from spacescale.prepare.jobs import Notify, run_rest
+from spacescale.prepare.options import OutputOptions
 from spacescale.prepare.scratch import Scratch
 from spacescale.prepare.work_folder import WorkFolder, refuse_changed_inputs
 from spacescale.prepare.writer import (
     create_targets,
+    created_with,
     num_shards,
     rows_of,
     shard_file,
@@ -87,13 +90,30 @@ def _write_shard(work: WorkFolder, scratch: Scratch, shard: int, rows: np.ndarra
 
 
 def complete(
-    shards: Shards, windows: Sequence[Interval], tracks: Sequence[Track], manifest: Manifest
+    shards: Shards,
+    options: OutputOptions,
+    windows: Sequence[Interval],
+    tracks: Sequence[Track],
+    **others: Any,
 ) -> None:
     """Write tables and manifest beside the shards.
 
-    windows: of the shards' rows. tracks: complete rows of tracks.tsv.
+    windows: of the shards' rows. tracks: complete rows of tracks.tsv. others: fields of the
+    manifest that these three do not tell.
     """
     folder, entries = shards.work.dataset, shards.entries()
+    num_windows = windows_per_split(windows)
+    manifest = Manifest(
+        species=options.species,
+        missing=options.missing,
+        storage=options.storage,
+        num_windows=num_windows,
+        num_tracks=len(tracks),
+        mean_over="train" if "train" in num_windows else "all",
+        files={},
+        created_with=created_with(),
+        **others,
+    )
     for leftover in folder.rglob(f"*{PARTIAL}"):
         leftover.unlink()  # of a file that was being written when a run was killed
     write_windows(folder, windows)

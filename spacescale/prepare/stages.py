@@ -20,7 +20,6 @@ from pydantic import TypeAdapter
 from spacescale.dataset.folder import refuse_existing
 from spacescale.dataset.schema import (
     Contig,
-    Manifest,
     Report,
     Sources,
     Split,
@@ -28,7 +27,9 @@ from spacescale.dataset.schema import (
 )
 from spacescale.errors import UserError
 from spacescale.files import write_text
-from spacescale.genome.intervals import split_hash
+from spacescale.genome.interval_values import IntervalValues
+from spacescale.genome.intervals import from_columns, split_hash, to_columns
+from spacescale.genome.masks import Mask
 from spacescale.genome.sequence_files import read_genome
 from spacescale.genome.track_selection import select_tracks
 from spacescale.genome.tracks import Track, read_targets, refuse_opposite_strands
@@ -39,8 +40,8 @@ from spacescale.prepare.plan import DatasetPlan, make_plan, track_path
 from spacescale.prepare.scratch import Scratch
 from spacescale.prepare.shards import Shards, complete, publish
 from spacescale.prepare.track_reader import ReadTrack, WindowMasks, read_track, source_of
-from spacescale.prepare.work_folder import WorkFolder, opened, request_of, shared
-from spacescale.prepare.writer import created_with, place_contigs, write_genome
+from spacescale.prepare.work_folder import WorkFolder, locked_exclusively, locked_shared, request_of
+from spacescale.prepare.writer import place_contigs, write_genome
 
 STAGES = ("prepare", "tracks", "shards", "finish")
 
@@ -61,7 +62,7 @@ def make_dataset(
     tracks = read_tracks_table(options)
     work, request = WorkFolder.of(options.target), dataset_request(options, tracks)
     # The work folder inside: a worker that died is no error in the input, so it stays.
-    with _workers(options, executor) as pool, opened(work, request, options.overwrite):
+    with _workers(options, executor) as pool, locked_exclusively(work, request, options.overwrite):
         _prepare(work, options, tracks)
         _read_tracks(work, options, tracks, range(len(tracks)), pool, notify)
         layout = _Layout.of(work, options, len(tracks))
@@ -88,16 +89,16 @@ def make_stage(
     tracks = read_tracks_table(options)
     work, request = WorkFolder.of(options.target), dataset_request(options, tracks)
     if stage == "prepare":
-        with opened(work, request, options.overwrite):
+        with locked_exclusively(work, request, options.overwrite):
             _prepare(work, options, tracks)
         return work.path
     if not work.plan.is_file():
         raise UserError(f"{work.path} is not prepared: run --stage prepare first")
     if stage == "finish":
-        with opened(work, request, keep=True):
+        with locked_exclusively(work, request, keep=True):
             _finish(options, tracks, _Layout.of(work, options, len(tracks)))
         return options.target
-    with shared(work, request), _workers(options, executor) as pool:
+    with locked_shared(work, request), _workers(options, executor) as pool:
         if stage == "tracks":
             mine = range(part - 1, len(tracks), parts)
             _read_tracks(work, options, tracks, mine, pool, notify)
@@ -138,6 +139,40 @@ class _Prepared:
     contigs: list[Contig]
     masks: WindowMasks
 
+    def save(self, work: WorkFolder) -> None:
+        """Mark the first step as done."""
+        arrays = to_columns(self.plan.windows)
+        if self.masks.unmappable is not None:
+            arrays["unmappable"] = self.masks.unmappable
+        stretches = self.masks.blacklist.by_contig.items()
+        blacklist = {name: (s.starts.tolist(), s.ends.tolist()) for name, s in stretches}
+        rest = _InPlan(replace(self.plan, windows=[]), self.contigs, blacklist)
+        work.save_plan(_IN_PLAN.dump_json(rest), arrays)
+
+    @classmethod
+    def load(cls, work: WorkFolder) -> "_Prepared":
+        """Return what was saved."""
+        text, arrays = work.load_plan()
+        rest = _IN_PLAN.validate_json(text)
+        blacklist = {
+            name: IntervalValues(np.array(starts), np.array(ends), np.ones(len(ends), np.float32))
+            for name, (starts, ends) in rest.blacklist.items()
+        }
+        masks = WindowMasks(Mask(blacklist), arrays.get("unmappable"))
+        return cls(replace(rest.plan, windows=from_columns(arrays)), rest.contigs, masks)
+
+
+@dataclass(frozen=True)
+class _InPlan:
+    """What of `_Prepared` is not in arrays. blacklist: {contig: starts and ends}."""
+
+    plan: DatasetPlan
+    contigs: list[Contig]
+    blacklist: dict[str, tuple[list[int], list[int]]]
+
+
+_IN_PLAN = TypeAdapter(_InPlan)
+
 
 def _prepare(work: WorkFolder, options: DatasetOptions, tracks: Sequence[Track]) -> None:
     if work.plan.is_file():
@@ -151,7 +186,7 @@ def _prepare(work: WorkFolder, options: DatasetOptions, tracks: Sequence[Track])
     write_genome(work.dataset, contigs, (genome.contigs[contig.name] for contig in contigs))
     work.codes.unlink()
     scratch.create()
-    work.save_plan(_Prepared(plan, contigs, WindowMasks.of(options, plan)))
+    _Prepared(plan, contigs, WindowMasks.of(options, plan)).save(work)
 
 
 def _scratch(
@@ -182,7 +217,7 @@ def _read_tracks(
 def _read_one(
     work: WorkFolder, options: DatasetOptions, num_tracks: int, index: int, track: Track
 ) -> None:
-    prepared: _Prepared = work.load_plan()
+    prepared = _Prepared.load(work)
     targets, told = read_track(options, prepared.plan, prepared.masks, track)
     _scratch(work, options, prepared.plan, num_tracks).write([(index, targets)])
     # Plain JSON has no NaN, which some fields are until the end.
@@ -192,7 +227,7 @@ def _read_one(
 _READ_TRACK = TypeAdapter(ReadTrack)
 
 
-def _read_part(work: WorkFolder, index: int) -> ReadTrack:
+def _load_result(work: WorkFolder, index: int) -> ReadTrack:
     return _READ_TRACK.validate_python(json.loads(work.part(index).read_text(encoding="utf-8")))
 
 
@@ -220,7 +255,7 @@ class _Layout:
                 f"{work.path}: {missing} of {num_tracks} tracks are not read; run --stage tracks "
                 "again, with every --part"
             )
-        prepared: _Prepared = work.load_plan()
+        prepared = _Prepared.load(work)
         plan = prepared.plan
         scratch = _scratch(work, options, plan, num_tracks)
         rows = np.arange(scratch.num_windows)
@@ -246,35 +281,24 @@ def _refuse_emptied_splits(plan: DatasetPlan, rows: np.ndarray) -> None:
 
 def _finish(options: DatasetOptions, tracks: Sequence[Track], layout: _Layout) -> None:
     shards, windows = layout.shards, layout.plan.windows
-    read = [_read_part(shards.work, index) for index in range(len(tracks))]
+    read = [_load_result(shards.work, index) for index in range(len(tracks))]
     refuse_opposite_strands([r.track for r in read], [r.coverage for r in read])
     bases = len(windows) * options.span
     finished = [replace(result.track, covered=result.covered_bases / bases) for result in read]
-    complete(shards, windows, finished, _manifest(options, layout, read))
-    publish(shards.work, dataset_request(options, tracks), options.target)
-
-
-def _manifest(options: DatasetOptions, layout: _Layout, read: list[ReadTrack]) -> Manifest:
-    plan, transform = layout.plan, get_transform(options.transform)
-    num_windows = plan.num_windows()
-    split_bed = options.splits.bed
-    return Manifest(
-        species=options.species,
+    plan, transform, split_bed = layout.plan, get_transform(options.transform), options.splits.bed
+    complete(
+        shards,
+        options,
+        windows,
+        finished,
         seq_length=options.seq_length,
         bin_size=options.bin_size,
         target_length=options.target_length,
         stride=None if options.splits.windows else options.stride or options.span,
         transform=TransformInfo(name=transform.name, version=transform.version),
-        missing=options.missing,
-        storage=options.storage,
         split=Split(
-            method=plan.splits.method,
-            settings=plan.splits.settings,
-            hash=split_hash(plan.windows),
+            method=plan.split_method, settings=plan.split_settings, hash=split_hash(windows)
         ),
-        num_windows=num_windows,
-        num_tracks=len(read),
-        mean_over="train" if "train" in num_windows else "all",
         contigs=layout.contigs,
         aliases=plan.aliases,
         sources=Sources(
@@ -285,9 +309,8 @@ def _manifest(options: DatasetOptions, layout: _Layout, read: list[ReadTrack]) -
             masks={name: source_of(path) for name, path in options.masks.items()},
         ),
         report=_complete_report(plan.report, read),
-        files={},
-        created_with=created_with(),
     )
+    publish(shards.work, dataset_request(options, tracks), options.target)
 
 
 def _complete_report(report: Report, read: list[ReadTrack]) -> Report:

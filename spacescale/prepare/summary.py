@@ -77,7 +77,7 @@ def print_report(report: Report, aliases: dict[str, str]) -> None:
     if report.ambiguous_bases:
         lines["read as N"] = f"{report.ambiguous_bases:,} letters: IUPAC ambiguity codes or X"
     if report.contigs_without_tracks:
-        lines["no windows"] = _lacking(report.contigs_without_tracks)
+        lines["no windows"] = _describe_missing_contigs(report.contigs_without_tracks)
     if report.extra_contigs:
         lines["not in FASTA"] = shorten(list(report.extra_contigs))
     if report.too_short:
@@ -104,6 +104,6 @@ def _print_lines(lines: dict[str, str]) -> None:
         print(f"  {name:<13}{text}")
 
 
-def _lacking(contigs: dict[str, list[str]]) -> str:
+def _describe_missing_contigs(contigs: dict[str, list[str]]) -> str:
     tracks = {name: None for names in contigs.values() for name in names}
     return f"{shorten(list(contigs))}: lacking in {shorten(list(tracks))}"

@@ -1,7 +1,9 @@
 """Coverage of one track -> its targets in every window of a dataset."""
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from spacescale.prepare.plan import DatasetPlan, track_path
 
 # What basenji's --umap_clip may be set to: in its help 0.25, by default off.
 _UNMAPPABLE_PERCENTILE = 25
+_BASES_AT_A_TIME = 2**19  # 2 MB of coverage, which the cache holds
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,11 @@ class WindowMasks:
         bins = [masks.unmappable_bins(window, options.bin_size) for window in plan.windows]
         return cls(masks.blacklist, np.packbits(np.stack(bins), axis=1))
 
-    def unmappable_bins(self, row: int, num_bins: int) -> np.ndarray:
-        """Return bool [bins] of a window."""
+    def unmappable_bins(self, rows: slice, num_bins: int) -> np.ndarray:
+        """Return bool [windows, bins] of some windows."""
         if self.unmappable is None:
-            return np.zeros(num_bins, dtype=bool)
-        return np.unpackbits(self.unmappable[row], count=num_bins).astype(bool)
+            return np.zeros((rows.stop - rows.start, num_bins), dtype=bool)
+        return np.unpackbits(self.unmappable[rows], axis=1, count=num_bins).astype(bool)
 
 
 def read_track(
@@ -89,18 +92,18 @@ def read_track(
     saturated, total, negative = 0, 0.0, False
     with open_coverage(path, track) as file:
         reader = _WindowReader(file, track, options, plan, masks.blacklist, transform)
-        for row, window in enumerate(plan.windows):
-            values = reader.read(window).reshape(-1, options.bin_size)
+        for rows in _batches(plan.windows, options.span):
+            values = reader.read(plan.windows[rows]).reshape(-1, options.bin_size)
             measured = ~np.isnan(values)
             total += float(np.nansum(values, dtype=np.float64))
             negative = negative or bool((values < 0).any())
             bins = transform.bins(values, track)
             if options.missing == "nan":
-                unmappable = masks.unmappable_bins(row, len(bins))
+                unmappable = masks.unmappable_bins(rows, options.target_length).ravel()
                 unknown = ~measured.any(axis=1) | unmappable
                 bins[unknown], measured[unknown] = np.nan, False
-            covered[window.chrom] += int(np.count_nonzero(measured))
-            targets[row], beyond = to_float16(bins)
+            covered[plan.windows[rows.start].chrom] += int(np.count_nonzero(measured))
+            targets[rows], beyond = to_float16(bins.reshape(-1, options.target_length))
             saturated += beyond
         past_end = describe_past_end(reader.past_end())
     targets = transform.finish(targets)
@@ -140,34 +143,53 @@ class _WindowReader:
         self._chroms = dict.fromkeys(window.chrom for window in plan.windows)
         self._name_in_file = {plan.aliases.get(name, name): name for name in file.contigs}
 
-    def read(self, target: Interval) -> np.ndarray:
-        """Return float32 [bases of the target], NaN where missing."""
-        values = self._coverage(target.chrom, target.start, target.end)
-        if not self._blacklist.touches(target.chrom, target.start, target.end):
-            return values
+    def read(self, targets: Sequence[Interval]) -> np.ndarray:
+        """Return float32 [targets, bases] of targets on one contig, NaN where missing."""
+        chrom = targets[0].chrom
+        starts = np.array([target.start for target in targets])
+        values = self._coverage(chrom, starts, targets[0].end - targets[0].start)
+        for row, target in enumerate(targets):
+            if self._blacklist.touches(chrom, target.start, target.end):
+                values[row] = self._mask_blacklisted(values[row], target)
+        return values
+
+    def _mask_blacklisted(self, values: np.ndarray, target: Interval) -> np.ndarray:
         blacklisted = self._blacklist.bases(target.chrom, target.start, target.end)
         # Past the ends of the contig there is no coverage to take a percentile of.
         start = max(target.start - self._margin, 0)
         end = min(target.end + self._margin, self._lengths[target.chrom])
-        window = self._coverage(target.chrom, start, end)
-        return self._transform.without_artefacts(values, blacklisted, window, self._num_bins)
+        window = self._coverage(target.chrom, np.array([start]), end - start)[0]
+        return self._transform.mask_blacklisted(values, blacklisted, window, self._num_bins)
 
     def past_end(self) -> dict[str, np.ndarray]:
         """Return what the file has past the ends of the contigs that carry windows."""
         names = {self._name_in_file.get(chrom): chrom for chrom in self._chroms}
         return self._file.past_end({n: self._lengths[known] for n, known in names.items() if n})
 
-    def _coverage(self, chrom: str, start: int, end: int) -> np.ndarray:
+    def _coverage(self, chrom: str, starts: np.ndarray, width: int) -> np.ndarray:
         name = self._name_in_file.get(chrom)
         if name is None:
-            return np.full(end - start, self._file.background, dtype=np.float32)
-        return signed(self._file.read(name, start, end), self._track)
+            return np.full((starts.size, width), self._file.background, dtype=np.float32)
+        return signed(self._file.read_windows(name, starts, width), self._track)
+
+
+def _batches(windows: Sequence[Interval], span: int) -> Iterator[slice]:
+    """Yield the rows of windows in turn, of one contig each and so many as are read at a time."""
+    first = 0
+    for _, same in groupby(windows, key=lambda window: window.chrom):
+        end = first + sum(1 for _ in same)
+        size = max(_BASES_AT_A_TIME // span, 1)
+        for start in range(first, end, size):
+            yield slice(start, min(start + size, end))
+        first = end
 
 
 def _clip_unmappable(targets: np.ndarray, masks: WindowMasks) -> None:
     """Clip the unmappable bins of each window, float16 [bins], at a percentile of all its bins."""
+    if masks.unmappable is None:
+        return
     for row, bins in enumerate(targets):
-        unmappable = masks.unmappable_bins(row, bins.size)
+        (unmappable,) = masks.unmappable_bins(slice(row, row + 1), bins.size)
         if unmappable.any():
             limit = np.percentile(bins.astype(np.float32), _UNMAPPABLE_PERCENTILE)
             bins[unmappable] = np.minimum(bins[unmappable], limit.astype(np.float16))

@@ -4,14 +4,16 @@ import errno
 import fcntl
 import json
 import os
-import pickle
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path, PurePath
 from typing import IO, Any
+
+import numpy as np
 
 from spacescale.dataset.schema import FORMAT_VERSION
 from spacescale.errors import UserError
@@ -80,15 +82,21 @@ class WorkFolder:
         for folder in (self.part(0).parent, self.shard(0).parent):
             folder.mkdir(exist_ok=True)
 
-    def save_plan(self, plan: object) -> None:
-        """Force all that was written onto the disk, then mark the first step as done."""
-        sync(self.path)
-        # Workers load it for every part, with arrays: JSON would take ten times as long.
-        write_text(self.plan, pickle.dumps(plan))
+    def save_plan(self, text: bytes, arrays: Mapping[str, np.ndarray]) -> None:
+        """Force all that was written onto the disk, then mark the first step as done.
 
-    def load_plan(self) -> Any:
+        text: JSON. arrays: what is long, such as the windows, as workers load it for every part.
+        """
+        sync(self.path)
+        content = BytesIO()
+        np.savez(content, allow_pickle=False, json=np.frombuffer(text, dtype=np.uint8), **arrays)
+        write_text(self.plan, content.getvalue())
+
+    def load_plan(self) -> tuple[bytes, dict[str, np.ndarray]]:
         """Return what `save_plan` was given."""
-        return pickle.loads(self.plan.read_bytes())
+        with np.load(self.plan, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        return arrays.pop("json").tobytes(), arrays
 
     def how_to_go_on(self) -> str:
         """Say what the user can do after an interruption."""
@@ -113,7 +121,7 @@ class WorkFolder:
 
 
 @contextmanager
-def opened(
+def locked_exclusively(
     work: WorkFolder, request: Mapping[str, str], overwrite: bool = False, keep: bool = False
 ) -> Iterator[None]:
     """Lock the work folder for this process alone, new or as a run with this request left it.
@@ -125,7 +133,7 @@ def opened(
     """
     with made_parents(work.path), _locked(work, shared=False), _full_disk_explained(work):
         anew = overwrite and not keep
-        if _is_useless(work) or (anew and _difference(work, request) is not None):
+        if _holds_no_progress(work) or (anew and _difference(work, request) is not None):
             work.clear()
             write_json(work.request, request)
         _refuse_other_request(work, request)
@@ -150,13 +158,13 @@ def _full_disk_explained(work: WorkFolder) -> Iterator[None]:
         ) from error
 
 
-def _is_useless(work: WorkFolder) -> bool:
+def _holds_no_progress(work: WorkFolder) -> bool:
     """Whether the folder is new, or left by a run killed at its very beginning or end."""
     return not work.request.is_file() or (work.plan.is_file() and not work.dataset.is_dir())
 
 
 @contextmanager
-def shared(work: WorkFolder, request: Mapping[str, str]) -> Iterator[None]:
+def locked_shared(work: WorkFolder, request: Mapping[str, str]) -> Iterator[None]:
     """Lock a work folder that is prepared already, for several processes at once.
 
     Raises UserError when it was prepared from other inputs, or is locked by one process.

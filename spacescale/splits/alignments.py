@@ -203,7 +203,7 @@ class _Fill:
     other_start: int
     other_end: int
 
-    def up_to(
+    def take_piece_before_gap(
         self, start: int, end: int, other_start: int, other_end: int
     ) -> tuple[int, int, int, int]:
         """Return the piece before a gap in the form of these arguments, and go on after the gap."""
@@ -234,7 +234,7 @@ def _read_nets(path: Path, lines: Iterator[_Line]) -> Iterator[Aligned]:
         ends = start, start + size, other_start, other_start + other_size
         if kind == b"gap" and open_fills:
             fill = open_fills[-1]
-            yield from _gapless_pieces(place, first, fill, fill.up_to(*ends))
+            yield from _gapless_pieces(place, first, fill, fill.take_piece_before_gap(*ends))
         elif kind == b"fill":
             open_fills.append(_Fill(place, depth, Side(other, None), reverse, *ends))
     while open_fills:

@@ -79,7 +79,7 @@ def deal(
     result = [""] * len(keys)
     rows = sizes.tolist()
     for i in order:
-        split = _choose(rows[i], room, int.from_bytes(draws[i][-8:], "big") / 2**64)
+        split = _draw_split(rows[i], room, int.from_bytes(draws[i][-8:], "big") / 2**64)
         room[split] = [left - size for left, size in zip(room[split], rows[i], strict=True)]
         result[i] = split
     return result
@@ -89,7 +89,7 @@ def _digest(seed: int, key: str) -> bytes:
     return hashlib.sha256(f"{seed}\t{key}".encode()).digest()
 
 
-def _choose(sizes: list[float], room: Mapping[str, list[float]], uniform: float) -> str:
+def _draw_split(sizes: list[float], room: Mapping[str, list[float]], uniform: float) -> str:
     """Return the split for a group; uniform in [0, 1) is its draw."""
     slack = {
         split: min(has - need for has, need in zip(left, sizes, strict=True) if need)

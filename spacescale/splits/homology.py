@@ -61,7 +61,7 @@ class NamedRegions:
     misfits: dict[str, tuple[str, str]] = field(default_factory=dict)
     _names: dict[Side, str | None] = field(default_factory=dict)
 
-    def axis(self, side: Side, end: int, place: str) -> int | None:
+    def offset_of(self, side: Side, end: int, place: str) -> int | None:
         """Return where the contig begins on the regions' axis; None if the genome lacks it.
 
         Raises UserError where the file gives the contig another length or goes beyond it.
@@ -79,7 +79,7 @@ class NamedRegions:
                 f"{self.regions.lengths[name]} bp: another assembly, or the species swapped?"
             )
         self.met[name] += 1
-        return self.regions.axis(name)
+        return self.regions.offset_of(name)
 
     def _find(self, side: Side, place: str) -> str | None:
         lengths = self.regions.lengths
@@ -144,11 +144,11 @@ class _LinkReader:
     def add(self, aligned: Aligned) -> None:
         end = int((aligned.starts + aligned.sizes).max())
         other_end = int((aligned.other_starts + aligned.other_sizes).max())
-        axis = self._first.axis(aligned.first, end, aligned.place)
-        other_axis = self._second.axis(aligned.second, other_end, aligned.place)
-        if axis is None or other_axis is None:
+        offset = self._first.offset_of(aligned.first, end, aligned.place)
+        other_offset = self._second.offset_of(aligned.second, other_end, aligned.place)
+        if offset is None or other_offset is None:
             return
-        starts, others = aligned.starts + axis, aligned.other_starts + other_axis
+        starts, others = aligned.starts + offset, aligned.other_starts + other_offset
         if not aligned.gapless:
             ends = starts + aligned.sizes, others + aligned.other_sizes
             for region in zip(starts, ends[0], others, ends[1], strict=True):
@@ -158,10 +158,10 @@ class _LinkReader:
         self._pieces.append((starts, others, aligned.sizes, reverse))
         self._num_pieces += starts.size
         if self._num_pieces >= _BATCH:
-            self._cut_batch()
+            self._link_pieces()
 
     def finish(self) -> Links:
-        self._cut_batch()
+        self._link_pieces()
         keys, bases = self._summed()
         first, second = np.divmod(keys, len(self._second.regions))
         return Links(first, second, bases)
@@ -173,7 +173,7 @@ class _LinkReader:
         both = np.minimum(bases[:, None], other_bases[None, :]).ravel()
         self._add_links(np.repeat(ours, theirs.size), np.tile(theirs, ours.size), both)
 
-    def _cut_batch(self) -> None:
+    def _link_pieces(self) -> None:
         if not self._pieces:
             return
         starts, others, sizes, reverse = (

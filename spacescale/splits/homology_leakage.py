@@ -112,11 +112,11 @@ class _Targets:
         regions = Regions(lengths, cuts)
         names = read_aliases(aliases, lengths) if aliases else {}
         self.named = NamedRegions(data.name, regions, names, match_names, frozenset(pieces))
-        offsets = np.array([regions.axis(str(name)) for name in windows.chrom])
+        offsets = np.array([regions.offset_of(str(name)) for name in windows.chrom])
         self.first = regions.of(windows.start + offsets)
         self.end = regions.of(windows.end + offsets - 1) + 1
 
-    def _holds(self, rows: np.ndarray) -> np.ndarray:
+    def _covered_regions(self, rows: np.ndarray) -> np.ndarray:
         """Return whether each region lies in one of these windows, bool [regions]."""
         steps = np.zeros(len(self.named.regions) + 1, dtype=np.int64)
         np.add.at(steps, self.first[rows], 1)
@@ -125,7 +125,7 @@ class _Targets:
 
     def leaks_from(self, other: "_Targets", links: Links, min_aligned: int) -> list[HomologyLeak]:
         """Return the leak into each held-out split; links go from our regions to theirs."""
-        trained = other._holds(np.flatnonzero(other.data.windows.split == "train"))
+        trained = other._covered_regions(np.flatnonzero(other.data.windows.split == "train"))
         known = trained[links.second]
         aligned = np.zeros(len(self.named.regions) + 1, dtype=np.int64)
         np.add.at(aligned, links.first[known] + 1, links.bases[known])

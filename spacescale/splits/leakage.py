@@ -17,7 +17,7 @@ class _Split:
     starts: np.ndarray
     ends: np.ndarray
 
-    def reaching(self, margin: int) -> Stretches:
+    def widened(self, margin: int) -> Stretches:
         """Return the bases within `margin` bp of a target."""
         return Stretches.covered_by(np.maximum(self.starts - margin, 0), self.ends + margin)
 
@@ -53,7 +53,7 @@ def keep_apart(windows: Sequence[Interval], margin_bp: int) -> list[Interval]:
             split = splits[name]
             close = np.zeros(split.starts.size, dtype=bool)
             for other in kept:
-                close |= other.reaching(margin_bp).bases_in(split.starts, split.ends) > 0
+                close |= other.widened(margin_bp).bases_in(split.starts, split.ends) > 0
             kept.append(_Split(split.starts[~close], split.ends[~close]))
             gone = zip(split.starts[close].tolist(), split.ends[close].tolist(), strict=True)
             near.update(Interval(chrom, start, end, name) for start, end in gone)
@@ -86,9 +86,9 @@ def _compare(
             continue
         ours, theirs = splits[split], splits[other]
         margin = (seq_length - int(ours.ends[0] - ours.starts[0])) // 2
-        in_targets = theirs.reaching(0).bases_in(ours.starts, ours.ends)
-        seen = theirs.reaching(0).bases_in(ours.starts - margin, ours.ends + margin)
-        shared = theirs.reaching(margin).bases_in(ours.starts - margin, ours.ends + margin)
+        in_targets = theirs.widened(0).bases_in(ours.starts, ours.ends)
+        seen = theirs.widened(0).bases_in(ours.starts - margin, ours.ends + margin)
+        shared = theirs.widened(margin).bases_in(ours.starts - margin, ours.ends + margin)
         if not example and in_targets.any():
             example = _example(chrom, ours, theirs, int(np.flatnonzero(in_targets)[0]))
         targets += int(np.count_nonzero(in_targets))

@@ -18,6 +18,7 @@ from spacescale.splits.options import SplitOptions
 
 MAX_UNKNOWN_SHARE = 0.5
 
+SplitMethod = Literal["chroms", "bed", "random_blocks", "held_out"]
 Settings = dict[str, str | int | float | list[str]]
 
 
@@ -29,7 +30,7 @@ class SplitPlan:
     """
 
     intervals: list[Interval]
-    method: Literal["chroms", "bed", "random_blocks", "held_out"]
+    method: SplitMethod
     settings: Settings
     notes: list[str] = field(default_factory=list)
 

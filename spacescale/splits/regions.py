@@ -40,7 +40,7 @@ class Regions:
     def __len__(self) -> int:
         return self.edges.size - 1
 
-    def axis(self, chrom: str) -> int:
+    def offset_of(self, chrom: str) -> int:
         """Return where base 0 of a contig lies on the common axis."""
         return self._offsets[chrom]
 

@@ -37,9 +37,7 @@ def certify(
     user = comm.on_all(lambda: build_config(args.preset, args.overrides))
     require_agreement({"--output": str(args.output), "settings": user.model_dump(mode="json")})
     config = comm.on_all(lambda: checked_config(user, comm.world_size()))
-    deepspeed = comm.on_all(
-        lambda: checked_deepspeed_config(args.deepspeed, user.data.micro_batch_size)
-    )
+    deepspeed = comm.on_all(lambda: checked_deepspeed_config(args.deepspeed, user.data))
     folder = Path(comm.on_main(lambda: _work_folder(args.output)))
     stop.training = True  # from here on a signal ends the run that is under way, and so the check
     try:

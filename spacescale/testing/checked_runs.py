@@ -134,13 +134,15 @@ def checked_config(user: Config, world: int) -> Config:
     )
 
 
-def checked_deepspeed_config(path: Path, micro_batch_size: int) -> dict[str, Any]:
+def checked_deepspeed_config(path: Path, user: DataConfig) -> dict[str, Any]:
     """The user's settings of DeepSpeed, with a batch, clipping and buckets for the tiny model.
 
     Raises UserError as training would.
     """
     config = read_deepspeed_config(path)
-    resolved = resolve_deepspeed_config(config, str(path), micro_batch_size)
+    resolved = resolve_deepspeed_config(
+        config, str(path), user.micro_batch_size, user.global_batch_size
+    )
     resolved |= {
         "train_micro_batch_size_per_gpu": WINDOWS,
         "gradient_accumulation_steps": min(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from spacescale.dataset.schema import (
     Storage,
     TransformInfo,
 )
-from spacescale.genome.intervals import Interval, split_hash
+from spacescale.genome.intervals import Interval, split_hash, windows_per_split
 from spacescale.genome.tracks import Track
 from spacescale.prepare.writer import created_with, write_dataset
 
@@ -81,30 +83,34 @@ class MadeUpWindows:
             Track(i, f"track{i}", "made_up.bw", i, assay=ASSAYS[i % len(ASSAYS)], covered=1, mean=1)
             for i in range(self.shape[2])
         ]
-        manifest = self._manifest(folder.name)
-        return write_dataset(folder, manifest, [self.genome], self.intervals, tracks, self)
-
-    def _manifest(self, species: str) -> Manifest:
-        num_windows, bins, num_tracks = self.shape
-        splits = {"train": num_windows - self.num_valid, "valid": self.num_valid}
-        size = self.genome.size
-        return Manifest(
-            species=species,
+        manifest = manifest_of(
+            self.intervals,
+            species=folder.name,
             seq_length=self.seq_length,
             bin_size=self.bin_size,
-            target_length=bins,
-            stride=bins * self.bin_size,
-            transform=TransformInfo(name="imported", version=1),
-            missing="zero",
-            storage=Storage(),
-            split=Split(method="imported", hash=split_hash(self.intervals)),
-            num_windows={name: count for name, count in splits.items() if count},
-            num_tracks=num_tracks,
-            mean_over="train",
-            contigs=[Contig(name="chr1", length=size, offset=0)],
-            aliases={},
-            sources=Sources(),
-            report=Report(),
-            files={},
-            created_with=created_with(),
+            target_length=self.shape[1],
+            num_tracks=len(tracks),
+            contigs=[Contig(name="chr1", length=self.genome.size, offset=0)],
         )
+        return write_dataset(folder, manifest, [self.genome], self.intervals, tracks, self)
+
+
+def manifest_of(windows: Sequence[Interval], **fields: Any) -> Manifest:
+    """The manifest of windows that tile, with nothing to report; fields: those it lacks, or has
+    otherwise.
+    """
+    usual = {
+        "stride": fields["bin_size"] * fields["target_length"],
+        "transform": TransformInfo(name="imported", version=1),
+        "missing": "zero",
+        "storage": Storage(),
+        "split": Split(method="imported", hash=split_hash(windows)),
+        "num_windows": windows_per_split(windows),
+        "mean_over": "train",
+        "aliases": {},
+        "sources": Sources(),
+        "report": Report(),
+        "files": {},
+        "created_with": created_with(),
+    }
+    return Manifest(**(usual | fields))

@@ -6,7 +6,7 @@ Shapes: B_s windows of a species, L bases, N bins, T_s tracks.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,11 +39,15 @@ def loss_terms(
     windows: Windows,
     loss: LossConfig,
     sum_over_ranks: SumOverRanks,
+    on_all_ranks: Mapping[str, int] | None = None,
 ) -> dict[str, Tensor]:
-    """Loss terms of one micro-step, of a plain model or of a rank's engine."""
+    """Loss terms of one micro-step, of a plain model or of a rank's engine.
+
+    on_all_ranks: how many windows of each species all ranks hold together.
+    """
     output = model({name: codes for name, (codes, _) in windows.items()})
     targets = {name: targets for name, (_, targets) in windows.items()}
-    return training_losses(output, targets, loss, sum_over_ranks)
+    return training_losses(output, targets, loss, sum_over_ranks, on_all_ranks=on_all_ranks)
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:

@@ -96,11 +96,13 @@ def prepare(
     torch.manual_seed(config.run.seed + 1 + comm.rank())  # dropout differs between ranks
     engine = build_engine(model, config.optim, deepspeed_config)
     manager = CheckpointManager(output, config, data, engine, ep_size, model, device)
+    comm.on_main(manager.require_room)
     trainer = Trainer(engine, config, data, manager, output, device, stop, record)
     first_step = trainer.restore(start.checkpoint) if start.checkpoint else 0
     comm.on_main(lambda: _settle(output, start))
     comm.on_main(lambda: _write_config(output, config, deepspeed_config, manager.run_id))
     _announce(config, data, output, ep_size, deepspeed_config, first_step)
+    _warn_of_single_species(config, data.windows.order)
     _announce_attention(model, deepspeed_config, device)
     return PreparedRun(trainer, first_step, lock)
 
@@ -119,18 +121,18 @@ def _resolve(
         )
     ep_size = resolve_ep_size(config.parallel, config.model, comm.world_size())
     deepspeed_config = resolve_deepspeed_config(
-        read_deepspeed_config(deepspeed_json), str(deepspeed_json), config.data.micro_batch_size
+        read_deepspeed_config(deepspeed_json),
+        str(deepspeed_json),
+        config.data.micro_batch_size,
+        config.data.global_batch_size,
     )
     windows = training_windows(config, datasets, deepspeed_config["train_micro_batch_size_per_gpu"])
     return RunData(datasets, windows), config, deepspeed_config, ep_size
 
 
-def _species_of_first_micro_steps(windows: TrainingWindows) -> list[list[str]]:
-    """Species per slot, which must be the same on all ranks."""
-    return [
-        [draw.species for draw in windows.order.draws(micro_step, windows.rank)]
-        for micro_step in range(MICRO_STEPS_COMPARED)
-    ]
+def _species_of_first_micro_steps(windows: TrainingWindows) -> list[dict[str, int]]:
+    """What all ranks together read, of which each rank must think the same."""
+    return [windows.order.windows_by_species(i) for i in range(MICRO_STEPS_COMPARED)]
 
 
 def _announce(
@@ -154,6 +156,25 @@ def _announce(
         output,
     )
     logger.info("steps %d to %d", first_step, config.optim.max_steps)
+
+
+def _warn_of_single_species(config: Config, order: SampleOrder) -> None:
+    """Say where the mutual-information loss has nothing to tell apart, and what would help."""
+    if len(order.num_windows) == 1 or not config.loss.mi_weight or not comm.is_main():
+        return
+    on_each_rank = config.loss.routing_scope == "rank"
+    share = order.share_of_one_species(on_each_rank)
+    if not share:
+        return
+    many = f"{share:.0%} of" if share < 1 else "all"
+    where = " on a rank" if on_each_rank else ""
+    size = order.micro_batch_size * (1 if on_each_rank else order.world_size)
+    logger.warning(
+        "%s micro-steps%s, of %d windows, hold one species alone, where the mutual-information "
+        "loss is 0; take more windows per micro-step (data.micro_batch_size, fewer "
+        "gradient_accumulation_steps, more processes) or data.species_balance nearer to 1",
+        *(many, where, size),
+    )
 
 
 def _announce_attention(
@@ -189,11 +210,14 @@ def complete_config(config: Config, datasets: dict[str, SpeciesData]) -> Config:
             )
         if not len(data.rows("train")):
             raise UserError(f"{data.path}: no training windows")
-    if unknown := set(config.loss.species_weight) - set(datasets):
-        raise UserError(
-            f"loss.species_weight names {', '.join(sorted(unknown))}; the data are of "
-            f"{', '.join(datasets)}"
-        )
+    for field, named in (
+        ("loss.species_weight", config.loss.species_weight),
+        ("data.species_importance", config.data.species_importance),
+    ):
+        if unknown := set(named) - set(datasets):
+            raise UserError(
+                f"{field} names {', '.join(sorted(unknown))}; the data are of {', '.join(datasets)}"
+            )
     species = {name: _profile_types(data, model.track_grouping) for name, data in datasets.items()}
     payload = config.model_dump()
     payload["model"]["species"] = species
@@ -227,6 +251,7 @@ def training_windows(
         world_size=comm.world_size(),
         shift_bp=data.shift_bp,
         reverse_complement=data.reverse_complement,
+        importance=data.species_importance,
     )
     return TrainingWindows(
         datasets, order, comm.rank(), config.model.seq_length, data.roll_targets_windows

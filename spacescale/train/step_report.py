@@ -18,7 +18,9 @@ class StepSummary:
     windows: int
     bad_ranks: list[int]  # ranks whose loss was not finite
     bad_buffers: bool  # on some rank
+    gradients_in_order: bool  # the same order of arrival on all ranks
     stop_signal: int  # a signal that some rank received, or 0
+    save_ready: bool  # no rank is writing a checkpoint
 
 
 class StepReport:
@@ -51,22 +53,32 @@ class StepReport:
     def _add(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value.detach().float()
 
-    def gather(self, stop_signal: int, largest_buffer: Tensor | None = None) -> StepSummary:
+    def gather(
+        self,
+        stop_signal: int = 0,
+        save_ready: bool = True,
+        largest_buffer: Tensor | None = None,
+        gradient_order: int = 0,
+    ) -> StepSummary:
         """Share with all ranks; every rank gets the same summary.
 
-        largest_buffer: a scalar that is not finite if a buffer of this rank's model is not.
+        save_ready: whether this rank is not writing a checkpoint. largest_buffer: a scalar that is
+        not finite if a buffer of this rank's model is not. gradient_order: what `GradientOrder`
+        took.
         """
         names = sorted(self.sums)
         largest = torch.zeros((), device=self.device) if largest_buffer is None else largest_buffer
-        counts = [float(n) for n in (*self.windows.values(), stop_signal)]
+        numbers = (*self.windows.values(), gradient_order, stop_signal, save_ready)
+        counts = [float(n) for n in numbers]
         row = torch.cat(
             [
                 torch.stack([*(self.sums[n] for n in names), largest]),
                 torch.tensor(counts, device=self.device),
             ]
         )
-        rows = comm.gather_rows(row).cpu()  # (world, terms + 1 + species + 1)
-        losses, (buffers, *of_species, signals) = rows[:, : len(names)].T, rows[:, len(names) :].T
+        rows = comm.gather_rows(row).cpu()  # (world, terms + 1 + species + 3)
+        losses, columns = rows[:, : len(names)].T, rows[:, len(names) :].T
+        buffers, *of_species, orders, signals, ready = columns
         sums = dict(zip(names, losses, strict=True))
         windows = {n: float(v.sum()) for n, v in zip(self.species, of_species, strict=True)}
         micro_steps = len(rows) * self.micro_steps
@@ -76,5 +88,7 @@ class StepReport:
             windows=int(sum(windows.values())),
             bad_ranks=[r for r, v in enumerate(sums["train/loss"]) if not v.isfinite()],
             bad_buffers=not bool(buffers.isfinite().all()),
+            gradients_in_order=bool((orders == orders[0]).all()),
             stop_signal=int(signals.max()),
+            save_ready=bool(ready.all()),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
-from dataclasses import asdict
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.manager import CheckpointManager
+from spacescale.checkpoint.saving import Saved
 from spacescale.config import Config
 from spacescale.dataset.batch import Batch
 from spacescale.dataset.loader import BatchesOnDevice, training_batches
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.run_data import RunData
-from spacescale.dataset.sampler import Turns
 from spacescale.errors import UserError
 from spacescale.evals.track_prediction import nonzero_means
 from spacescale.files import write_text
@@ -29,7 +29,9 @@ from spacescale.metrics.writer import RunLog, TrainingProgress
 from spacescale.model.losses import training_losses
 from spacescale.parallel import comm
 from spacescale.parallel.engine import Engine, set_learning_rate
+from spacescale.parallel.gradient_order import GradientOrder
 from spacescale.parallel.run_folder import DONE, REQUEUE
+from spacescale.train.grace import Grace
 from spacescale.train.schedule import learning_rate
 from spacescale.train.signals import StopRequest
 from spacescale.train.statistics_watch import StatisticsWatch
@@ -60,11 +62,14 @@ class Trainer:
         self.manager, self.output, self.device, self.stop = manager, output, device, stop
         self.record = record  # of the run's history
         self.accumulation = engine.gradient_accumulation_steps()
+        self.gradient_order = GradientOrder(manager.model)
         self.track_means = {name: self._track_means(d) for name, d in data.datasets.items()}
         self.scores: dict[str, float] = {}  # of the last validation, and its step
         self.best_score = -math.inf
         self.nonfinite_in_a_row = 0
+        self.save_stall_s = math.nan  # what training waited for at the last save
         self.statistics = StatisticsWatch(manager.model)
+        self.grace = Grace()
 
     def _track_means(self, data: SpeciesData) -> Tensor:
         """What training divides each track's targets by, float32 (T,)."""
@@ -79,19 +84,7 @@ class Trainer:
         metric = layout.read_config(checkpoint, state).run.best_metric
         if state["best_score"] is not None and metric == self.config.run.best_metric:
             self.best_score = state["best_score"]
-        self._continue_order(Turns(**state["turns"]), state["step"])
         return state["step"]
-
-    def _continue_order(self, turns: Turns, step: int) -> None:
-        order = self.data.windows.order.continued(turns, step * self.accumulation)
-        if order.turns != turns and len(self.data.datasets) > 1 and comm.is_main():
-            logger.warning(
-                "species take turns of %d windows instead of %d from here on: no window is lost or "
-                "read twice in an epoch, but steps hold other windows than before the change",
-                order.turns.windows,
-                turns.windows,
-            )
-        self.data.windows.order = order
 
     def fit(self, first_step: int) -> None:
         """Train from `first_step` to `optim.max_steps`, or until a stop is requested.
@@ -121,11 +114,13 @@ class Trainer:
             for step in range(first_step, last):
                 summary = self._optimiser_step(step)
                 done = self.record.step = step + 1
+                if summary.save_ready:
+                    self._announce_saved(self.manager.advance())
                 stopping, is_best = summary.stop_signal != 0, False
                 if done % self.config.run.valid_every == 0 or done == last:
                     is_best = self._validate(done)
                 if is_best or stopping or done % self.config.run.save_every == 0 or done == last:
-                    self._save(done, is_best)
+                    self._save(done, is_best, stopping or done == last)
                 if stopping:
                     self._report_stop(summary.stop_signal, done)
                     return
@@ -141,8 +136,19 @@ class Trainer:
         self.statistics.keep()
         for _ in range(self.accumulation):
             self._micro_step(next(self.batches), report)
-        summary = report.gather(self.stop.signal or 0, self.statistics.largest())
-        self.throughput.step(summary.windows)
+        summary = report.gather(
+            self.stop.signal or 0,
+            self.manager.is_ready,
+            self.statistics.largest(),
+            self.gradient_order.take(),
+        )
+        if not summary.gradients_in_order:
+            raise UserError(
+                f"step {step + 1}: gradients arrived in different orders on the ranks, and may "
+                "have been added to each other; nothing of this step is saved. This is a fault of "
+                "spacescale: please report it with the configuration"
+            )
+        self.throughput.step(summary.windows, self.batches.waited_s)
         norm = self._gradient_norm()
         self._check_finite(step, summary, norm)
         self._show(step + 1, summary)
@@ -154,7 +160,12 @@ class Trainer:
         output = self.engine({name: part.codes for name, part in batch.items()})
         targets = {name: p.targets.float() / self.track_means[name] for name, p in batch.items()}
         losses = training_losses(
-            output, targets, self.config.loss, comm.sum_over_ranks, self.data.with_unmeasured
+            output,
+            targets,
+            self.config.loss,
+            comm.sum_over_ranks,
+            self.data.with_unmeasured,
+            {name: part.on_all_ranks for name, part in batch.items()},
         )
         total = torch.stack(list(losses.values())).sum()
         self.engine.backward(total)
@@ -192,6 +203,7 @@ class Trainer:
         ]
         self.log.scalars(step + 1, {f"nonfinite/{place}": 1.0 for place in where})
         if self.nonfinite_in_a_row >= self.config.run.max_nonfinite_steps:
+            self._announce_saved(self.manager.finish())
             raise UserError(
                 f"{self.nonfinite_in_a_row} steps in a row were not finite (up to step "
                 f"{step + 1}: {what}); look at the targets with `spacescale info`, or lower "
@@ -206,6 +218,7 @@ class Trainer:
                 "optim/gradient_norm": norm,
                 "optim/learning_rate": rate,
                 "speed/windows_per_s": self.throughput.windows_per_s,
+                "speed/data_wait_share": self.throughput.data_wait_share,  # of rank 0
                 "speed/memory_gib": memory_gib(self.device),
             },
         )
@@ -240,13 +253,31 @@ class Trainer:
             self.best_score = score
         return is_best
 
-    def _save(self, step: int, is_best: bool) -> None:
+    def _save(self, step: int, is_best: bool, is_end: bool) -> None:
+        """Save beside what comes next; where nothing does, until the checkpoint is complete."""
+        began = time.perf_counter()
+        self._announce_saved(self.manager.finish())
         scores = {n: v for n, v in self.scores.items() if not n.startswith("valid_experts/")}
-        turns = asdict(self.data.windows.order.turns)
-        folder = self.manager.save(step, scores, self.best_score, is_best, turns)
-        self.record.saved_step = step
-        self.progress.say(f"step {step}: saved {folder}{' (best so far)' if is_best else ''}")
+        run = self.config.run
+        with_probe = is_best or step == self.config.optim.max_steps or run.probe_every_save
+        self.manager.save(step, scores, self.best_score, is_best, with_probe)
+        waits = is_end or not run.save_in_background
+        saved = self.manager.finish() if waits else None
+        self.save_stall_s = time.perf_counter() - began
+        self._announce_saved(saved)
         self.throughput.restart()
+
+    def _announce_saved(self, saved: Saved | None) -> None:
+        """Say and log that a checkpoint is complete."""
+        if saved is None:
+            return
+        self.record.saved_step = saved.step
+        best = " (best so far)" if saved.is_best else ""
+        self.progress.say(f"step {saved.step}: saved {saved.folder} in {saved.total_s:.1f} s{best}")
+        times = {"speed/save_stall_s": self.save_stall_s, "speed/save_total_s": saved.total_s}
+        self.log.scalars(saved.step, times)
+        if comm.is_main():
+            self.grace.check(saved.total_s)
 
     def _report_stop(self, number: int, step: int) -> None:
         name = signal.Signals(number).name

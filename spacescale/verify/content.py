@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
+from operator import add
 
 import numpy as np
 import zarr
@@ -160,7 +161,7 @@ def check_targets(data: SpeciesData, targets: dict[str, TargetStatistics]) -> It
     path = data.path / "tracks.tsv"
     if not targets:
         return
-    whole = _total(list(targets.values()))
+    whole = reduce(add, targets.values())
     names = np.array([track.identifier for track in data.tracks], dtype=object)
     constant = (whole.smallest == whole.largest) & (whole.largest != 0)
     for track in np.flatnonzero(constant):
@@ -191,10 +192,3 @@ def _check_means(
         if not np.isclose(track.mean, mean, rtol=_SAME_MEAN, atol=1e-12, equal_nan=True):
             what = f"says mean {track.mean:.6g}, the targets give {mean:.6g}"
             yield error("tracks", data.path / "tracks.tsv", what, track.identifier)
-
-
-def _total(parts: list[TargetStatistics]) -> TargetStatistics:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total

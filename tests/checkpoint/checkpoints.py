@@ -7,8 +7,10 @@ import torch
 from made_up_checkpoints import seal, state_of
 
 from spacescale.checkpoint import layout
-from spacescale.checkpoint.pieces import Piece, write_buffers, write_pieces
-from spacescale.checkpoint.probe import ask, write_probe
+from spacescale.checkpoint.pieces import BUFFERS, Piece, buffers_of, name_pieces, state_file
+from spacescale.checkpoint.probe import FILE as PROBE
+from spacescale.checkpoint.probe import ask, probe_tensors
+from spacescale.checkpoint.writing import save_tensors
 from spacescale.config import Config, ModelConfig
 from spacescale.files import write_text
 from spacescale.model.space import Space
@@ -43,11 +45,12 @@ def write_run(run: Path, tracks: str = "index\tidentifier\n") -> Written:
     folder = layout.checkpoints_folder(run) / layout.step_name(7)
     (folder / "tracks").mkdir(parents=True)
     for rank in range(2):
-        write_pieces(folder, rank, [half(name, p, rank) for name, p in model.named_parameters()])
-    write_buffers(folder, model)
+        pieces = name_pieces(half(name, p, rank) for name, p in model.named_parameters())
+        save_tensors(pieces, folder / state_file(rank))
+    save_tensors(buffers_of(model), folder / BUFFERS)
     for species in MODEL.species:
         (folder / "tracks" / f"{species}.tsv").write_text(tracks.format(species))
-    write_probe(folder / "probe.safetensors", ask(model, MODEL, torch.device("cpu")))
+    save_tensors(probe_tensors(ask(model, MODEL, torch.device("cpu"))), folder / PROBE)
     seal(folder, state_of(7, config=Config(model=MODEL).model_dump(mode="json")))
     write_text(folder.parent / "latest", folder.name)
     return Written(run, folder, model)

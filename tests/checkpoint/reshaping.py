@@ -3,7 +3,7 @@
 Every layout sees the same windows in the same steps.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,10 +11,11 @@ from checkpoints import MODEL
 from no_data import no_data
 from torch import Tensor
 
+from spacescale.checkpoint.found import begin_line, list_checkpoints
+from spacescale.checkpoint.layout import read_state, verify
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.checkpoint.partitions import Partitions
 from spacescale.config import Config, LossConfig, OptimConfig
-from spacescale.dataset.sampler import Turns
 from spacescale.errors import UserError
 from spacescale.model.losses import training_losses
 from spacescale.model.space import Space
@@ -113,7 +114,8 @@ def train(run: Run, first: int, stop: int) -> list[float]:
 
 
 def save(run: Run, step: int) -> None:
-    run.manager.save(step, {}, 0.0, False, asdict(Turns(comm.world_size())))
+    run.manager.save(step, {}, 0.0, False, with_probe=True)
+    run.manager.finish()
 
 
 def checkpoint(folder: Path, run: object, step: int = SAVED_AT) -> Path:
@@ -169,4 +171,28 @@ def refusals(folder: Path, origins: list[str]) -> dict[str, str]:
         except UserError as error:
             found[origin] = str(error)
     assert all(map(torch.equal, before, run.model.parameters()))
-    return found
+    return found | {"poisoned": refused_save(folder / "poisoned")}
+
+
+def refused_save(output: Path) -> str:
+    """What is said when statistics are not finite; the last clean checkpoint must stay."""
+    run = start(output, Layout(1, 1, 1))
+    save(run, SAVED_AT)
+    statistics: Tensor = run.model.stem[1].block[0].running_var  # pyright: ignore
+    kept, statistics[0] = float(statistics[0]), torch.inf
+    said = ""
+    try:
+        save(run, SAVED_AT + 1)
+    except UserError as error:
+        said = str(error)
+    assert [path.name for path in list_checkpoints(output / "checkpoints")] == ["step-00000003"]
+    verify(output / "checkpoints/step-00000003")
+    statistics[0] = kept
+    # A save that lands on another line's checkpoint sets it aside.
+    theirs = read_state(output / "checkpoints/step-00000003")["lineage"]
+    run.manager.lineage = begin_line(None)
+    save(run, SAVED_AT)
+    aside = output / "checkpoints/step-00000003.aside-1"
+    assert read_state(aside)["lineage"] == theirs != run.manager.lineage
+    assert read_state(output / "checkpoints/step-00000003")["lineage"] == run.manager.lineage
+    return said

@@ -11,18 +11,19 @@ from checkpoints import MODEL, write_run
 from made_up_checkpoints import seal, write_checkpoint
 from safetensors.torch import load_file, save_file
 
+from spacescale import cli
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import consolidate, load_space
 from spacescale.checkpoint.convert import convert
-from spacescale.checkpoint.pieces import write_pieces
 from spacescale.checkpoint.probe import (
     TOLERANCE,
     Probe,
     ask,
     compare_with_probe,
+    probe_tensors,
     read_probe,
-    write_probe,
 )
+from spacescale.checkpoint.writing import save_tensors
 from spacescale.errors import UserError
 from spacescale.model.space import Space, read_export
 
@@ -114,8 +115,8 @@ def test_what_is_not_a_piece_of_the_model_is_named(written, tensors, message):
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere/state-00003\.safetensors: cannot be written"):
-        write_pieces(tmp_path / "nowhere", 3, [])
+    with pytest.raises(UserError, match=r"nowhere/state\.safetensors: cannot be written"):
+        save_tensors({}, tmp_path / "nowhere/state.safetensors")
 
 
 def test_buffers_of_another_model_are_named(written):
@@ -175,6 +176,23 @@ def test_convert_leaves_nothing_behind_when_predictions_differ_from_the_probe(wr
     assert files_of(tmp_path) == files_of_run(written, tmp_path)
 
 
+def test_a_checkpoint_without_a_probe_converts_and_says_that_nothing_was_compared(
+    written, tmp_path, capsys, monkeypatch
+):
+    (written.checkpoint / "probe.safetensors").unlink()
+    with pytest.raises(UserError, match=r"probe\.safetensors: missing from the checkpoint"):
+        convert(written.run, tmp_path / "export")
+    layout.write_manifest(written.checkpoint)
+    monkeypatch.setattr(
+        sys, "argv", ["spacescale", "convert", str(written.run), "--out", str(tmp_path / "export")]
+    )
+    assert cli.main() == 0
+    said = capsys.readouterr().out
+    assert "holds no probe" in said and "not held against predictions" in said
+    model = Space.from_pretrained(tmp_path / "export")
+    assert torch.equal(model.stem[0].weight, written.model.stem[0].weight)
+
+
 def on_the_edge(model: Space, gap: float) -> Space:
     """The second expert's gate is the first's but for `gap`: which of them is chosen hangs on it.
 
@@ -191,7 +209,7 @@ def test_a_choice_that_turns_on_the_last_bit_is_counted_and_does_not_hide_the_re
     torch.manual_seed(3)
     model, path = Space(MODEL).eval(), tmp_path / "probe.safetensors"
     saved = ask(on_the_edge(model, 1e-6), MODEL, torch.device("cpu"))
-    write_probe(path, saved)
+    save_tensors(probe_tensors(saved), path)
     turned = ask(on_the_edge(model, -1e-6), MODEL, torch.device("cpu"))
     bee = saved.predictions["bee"]
     assert float((turned.predictions["bee"] - bee).abs().max() / bee.max()) > TOLERANCE
@@ -205,18 +223,20 @@ def test_a_choice_that_turns_on_the_last_bit_is_counted_and_does_not_hide_the_re
 def test_another_choice_than_on_the_edge_is_refused(tmp_path):
     torch.manual_seed(3)
     model, path = Space(MODEL).eval(), tmp_path / "probe.safetensors"
-    write_probe(path, ask(on_the_edge(model, 1e-2), MODEL, torch.device("cpu")))
+    save_tensors(probe_tensors(ask(on_the_edge(model, 1e-2), MODEL, torch.device("cpu"))), path)
     with pytest.raises(UserError, match=r"chooses other experts .* by 3\.33e-03 of the largest"):
         compare_with_probe(path, on_the_edge(model, -1e-2), MODEL)
 
 
 def test_a_probe_of_format_2_kept_no_choices_and_is_held_to_all_the_same(written, tmp_path):
     path = written.checkpoint / "probe.safetensors"
-    write_probe(path, Probe(read_probe(path).predictions, {}))
+    without_choices = Probe(read_probe(path).predictions, {})
+    path.unlink()
+    save_tensors(probe_tensors(without_choices), path)
     layout.write_manifest(written.checkpoint)
     seal(written.checkpoint, layout.read_state(written.checkpoint) | {"format_version": 2})
     manifest = written.checkpoint / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 3', '"format_version": 2'))
+    manifest.write_text(manifest.read_text().replace('"format_version": 4', '"format_version": 2'))
     found = convert(written.run, tmp_path / "export")
     assert (found.turned, found.choices) == (0, 0)
 

@@ -209,6 +209,14 @@ def another_format(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 1}))
 
 
+def another_order(folder: Path) -> None:
+    path = folder / "spacescale.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 3}))
+    layout.write_manifest(folder)
+    manifest_file = folder / "manifest.json"
+    manifest_file.write_text(manifest_file.read_text().replace('version": 4', 'version": 3'))
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing": (without_second_rank, r"state-00001\.safetensors: missing"),
     "gap": (
@@ -216,8 +224,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         r"lacks \d+ parameters, the first \S+; a state-\*.safetensors file is",
     ),
     "truncated": (truncated, r"state-00000\.safetensors: \d+ bytes, expected \d+"),
-    "batch": (another_batch, r'with 24 windows per step, this run has 8; .*"train_batch_size": 24'),
-    "format": (another_format, "version 1; expected .* version 3"),
+    "batch": (
+        another_batch,
+        r"with 24 windows per step, this run has 8; .*data\.global_batch_size=24",
+    ),
+    "format": (another_format, "version 1; expected .* version 4"),
+    "order": (another_order, "format version 3, of a run whose windows came in another order"),
 }
 
 
@@ -232,6 +244,11 @@ def damage_copies(folder: Path, origin: Layout) -> None:
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_checkpoint_is_named_before_anything_is_loaded(spanning, name):
     assert re.search(DAMAGES[name][1], spanning.refused[name])
+
+
+def test_poisoned_statistics_are_not_saved_over_the_last_clean_checkpoint(spanning):
+    said = spanning.refused["poisoned"]
+    assert re.search(r"buffers\.safetensors: stem\.1\.\S+running_var is not finite", said)
 
 
 def laid_out(**changes: int) -> dict[str, int]:

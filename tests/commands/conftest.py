@@ -1,11 +1,6 @@
-"""The tiny data set and the runs on it that several tests look at, and a private Slurm."""
+"""The tiny data set and the runs on it that several tests look at."""
 
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +8,6 @@ import torch
 from commands import SCRIPT, arguments, deepspeed_command, make_data, run
 from matplotlib.figure import Figure
 from running import start_running
-
-SLURM = ("slurmctld", "slurmd", "munged", "sbatch", "srun")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,22 +59,3 @@ def start(data, tmp_path):
     yield start_run
     for one in started:
         one.end()
-
-
-@pytest.fixture(scope="session")
-def slurm() -> Iterator[dict[str, str]]:
-    """Environment of a running private Slurm."""
-    path = os.pathsep.join((os.environ["PATH"], "/usr/sbin"))
-    missing = [program for program in SLURM if shutil.which(program, path=path) is None]
-    if missing:
-        pytest.skip(f"Slurm is not installed (no {', '.join(missing)})")
-    helper = Path(__file__).with_name("private_slurm.sh")
-    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as folder:
-        try:
-            subprocess.run([helper, "start", folder], check=True)
-            yield {
-                **{k: v for k, v in os.environ.items() if not k.startswith(("MASTER_", "SLURM_"))},
-                "SLURM_CONF": f"{folder}/slurm.conf",
-            }
-        finally:
-            subprocess.run([helper, "stop", folder], check=True)

@@ -1,14 +1,27 @@
-"""pretrain.py with a FAULT in the third micro-step of rank FAULT_RANK: bug, damage, sleep or limit
-(no file may grow beyond 100 kB)."""
+"""pretrain.py with a FAULT in the third micro-step of rank FAULT_RANK: bug, damage, sleep, limit
+(no file may grow beyond 100 kB), or an overflow that the loss betrays or hides. Or pause in
+FAULT_PLACE, which stops the process before that."""
 
 import os
+import pkgutil
 import resource
+import signal
 import sys
 import time
 
 from spacescale import pretrain
 
 CALLS = []
+
+
+def scale_activations(model, factor):
+    """Once: multiply what the first BatchNorm sees."""
+
+    def scale(module, inputs):
+        hook.remove()
+        return (inputs[0] * factor,)
+
+    hook = model.stem[1].block.register_forward_pre_hook(scale)
 
 
 def add_fault():
@@ -30,11 +43,28 @@ def add_fault():
                     time.sleep(3600)
                 case "limit":
                     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+                case "overflow":
+                    scale_activations(self.engine.module, float("inf"))
+                case "hidden overflow":  # of the variance, by which activations are divided
+                    scale_activations(self.engine.module, 1e25)
         sound(self, batch, report)
 
     Trainer._micro_step = micro_step
 
 
+def add_pause():
+    module, _, name = os.environ["FAULT_PLACE"].rpartition(".")
+    sound = pkgutil.resolve_name(f"{module}.{name}")
+
+    def paused(*arguments):
+        if os.environ["RANK"] == os.environ["FAULT_RANK"]:
+            print("here comes the fault", flush=True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return sound(*arguments)
+
+    setattr(pkgutil.resolve_name(module), name, paused)
+
+
 if __name__ == "__main__":
-    add_fault()
+    (add_pause if os.environ["FAULT"] == "pause" else add_fault)()
     sys.exit(pretrain.main(sys.argv[1:]))

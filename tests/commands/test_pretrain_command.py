@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -29,10 +30,12 @@ from commands import (
     run_here,
     start_pair,
 )
+from made_up_checkpoints import flip
 from safetensors.torch import load_file
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import consolidate
+from spacescale.checkpoint.convert import convert
 from spacescale.checkpoint.found import find_best
 from spacescale.checkpoint.probe import read_probe
 from spacescale.config import build_config
@@ -44,6 +47,7 @@ from spacescale.dataset.sampler import SampleOrder
 from spacescale.metrics.writer import read_metrics
 from spacescale.parallel.comm import free_port
 
+FAULTY = Path("tests/commands/faulty_pretrain.py")
 FEW_STEPS = 6  # no window is drawn twice in them
 
 
@@ -201,14 +205,24 @@ def test_a_resumed_run_ends_with_bit_identical_weights_under_another_launcher(
     whole, _ = finished
     output = tmp_path / "run"
     shutil.copytree(whole, output)
-    shutil.rmtree(output / "checkpoints/step-00000006")
-    (output / "checkpoints/latest").write_text("step-00000003\n")
-    (output / "checkpoints/best").write_text("step-00000003\n")
+    flip(output / "checkpoints/step-00000006/state-00001.safetensors")
+    (output / "checkpoints/latest").write_bytes(b"\xff\xfe")
+    (output / "checkpoints/best").unlink()
+    damaged_log = (output / "metrics.jsonl").read_bytes() + b"\xff\n[1]\n"
+    (output / "metrics.jsonl").write_bytes(damaged_log)
     (output / "DONE").rename(output / "FAILED")
     torchrun = [BIN / "torchrun", "--nproc-per-node", 2, "--master-port", free_port()]
     done = run(*torchrun, SCRIPT, *arguments(data, output, "--resume", "must"))
     assert done.returncode == 0, done.stderr
     assert "step 3/6" not in done.stdout and "step 4/6" in done.stdout
+    folder = output / "checkpoints"
+    said = [line for line in done.stderr.splitlines() if "passed over" in line]
+    assert len(said) == 1 and "step-00000006/state-00001.safetensors: damaged" in said[0]
+    assert said[0].endswith(f"going on from {folder}/step-00000003")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "best", "latest", "step-00000003", "step-00000006", "step-00000006.aside-1",
+    ]  # fmt: skip
+    assert latest(output) == "step-00000006"
     assert (output / "DONE").exists() and not (output / "FAILED").exists()
 
     first, second = (folder / "checkpoints/step-00000006" for folder in (whole, output))
@@ -328,10 +342,58 @@ def test_three_bad_steps_in_a_row_end_the_run(data, tmp_path):
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
     assert "error on rank 0: 3 steps in a row were not finite (up to step 3: " in done.stderr
+    assert (output / "FAILED").read_text().splitlines()[1].startswith("needs a person")
     assert [r["step"] for r in read_metrics(output / "metrics.jsonl") if "train/loss" in r] == [
         1, 2,
     ]  # fmt: skip
     assert not (output / "checkpoints/latest").exists()
+
+
+def assert_finite_statistics(checkpoint):
+    buffers = load_file(checkpoint / "buffers.safetensors")
+    assert all(tensor.isfinite().all() for tensor in buffers.values())
+
+
+def test_an_overflow_on_one_rank_leaves_no_trace_in_the_statistics(data, tmp_path):
+    output = tmp_path / "run"
+    fault = {"FAULT": "hidden overflow", "FAULT_RANK": "1"}
+    with mock.patch.dict(os.environ, fault):
+        ranks = start_pair(*arguments(data, output), script=FAULTY)
+    try:
+        texts = [rank.communicate(timeout=240)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(texts)
+    said = "step 3: BatchNorm statistics not finite; they are again those of the step before"
+    assert [text.count(said) for text in texts] == [1, 0]
+    assert by_step(output)[3]["nonfinite/statistics"] == 1.0
+    assert by_step(output)[6]["valid/pearson_log1p"] is not None
+    for step in (3, 6):
+        assert_finite_statistics(output / f"checkpoints/step-0000000{step}")
+    convert(output, tmp_path / "export")
+
+
+def test_a_run_goes_back_and_survives_an_overflow_there(finished, data, tmp_path):
+    """In one process, from the third step of a run of two; its sixth overflows."""
+    output, config = tmp_path / "run", tmp_path / "deepspeed.json"
+    shutil.copytree(finished[0], output)
+    as_before = json.loads((REPO / DEEPSPEED_JSON).read_text()) | {"train_batch_size": 4}
+    config.write_text(json.dumps(as_before | {"train_micro_batch_size_per_gpu": "auto"}))
+    folder = output / "checkpoints"
+    words = [config if w == DEEPSPEED_JSON else w for w in arguments(data, output)]
+    again = ["--resume", folder / "step-00000003"]
+    fault = {"FAULT": "overflow", "FAULT_RANK": 0, "RANK": 0}
+    done = run(sys.executable, FAULTY, *words, *again, **fault)
+    assert done.returncode == 0, done.stderr
+    assert "step 6: loss not finite on rank 0; the step was skipped" in done.stdout
+    assert list(by_step(output)) == [1, 2, 3, 4, 5, 6]
+    assert (folder / "step-00000006.aside-1").is_dir() and latest(output) == "step-00000006"
+    assert_finite_statistics(folder / "step-00000006")
+    before, after = (layout.read_state(folder / f"step-0000000{step}") for step in (3, 6))
+    run_id = json.loads((output / "config.json").read_text())["run"]
+    assert before["run"] == after["run"] == run_id
+    assert [start["step"] for start in after["lineage"]] == [0, 3]
 
 
 # ---- Other ways to start ------------------------------------------------------------------------

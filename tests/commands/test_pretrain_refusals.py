@@ -230,6 +230,16 @@ CASES = [
         overridden('loss.species_weight={"moht": 2}'),
         "loss.species_weight names moht; the data are of finch, moth, perch",
     ),
+    Case(
+        "importance",
+        overridden('data.species_importance={"moht": 2}'),
+        "data.species_importance names moht; the data are of finch, moth, perch",
+    ),
+    Case(
+        "no importance",
+        overridden('data.species_importance={"moth": 0}'),
+        "data.species_importance.moth=0: Input should be greater than 0",
+    ),
     Case("paths", overridden("data.paths=[]"), "data.paths comes from --data"),
     Case(
         "accumulation",

@@ -16,7 +16,7 @@ def check(run, codes, message):
     assert all(code != 0 for code in codes), codes
     assert len(run.errors()) == 1, run.text()
     assert re.search(message, run.errors()[0]), run.errors()
-    reason = (run.output / "FAILED").read_text().strip()
+    reason = (run.output / "FAILED").read_text().splitlines()[0]
     assert run.errors()[0] == f"error on {reason}"
     end = run.last_run().end
     assert (end.cause, end.error) == ("failed", reason)
@@ -90,6 +90,27 @@ def test_a_rank_that_stands_still_is_named_with_its_place(start):
     check(
         run, codes, r"rank 1: has stood still for 5 s .* in train/trainer.py:\d+ \(_optimiser_step"
     )
+
+
+@pytest.mark.parametrize(
+    ("rank", "place"),
+    [
+        (0, "spacescale.parallel.comm.join"),
+        pytest.param(1, "spacescale.parallel.comm.join", marks=pytest.mark.slow),
+        pytest.param(1, "spacescale.train.run.build_engine", marks=pytest.mark.slow),
+    ],
+)
+def test_a_rank_that_is_stopped_before_training_begins_is_named_and_killed(start, rank, place):
+    fault = {"FAULT": "pause", "FAULT_PLACE": place, "FAULT_RANK": rank}
+    run = start("python", "run.hang_timeout_s=5", script=FAULTY, **fault)
+    run.wait_for_fault()
+    pid = run.ranks()[rank]
+    codes = run.wait_for_end(within=5 + SOON_S)
+    assert codes[rank] == -signal.SIGKILL and codes[1 - rank] == 3
+    (error,) = run.errors()
+    assert error.startswith(f"error on rank {rank}: not heard of for 5 s (stopped, or cut off?); ")
+    assert f"process {pid} on " in error
+    assert (run.output / "FAILED").exists() == (place != "spacescale.parallel.comm.join")
 
 
 @pytest.mark.slow

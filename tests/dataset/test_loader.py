@@ -87,7 +87,8 @@ def assert_equal(one: Batch, other: Batch) -> None:
     assert list(one) == list(other)
     for name in one:
         for field in fields(one[name]):
-            assert torch.equal(getattr(one[name], field.name), getattr(other[name], field.name))
+            here, there = getattr(one[name], field.name), getattr(other[name], field.name)
+            assert torch.equal(here, there) if torch.is_tensor(here) else here == there
 
 
 def test_batches_have_the_documented_shapes(datasets):
@@ -98,6 +99,17 @@ def test_batches_have_the_documented_shapes(datasets):
         assert part.targets.shape == (2, BINS, len(datasets[name].tracks))
         assert part.targets.dtype == torch.float16
         assert part.rows.shape == (2,) and part.rows.dtype == torch.int64
+
+
+def test_a_batch_names_the_species_of_all_ranks_windows(datasets):
+    found = [windows(datasets, rank, micro_batch_size=1)[1] for rank in (0, 1)]
+    assert [list(batch) for batch in found] == [["finch", "perch"]] * 2
+    assert [len(batch["perch"].codes) for batch in found] == [0, 1]
+    absent, present = found[0]["perch"], found[1]["perch"]
+    for field in ("codes", "targets", "rows"):
+        assert getattr(absent, field).shape[1:] == getattr(present, field).shape[1:]
+        assert getattr(absent, field).dtype == getattr(present, field).dtype
+    assert [part.on_all_ranks for batch in found for part in batch.values()] == [1] * 4
 
 
 def test_a_batch_holds_what_the_sampler_drew(datasets):
@@ -186,6 +198,59 @@ def test_batches_on_a_device_are_the_batches_in_order_one_ahead(datasets):
         batches.copy_next(), batches.copy_next()  # twice is once
         assert read[-1] == min(step + 1, 5)
     assert next(batches, None) is None
+
+
+def damaged_copy(folder: Path, tmp_path: Path, row: int) -> dict[str, SpeciesData]:
+    """The data sets, where a file that holds the targets of a row of the first one is cut."""
+    shutil.copytree(folder, tmp_path / "copy")
+    datasets = open_datasets([tmp_path / "copy"])
+    file = next(iter(datasets.values())).file_of(row)
+    file.write_bytes(file.read_bytes()[:-9])
+    return datasets
+
+
+def test_a_damaged_window_is_named_by_a_worker_process_too(datasets, folder, tmp_path):
+    row = int(windows(datasets)[0]["finch"].rows[0])
+    training = windows(damaged_copy(folder, tmp_path, row))
+    with pytest.raises(UserError) as own:
+        training[0]
+    with pytest.raises(UserError) as of_worker:
+        list(training_batches(training, 0, 1, num_workers=1, pin_memory=False))
+    assert not multiprocessing.active_children()  # though the error is still held here
+    assert str(of_worker.value) == str(own.value)
+    assert re.fullmatch(rf"{tmp_path}/copy/finch/\S+: row \d+ \(\w+:\d+-\d+\) .*", str(own.value))
+
+
+def test_a_damaged_window_is_replaced_alike_wherever_it_is_read(datasets, folder, tmp_path):
+    row = int(windows(datasets)[0]["finch"].rows[0])
+    datasets = damaged_copy(folder, tmp_path, row)
+    ranks = [windows(datasets, rank) for rank in (0, 1)]
+    for training in ranks:
+        training.replace_damaged = True
+    replaced, seen = {}, set()
+    for training in ranks:
+        workers = training_batches(training, 0, 12, num_workers=1, pin_memory=False)
+        for step, of_worker in enumerate(workers):
+            batch = training[step]
+            assert_equal(batch, of_worker)
+            seen.update(batch["finch"].rows.tolist())
+            for one in batch["finch"].replaced:
+                assert one.species == "finch" and f"row {one.row} (" in one.reason
+                assert replaced.setdefault(one.row, one.by) == one.by
+    assert row in replaced and not replaced.keys() & seen
+    assert not any(part.replaced for name, part in batch.items() if name != "finch")
+
+
+def test_where_nothing_can_be_read_nothing_is_replaced(datasets, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    datasets = open_datasets([tmp_path / "copy"])
+    finch = datasets["finch"]
+    for file in {finch.file_of(int(row)) for row in finch.rows("train")}:
+        file.write_bytes(file.read_bytes()[:-9])
+    training = windows(datasets)
+    training.replace_damaged = True
+    with pytest.raises(UserError, match="copy/finch: no training window can be read"):
+        training[0]
 
 
 def test_rolling_pairs_sequences_with_other_targets(datasets):

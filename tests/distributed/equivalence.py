@@ -84,11 +84,22 @@ def fresh_model(recompute: bool = False) -> Space:
     return model
 
 
+def on_all_ranks(micro_step: int) -> dict[str, int]:
+    """Windows of each species in a micro-step."""
+    absent = {"bee"} if micro_step % BEES_EVERY else set()
+    return {name: count for name, count in WINDOWS.items() if name not in absent}
+
+
 def batch(micro_step: int, rank: int, world: int) -> Windows:
-    """Codes and targets of a rank's windows, from those of all ranks."""
-    found = {}
+    """Codes and targets of a rank's windows, from those of all ranks.
+
+    Ranks hold as many windows, but in micro-steps 0, 2, 4 … each a stretch of them, species after
+    species: rank 0 has no bees, and of 4 ranks the last has no ants.
+    """
+    found, present = {}, on_all_ranks(micro_step)
+    size, first = sum(present.values()) // world, 0
     for i, (name, count) in enumerate(WINDOWS.items()):
-        if name == "bee" and micro_step % BEES_EVERY:
+        if name not in present:
             continue
         generator = torch.Generator().manual_seed(1000 * micro_step + i)
         codes = torch.randint(0, 4, (count, MODEL.seq_length), generator=generator)
@@ -96,7 +107,12 @@ def batch(micro_step: int, rank: int, world: int) -> Windows:
         targets = (
             torch.rand(shape, generator=generator) * torch.arange(1.0, count + 1)[:, None, None]
         )
-        found[name] = (codes.to(torch.uint8)[rank::world], targets[rank::world])
+        mine = slice(rank, None, world)
+        if micro_step % 2 == 0:
+            start, stop = (min(max(size * r - first, 0), count) for r in (rank, rank + 1))
+            mine = slice(start, stop)
+        found[name] = (codes.to(torch.uint8)[mine], targets[mine])
+        first += count
     return found
 
 
@@ -149,9 +165,8 @@ def run_case(case: Case, steps: int) -> dict:
         if step == 1:
             engine.set_train_batch_size(sum(WINDOWS.values()))  # no accumulation from here on
         for micro_step in micro_steps_of(step):
-            here = loss_terms(
-                engine, batch(micro_step, comm.rank(), world), LOSS, comm.sum_over_ranks
-            )
+            windows = batch(micro_step, comm.rank(), world)
+            here = loss_terms(engine, windows, LOSS, comm.sum_over_ranks, on_all_ranks(micro_step))
             engine.backward(total(here))
             engine.step()
             terms.append({name: float(term.detach()) for name, term in here.items()})
@@ -194,7 +209,8 @@ def gradients_by_hand(dtype: torch.dtype) -> dict[str, Tensor]:
         name: (codes, targets.to(dtype))
         for name, (codes, targets) in batch(0, comm.rank(), 2).items()
     }
-    total(loss_terms(model, windows, LOSS, comm.sum_over_ranks)).backward()
+    terms = loss_terms(model, windows, LOSS, comm.sum_over_ranks, on_all_ranks(0))
+    total(terms).backward()
     return {
         # An expert's gradient already holds what all ranks sent it.
         name: (p.grad if ".mixture." in name else comm.add_over_ranks(p.grad)) / 2

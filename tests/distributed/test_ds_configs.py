@@ -1,18 +1,16 @@
 """Every file of ds_configs trains two processes, saves and converts, in fp32 and bf16."""
 
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
-from equivalence import LOSS, MODEL, OPTIM, WINDOWS, batch, fresh_model
+from equivalence import LOSS, MODEL, OPTIM, WINDOWS, batch, fresh_model, on_all_ranks
 from no_data import no_data
 
 from spacescale.checkpoint.convert import convert
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.config import Config
-from spacescale.dataset.sampler import Turns
 from spacescale.errors import UserError
 from spacescale.parallel import comm
 from spacescale.parallel.engine import (
@@ -54,13 +52,13 @@ def train(output: Path, config: dict, save: bool = True) -> list[float]:
     losses = []
     for step in range(2):
         here = batch(step, comm.rank(), 2)
-        loss = total(loss_terms(engine, here, LOSS, comm.sum_over_ranks))
+        loss = total(loss_terms(engine, here, LOSS, comm.sum_over_ranks, on_all_ranks(step)))
         engine.backward(loss)
         engine.step()
         assert torch.isfinite(torch.tensor(float(engine.get_global_grad_norm())))
         losses.append(float(loss.detach()))
         if step == 0 and save:
-            manager.save(1, {}, 0.0, False, asdict(Turns(2)))
+            manager.save(1, {}, 0.0, False)
     return losses
 
 
@@ -145,3 +143,54 @@ def test_auto_takes_bfloat16_only_where_the_card_has_it(monkeypatch, native, wan
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     config = read_deepspeed_config(FOLDER / "zero2_moe.json")
     assert resolve_deepspeed_config(config, "my.json", 1)["torch_autocast"]["enabled"] is wanted
+
+
+# ---- Windows per step ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "world, at_most, changes, expected",  # windows per process and micro-step, micro-steps
+    [
+        (1, 16, {}, (16, 1)),
+        (8, 16, {}, (2, 1)),
+        (2, 3, {}, (2, 4)),
+        (4, 4, {}, (4, 1)),
+        (2, 16, {"train_micro_batch_size_per_gpu": 4}, (4, 2)),
+        (2, 2, {"train_batch_size": 16, "gradient_accumulation_steps": "auto"}, (2, 4)),
+    ],
+)
+def test_micro_batch_and_accumulation_follow_from_the_windows_of_a_step(
+    monkeypatch, world, at_most, changes, expected
+):
+    monkeypatch.setattr(comm, "world_size", lambda: world)
+    config = read_deepspeed_config(FOLDER / "zero2_moe.json") | changes
+    found = resolve_deepspeed_config(config, "my.json", at_most, 16)
+    names = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size")
+    assert tuple(found[name] for name in names) == (*expected, 16)
+
+
+def test_an_accumulation_that_gives_way_is_named(monkeypatch, caplog):
+    config = read_deepspeed_config(FOLDER / "8xA40.json")
+    monkeypatch.setattr(comm, "world_size", lambda: 4)
+    resolve_deepspeed_config(config, "my.json", 2, 128)
+    (message,) = caplog.messages
+    assert message.startswith("my.json: gradient_accumulation_steps=8 gives way to 16, from data.")
+    caplog.clear()
+    monkeypatch.setattr(comm, "world_size", lambda: 8)
+    resolve_deepspeed_config(config, "my.json", 2, 128)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    "world, changes, message",
+    [
+        (3, {}, "data.global_batch_size=16 does not divide by 3 processes; take 15, or another"),
+        (32, {}, "data.global_batch_size=16 does not divide by 32 processes; take 32"),
+        (2, {"train_batch_size": 8}, "train_batch_size=8 is not data.global_batch_size=16; leave"),
+    ],
+)
+def test_windows_of_a_step_that_cannot_be_are_refused(monkeypatch, world, changes, message):
+    monkeypatch.setattr(comm, "world_size", lambda: world)
+    config = read_deepspeed_config(FOLDER / "zero2_moe.json") | changes
+    with pytest.raises(UserError, match=message):
+        resolve_deepspeed_config(config, "my.json", 4, 16)

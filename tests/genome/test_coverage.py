@@ -26,7 +26,7 @@ PEAKS = "chr1\t10\t20\tp\t0\t.\t3.5\t1\t1\t4\nchr1\t15\t30\tq\t0\t.\t2\t1\t1\t4\
 
 def read(path: Path, chrom: str, start: int, end: int, track: Track = TRACK) -> list[float]:
     with open_coverage(path, track) as coverage:
-        return coverage.read(chrom, start, end).tolist()
+        return coverage.read_windows(chrom, np.array([start]), end - start)[0].tolist()
 
 
 def put(path: Path, text: str) -> Path:
@@ -89,8 +89,10 @@ def test_bedgraph_and_bigwig_of_the_same_numbers_give_the_same_bins(
     bins = {}
     for name in ("a.bw", "a.bedGraph"):
         with open_coverage(folder / name, TRACK) as coverage:
-            bases = coverage.read("chr1", 0, LENGTH)
+            bases = coverage.read_windows("chr1", np.array([0]), LENGTH)[0]
+            scattered = coverage.read_windows("chr1", np.array([401, 3, 100, 120]), 50)
         np.testing.assert_array_equal(bases, plain)
+        np.testing.assert_array_equal(scattered, [plain[s : s + 50] for s in (401, 3, 100, 120)])
         for sum_stat in ("sum", "mean", "max", "median"):
             pooled = TRANSFORMS["basenji2020"].bins(
                 bases.reshape(-1, BIN_SIZE), Track(0, "t", name, 0, sum_stat=sum_stat)
@@ -101,11 +103,11 @@ def test_bedgraph_and_bigwig_of_the_same_numbers_give_the_same_bins(
 def test_the_end_of_a_window_may_lie_anywhere_in_an_interval(tmp_path):
     path = put(tmp_path / "a.bedGraph", "chr1\t10\t20\t1\nchr1\t20\t30\t2\n")
     with open_coverage(path, TRACK) as coverage:
-        whole = coverage.read("chr1", 0, 40)
-        for start in range(39):
-            for end in range(start + 1, 41):
-                found = coverage.read("chr1", start, end)
-                np.testing.assert_array_equal(found, whole[start:end])
+        (whole,) = coverage.read_windows("chr1", np.array([0]), 40)
+        for width in range(1, 41):
+            starts = np.arange(41 - width)
+            found = coverage.read_windows("chr1", starts, width)
+            np.testing.assert_array_equal(found, [whole[s : s + width] for s in starts])
 
 
 @pytest.mark.parametrize(
@@ -255,7 +257,8 @@ def test_intervals_past_the_end_are_counted_line_by_line(tmp_path, value):
             "has 3 intervals past the end of I, the furthest by 30 bp on I: cut there"
         )
         assert describe_past_end(coverage.past_end({"I": 130})) == ""
-        assert coverage.read("I", 79, 100).tolist() == [0] + [float(value == "1") or 2.0] * 20
+        (bases,) = coverage.read_windows("I", np.array([79]), 21)
+        assert bases.tolist() == [0] + [float(value == "1") or 2.0] * 20
 
 
 def test_a_peak_file_covers_contigs_without_peaks(tmp_path):

@@ -149,21 +149,21 @@ def test_blacklist(name, percentile, clipped, holes):
         window[40:50] = np.nan
     blacklisted = rng.random(window.size) < 0.3
     inside = slice(10 * BIN_SIZE, -10 * BIN_SIZE)
-    cleaned = get_transform(name).without_artefacts(
+    cleaned = get_transform(name).mask_blacklisted(
         window[inside], blacklisted[inside], window, BINS
     )
     expected = plain_blacklist(window, blacklisted, percentile, clipped)[inside]
     np.testing.assert_allclose(np.nan_to_num(cleaned), expected, rtol=1e-5)
     assert (cleaned[blacklisted[inside]] == 0).all() == holes
     # With few bins the tools take a baseline of 0.
-    few = get_transform(name).without_artefacts(window[inside], blacklisted[inside], window, 7)
+    few = get_transform(name).mask_blacklisted(window[inside], blacklisted[inside], window, 7)
     assert not np.nan_to_num(few)[blacklisted[inside]].any()
 
 
 def test_a_missing_base_of_the_blacklist_stays_missing():
     window = np.array([1, np.nan, 3], dtype=np.float32)
     for transform in TRANSFORMS.values():
-        cleaned = transform.without_artefacts(window, np.ones(3, bool), window, 8)
+        cleaned = transform.mask_blacklisted(window, np.ones(3, bool), window, 8)
         assert np.isnan(cleaned).tolist() == [False, True, False]
 
 

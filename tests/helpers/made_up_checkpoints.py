@@ -26,7 +26,6 @@ def state_of(step: int, **more: Any) -> dict[str, Any]:
         "format_version": layout.VERSION,
         "step": step,
         "adam_step": step,
-        "turns": {},
         "metrics": {},
         "best_score": None,
         "config": Config().model_dump(mode="json"),

@@ -4,18 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from spacescale.dataset.schema import (
-    Contig,
-    Manifest,
-    Report,
-    Sources,
-    Split,
-    Storage,
-    TransformInfo,
-)
+from spacescale.dataset.schema import Contig, Split, TransformInfo
 from spacescale.genome.intervals import Interval, split_hash
 from spacescale.genome.tracks import Track
-from spacescale.prepare.writer import created_with, write_dataset
+from spacescale.prepare.writer import write_dataset
+from spacescale.testing.made_up_data import manifest_of
 
 LENGTHS = {"chrI": 3_000, "chrII": 2_000, "chrIII": 1_500}
 SPLITS = {"chrI": "train", "chrII": "valid", "chrIII": "test"}
@@ -63,30 +56,19 @@ def write_small_dataset(
     targets = small_targets() if targets is None else targets
     genome = small_genome() if genome is None else genome
     means = track_means(targets, windows) if means is None else means
-    splits = [window.split for window in windows]
     offsets = np.cumsum([0, *LENGTHS.values()]).tolist()
     fields = {
         "species": target.name,
         "seq_length": SEQ_LENGTH,
         "bin_size": BIN_SIZE,
         "target_length": BINS,
-        "stride": SPAN,
         "transform": TransformInfo(name="basenji2020", version=1),
-        "missing": "zero",
-        "storage": Storage(),
         "split": Split(method="chroms", hash=split_hash(windows)),
-        "num_windows": {s: splits.count(s) for s in ("train", "valid", "test") if s in splits},
         "num_tracks": targets.shape[2],
-        "mean_over": "train",
         "contigs": [
             Contig(name=name, length=length, offset=offset)
             for (name, length), offset in zip(LENGTHS.items(), offsets, strict=False)
         ],
-        "aliases": {},
-        "sources": Sources(),
-        "report": Report(),
-        "files": {},
-        "created_with": created_with(),
     }
     tracks = [
         Track(
@@ -101,4 +83,5 @@ def write_small_dataset(
         )
         for i, mean in enumerate(means)
     ]
-    return write_dataset(target, Manifest(**(fields | manifest)), genome, windows, tracks, targets)
+    whole = manifest_of(windows, **(fields | manifest))
+    return write_dataset(target, whole, genome, windows, tracks, targets)

@@ -31,5 +31,19 @@ def test_a_pause_does_not_count():
     assert speed.windows_per_s == 4.0
 
 
+def test_the_share_of_time_that_waits_for_data():
+    clock = Clock()
+    speed = Throughput(last=2, clock=clock)
+    assert math.isnan(speed.data_wait_share)
+    for waited_s in (5.0, 6.0, 8.0):
+        clock.now += 10.0
+        speed.step(windows=1, waited_s=waited_s)
+    assert speed.data_wait_share == 0.15
+    speed.restart()
+    clock.now += 10.0
+    speed.step(windows=1, waited_s=9.0)
+    assert speed.data_wait_share == 0.1
+
+
 def test_memory_of_this_process():
     assert 0.01 < memory_gib() < 1000

@@ -248,6 +248,38 @@ def test_released_poisson_terms_are_one_mean_per_species():
     torch.testing.assert_close(whole["poisson/perch"] * 0.25, shares["poisson/perch"])
 
 
+@pytest.mark.parametrize("reduction", ["windows", "species"])
+@pytest.mark.parametrize("unmeasured", [False, True])
+def test_ranks_of_different_species_average_to_the_loss_of_their_windows_together(
+    reduction, unmeasured
+):
+    """Three finches and a perch, of which the first rank has finches alone."""
+    weights = LossConfig(poisson_reduction=reduction, mi_weight=0, z_weight=0, cv_weight=0)
+    with torch.no_grad():
+        whole = tiny_model()({"finch": some_codes(3), "perch": some_codes(1, seed=5)})
+    targets = some_targets(whole)
+    if unmeasured:
+        targets["finch"] = some_unmeasured(targets["finch"])
+    named, on_all_ranks = {"finch"} if unmeasured else set(), {"finch": 3, "perch": 1}
+    measured = (~targets["finch"].isnan()).sum()
+    both = torch.stack([measured, torch.tensor(2)]).double()  # what the collective finds
+    expected = training_losses(whole, targets, weights, no_ranks, named)
+    mean = dict.fromkeys(expected, 0.0)
+    for finch, perch in ((slice(0, 2), slice(0, 0)), (slice(2, 3), slice(0, 1))):
+        mine = {"finch": finch, "perch": perch}
+        output = SpaceOutput(
+            {name: p[mine[name]] for name, p in whole.prediction.items()},
+            {name: p[mine[name]] for name, p in whole.enhanced.items()},
+            {}, [], None,
+        )  # fmt: skip
+        here = {name: target[mine[name]] for name, target in targets.items()}
+        found = training_losses(output, here, weights, lambda _: both, named, on_all_ranks)
+        for name, value in found.items():
+            mean[name] += float(value) / 2
+    for name, value in expected.items():
+        assert mean[name] == pytest.approx(float(value), rel=1e-5, abs=1e-12), name
+
+
 def test_with_the_scope_of_a_rank_nothing_is_summed_over_ranks():
     with torch.no_grad():
         output = tiny_model()({"finch": some_codes(2), "perch": some_codes(1)})

@@ -8,9 +8,11 @@ from tiny_models import SPECIES, no_ranks, some_codes, some_targets, tiny_config
 
 from spacescale.config import RELEASED, LossConfig
 from spacescale.errors import UserError
-from spacescale.model import Space
+from spacescale.model import Space, experts
+from spacescale.model.layers import BatchNorm
 from spacescale.model.losses import training_losses
 from spacescale.model.space import load_weights
+from spacescale.parallel.sync_batchnorm import SyncBatchNorm
 
 VARIANTS = [
     pytest.param({}, id="both"),
@@ -33,9 +35,13 @@ VARIANTS = [
 ]
 
 
-def backward(model: Space, codes: dict[str, torch.Tensor]) -> torch.Tensor:
+def backward(
+    model: Space, codes: dict[str, torch.Tensor], on_all_ranks: dict[str, int] | None = None
+) -> torch.Tensor:
     output = model(codes)
-    losses = training_losses(output, some_targets(output), LossConfig(), no_ranks)
+    losses = training_losses(
+        output, some_targets(output), LossConfig(), no_ranks, on_all_ranks=on_all_ranks
+    )
     total = torch.stack(list(losses.values())).sum()
     total.backward()
     return total
@@ -196,6 +202,20 @@ def test_bfloat16_autocast_stays_close():
         torch.testing.assert_close(prediction, exact[name], rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("bins, first", [(16, 3), (17, 3), (18, 4), (10, 0)])
+def test_predicted_bins_are_the_central_ones_without_the_token_at_the_end(bins, first):
+    model = tiny_model()  # of 10 bins of 8 bp
+    seen = []
+    model.transformer[-1].register_forward_hook(lambda _, inputs, output: seen.append(output[0]))
+    with torch.no_grad():
+        output = model({"finch": some_codes(2, length=8 * bins)})
+        (last,) = seen
+        central = last[:, first : first + 10]  # (B, 10, D)
+        expected = model.pointwise_out(model.pointwise(central.transpose(1, 2)).transpose(1, 2))
+    assert last.shape[1] == bins + 1
+    torch.testing.assert_close(output.embedding["finch"], expected, rtol=0, atol=0)
+
+
 def test_unknown_species_are_named():
     with pytest.raises(ValueError, match=r"\['moth'\]: this model knows \['finch', 'perch'\]"):
         tiny_model()({"finch": some_codes(1), "moth": some_codes(1)})
@@ -263,3 +283,61 @@ def test_load_weights_names_the_keys_that_do_not_fit():
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     with pytest.raises(UserError, match=r"and \d+ more"):
         load_weights(model, {}, "here")
+
+
+# ---- The order in which gradients arrive --------------------------------------------------------
+
+SPLITS = [(3, 0), (0, 3), (1, 2), (2, 1)]  # windows of finch and perch that a process may hold
+
+
+def order_of_arrival(model: Space, windows: tuple[int, int], autocast: bool = False) -> list[str]:
+    arrived: list[str] = []
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: arrived.append(name))
+        for name, parameter in model.named_parameters()
+    ]
+    codes = {name: some_codes(3)[:count] for name, count in zip(SPECIES, windows, strict=True)}
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        backward(model, codes, dict.fromkeys(SPECIES, 3))
+    for hook in hooks:
+        hook.remove()
+    return arrived
+
+
+def split_model(**variant) -> Space:
+    """Its BatchNorm takes part in those of other processes, and so may see no window itself."""
+    model = tiny_model(**variant).train()
+    for module in model.modules():
+        if type(module) is BatchNorm:
+            module.__class__ = SyncBatchNorm
+    return model
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["keep", "recompute"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_arrive_in_one_order_whatever_windows_of_a_species_there_are(variant, recompute):
+    stages = ("stem", "conv_tower", "transformer", "pointwise", "decoder") if recompute else ()
+    model = split_model(**variant, checkpoint_stages=stages)
+    found = [order_of_arrival(model, windows) for windows in SPLITS]
+    assert set(found[0]) == {name for name, _ in model.named_parameters()}
+    assert all(order == found[0] for order in found)
+
+
+def test_experts_multiplied_at_once_and_in_turn_give_gradients_in_the_same_order(monkeypatch):
+    """Where grouped products are there, a process without windows of a species takes turns."""
+    size = {"seq_length": 160, "target_length": 16}  # whole multiples of 16 bytes
+    expected = order_of_arrival(split_model(**size), (3, 0), autocast=True)
+    grouped = []
+    monkeypatch.setattr(experts, "has_grouped_product", lambda device: True)
+    run = experts.StackedExperts._run_grouped
+    monkeypatch.setattr(
+        experts.StackedExperts, "_run_grouped", lambda *args: grouped.append(1) or run(*args)
+    )
+    for windows in SPLITS:
+        assert order_of_arrival(split_model(**size), windows, autocast=True) == expected
+    assert grouped
+
+
+def test_a_batch_without_any_window_is_refused():
+    with pytest.raises(ValueError, match="an empty batch"):
+        tiny_model()({name: some_codes(1)[:0] for name in SPECIES})

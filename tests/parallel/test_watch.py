@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 
 from spacescale.files import sha256
@@ -47,3 +49,19 @@ def test_long_work_in_one_place_is_told_from_a_standstill():
     stacks = {_where(worker.ident)[2] for _ in range(50) if not done.wait(0.01)}
     done.set()
     assert len(stacks) > 1
+
+
+ALONE = """
+import os, time
+from spacescale.parallel.watch import Watch
+os.environ |= {"RANK": "0", "WORLD_SIZE": "1"}
+with Watch(lambda number: None, hang_timeout_s=2) as watch:
+    watch.open(None)
+    time.sleep(600)
+"""
+
+
+def test_one_process_alone_is_watched_too():
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "error on rank 0: has stood still for 2 s (run.hang_timeout_s) in code of" in done.stderr

@@ -10,9 +10,11 @@ from deepspeed.runtime.zero import stage_1_and_2
 
 from spacescale.checkpoint import convert
 from spacescale.model.experts import StackedExperts
+from spacescale.model.router import SpeciesRouter
 from spacescale.parallel import comm
 from spacescale.parallel.expert_parallel import ExpertParallelExperts
 from spacescale.parallel.sync_batchnorm import SyncBatchNorm
+from spacescale.testing.checked_runs import TRACKS
 from spacescale.train import run as train_run
 
 
@@ -96,14 +98,15 @@ def unsynchronised_statistics():
 
 
 def swapped_species():
-    """Rank 1 takes gates and tokens of the first two species for each other's."""
+    """Rank 1 takes the gates of the first two species for each other's."""
     honest = train_run.Space
+    others = torch.tensor([1, 0, *range(2, len(TRACKS))])
 
     def build(config):
         model = honest(config)
-        if comm.rank() == 1:
-            first, second, *others = model.species
-            model.species = (second, first, *others)
+        for module in model.modules():
+            if isinstance(module, SpeciesRouter) and comm.rank() == 1:
+                module.register_forward_pre_hook(lambda _, inputs: (inputs[0], others[inputs[1]]))
         return model
 
     return patch.object(train_run, "Space", build)

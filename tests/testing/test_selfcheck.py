@@ -12,7 +12,7 @@ import pytest
 import torch
 from commands import BIN, run
 
-from spacescale.config import build_config
+from spacescale.config import DataConfig, build_config
 from spacescale.errors import UserError
 from spacescale.parallel import comm
 from spacescale.parallel.watch import Watch
@@ -75,7 +75,7 @@ def bench(
     return Bench(
         folder,
         checked_config(build_config("space_large", []), comm.world_size()),
-        checked_deepspeed_config(path, 1),
+        checked_deepspeed_config(path, DataConfig()),
         torch.device("cpu"),
         stop,
         watch,
@@ -205,7 +205,7 @@ def test_experts_are_as_many_as_the_users_expert_parallelism_needs():
 
 
 def test_users_settings_stay_but_for_what_a_tiny_model_needs():
-    config = checked_deepspeed_config(REPO / "ds_configs" / "8xA40.json", 2)
+    config = checked_deepspeed_config(REPO / "ds_configs" / "8xA40.json", DataConfig())
     assert config["zero_optimization"]["stage"] == 1
     assert config["gradient_accumulation_steps"] == 2
     assert config["gradient_clipping"] == CLIP

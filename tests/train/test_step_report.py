@@ -30,17 +30,17 @@ def gather(reports: list[StepReport], signals: list[int], monkeypatch) -> list[S
 
     monkeypatch.setattr(comm, "gather_rows", keep)
     for report, signal in zip(reports, signals, strict=True):
-        report.gather(signal)
+        report.gather(signal, True)
     together = torch.stack(rows)
     monkeypatch.setattr(comm, "gather_rows", lambda row: together)
-    return [report.gather(s) for report, s in zip(reports, signals, strict=True)]
+    return [report.gather(s, True) for report, s in zip(reports, signals, strict=True)]
 
 
 def test_species_loss_is_a_mean_over_windows_not_over_micro_steps():
     report = StepReport(["finch", "perch"], CPU)
     add(report, {"finch": (2, 1.0), "perch": (1, 4.0)})
     add(report, {"finch": (1, 7.0)})
-    summary = report.gather(0)
+    summary = report.gather(0, True)
     assert summary.losses["train/loss/finch"] == pytest.approx((1 + 1 + 7) / 3)
     assert summary.losses["train/loss/perch"] == pytest.approx(4)
     assert summary.windows == 4
@@ -50,7 +50,7 @@ def test_total_and_routing_terms_are_means_over_micro_steps():
     report = StepReport(["finch"], CPU)
     add(report, {"finch": (2, 1.0)}, mi=-0.5)
     add(report, {"finch": (2, 3.0)}, mi=-0.1)
-    losses = report.gather(0).losses
+    losses = report.gather(0, True).losses
     assert losses["train/encoder_mi"] == pytest.approx(-0.3)
     assert losses["train/loss"] == pytest.approx(((1 - 0.5) + (3 - 0.1)) / 2)
 
@@ -77,6 +77,18 @@ def test_ranks_with_a_loss_that_is_not_finite_are_named(bad, monkeypatch):
         assert summary.bad_ranks == [1]
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_buffers_of_one_rank_that_are_not_finite_are_told_to_all(bad, monkeypatch):
+    rows = []
+    monkeypatch.setattr(comm, "gather_rows", lambda row: rows.append(row) or torch.stack(rows))
+    for largest, expected in ((1.0, False), (bad, True)):
+        report = StepReport(["finch"], CPU)
+        add(report, {"finch": (3, 1.0)})
+        summary = report.gather(15, torch.tensor(largest))
+        assert (summary.bad_buffers, summary.bad_ranks) == (expected, [])
+        assert (summary.windows, summary.stop_signal) == (3 * len(rows), 15)
+
+
 def test_a_signal_to_one_rank_reaches_all(monkeypatch):
     reports = [StepReport(["finch"], CPU) for _ in range(2)]
     for report in reports:
@@ -89,3 +101,15 @@ def test_reports_keep_no_graph():
     loss = torch.tensor(1.0, requires_grad=True) * 2
     report.add({"poisson/finch": loss}, loss, {"finch": 1})
     assert not any(value.requires_grad for value in report.sums.values())
+
+
+@pytest.mark.parametrize("orders, expected", [((7, 7), True), ((7, 2**24 - 1), False)])
+def test_gradients_in_another_order_on_some_rank_are_seen(orders, expected, monkeypatch):
+    reports = [StepReport(["finch"], CPU) for _ in orders]
+    rows: list[torch.Tensor] = []
+    monkeypatch.setattr(comm, "gather_rows", lambda row: rows.append(row) or row[None])
+    for report, order in zip(reports, orders, strict=True):
+        add(report, {"finch": (2, 1.0)})
+        report.gather(0, gradient_order=order)
+    monkeypatch.setattr(comm, "gather_rows", lambda row: torch.stack(rows))
+    assert reports[0].gather(0, gradient_order=orders[0]).gradients_in_order is expected

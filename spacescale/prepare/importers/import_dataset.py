@@ -9,16 +9,16 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter
 
 from spacescale.arguments import given_path
 from spacescale.dataset.folder import refuse_existing
 from spacescale.dataset.schema import (
     Contig,
-    Manifest,
     Missing,
     Report,
     Sources,
@@ -28,7 +28,12 @@ from spacescale.dataset.schema import (
 from spacescale.errors import UserError
 from spacescale.files import sync, write_json
 from spacescale.genome.aliases import match_styles, read_aliases
-from spacescale.genome.intervals import Interval, split_hash, windows_per_split
+from spacescale.genome.intervals import (
+    Interval,
+    from_columns,
+    split_hash,
+    to_columns,
+)
 from spacescale.genome.sequence_files import Genome, open_codes, read_genome
 from spacescale.genome.track_selection import select_tracks
 from spacescale.genome.tracks import Track, read_targets, refuse_opposite_strands
@@ -53,8 +58,8 @@ from spacescale.prepare.options import OutputOptions
 from spacescale.prepare.scratch import Scratch
 from spacescale.prepare.shards import Shards, complete, publish
 from spacescale.prepare.track_reader import source_of
-from spacescale.prepare.work_folder import WorkFolder, opened, request_of
-from spacescale.prepare.writer import created_with, place_contigs, write_genome
+from spacescale.prepare.work_folder import WorkFolder, locked_exclusively, request_of
+from spacescale.prepare.writer import place_contigs, write_genome
 from spacescale.splits.beds import bed_contigs, name_folds
 from spacescale.splits.leakage import split_overlaps
 
@@ -107,16 +112,19 @@ def import_dataset(
     geometry = _stored_geometry(options, source.geometry)
     work, request = WorkFolder.of(options.target), _request(options, source)
     # The work folder inside: a worker that died is no error in the input, so it stays.
-    with local_workers(options.workers) as pool, opened(work, request, options.overwrite):
+    with (
+        local_workers(options.workers) as pool,
+        locked_exclusively(work, request, options.overwrite),
+    ):
         if not work.plan.is_file():
             _prepare(work, options, source, tracks, columns, pool)
-        plan: _ImportPlan = work.load_plan()
+        plan = _ImportPlan.load(work)
         numbers = range(len(plan.blocks))
-        jobs = [(work, number) for number in numbers if not work.part(number).is_file()]
+        jobs = [(work, source, number) for number in numbers if not work.part(number).is_file()]
         run_rest(pool, _read_block, jobs, len(numbers), "blocks are read", notify)
         shards = Shards(work, plan.scratch(work), options.storage, _kept_rows(work, plan))
         shards.write(range(shards.number), pool, notify)
-        _finish(options, geometry, plan, shards)
+        _finish(options, source, geometry, plan, shards)
         publish(work, _request(options, source), options.target)
     return options.target
 
@@ -131,15 +139,17 @@ def _request(options: ImportOptions, source: ImportSource) -> dict[str, str]:
 class _ImportPlan:
     """What the work folder's plan holds.
 
-    columns: those of the records that are the tracks. windows: in genome order. rows: of each
-    block, the windows of its records, int [records]. contigs: what `genome` will hold. lengths,
-    ambiguous: of the genome's contigs, None without one.
+    columns: those of the records that are the tracks, None for all. windows: in genome order.
+    rows: of each block, the windows of its records, int [records]. contigs: what `genome` will
+    hold. lengths, num_ambiguous: of the genome's contigs.
     """
 
-    source: ImportSource
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True, ser_json_inf_nan="constants")
+
+    geometry: Geometry
     missing: Missing
     tracks: list[Track]
-    columns: Sequence[int] | slice
+    columns: list[int] | None
     windows: list[Interval]
     blocks: list[Block]
     rows: list[np.ndarray]
@@ -149,14 +159,28 @@ class _ImportPlan:
     lengths: dict[str, int]
     num_ambiguous: int
 
+    def save(self, work: WorkFolder) -> None:
+        """Mark the first step as done."""
+        arrays = to_columns(self.windows) | {"rows": np.concatenate(self.rows)}
+        work.save_plan(_IMPORT_PLAN.dump_json(replace(self, windows=[], rows=[])), arrays)
+
+    @classmethod
+    def load(cls, work: WorkFolder) -> "_ImportPlan":
+        """Return what was saved."""
+        text, arrays = work.load_plan()
+        plan = _IMPORT_PLAN.validate_json(text)
+        ends = np.cumsum([block.count for block in plan.blocks])
+        rows = np.split(arrays["rows"], ends[:-1])
+        return replace(plan, windows=from_columns(arrays), rows=rows)
+
     def scratch(self, work: WorkFolder) -> Scratch:
         """The targets, written by window in the order of reading."""
-        num_bins = self.source.geometry.target_length
+        num_bins = self.geometry.target_length
         return Scratch(work.scratch, "window", len(self.windows), num_bins, len(self.tracks))
 
     def sequences(self, work: WorkFolder) -> ComparedWithGenome | PiecedTogether:
         """What takes the bases of records."""
-        margin = self.source.geometry.margin
+        margin = self.geometry.margin
         if self.fasta is None:
             return PiecedTogether(work.codes, self.contigs, margin)
         return ComparedWithGenome(self.genome(work), margin)
@@ -177,17 +201,18 @@ class _ImportPlan:
                 yield np.frombuffer(file.read(piece.length), dtype=np.uint8)
 
 
-def _tracks(
-    options: ImportOptions, source: ImportSource
-) -> tuple[list[Track], Sequence[int] | slice]:
-    """Return the tracks to take, and their columns in the records."""
+_IMPORT_PLAN = TypeAdapter(_ImportPlan)
+
+
+def _tracks(options: ImportOptions, source: ImportSource) -> tuple[list[Track], list[int] | None]:
+    """Return the tracks to take, and their columns in the records where it is not all."""
     listed = read_targets(options.targets)
     if len(listed) != source.num_tracks:
         raise UserError(
             f"{options.targets} lists {len(listed)} tracks, but the set has {source.num_tracks}"
         )
     if not options.tracks:
-        return listed, slice(None)
+        return listed, None
     column_of = {track.index: column for column, track in enumerate(listed)}
     tracks = select_tracks(listed, options.tracks, options.targets)
     return tracks, [column_of[track.index] for track in tracks]
@@ -253,7 +278,7 @@ def _prepare(
     options: ImportOptions,
     source: ImportSource,
     tracks: list[Track],
-    columns: Sequence[int] | slice,
+    columns: list[int] | None,
     executor: Executor | None,
 ) -> None:
     """Find out where every record belongs; needs a look at every file."""
@@ -275,38 +300,38 @@ def _prepare(
         create_pieces(work.codes, contigs)
     else:
         contigs = place_contigs(genome.lengths, in_order)
-    work.save_plan(
-        _ImportPlan(
-            source=source,
-            missing=options.missing,
-            tracks=tracks,
-            columns=columns,
-            windows=in_order,
-            blocks=blocks,
-            rows=np.split(np.argsort(order), ends[:-1]),
-            contigs=contigs,
-            aliases=aliases,
-            fasta=options.fasta,
-            lengths=genome.lengths if genome else {},
-            num_ambiguous=genome.num_ambiguous if genome else 0,
-        )
+    plan = _ImportPlan(
+        geometry=source.geometry,
+        missing=options.missing,
+        tracks=tracks,
+        columns=columns,
+        windows=in_order,
+        blocks=blocks,
+        rows=np.split(np.argsort(order), ends[:-1]),
+        contigs=contigs,
+        aliases=aliases,
+        fasta=options.fasta,
+        lengths=genome.lengths if genome else {},
+        num_ambiguous=genome.num_ambiguous if genome else 0,
     )
+    plan.save(work)
 
 
-def _read_block(work: WorkFolder, number: int) -> None:
+def _read_block(work: WorkFolder, source: ImportSource, number: int) -> None:
     """Check the records of a block and put them down, then mark the block."""
-    plan: _ImportPlan = work.load_plan()
+    plan = _ImportPlan.load(work)
+    columns = slice(None) if plan.columns is None else plan.columns
     targets = TargetChecks(plan.tracks, plan.missing)
     sequences = plan.sequences(work)
     has_train = any(window.split == "train" for window in plan.windows)
 
     def checked() -> Iterator[tuple[int, np.ndarray]]:
-        records = plan.source.records(plan.blocks[number])
+        records = source.records(plan.blocks[number])
         for row, record in zip(plan.rows[number].tolist(), records, strict=True):
             window = plan.windows[row]
             sequences.add(record.place, window, record.codes)
             in_mean = window.split == "train" or not has_train
-            yield row, targets.add(record.place, record.targets[:, plan.columns], in_mean)
+            yield row, targets.add(record.place, record.targets[:, columns], in_mean)
 
     plan.scratch(work).write(checked())
     sync(work.codes)
@@ -324,7 +349,13 @@ def _kept_rows(work: WorkFolder, plan: _ImportPlan) -> np.ndarray:
     return rows
 
 
-def _finish(options: ImportOptions, geometry: Geometry, plan: _ImportPlan, shards: Shards) -> None:
+def _finish(
+    options: ImportOptions,
+    source: ImportSource,
+    geometry: Geometry,
+    plan: _ImportPlan,
+    shards: Shards,
+) -> None:
     work = shards.work
     told = [json.loads(work.part(number).read_bytes()) for number in range(len(plan.blocks))]
     # In the order of reading, whatever the order in which blocks were read.
@@ -334,29 +365,26 @@ def _finish(options: ImportOptions, geometry: Geometry, plan: _ImportPlan, shard
     tracks = finished_tracks(plan.tracks, counts, num_bins, plan.missing)
     refuse_opposite_strands(tracks, [track.mean for track in tracks])
     windows = [plan.windows[row] for row in shards.rows.tolist()]
-    num_windows = windows_per_split(windows)
     shutil.rmtree(work.dataset / "genome", ignore_errors=True)  # of a run stopped just here
     write_genome(work.dataset, plan.contigs, plan.bases(work))
-    manifest = Manifest(
-        species=options.species,
+    complete(
+        shards,
+        options,
+        windows,
+        tracks,
         seq_length=geometry.seq_length,
         bin_size=geometry.bin_size,
         target_length=geometry.target_length,
         stride=None,
         transform=IMPORTED,
-        missing=options.missing,
-        storage=options.storage,
         split=_split(options, windows),
-        num_windows=num_windows,
-        num_tracks=len(tracks),
-        mean_over="train" if "train" in num_windows else "all",
         contigs=plan.contigs,
         aliases=plan.aliases,
         sources=Sources(
             fasta=source_of(options.fasta) if options.fasta else None,
             targets=source_of(options.targets),
             split_bed=source_of(options.windows) if options.windows else None,
-            imported=[source_of(path) for path in plan.source.files],
+            imported=[source_of(path) for path in source.files],
         ),
         report=Report(
             split_overlaps=split_overlaps(windows, geometry.seq_length),
@@ -366,10 +394,7 @@ def _finish(options: ImportOptions, geometry: Geometry, plan: _ImportPlan, shard
             warnings=target_warnings(plan.tracks, counts)
             + sequence_warnings(sequences, options.fasta),
         ),
-        files={},
-        created_with=created_with(),
     )
-    complete(shards, windows, tracks, manifest)
 
 
 def _split(options: ImportOptions, windows: Sequence[Interval]) -> Split:
