@@ -107,13 +107,13 @@ def with_kills(output: Path, steps: int, kills: int, seed: int) -> int:
         run = start(output, steps)
         if done < kills and wait_for_moment(run, output, moment, aimed=bool(done % 2)):
             kill_all(output)
+            run.wait()
             done += 1
-        status = run.wait()
+            print(f"\rkill {done} of {kills}", end="", file=sys.stderr, flush=True)
+        elif status := run.wait():
+            raise SystemExit(f"the run ended with status {status}; {output.parent / 'log.txt'}")
         if (output / "DONE").exists():
             return done
-        if done >= kills and status:
-            raise SystemExit(f"the run ended with status {status}; {output.parent / 'log.txt'}")
-        print(f"\rkill {done} of {kills}", end="", file=sys.stderr, flush=True)
 
 
 def losses(output: Path) -> dict[int, float]:
