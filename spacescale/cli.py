@@ -1,5 +1,4 @@
-"""The `spacescale` command: evaluate, convert, import, export, info, checkpoints, status,
-plan."""
+"""The `spacescale` command: from checking a machine to exporting a trained model."""
 
 from __future__ import annotations
 
@@ -10,6 +9,9 @@ import sys
 from spacescale import __version__, console
 from spacescale.arguments import given_path, path_option
 from spacescale.errors import UserError
+from spacescale.pretrain import begin
+from spacescale.selfcheck import add_options as add_selfcheck_options
+from spacescale.selfcheck import run as run_selfcheck
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -182,6 +184,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--json", action="store_true", help="bytes and FLOPs for programs")
     plan.set_defaults(run=_plan)
+
+    selfcheck = commands.add_parser(
+        "selfcheck",
+        help="check training on this machine; several processes: deepspeed spacescale/selfcheck.py",
+    )
+    selfcheck.add_argument(
+        "overrides", nargs="*", metavar="section.field=value", help="as in training"
+    )
+    add_selfcheck_options(selfcheck)
+    selfcheck.set_defaults(run=_selfcheck)
     return parser
 
 
@@ -321,8 +333,12 @@ def _plan(args: argparse.Namespace) -> None:
     print((as_json if args.json else as_text)(plan, measured))
 
 
+def _selfcheck(args: argparse.Namespace) -> int:
+    return run_selfcheck(args, begin())
+
+
 def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line; overrides may stand anywhere among the options of `plan`."""
+    """Parse the command line; overrides may stand anywhere among their command's options."""
     args, apart = parser.parse_known_args()
     if apart:
         if "overrides" not in args or any(word.startswith("-") for word in apart):
@@ -341,10 +357,9 @@ def _run() -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     args = parse_arguments(build_parser())
     try:
-        args.run(args)
+        return args.run(args) or 0
     except OSError as error:
         raise UserError(str(error)) from None
-    return 0
 
 
 if __name__ == "__main__":

@@ -72,15 +72,15 @@ def refuse(error: UserError, stop: StopRequest) -> int:
 
     if comm.is_main():
         print(f"error: {error}", file=sys.stderr, flush=True)
-        if stop.record is not None:
+        if stop.record is not None and stop.record.has_begun:
             with contextlib.suppress(OSError):
                 stop.record.end("failed", error=str(error))
     comm.leave()
     return 2
 
 
-def main(arguments: list[str]) -> int:
-    """Run one training process; returns the exit status."""
+def begin() -> StopRequest:
+    """Make this process heed signals and end with its launchers; ends it if one has ended."""
     console.prepare(goes_on=True)
     stop = StopRequest()
     try:
@@ -88,7 +88,13 @@ def main(arguments: list[str]) -> int:
     except StarterGone as gone:
         rank = os.environ.get("RANK", "0")
         print(f"error: rank {rank}: {gone} that started it is gone", file=sys.stderr, flush=True)
-        return 1
+        sys.exit(1)
+    return stop
+
+
+def main(arguments: list[str]) -> int:
+    """Run one training process; returns the exit status."""
+    stop = begin()
     args = parse_arguments(arguments)
     stop.output = args.output
     from spacescale.config import build_config

@@ -132,7 +132,7 @@ def verify(folder: Path) -> None:
     for path in _files(folder):  # those of weights are found by their names
         if path.suffix == ".safetensors" and path.relative_to(folder).as_posix() not in files:
             raise UserError(f"{path}: not listed in the checkpoint's {MANIFEST}")
-    written_as = read_state(folder).get("format_version", version)
+    written_as = read_state(folder)["format_version"]
     if written_as != version:
         raise UserError(f"{folder / MANIFEST}: damaged: version {version}, was {written_as}")
 
@@ -164,6 +164,8 @@ class _StepWatch(BaseModel):
 class _State(BaseModel):
     """What is read of `spacescale.json`, and its types; README.md says what it means."""
 
+    format: str
+    format_version: _Count
     step: _Count
     adam_step: _Count
     metrics: dict[str, float | None]

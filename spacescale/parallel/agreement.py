@@ -30,7 +30,7 @@ def require_agreement(facts: Mapping[str, Any]) -> None:
 
     `facts` are this rank's: name → plain value or mapping of such; the code's versions are added.
     """
-    mine = {name: _shorten(value) for name, value in _flatten({**facts, "version": _versions()})}
+    mine = {name: _shorten(value) for name, value in _flatten({**facts, "version": versions()})}
     of_rank: list[dict[str, str]] = [mine] * comm.world_size()
     if len(of_rank) > 1:
         dist.all_gather_object(of_rank, mine)
@@ -78,7 +78,8 @@ def _shorten(value: Any) -> str:
     return f"{text[: MAX_LENGTH // 2]}… (sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]})"
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Version of this code, with a hash of its source, and of what trains with it."""
     return {
         "spacescale": f"{spacescale.__version__}, source {_source_hash()[:12]}",
         "torch": torch.__version__,

@@ -239,11 +239,15 @@ class Watch:
                     os.kill(place.pid, signal.SIGKILL)
 
     def _claim(self, text: str, more: str) -> bool:
-        """Whether this rank is the one to speak; if so, it also writes the run's end."""
+        """Whether this rank is the one to speak; if so, it also writes the run's end.
+
+        Until the run has begun, FAILED may be that of an earlier one, and more than one may speak.
+        """
         if self.record is None:
             return True
+        mode = "xb" if self.record.has_begun else "wb"
         try:
-            with (self.record.folder / FAILED).open("xb") as handle:
+            with (self.record.folder / FAILED).open(mode) as handle:
                 lines = f"{text}\n{more}\n" if more else f"{text}\n"
                 handle.write(lines.encode(errors="backslashreplace"))
             self.record.end("failed", error=text)

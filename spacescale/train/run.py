@@ -21,8 +21,7 @@ from spacescale.dataset.run_data import RunData
 from spacescale.dataset.sampler import SampleOrder
 from spacescale.errors import UserError
 from spacescale.files import write_json
-from spacescale.metrics.history import Record, begin
-from spacescale.metrics.history import Start as StartEvent
+from spacescale.metrics import history
 from spacescale.model.attention import Attention, attention_kernel
 from spacescale.model.space import Space
 from spacescale.parallel import comm
@@ -84,9 +83,11 @@ def prepare(
             "species of the first micro-steps": _species_of_first_micro_steps(data.windows),
         }
     )
+    # A run that still ends there may yet save; a folder is made only where nothing is refused.
+    lock = comm.on_main_only(lambda: lock_run(output) if output.exists() else None)
     start: Start = comm.on_main(lambda: find_start(output, resume))
-    lock = comm.on_main_only(lambda: lock_run(output))
-    record = Record(output, comm.on_main(lambda: _begin(output, start.checkpoint)))
+    lock = comm.on_main_only(lambda: lock or lock_run(output))
+    record = history.Record(output, comm.on_main(lambda: _new_start(output, start.checkpoint)))
     stop.record = watch.record = record
 
     torch.manual_seed(config.run.seed)  # the same weights on every rank, whatever ep_size
@@ -99,6 +100,9 @@ def prepare(
     comm.on_main(manager.require_room)
     trainer = Trainer(engine, config, data, manager, output, device, stop, record)
     first_step = trainer.restore(start.checkpoint) if start.checkpoint else 0
+    comm.on_main(record.begin)
+    record.has_begun = True  # on all ranks
+    comm.on_main(lambda: remove_markers(output))
     comm.on_main(lambda: _settle(output, start))
     comm.on_main(lambda: _write_config(output, config, deepspeed_config, manager.run_id))
     _announce(config, data, output, ep_size, deepspeed_config, first_step)
@@ -273,12 +277,9 @@ def _settle(output: Path, start: Start) -> None:
         settle_on(folder / checkpoint.resolve().name)
 
 
-def _begin(output: Path, checkpoint: Path | None) -> StartEvent:
-    """The folder is this run's from now on; what an earlier one said at its end holds no longer."""
+def _new_start(output: Path, checkpoint: Path | None) -> history.Start:
     first_step = layout.read_state(checkpoint)["step"] if checkpoint else 0
-    start = begin(output, first_step, checkpoint, comm.world_size())
-    remove_markers(output)
-    return start
+    return history.new_start(output, first_step, checkpoint, comm.world_size())
 
 
 def _write_config(

@@ -11,8 +11,6 @@ from deepspeed.utils import safe_get_full_optimizer_state
 from torch import Tensor, nn
 
 from spacescale.config import LossConfig, ModelConfig, OptimConfig
-from spacescale.model.losses import training_losses
-from spacescale.model.router import SpeciesRouter
 from spacescale.model.space import Space
 from spacescale.parallel import comm
 from spacescale.parallel.engine import (
@@ -23,6 +21,15 @@ from spacescale.parallel.engine import (
 )
 from spacescale.parallel.expert_parallel import ExpertParallelExperts, distribute_experts
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
+from spacescale.testing.plain_training import (
+    Windows,
+    loss_terms,
+    plain_step,
+    running_statistics,
+    total,
+    watch_margins,
+    without_gradient,
+)
 
 MODEL = ModelConfig(
     species={"ant": ("DNASE", "CAGE", "CAGE"), "bee": ("CHIP", "DNASE")},
@@ -83,7 +90,7 @@ def on_all_ranks(micro_step: int) -> dict[str, int]:
     return {name: count for name, count in WINDOWS.items() if name not in absent}
 
 
-def batch(micro_step: int, rank: int, world: int) -> dict[str, tuple[Tensor, Tensor]]:
+def batch(micro_step: int, rank: int, world: int) -> Windows:
     """Codes and targets of a rank's windows, from those of all ranks.
 
     Ranks hold as many windows, but in micro-steps 0, 2, 4 … each a stretch of them, species after
@@ -91,36 +98,22 @@ def batch(micro_step: int, rank: int, world: int) -> dict[str, tuple[Tensor, Ten
     """
     found, present = {}, on_all_ranks(micro_step)
     size, first = sum(present.values()) // world, 0
-    for i, (name, total) in enumerate(WINDOWS.items()):
+    for i, (name, count) in enumerate(WINDOWS.items()):
         if name not in present:
             continue
         generator = torch.Generator().manual_seed(1000 * micro_step + i)
-        codes = torch.randint(0, 4, (total, MODEL.seq_length), generator=generator)
-        shape = (total, MODEL.target_length, len(MODEL.species[name]))
+        codes = torch.randint(0, 4, (count, MODEL.seq_length), generator=generator)
+        shape = (count, MODEL.target_length, len(MODEL.species[name]))
         targets = (
-            torch.rand(shape, generator=generator) * torch.arange(1.0, total + 1)[:, None, None]
+            torch.rand(shape, generator=generator) * torch.arange(1.0, count + 1)[:, None, None]
         )
         mine = slice(rank, None, world)
         if micro_step % 2 == 0:
-            start, stop = (min(max(size * r - first, 0), total) for r in (rank, rank + 1))
+            start, stop = (min(max(size * r - first, 0), count) for r in (rank, rank + 1))
             mine = slice(start, stop)
         found[name] = (codes.to(torch.uint8)[mine], targets[mine])
-        first += total
+        first += count
     return found
-
-
-def loss_terms(
-    model, micro_step: int, windows: dict[str, tuple[Tensor, Tensor]], sum_over_ranks
-) -> dict[str, Tensor]:
-    output = model({name: codes for name, (codes, _) in windows.items()})
-    targets = {name: targets for name, (_, targets) in windows.items()}
-    return training_losses(
-        output, targets, LOSS, sum_over_ranks, on_all_ranks=on_all_ranks(micro_step)
-    )
-
-
-def total(terms: dict[str, Tensor]) -> Tensor:
-    return torch.stack(list(terms.values())).sum()
 
 
 def run_reference() -> dict:
@@ -128,16 +121,14 @@ def run_reference() -> dict:
     model = fresh_model()
     margins = watch_margins(model)
     optimizer = torch.optim.AdamW(parameter_groups(model, OPTIM), lr=OPTIM.lr)
-    found = {"terms": [], "losses": [], "norms": [], "no_gradient": without_gradient()}
+    found = {"losses": [], "norms": []}
+    found["no_gradient"] = without_gradient(fresh_model(), global_batches(0), LOSS)
     for step in range(STEPS):
-        optimizer.zero_grad()
-        micro_steps = micro_steps_of(step)
-        terms = [accumulate(model, i, len(micro_steps)) for i in micro_steps]
-        found["norms"].append(float(nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
-        found["losses"].append(sum(sum(t.values()) for t in terms) / len(terms))
-        optimizer.step()
+        done = plain_step(model, optimizer, global_batches(step), LOSS, CLIP)
+        found["norms"].append(done.norm)
+        found["losses"].append(done.loss)
         if step == 0:
-            found |= {"terms": terms, "margin": min(margins)}
+            found |= {"terms": done.terms, "margin": min(margins)}
             found["moments"] = {
                 n: optimizer.state[p]["exp_avg"].clone() for n, p in model.named_parameters()
             }
@@ -145,46 +136,14 @@ def run_reference() -> dict:
     return found
 
 
+def global_batches(step: int) -> list[Windows]:
+    """What all ranks together read in each of a step's micro-steps."""
+    return [batch(micro_step, 0, 1) for micro_step in micro_steps_of(step)]
+
+
 def micro_steps_of(step: int) -> range:
     """The first step accumulates; the others, which only carry the curve on, take one each."""
     return range(ACCUMULATION) if step == 0 else range(ACCUMULATION + step - 1, ACCUMULATION + step)
-
-
-def accumulate(model: Space, micro_step: int, accumulation: int) -> dict[str, float]:
-    """Add the gradients of one micro-step of all ranks' windows; its loss terms."""
-    windows = {
-        name: (codes, targets.to(model.heads[name].weight.dtype))
-        for name, (codes, targets) in batch(micro_step, 0, 1).items()
-    }
-    terms = loss_terms(model, micro_step, windows, lambda x: x)
-    (total(terms) / accumulation).backward()
-    return {name: float(term.detach()) for name, term in terms.items()}
-
-
-def without_gradient() -> set[str]:
-    """Parameters whose gradient is zero but for rounding, such as biases before a BatchNorm."""
-    model = fresh_model().double()
-    for micro_step in range(ACCUMULATION):
-        accumulate(model, micro_step, ACCUMULATION)
-    largest = {n: float(p.grad.abs().max()) for n, p in model.named_parameters()}
-    return {name for name, value in largest.items() if value < 1e-12 * max(largest.values())}
-
-
-def watch_margins(model: nn.Module) -> list[float]:
-    """How far the last chosen expert's logit is above the first not chosen, for every call."""
-    margins: list[float] = []
-
-    def look(router: SpeciesRouter, inputs, _) -> None:
-        x, species = inputs
-        logits = torch.einsum("bnd,bed->bne", x, router.weight[species])
-        logits = (logits + router.bias[species][:, None]).sort(descending=True).values
-        gap = logits[..., router.choose.top_k - 1] - logits[..., router.choose.top_k]
-        margins.append(float(gap.detach().min()))
-
-    for module in model.modules():
-        if isinstance(module, SpeciesRouter):
-            module.register_forward_hook(look)
-    return margins
 
 
 def run_case(case: Case, steps: int) -> dict:
@@ -207,7 +166,7 @@ def run_case(case: Case, steps: int) -> dict:
             engine.set_train_batch_size(sum(WINDOWS.values()))  # no accumulation from here on
         for micro_step in micro_steps_of(step):
             windows = batch(micro_step, comm.rank(), world)
-            here = loss_terms(engine, micro_step, windows, comm.sum_over_ranks)
+            here = loss_terms(engine, windows, LOSS, comm.sum_over_ranks, on_all_ranks(micro_step))
             engine.backward(total(here))
             engine.step()
             terms.append({name: float(term.detach()) for name, term in here.items()})
@@ -217,10 +176,6 @@ def run_case(case: Case, steps: int) -> dict:
             found |= {"terms": terms, "moments": first_moments(engine, model)}
             found["statistics"] = running_statistics(model)
     return found
-
-
-def running_statistics(model: nn.Module) -> dict[str, Tensor]:
-    return {name: b.clone() for name, b in model.named_buffers() if "running" in name}
 
 
 def first_moments(engine: Engine, model: nn.Module) -> dict[str, Tensor]:
@@ -254,7 +209,8 @@ def gradients_by_hand(dtype: torch.dtype) -> dict[str, Tensor]:
         name: (codes, targets.to(dtype))
         for name, (codes, targets) in batch(0, comm.rank(), 2).items()
     }
-    total(loss_terms(model, 0, windows, comm.sum_over_ranks)).backward()
+    terms = loss_terms(model, windows, LOSS, comm.sum_over_ranks, on_all_ranks(0))
+    total(terms).backward()
     return {
         # An expert's gradient already holds what all ranks sent it.
         name: (p.grad if ".mixture." in name else comm.add_over_ranks(p.grad)) / 2

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from equivalence import LOSS, MODEL, OPTIM, WINDOWS, batch, fresh_model, loss_terms, total
+from equivalence import LOSS, MODEL, OPTIM, WINDOWS, batch, fresh_model, on_all_ranks
 from no_data import no_data
 
 from spacescale.checkpoint.convert import convert
@@ -20,6 +20,7 @@ from spacescale.parallel.engine import (
 )
 from spacescale.parallel.expert_parallel import distribute_experts
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
+from spacescale.testing.plain_training import loss_terms, total
 from spacescale.testing.ranks import run_ranks
 
 FOLDER = Path(__file__).parents[2] / "ds_configs"
@@ -50,7 +51,8 @@ def train(output: Path, config: dict, save: bool = True) -> list[float]:
     manager = CheckpointManager(output, settings, data, engine, 2, model, device)
     losses = []
     for step in range(2):
-        loss = total(loss_terms(engine, step, batch(step, comm.rank(), 2), comm.sum_over_ranks))
+        here = batch(step, comm.rank(), 2)
+        loss = total(loss_terms(engine, here, LOSS, comm.sum_over_ranks, on_all_ranks(step)))
         engine.backward(loss)
         engine.step()
         assert torch.isfinite(torch.tensor(float(engine.get_global_grad_norm())))

@@ -11,9 +11,10 @@ from equivalence import (
     ACCUMULATION,
     CLIP,
     FEW_STEPS,
+    LOSS,
     STEPS,
     Case,
-    accumulate,
+    batch,
     cases,
     fresh_model,
     run_by_hand_and_mutated,
@@ -21,9 +22,10 @@ from equivalence import (
     run_reference,
 )
 
+from spacescale.testing.plain_training import accumulate
 from spacescale.testing.ranks import run_ranks
 
-GRADIENT, LOSS, CURVE = 1e-4, 1e-5, 1e-3
+GRADIENT, TERM, CURVE = 1e-4, 1e-5, 1e-3
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +140,10 @@ def test_equivalence(world, steps, case, reference, ran, say_at_the_end):
         f"grad={gradient:.1e} loss={loss:.1e} steps={len(curve)} drift={drift:.1e}"
     )
     assert gradient < GRADIENT, worst
-    assert loss < LOSS
+    assert loss < TERM
     for rank in ranks:
         assert rank["norms"][0] == pytest.approx(reference["norms"][0], rel=1e-4)
-    assert drift < (CURVE if len(curve) == STEPS else LOSS)
+    assert drift < (CURVE if len(curve) == STEPS else TERM)
     for rank in ranks:
         for name, expected in reference["statistics"].items():
             error = (rank["statistics"][name] - expected).abs().max() / expected.abs().max()
@@ -172,7 +174,7 @@ def test_equivalence_is_closer_in_float64(two_ranks):
     worst = {}
     for dtype in (torch.float32, torch.float64):
         model = fresh_model().to(dtype)
-        accumulate(model, 0, accumulation=1)
+        accumulate(model, batch(0, 0, 1), LOSS, 1)
         errors = []
         for name, parameter in model.named_parameters():
             shares = [rank[dtype][name] for rank in two_ranks]
