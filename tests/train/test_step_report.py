@@ -113,3 +113,15 @@ def test_gradients_in_another_order_on_some_rank_are_seen(orders, expected, monk
         report.gather(0, True, gradient_order=order)
     monkeypatch.setattr(comm, "gather_rows", lambda row: torch.stack(rows))
     assert reports[0].gather(0, True, gradient_order=orders[0]).gradients_in_order is expected
+
+
+@pytest.mark.parametrize("ready", [[True, True], [True, False], [False, False]])
+def test_a_save_is_ready_when_no_rank_is_writing(ready, monkeypatch):
+    reports = [StepReport(["finch"], CPU) for _ in ready]
+    rows: list[torch.Tensor] = []
+    monkeypatch.setattr(comm, "gather_rows", lambda row: rows.append(row) or row[None])
+    for report, of_rank in zip(reports, ready, strict=True):
+        add(report, {"finch": (1, 1.0)})
+        report.gather(save_ready=of_rank)
+    monkeypatch.setattr(comm, "gather_rows", lambda row: torch.stack(rows))
+    assert reports[0].gather(save_ready=ready[0]).save_ready is all(ready)
