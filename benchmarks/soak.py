@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from spacescale.checkpoint.found import list_checkpoints, newest_sound
@@ -31,8 +32,8 @@ from spacescale.parallel.comm import free_port
 
 ROOT = Path(__file__).parents[1]
 RANKS = 2
-MAX_START_S = 20.0  # kills come at a random moment up to so long after the start …
-MAX_WAIT_S = 60.0  # … or at the next save, if there is one within this time
+START_UPS = 1.5  # kills come at a random moment up to so many times a start-up …
+MAX_WAIT_S = 600.0  # … or at the next save, if there is one within this time
 
 
 def command(output: Path, steps: int) -> list[str]:
@@ -85,27 +86,28 @@ def kill_all(output: Path) -> None:
         time.sleep(0.1)
 
 
-def wait_for_moment(
-    run: subprocess.Popen, output: Path, moment: random.Random, aimed: bool
-) -> bool:
+def wait_for_moment(run: subprocess.Popen, output: Path, wait_s: float, aimed: bool) -> bool:
     """Wait for the next kill; False where the run ended before."""
-    deadline = time.monotonic() + (MAX_WAIT_S if aimed else moment.uniform(0, MAX_START_S))
+    deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
         if run.poll() is not None:
             return False
         if aimed and list(checkpoints_folder(output).glob("*.partial/*")):
-            time.sleep(moment.uniform(0, 0.05))
             return True
         time.sleep(0.002 if aimed else 0.05)
     return True
 
 
-def with_kills(output: Path, steps: int, kills: int, seed: int) -> int:
-    """Train to the end through so many kills; returns how many there were."""
-    moment, done = random.Random(seed), 0
+def with_kills(output: Path, steps: int, kills: int, random_s: Callable[[], float]) -> int:
+    """Train to the end through so many kills; returns how many there were.
+
+    random_s: the moment of a kill that is not aimed at a save, seconds after its start.
+    """
+    done = 0
     while True:
-        run = start(output, steps)
-        if done < kills and wait_for_moment(run, output, moment, aimed=bool(done % 2)):
+        run, aimed = start(output, steps), bool(done % 2)
+        wait_s = MAX_WAIT_S if aimed else random_s()
+        if done < kills and wait_for_moment(run, output, wait_s, aimed):
             kill_all(output)
             run.wait()
             done += 1
@@ -155,8 +157,13 @@ def main() -> int:
     out.mkdir(parents=True)
     shared = {path.name for path in Path("/dev/shm").iterdir()}
     alone, killed = out / "alone", out / "killed"
-    with_kills(alone, steps, 0, args.seed)
-    done = with_kills(killed, steps, args.kills, args.seed)
+    began = time.time()
+    with_kills(alone, steps, 0, lambda: 0.0)
+    first_step_s = read_metrics(alone / METRICS_FILE)[0]["time"] - began
+    moment = random.Random(args.seed)
+    done = with_kills(
+        killed, steps, args.kills, lambda: moment.uniform(0, START_UPS * first_step_s)
+    )
     summary = summarise(killed)
     left = {path.name for path in Path("/dev/shm").iterdir()} - shared
     found = {
