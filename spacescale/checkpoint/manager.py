@@ -226,17 +226,15 @@ class CheckpointManager:
         for old in found.superfluous(self.folder, self.lineage, self.config.run):
             shutil.rmtree(old)
 
-    def load(self, checkpoint: Path, verified: bool = False) -> dict[str, Any]:
+    def load(self, checkpoint: Path, checked: bool = False) -> dict[str, Any]:
         """Restore weights, optimiser and random state; returns the checkpoint's state.
 
         All ranks call it together. Raises UserError, on every rank alike and before anything is
         loaded, for a damaged checkpoint, other species, tracks or data, or another number of
-        windows per step. verified: it has just been held against its manifest.
+        windows per step. checked: it has just been found sound and compatible.
         """
         partitions = Partitions(self.engine)
-        if not verified:
-            comm.on_main(lambda: found.require_sound(checkpoint))
-        state = comm.on_main(lambda: self._check(checkpoint, partitions.sizes()))
+        state = comm.on_main(lambda: self._check(checkpoint, partitions.sizes(), checked))
         same_world = state["layout"]["world_size"] == comm.world_size()
         stored, buffers, random = comm.on_all(
             lambda: (
@@ -258,9 +256,12 @@ class CheckpointManager:
             self.run_id = state.get("run") or self.run_id
         return state
 
-    def _check(self, checkpoint: Path, sizes: dict[str, int]) -> dict[str, Any]:
+    def _check(self, checkpoint: Path, sizes: dict[str, int], checked: bool) -> dict[str, Any]:
+        if not checked:
+            found.require_sound(checkpoint)
         state = layout.read_state(checkpoint)
-        check_compatible(checkpoint, state, self.config, self.data, self._layout())
+        if not checked:
+            check_compatible(checkpoint, state, self.config, self.data, self._layout())
         StoredPieces(checkpoint).check(sizes)
         return state
 

@@ -10,6 +10,7 @@ from typing import IO, Any
 import torch
 
 from spacescale.checkpoint import layout
+from spacescale.checkpoint.compatibility import check_compatible
 from spacescale.checkpoint.foreign_config import released_grouping
 from spacescale.checkpoint.found import Start, find_start, settle_on
 from spacescale.checkpoint.manager import CheckpointManager
@@ -87,7 +88,9 @@ def prepare(
     lock = comm.on_main_only(lambda: lock_run(output) if output.exists() else None)
     start: Start = comm.on_main(lambda: find_start(output, resume))
     lock = comm.on_main_only(lambda: lock or lock_run(output))
-    record = history.Record(output, comm.on_main(lambda: _new_start(output, start.checkpoint)))
+    if (checkpoint := start.checkpoint) is not None:
+        comm.on_main(lambda: _check(checkpoint, config, data, deepspeed_config, ep_size))
+    record = history.Record(output, comm.on_main(lambda: _new_start(output, checkpoint)))
     stop.record = watch.record = record
 
     torch.manual_seed(config.run.seed)  # the same weights on every rank, whatever ep_size
@@ -99,7 +102,7 @@ def prepare(
     manager = CheckpointManager(output, config, data, engine, ep_size, model, device)
     comm.on_main(manager.require_room)
     trainer = Trainer(engine, config, data, manager, output, device, stop, record)
-    first_step = trainer.restore(start.checkpoint) if start.checkpoint else 0
+    first_step = trainer.restore(checkpoint) if checkpoint else 0
     comm.on_main(record.begin)
     record.has_begun = True  # on all ranks
     comm.on_main(lambda: remove_markers(output))
@@ -265,6 +268,20 @@ def training_windows(
         data.roll_targets_windows,
         replace_damaged=data.on_damaged == "replace",
     )
+
+
+def _check(
+    checkpoint: Path, config: Config, data: RunData, deepspeed_config: dict[str, Any], ep_size: int
+) -> None:
+    """Refuse a checkpoint that the run cannot go on from, before anything is changed."""
+    laid_out = {
+        "world_size": comm.world_size(),
+        "ep_size": ep_size,
+        "zero_stage": deepspeed_config["zero_optimization"]["stage"],
+        "micro_batch_size": deepspeed_config["train_micro_batch_size_per_gpu"],
+        "gradient_accumulation_steps": deepspeed_config["gradient_accumulation_steps"],
+    }
+    check_compatible(checkpoint, layout.read_state(checkpoint), config, data, laid_out)
 
 
 def _settle(output: Path, start: Start) -> None:

@@ -85,8 +85,8 @@ class Trainer:
         return (means if in_means else torch.ones_like(means)).to(self.device)
 
     def restore(self, checkpoint: Path) -> int:
-        """Load a checkpoint that was just verified; returns the first step to run."""
-        state = self.manager.load(checkpoint, verified=True)
+        """Load a checkpoint that was just checked; returns the first step to run."""
+        state = self.manager.load(checkpoint, checked=True)
         self.scores = {n: math.nan if v is None else v for n, v in state["metrics"].items()}
         metric = layout.read_config(checkpoint, state).run.best_metric
         if state["best_score"] is not None and metric == self.config.run.best_metric:
