@@ -98,7 +98,7 @@ def start(folder: Path) -> Run:
 def save(manager: CheckpointManager, turn: int) -> tuple[float, float]:
     """Seconds that training waits, and seconds until the checkpoint is complete."""
     began = time.perf_counter()
-    manager.save(turn, {}, 0.0, False, {}, with_probe=False)
+    manager.save(turn, {}, 0.0, False, with_probe=False)
     stall = time.perf_counter() - began
     manager.finish()
     total = time.perf_counter() - began
@@ -139,13 +139,13 @@ def save_by_torch(run: Run, turn: int) -> tuple[float, float]:
         name: tensor.clone()  # else torch would store all of the memory that a slice is of
         for name, tensor in name_pieces(Partitions(run.engine).pieces()).items()
     }
-    comm.barrier()
+    comm.gather(None)  # wait for all
     began = time.perf_counter()
     with path.open("wb") as file:
         torch.save(tensors, file)
         file.flush()
         os.fsync(file.fileno())
-    comm.barrier()
+    comm.gather(None)  # wait for all
     took = time.perf_counter() - began
     path.unlink()
     return took, took
@@ -165,12 +165,12 @@ def measure(folder: Path, turns: int) -> dict[str, Any]:
         names = list(ways)
         shift = turn % len(names)
         for name in [*names[shift:], *names[:shift]][:: -1 if turn % 2 else 1]:
-            comm.barrier()
+            comm.gather(None)  # wait for all
             times[name].append(ways[name](turn))
     checkpoint = layout.checkpoints_folder(folder / "beside") / layout.step_name(turns)
     verifying, resuming = [], []
     for _ in range(turns):
-        comm.barrier()
+        comm.gather(None)  # wait for all
         began = time.perf_counter()
         comm.on_main(lambda: layout.verify(checkpoint))
         verifying.append(time.perf_counter() - began)

@@ -52,7 +52,7 @@ pretrain() { # SCRIPT DEFAULT... -- ARGUMENT...
   # Later starts go on from the run's newest checkpoint, not from the first one's --resume PATH.
   [[ -z $before ]] || is_first_start || arguments+=(--resume auto)
 
-  cancelled=false
+  ending=''
   run_ranks
   decide
 }
@@ -109,15 +109,24 @@ run_ranks() { # sets `status`
   local srun_pid=$!
   # shellcheck disable=SC2064  # the number of now
   trap "kill -USR1 $srun_pid || true" USR1 # before the time limit; only this script is told
-  trap 'cancelled=true; cancel_follower' TERM # scancel; the ranks get a TERM of their own
+  trap note_end TERM # of the whole job; the ranks get a TERM of their own
   while kill -0 "$srun_pid" 2>/dev/null; do wait "$srun_pid" || true; done # a trap ends a wait early
   status=0
   wait "$srun_pid" || status=$?
 }
 
+note_end() { # sets `ending` to Slurm's reason: None after scancel, TimeLimit, NodeDown …
+  ending=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%r || echo unknown)
+  # At once: scancel's KILL comes next.
+  [[ $ending != None ]] || cancel_follower
+}
+
 decide() { # whether the job goes on later
-  if [[ $cancelled == true ]]; then
+  if [[ $ending == None ]]; then
     finish "cancelled"
+  elif [[ -n $ending ]]; then
+    echo "job $SLURM_JOB_ID ended by Slurm: $ending" # which starts it again after the loss of a node
+    exit "$status"
   elif [[ $status == 0 && -e $marker ]]; then
     rm -f "$marker" "$output/slurm-retries"
     go_on "saved and stopped" ""

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from spacescale.errors import UserError
+from spacescale.presets import PRESETS
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -266,6 +267,11 @@ class DataConfig(_Section):
         "places further on the same chromosome (0 = off)",
     )
     num_workers: int = Field(default=0, ge=0, description="reader processes per rank")
+    on_damaged: Literal["fail", "replace"] = Field(
+        default="fail",
+        description="a training window that cannot be read: end the run; or read the next "
+        "sound one in its place, in at most one of a thousand",
+    )
 
 
 class ParallelConfig(_Section):
@@ -333,6 +339,14 @@ class RunConfig(_Section):
     max_nonfinite_steps: int = Field(
         default=3, ge=1, description="non-finite steps in a row that end the run"
     )
+    max_skipped_steps: int = Field(
+        default=10, ge=0, description="skipped steps of a thousand that are borne"
+    )
+    skip_spikes: bool = Field(
+        default=False,
+        description="skip steps whose loss or gradient norm is more than 6 standard deviations "
+        "above the last 128; they are always reported",
+    )
     start_timeout_s: float = Field(
         default=START_TIMEOUT_S, ge=5, description="seconds in which all processes must have come"
     )
@@ -356,106 +370,7 @@ class Config(_Section):
     run: RunConfig = RunConfig()
 
 
-# What the released code computes, where the defaults above follow the paper or mend a fault.
-RELEASED: dict[str, dict[str, Any]] = {
-    "model": {
-        "batchnorm": "per_species",
-        "group_weights": "mean_of_softmaxes",
-        "odd_crop": "released",
-        "zero_gates": "released",
-        "unused_layer_norm": True,
-        "track_grouping": "released",
-    },
-    "loss": {
-        "track_scale": "none",
-        "poisson_reduction": "species",
-        "routing_scope": "rank",
-        "mi_normaliser": "tokens",
-        "cv_over": "gates",
-        "z_reduction": "sum",
-        "empty_types": "nan",
-    },
-}
-_LARGE = {"seq_length": 196_608, "unused_layer_norm": True}
-_SMALL = {"dim": 768, "tracks_num_experts": 10, "unused_layer_norm": True}
-_ON_GPUS = {"micro_batch_size": 2, "num_workers": 4}
-# Each preset names only what differs from the defaults above (the published large model).
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "space_10b": {
-        "model": {"seq_length": 196_608, "dim": 3072, "species_num_experts": 24},
-        "data": _ON_GPUS | {"micro_batch_size": 1},
-        "parallel": {"max_ep_size": 8},
-    },
-    "space_2b": {
-        "model": {"seq_length": 196_608, "species_num_experts": 24},
-        "data": _ON_GPUS,
-        "parallel": {"max_ep_size": 8},
-    },
-    "space_large": {"model": _LARGE, "data": _ON_GPUS},
-    "space_small": {"model": _SMALL, "data": _ON_GPUS},
-    # The published large run, faults included; with this one the published curves can be compared.
-    "space_released": {
-        "model": _LARGE | RELEASED["model"],
-        "loss": RELEASED["loss"],
-        "data": _ON_GPUS,
-    },
-    # The paper's ablations (Table 4), at its smaller size, and the model it started from.
-    "space_no_decoder": {
-        "model": {"dim": 768, "decoder": "none"},
-        "data": _ON_GPUS,
-    },
-    "space_mlp_decoder": {
-        "model": {"dim": 768, "decoder": "mlp", "tracks_num_experts": 10},
-        "data": _ON_GPUS,
-    },
-    "space_dense_encoder": {"model": _SMALL | {"species_num_experts": 0}, "data": _ON_GPUS},
-    "space_dense_no_species": {
-        "model": _SMALL | {"species_num_experts": 0, "species_token": False},
-        "data": _ON_GPUS,
-    },
-    "enformer": {
-        "model": {
-            "seq_length": 196_608,
-            "species_num_experts": 0,
-            "species_token": False,
-            "decoder": "none",
-        },
-        "data": _ON_GPUS,
-    },
-    "space_tiny": {
-        "model": {
-            "seq_length": 16_384,
-            "target_length": 112,
-            "dim": 192,
-            "dim_divisible_by": 16,
-            "depth": 4,
-            "heads": 4,
-            "attn_dim_key": 32,
-            "dropout": 0.1,
-        },
-        "optim": {"lr": 1e-3, "max_steps": 1200, "warmup_steps": 50},
-        "data": {"micro_batch_size": 2},
-        "run": {"valid_every": 250, "save_every": 250},
-    },
-    "space_demo": {
-        "model": {
-            "seq_length": 2048,
-            "target_length": 48,
-            "num_downsamples": 5,
-            "dim": 96,
-            "dim_divisible_by": 16,
-            "depth": 2,
-            "heads": 4,
-            "attn_dim_key": 16,
-            "dropout": 0.1,
-        },
-        "optim": {"lr": 2e-3, "max_steps": 600, "warmup_steps": 50},
-        "data": {"micro_batch_size": 12},
-        "run": {"valid_every": 150, "save_every": 150},
-    },
-}
 FROM_DATA = {("data", "paths"), ("model", "species")}
-EMBEDDED_PRESET, DEFAULT_PRESET = "space_demo", "space_tiny"
 
 
 def nearest(name: str, known: list[str]) -> str:

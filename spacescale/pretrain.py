@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line; `section.field=value` overrides may stand anywhere in it."""
-    from spacescale.config import DEFAULT_PRESET, EMBEDDED_PRESET, PRESETS
+    from spacescale.presets import DEFAULT_PRESET, EMBEDDED_PRESET, PRESETS
 
     parser = argparse.ArgumentParser(
         prog="pretrain.py",
@@ -72,7 +72,7 @@ def refuse(error: UserError, stop: StopRequest) -> int:
 
     if comm.is_main():
         print(f"error: {error}", file=sys.stderr, flush=True)
-        if stop.record is not None:
+        if stop.record is not None and stop.record.has_begun:
             with contextlib.suppress(OSError):
                 stop.record.end("failed", error=str(error))
     comm.leave()
@@ -97,11 +97,12 @@ def main(arguments: list[str]) -> int:
     stop = begin()
     args = parse_arguments(arguments)
     stop.output = args.output
-    from spacescale.config import DEFAULT_PRESET, EMBEDDED_PRESET, build_config
+    from spacescale.config import build_config
     from spacescale.parallel import comm
     from spacescale.parallel.agreement import require_agreement
     from spacescale.parallel.engine import init_distributed
     from spacescale.parallel.watch import Watch
+    from spacescale.presets import DEFAULT_PRESET, EMBEDDED_PRESET
     from spacescale.testing.embedded_data import embedded_data
     from spacescale.train.run import prepare
 
@@ -124,6 +125,7 @@ def main(arguments: list[str]) -> int:
         except UserError as error:
             return refuse(error, stop)
         watch.follow(run.trainer.engine)
+        run.trainer.manager.while_waiting = watch.note_progress
         stop.training = True
         run.trainer.fit(run.first_step)
         comm.leave()

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from spacescale.cli import main
-from spacescale.config import PRESETS, build_config
+from spacescale.config import build_config
 from spacescale.planning.parameters import count_parameters
 from spacescale.planning.species import with_species
+from spacescale.presets import PRESETS
 
 REPO = Path(__file__).parents[1]
 UNITS = {"M": 1e6, "B": 1e9}

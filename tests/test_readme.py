@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from spacescale.cli import build_parser
-from spacescale.config import DEFAULT_PRESET, build_config
+from spacescale.config import build_config
+from spacescale.presets import DEFAULT_PRESET
 from spacescale.pretrain import parse_arguments
 
 REPO = Path(__file__).parents[1]

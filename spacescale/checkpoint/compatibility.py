@@ -16,6 +16,7 @@ from spacescale.errors import UserError
 FREE_SETTINGS = {
     ("data", "paths"),
     ("data", "num_workers"),
+    ("data", "on_damaged"),
     ("data", "micro_batch_size"),  # windows per step are compared instead …
     ("data", "global_batch_size"),  # … of these two
     ("model", "checkpoint_stages"),
@@ -45,11 +46,12 @@ def check_compatible(
     _check_species(checkpoint, saved.model.species, config.model.species)
     _check_settings(checkpoint, saved, config)
     for name, now in data.manifest_hashes.items():
-        if state["data_manifests"][name] != now:
-            splits = _compare_splits(layout.data_splits(state)[name], data.split_hashes[name])
+        before = state["data_manifests"].get(name, "none")
+        if before != now:
+            splits = _compare_splits(layout.data_splits(state).get(name), data.split_hashes[name])
             raise UserError(
                 f"{checkpoint}: the data set of {name!r} is not the one it was trained on "
-                f"(manifest {state['data_manifests'][name][:12]}, now {now[:12]}){splits}; "
+                f"(manifest {before[:12]}, now {now[:12]}){splits}; "
                 "resume with the same, or start anew with another --output"
             )
     _check_layout(checkpoint, state["layout"], laid_out)

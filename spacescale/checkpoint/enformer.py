@@ -29,10 +29,11 @@ from spacescale.checkpoint.weight_files import (
     read_weights,
     write_imported,
 )
-from spacescale.config import PRESETS, ModelConfig
+from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.genome.tracks import Track
 from spacescale.model.space import Space, check_weights, meta_model
+from spacescale.presets import PRESETS
 
 SHARED_SHAPE = ("dim", "depth", "heads", "attn_dim_key", "num_downsamples", "dim_divisible_by")
 

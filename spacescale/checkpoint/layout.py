@@ -132,7 +132,7 @@ def verify(folder: Path) -> None:
     for path in _files(folder):  # those of weights are found by their names
         if path.suffix == ".safetensors" and path.relative_to(folder).as_posix() not in files:
             raise UserError(f"{path}: not listed in the checkpoint's {MANIFEST}")
-    written_as = read_state(folder).get("format_version", version)
+    written_as = read_state(folder)["format_version"]
     if written_as != version:
         raise UserError(f"{folder / MANIFEST}: damaged: version {version}, was {written_as}")
 
@@ -155,9 +155,17 @@ class _Start(BaseModel):
     step: _Count
 
 
+class _StepWatch(BaseModel):
+    spikes: dict[str, list[float]] = {}
+    skipped: list[_Count] = []
+    nonfinite_in_a_row: _Count = 0
+
+
 class _State(BaseModel):
     """What is read of `spacescale.json`, and its types; README.md says what it means."""
 
+    format: str
+    format_version: _Count
     step: _Count
     adam_step: _Count
     metrics: dict[str, float | None]
@@ -170,6 +178,7 @@ class _State(BaseModel):
     time: float = 0.0
     run: str = ""
     lineage: list[_Start] = []
+    step_watch: _StepWatch = _StepWatch()
 
 
 def read_state(folder: Path) -> dict[str, Any]:

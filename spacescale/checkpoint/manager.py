@@ -10,7 +10,7 @@ import math
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from spacescale.checkpoint.probe import FILE as PROBE
 from spacescale.checkpoint.probe import Probe, ask, probe_tensors
 from spacescale.checkpoint.room import make_room_for_save, require_room_for_run
 from spacescale.checkpoint.saving import Saved, SaveUnderWay
-from spacescale.checkpoint.writing import HostCopy, Written, save_tensors
+from spacescale.checkpoint.writing import HostCopy, Progress, Written, save_tensors
 from spacescale.config import Config
 from spacescale.dataset.run_data import RunData
 from spacescale.files import write_json, write_text
@@ -76,6 +76,7 @@ class CheckpointManager:
         buffers = sum(buffer.nbytes for buffer in buffers_of(model).values())
         self.num_bytes = 4 * len(FIELDS) * weights + buffers + OTHER_BYTES
         self.saving: SaveUnderWay | None = None
+        self.while_waiting: Callable[[], None] = lambda: None  # called as long as a save gets on
         self.host_copy = None
         if config.run.save_in_background:
             numbers = Partitions(engine).num_owned()
@@ -89,11 +90,14 @@ class CheckpointManager:
         best_score: float,
         is_best: bool,
         with_probe: bool,
+        step_watch: dict[str, Any] | None = None,
     ) -> None:
         """Begin to write the checkpoint of an optimiser step; `finish` or `advance` complete it.
 
         All ranks call it together, with no other save under way. `metrics` are the last
-        validation's, `best_score` the best validation's so far.
+        validation's, `best_score` the best validation's so far, `step_watch` what the watch over
+        steps goes on from.
+
         Training may go on when it returns, unless run.save_in_background is off: then the state
         must not change before `finish`. The previous checkpoint stays intact until the new one is
         complete.
@@ -108,12 +112,12 @@ class CheckpointManager:
             with exact_weights(self.engine):
                 probe = ask(self.model, self.config.model, self.device)
         files = comm.on_all(lambda: self._snapshot(probe))
-        state = self._state(step, metrics, best_score)
+        state = self._state(step, metrics, best_score) | {"step_watch": step_watch or {}}
 
-        def write() -> dict[str, Written]:
+        def write(progress: Progress) -> dict[str, Written]:
             if comm.is_main():
                 self._describe(partial, state)
-            return {name: save_tensors(tensors, partial / name) for name, tensors in files.items()}
+            return {name: save_tensors(t, partial / name, progress) for name, t in files.items()}
 
         self.saving = SaveUnderWay(
             partial,
@@ -142,7 +146,7 @@ class CheckpointManager:
 
     def finish(self) -> Saved | None:
         """Wait for the save under way, if there is one, and return it; as `advance`."""
-        saved = self.saving.finish() if self.saving else None
+        saved = self.saving.finish(self.while_waiting) if self.saving else None
         self.saving = None
         return saved
 
@@ -222,17 +226,15 @@ class CheckpointManager:
         for old in found.superfluous(self.folder, self.lineage, self.config.run):
             shutil.rmtree(old)
 
-    def load(self, checkpoint: Path, verified: bool = False) -> dict[str, Any]:
+    def load(self, checkpoint: Path, checked: bool = False) -> dict[str, Any]:
         """Restore weights, optimiser and random state; returns the checkpoint's state.
 
         All ranks call it together. Raises UserError, on every rank alike and before anything is
         loaded, for a damaged checkpoint, other species, tracks or data, or another number of
-        windows per step. verified: it has just been held against its manifest.
+        windows per step. checked: it has just been found sound and compatible.
         """
         partitions = Partitions(self.engine)
-        if not verified:
-            comm.on_main(lambda: found.require_sound(checkpoint))
-        state = comm.on_main(lambda: self._check(checkpoint, partitions.sizes()))
+        state = comm.on_main(lambda: self._check(checkpoint, partitions.sizes(), checked))
         same_world = state["layout"]["world_size"] == comm.world_size()
         stored, buffers, random = comm.on_all(
             lambda: (
@@ -254,9 +256,12 @@ class CheckpointManager:
             self.run_id = state.get("run") or self.run_id
         return state
 
-    def _check(self, checkpoint: Path, sizes: dict[str, int]) -> dict[str, Any]:
+    def _check(self, checkpoint: Path, sizes: dict[str, int], checked: bool) -> dict[str, Any]:
+        if not checked:
+            found.require_sound(checkpoint)
         state = layout.read_state(checkpoint)
-        check_compatible(checkpoint, state, self.config, self.data, self._layout())
+        if not checked:
+            check_compatible(checkpoint, state, self.config, self.data, self._layout())
         StoredPieces(checkpoint).check(sizes)
         return state
 

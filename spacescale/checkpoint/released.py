@@ -32,11 +32,12 @@ from spacescale.checkpoint.weight_files import (
     read_weights,
     write_imported,
 )
-from spacescale.config import RELEASED, ModelConfig
+from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.files import new_folder, write_text
 from spacescale.genome.tracks import Track
 from spacescale.model.space import check_weights, meta_model, read_export
+from spacescale.presets import RELEASED
 
 __all__ = [
     "export_released",

@@ -14,9 +14,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from spacescale.checkpoint.writing import Written
+from spacescale.checkpoint.writing import Progress, Written
 from spacescale.errors import UserError
 from spacescale.parallel import comm
+
+POLL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class SaveUnderWay:
         folder: Path,
         step: int,
         is_best: bool,
-        write: Callable[[], dict[str, Written]],
+        write: Callable[[Progress], dict[str, Written]],
         complete: Callable[[Mapping[str, Written]], None],
         began: float,
     ):
@@ -48,9 +50,9 @@ class SaveUnderWay:
         """
         self._partial, self._complete = partial, complete
         self._folder, self._step, self._is_best = folder, step, is_best
-        self._began = began
+        self._began, self._progress = began, Progress()
         self._thread = ThreadPoolExecutor(1, "save")
-        self._work: Future = self._thread.submit(write)
+        self._work: Future = self._thread.submit(write, self._progress)
         self._completing = False
 
     @property
@@ -85,10 +87,17 @@ class SaveUnderWay:
         self._complete(written)
         return time.perf_counter()
 
-    def finish(self) -> Saved:
-        """Wait until it is complete; all ranks call it together. Raises UserError as `advance`."""
+    def finish(self, while_waiting: Callable[[], None]) -> Saved:
+        """Wait until it is complete; all ranks call it together. Raises UserError as `advance`.
+
+        while_waiting: called each second in which this rank's thread has got on.
+        """
         saved = None
         while saved is None:
-            wait([self._work])
+            seen = None
+            while wait([self._work], POLL_S).not_done:
+                if (bytes_done := self._progress.bytes_done) != seen:
+                    while_waiting()
+                seen = bytes_done
             saved = self.advance()
         return saved

@@ -48,12 +48,22 @@ class Written:
     sha256: str
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> Written:
+@dataclass
+class Progress:
+    """How far the saving thread of a rank has come, for others to look at."""
+
+    bytes_done: int = 0  # written, and once more when they are read back
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, progress: Progress | None = None
+) -> Written:
     """Write tensors of any device to a safetensors file, force it onto the disk, read it back.
 
     Raises UserError for numbers that are not finite, where the disk will not take the file, and
     where it gives back another.
     """
+    progress = progress or Progress()
     require_finite(tensors, path)
     digest, size = hashlib.sha256(), 0
     try:
@@ -62,7 +72,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> Written:
                 file.write(part.data)
                 digest.update(part.data)
                 size += len(part)
-        _read_back(path, tensors)
+                progress.bytes_done += len(part)
+        _read_back(path, tensors, progress)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     return Written(size, digest.hexdigest())
@@ -107,7 +118,7 @@ def _header(tensors: Mapping[str, Tensor]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _read_back(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _read_back(path: Path, tensors: Mapping[str, Tensor], progress: Progress) -> None:
     forget_cached(path)
     with path.open("rb") as file:
         found = np.empty(CHUNK, dtype=np.uint8)
@@ -117,6 +128,7 @@ def _read_back(path: Path, tensors: Mapping[str, Tensor]) -> None:
             length = file.readinto(found[: len(part)].data)
             if length != len(part) or not np.array_equal(found[:length], part):
                 raise UserError(f"{path}: read back from the disk, it is not what was written")
+            progress.bytes_done += length
         if file.read(1):
             raise UserError(f"{path}: longer on the disk than what was written")
 

@@ -90,6 +90,10 @@ class TrainingWindows(Dataset):
             for name, on_all_ranks in self.order.windows_by_species(micro_step).items()
         }
 
+    def place(self, draw: Draw) -> str:
+        """Where the target of a draw lies: contig:start-end, 0-based half-open."""
+        return self.datasets[draw.species].place(int(self.target_rows[draw.species][draw.window]))
+
     def _read(self, species: str, draws: list[Draw]) -> SpeciesBatch:
         data, rows = self.datasets[species], self.rows[species]
         target_rows = self.target_rows[species]

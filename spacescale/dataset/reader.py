@@ -160,7 +160,8 @@ class SpeciesData:
             try:
                 found = self._bases(contig.offset + inside.start, contig.offset + inside.stop)
             except UserError as error:
-                raise UserError(f"{error}, read for row {row} ({self.place(row)})") from error
+                place = f"row {row} ({self.place(row)})"
+                raise UserError(f"{error}, read for {place}") from error.__cause__
             codes[inside.start - start : inside.stop - start] = found
         return codes
 

@@ -10,11 +10,11 @@ from typing import Any
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.found import best_of, find_checkpoint, require_sound
 from spacescale.checkpoint.probe import FILE as PROBE
-from spacescale.config import RELEASED
 from spacescale.dataset.loader import open_datasets
 from spacescale.errors import UserError
 from spacescale.evals.data_info import describe_data, describe_together
 from spacescale.model.space import read_export
+from spacescale.presets import RELEASED
 
 
 def describe(path: Path, verify: bool = False) -> str:

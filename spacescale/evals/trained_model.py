@@ -96,9 +96,9 @@ class TrainedModel:
 
     def splits_of(self, data: SpeciesData) -> Splits:
         """Say whether the data are split as those the model was trained on."""
-        if data.manifest_hash == self.data_manifests[data.name]:
+        if data.manifest_hash == self.data_manifests.get(data.name):
             return "as trained"
-        known = self.data_splits[data.name]
+        known = self.data_splits.get(data.name)
         if known is None:
             return "unknown"
         return "as trained" if known == data.manifest.split.hash else "other"

@@ -74,14 +74,26 @@ _EVENT: TypeAdapter[Start | End] = TypeAdapter(Annotated[Start | End, Field(disc
 
 
 class Record:
-    """What a process knows of the run's progress; one of them writes the end of the run."""
+    """What a process knows of the run's progress; one of them writes its start and its end."""
 
     def __init__(self, folder: Path, start: Start) -> None:
-        """`start` stands in the folder's history already."""
+        """Write nothing yet: a start that is refused leaves the folder as it was."""
         self.folder, self.start = folder, start
+        self.has_begun = False
         self.step = start.first_step
         self.saved_step: int | None = None
         self._training_since: float | None = None
+
+    def begin(self) -> None:
+        """Add the start, and before it the end of an earlier run that was killed.
+
+        Before metrics.jsonl is cut back. Raises OSError where the file cannot be written.
+        """
+        past = _past(self.folder)
+        if past and past[-1].end is None:
+            append(self.folder, progress(self.folder, past[-1].start))
+        append(self.folder, self.start)
+        self.has_begun = True
 
     def begin_training(self) -> None:
         """Count the time of training from now on."""
@@ -93,7 +105,12 @@ class Record:
         signal: str | None = None,
         error: str | None = None,
     ) -> None:
-        """Add the end of the run. For one rank; raises OSError where the file cannot be written."""
+        """Add the end of the run, and its start where that is missing yet.
+
+        For one rank; raises OSError where the file cannot be written.
+        """
+        if not self.has_begun:
+            self.begin()
         since = self._training_since
         append(
             self.folder,
@@ -111,22 +128,12 @@ class Record:
         )
 
 
-def begin(folder: Path, first_step: int, resumed_from: Path | None, world_size: int) -> Start:
-    """Add the start of a run, and before it the end of an earlier one that was killed.
-
-    For rank 0, before metrics.jsonl is cut back to first_step.
-    """
-    try:
-        past = runs(read_history(folder))
-    except UserError as error:  # no reason not to train
-        logger.warning("%s", error)
-        past = []
-    last = past[-1].end if past else None
-    if past and last is None:
-        last = progress(folder, past[-1].start)
-        append(folder, last)
-    steps_done = max([last.step if last else 0, *(r["step"] for r in _metrics(folder))])
-    start = Start(
+def new_start(folder: Path, first_step: int, resumed_from: Path | None, world_size: int) -> Start:
+    """The start of a run of this process, rank 0, in a folder that may hold its past."""
+    past = _past(folder)
+    ends = [past[-1].end] if past and past[-1].end else []
+    steps_done = max([0, *(e.step for e in ends), *(r["step"] for r in _metrics(folder))])
+    return Start(
         start=secrets.token_hex(4),
         time=_now(),
         first_step=first_step,
@@ -140,8 +147,15 @@ def begin(folder: Path, first_step: int, resumed_from: Path | None, world_size: 
         version=spacescale.__version__,
         commit=_commit(),
     )
-    append(folder, start)
-    return start
+
+
+def _past(folder: Path) -> list[Run]:
+    """Earlier runs in a folder; none where the history cannot be read, so that training goes on."""
+    try:
+        return runs(read_history(folder))
+    except UserError as error:
+        logger.warning("%s", error)
+        return []
 
 
 def progress(folder: Path, start: Start) -> End:
@@ -258,12 +272,18 @@ class Run:
 
 
 def runs(events: list[Start | End]) -> list[Run]:
-    """Starts with their ends, in the order of the starts. Of two ends the first counts."""
+    """Starts with their ends, in the order of the starts.
+
+    Two ranks may write them where one fails while it starts: of two alike the first counts.
+    """
+    starts: dict[str, Start] = {}
     ends: dict[str, End] = {}
     for event in events:
-        if isinstance(event, End):
+        if isinstance(event, Start):
+            starts.setdefault(event.start, event)
+        else:
             ends.setdefault(event.start, event)
-    return [Run(e, ends.get(e.start)) for e in events if isinstance(e, Start)]
+    return [Run(start, ends.get(name)) for name, start in starts.items()]
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Beat:
     forwards: int = 0
     place: str = "its start"
     waits: bool = False  # in a collective, for the others
-    stack: int = 0  # a hash of all calls that its main thread is in
+    stack: int = 0  # a hash of all calls that its main thread is in, and of what it waits for
     time: float = field(default_factory=time.monotonic, compare=False)
 
 
@@ -73,7 +73,7 @@ class Watch:
         self._leave = leave
         self.hang_timeout_s = hang_timeout_s
         self.record: Record | None = None  # of the run, once it holds its folder
-        self._forwards, self._closed = 0, False
+        self._forwards, self._progress, self._closed = 0, 0, False
         self._main = threading.main_thread().ident
         self._lines: dict[int, Line] = {}
         self._places: dict[int, Place] = {}
@@ -98,6 +98,10 @@ class Watch:
 
     def _count(self, *_: Any) -> None:
         self._forwards += 1
+
+    def note_progress(self) -> None:
+        """Note that what the main thread waits for, a save, gets on: it is no standstill."""
+        self._progress += 1
 
     def __enter__(self) -> Watch:
         return self
@@ -149,7 +153,7 @@ class Watch:
 
     def _beat(self) -> None:
         place, waits, stack = _where(self._main)
-        mine = Beat(self._forwards, place, waits, stack)
+        mine = Beat(self._forwards, place, waits, hash((stack, self._progress)))
         self._note(comm.rank(), mine)
         for line in list(self._lines.values()):
             line.send({"beat": [mine.forwards, mine.place, mine.waits, mine.stack]})
@@ -235,11 +239,15 @@ class Watch:
                     os.kill(place.pid, signal.SIGKILL)
 
     def _claim(self, text: str, more: str) -> bool:
-        """Whether this rank is the one to speak; if so, it also writes the run's end."""
+        """Whether this rank is the one to speak; if so, it also writes the run's end.
+
+        Until the run has begun, FAILED may be that of an earlier one, and more than one may speak.
+        """
         if self.record is None:
             return True
+        mode = "xb" if self.record.has_begun else "wb"
         try:
-            with (self.record.folder / FAILED).open("xb") as handle:
+            with (self.record.folder / FAILED).open(mode) as handle:
                 lines = f"{text}\n{more}\n" if more else f"{text}\n"
                 handle.write(lines.encode(errors="backslashreplace"))
             self.record.end("failed", error=text)

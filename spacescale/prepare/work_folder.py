@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePath
 from typing import IO, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -93,10 +94,16 @@ class WorkFolder:
         write_text(self.plan, content.getvalue())
 
     def load_plan(self) -> tuple[bytes, dict[str, np.ndarray]]:
-        """Return what `save_plan` was given."""
-        with np.load(self.plan, allow_pickle=False) as stored:
-            arrays = dict(stored)
-        return arrays.pop("json").tobytes(), arrays
+        """Return what `save_plan` was given; UserError where the file holds anything else."""
+        try:
+            with np.load(self.plan, allow_pickle=False) as stored:
+                arrays = dict(stored)
+            return arrays.pop("json").tobytes(), arrays
+        except (ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise UserError(
+                f"{self.plan}: damaged, or of another version of spacescale ({error}); delete "
+                f"{self.path} to begin anew"
+            ) from error
 
     def how_to_go_on(self) -> str:
         """Say what the user can do after an interruption."""

@@ -6,10 +6,11 @@ import os
 import shutil
 from pathlib import Path
 
-from spacescale.config import EMBEDDED_PRESET, build_config
+from spacescale.config import build_config
 from spacescale.errors import UserError
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.stages import make_dataset
+from spacescale.presets import EMBEDDED_PRESET
 from spacescale.splits.options import SplitOptions
 from spacescale.testing.simulated_genomes import write_simulated_genomes
 

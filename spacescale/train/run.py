@@ -10,6 +10,7 @@ from typing import IO, Any
 import torch
 
 from spacescale.checkpoint import layout
+from spacescale.checkpoint.compatibility import check_compatible
 from spacescale.checkpoint.foreign_config import released_grouping
 from spacescale.checkpoint.found import Start, find_start, settle_on
 from spacescale.checkpoint.manager import CheckpointManager
@@ -21,8 +22,7 @@ from spacescale.dataset.run_data import RunData
 from spacescale.dataset.sampler import SampleOrder
 from spacescale.errors import UserError
 from spacescale.files import write_json
-from spacescale.metrics.history import Record, begin
-from spacescale.metrics.history import Start as StartEvent
+from spacescale.metrics import history
 from spacescale.model.attention import Attention, attention_kernel
 from spacescale.model.space import Space
 from spacescale.parallel import comm
@@ -84,9 +84,13 @@ def prepare(
             "species of the first micro-steps": _species_of_first_micro_steps(data.windows),
         }
     )
+    # A run that still ends there may yet save; a folder is made only where nothing is refused.
+    lock = comm.on_main_only(lambda: lock_run(output) if output.exists() else None)
     start: Start = comm.on_main(lambda: find_start(output, resume))
-    lock = comm.on_main_only(lambda: lock_run(output))
-    record = Record(output, comm.on_main(lambda: _begin(output, start.checkpoint)))
+    lock = comm.on_main_only(lambda: lock or lock_run(output))
+    if (checkpoint := start.checkpoint) is not None:
+        comm.on_main(lambda: _check(checkpoint, config, data, deepspeed_config, ep_size))
+    record = history.Record(output, comm.on_main(lambda: _new_start(output, checkpoint)))
     stop.record = watch.record = record
 
     torch.manual_seed(config.run.seed)  # the same weights on every rank, whatever ep_size
@@ -98,7 +102,10 @@ def prepare(
     manager = CheckpointManager(output, config, data, engine, ep_size, model, device)
     comm.on_main(manager.require_room)
     trainer = Trainer(engine, config, data, manager, output, device, stop, record)
-    first_step = trainer.restore(start.checkpoint) if start.checkpoint else 0
+    first_step = trainer.restore(checkpoint) if checkpoint else 0
+    comm.on_main(record.begin)
+    record.has_begun = True  # on all ranks
+    comm.on_main(lambda: remove_markers(output))
     comm.on_main(lambda: _settle(output, start))
     comm.on_main(lambda: _write_config(output, config, deepspeed_config, manager.run_id))
     _announce(config, data, output, ep_size, deepspeed_config, first_step)
@@ -254,8 +261,27 @@ def training_windows(
         importance=data.species_importance,
     )
     return TrainingWindows(
-        datasets, order, comm.rank(), config.model.seq_length, data.roll_targets_windows
+        datasets,
+        order,
+        comm.rank(),
+        config.model.seq_length,
+        data.roll_targets_windows,
+        replace_damaged=data.on_damaged == "replace",
     )
+
+
+def _check(
+    checkpoint: Path, config: Config, data: RunData, deepspeed_config: dict[str, Any], ep_size: int
+) -> None:
+    """Refuse a checkpoint that the run cannot go on from, before anything is changed."""
+    laid_out = {
+        "world_size": comm.world_size(),
+        "ep_size": ep_size,
+        "zero_stage": deepspeed_config["zero_optimization"]["stage"],
+        "micro_batch_size": deepspeed_config["train_micro_batch_size_per_gpu"],
+        "gradient_accumulation_steps": deepspeed_config["gradient_accumulation_steps"],
+    }
+    check_compatible(checkpoint, layout.read_state(checkpoint), config, data, laid_out)
 
 
 def _settle(output: Path, start: Start) -> None:
@@ -268,12 +294,9 @@ def _settle(output: Path, start: Start) -> None:
         settle_on(folder / checkpoint.resolve().name)
 
 
-def _begin(output: Path, checkpoint: Path | None) -> StartEvent:
-    """The folder is this run's from now on; what an earlier one said at its end holds no longer."""
+def _new_start(output: Path, checkpoint: Path | None) -> history.Start:
     first_step = layout.read_state(checkpoint)["step"] if checkpoint else 0
-    start = begin(output, first_step, checkpoint, comm.world_size())
-    remove_markers(output)
-    return start
+    return history.new_start(output, first_step, checkpoint, comm.world_size())
 
 
 def _write_config(

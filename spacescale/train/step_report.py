@@ -21,6 +21,7 @@ class StepSummary:
     gradients_in_order: bool  # the same order of arrival on all ranks
     stop_signal: int  # a signal that some rank received, or 0
     save_ready: bool  # no rank is writing a checkpoint
+    num_replaced: int  # damaged windows that others took the place of
 
 
 class StepReport:
@@ -35,10 +36,20 @@ class StepReport:
         self.species, self.device = species, device
         self.windows = dict.fromkeys(species, 0)
         self.sums: dict[str, Tensor] = {}
-        self.micro_steps = 0
+        self.micro_steps = self.num_replaced = 0
 
-    def add(self, losses: dict[str, Tensor], total: Tensor, windows: dict[str, int]) -> None:
-        """Add one micro-step: weighted loss terms, their sum, and windows per species."""
+    def add(
+        self,
+        losses: dict[str, Tensor],
+        total: Tensor,
+        windows: dict[str, int],
+        num_replaced: int = 0,
+    ) -> None:
+        """Add one micro-step: weighted loss terms, their sum, and windows per species.
+
+        num_replaced: how many of the windows took the place of damaged ones.
+        """
+        self.num_replaced += num_replaced
         self.micro_steps += 1
         self._add("train/loss", total)
         for name, value in losses.items():
@@ -68,7 +79,13 @@ class StepReport:
         """
         names = sorted(self.sums)
         largest = torch.zeros((), device=self.device) if largest_buffer is None else largest_buffer
-        numbers = (*self.windows.values(), gradient_order, stop_signal, save_ready)
+        numbers = (
+            *self.windows.values(),
+            gradient_order,
+            stop_signal,
+            save_ready,
+            self.num_replaced,
+        )
         counts = [float(n) for n in numbers]
         row = torch.cat(
             [
@@ -76,9 +93,9 @@ class StepReport:
                 torch.tensor(counts, device=self.device),
             ]
         )
-        rows = comm.gather_rows(row).cpu()  # (world, terms + 1 + species + 3)
+        rows = comm.gather_rows(row).cpu()  # (world, terms + 1 + species + 4)
         losses, columns = rows[:, : len(names)].T, rows[:, len(names) :].T
-        buffers, *of_species, orders, signals, ready = columns
+        buffers, *of_species, orders, signals, ready, replaced = columns
         sums = dict(zip(names, losses, strict=True))
         windows = {n: float(v.sum()) for n, v in zip(self.species, of_species, strict=True)}
         micro_steps = len(rows) * self.micro_steps
@@ -91,4 +108,5 @@ class StepReport:
             gradients_in_order=bool((orders == orders[0]).all()),
             stop_signal=int(signals.max()),
             save_ready=bool(ready.all()),
+            num_replaced=int(replaced.sum()),
         )

@@ -16,7 +16,7 @@ from spacescale.checkpoint import layout
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.checkpoint.saving import Saved
 from spacescale.config import Config
-from spacescale.dataset.batch import Batch
+from spacescale.dataset.batch import Batch, Replaced
 from spacescale.dataset.loader import BatchesOnDevice, training_batches
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.run_data import RunData
@@ -31,11 +31,14 @@ from spacescale.parallel import comm
 from spacescale.parallel.engine import Engine, set_learning_rate
 from spacescale.parallel.gradient_order import GradientOrder
 from spacescale.parallel.run_folder import DONE, REQUEUE
+from spacescale.parallel.step_gate import veto_steps
 from spacescale.train.grace import Grace
+from spacescale.train.quarantine import Quarantine
 from spacescale.train.schedule import learning_rate
 from spacescale.train.signals import StopRequest
 from spacescale.train.statistics_watch import StatisticsWatch
 from spacescale.train.step_report import StepReport, StepSummary
+from spacescale.train.step_watch import StepWatch, Verdict
 from spacescale.train.validation import validate
 
 logger = logging.getLogger(__name__)
@@ -66,7 +69,11 @@ class Trainer:
         self.track_means = {name: self._track_means(d) for name, d in data.datasets.items()}
         self.scores: dict[str, float] = {}  # of the last validation, and its step
         self.best_score = -math.inf
-        self.nonfinite_in_a_row = 0
+        self.steps = StepWatch(output, config.run, data, self.accumulation)
+        if config.run.skip_spikes:
+            veto_steps(engine, self.steps.refuses)
+        self.quarantine = Quarantine(output, data.datasets)
+        self.replaced: list[Replaced] = []  # on this rank, in this step
         self.save_stall_s = math.nan  # what training waited for at the last save
         self.statistics = StatisticsWatch(manager.model)
         self.grace = Grace()
@@ -78,12 +85,13 @@ class Trainer:
         return (means if in_means else torch.ones_like(means)).to(self.device)
 
     def restore(self, checkpoint: Path) -> int:
-        """Load a checkpoint that was just verified; returns the first step to run."""
-        state = self.manager.load(checkpoint, verified=True)
+        """Load a checkpoint that was just checked; returns the first step to run."""
+        state = self.manager.load(checkpoint, checked=True)
         self.scores = {n: math.nan if v is None else v for n, v in state["metrics"].items()}
         metric = layout.read_config(checkpoint, state).run.best_metric
         if state["best_score"] is not None and metric == self.config.run.best_metric:
             self.best_score = state["best_score"]
+        self.steps.restore(state.get("step_watch", {}))
         return state["step"]
 
     def fit(self, first_step: int) -> None:
@@ -134,29 +142,40 @@ class Trainer:
         set_learning_rate(self.engine, rate)
         report = StepReport(list(self.data.datasets), self.device)
         self.statistics.keep()
-        for _ in range(self.accumulation):
-            self._micro_step(next(self.batches), report)
+        for _ in range(self.accumulation - 1):
+            self._forward_and_backward(next(self.batches), report)
+            self.engine.step()
+        self._forward_and_backward(next(self.batches), report)
         summary = report.gather(
             self.stop.signal or 0,
             self.manager.is_ready,
             self.statistics.largest(),
             self.gradient_order.take(),
         )
+        self._require_order(step, summary)
+        self.steps.begin(summary)
+        self.engine.step()
+        self.throughput.step(summary.windows, self.batches.waited_s)
+        norm = self._gradient_norm()
+        if summary.num_replaced:
+            for line in self.quarantine.add(self.replaced):
+                self.progress.say(f"step {step + 1}: {line}")
+        self.replaced.clear()
+        self._act_on(self.steps.judge(step, summary, norm), step)
+        self._show(step + 1, summary)
+        if (step + 1) % self.config.run.log_every == 0 or step == 0:
+            self._log_step(step + 1, summary, norm, rate)
+        return summary
+
+    def _require_order(self, step: int, summary: StepSummary) -> None:
         if not summary.gradients_in_order:
             raise UserError(
                 f"step {step + 1}: gradients arrived in different orders on the ranks, and may "
                 "have been added to each other; nothing of this step is saved. This is a fault of "
                 "spacescale: please report it with the configuration"
             )
-        self.throughput.step(summary.windows, self.batches.waited_s)
-        norm = self._gradient_norm()
-        self._check_finite(step, summary, norm)
-        self._show(step + 1, summary)
-        if (step + 1) % self.config.run.log_every == 0 or step == 0:
-            self._log_step(step + 1, summary, norm, rate)
-        return summary
 
-    def _micro_step(self, batch: Batch, report: StepReport) -> None:
+    def _forward_and_backward(self, batch: Batch, report: StepReport) -> None:
         output = self.engine({name: part.codes for name, part in batch.items()})
         targets = {name: p.targets.float() / self.track_means[name] for name, p in batch.items()}
         losses = training_losses(
@@ -170,45 +189,29 @@ class Trainer:
         total = torch.stack(list(losses.values())).sum()
         self.engine.backward(total)
         self.batches.copy_next()
-        self.engine.step()
-        report.add(losses, total, {name: len(part.codes) for name, part in batch.items()})
+        replaced = [one for part in batch.values() for one in part.replaced]
+        self.replaced += replaced
+        windows = {name: len(part.codes) for name, part in batch.items()}
+        report.add(losses, total, windows, len(replaced))
 
     def _gradient_norm(self) -> float:
         """Norm before clipping; NaN where DeepSpeed skipped the step because it was not finite."""
         norm = self.engine.get_global_grad_norm() if self.engine.was_step_applied() else None
         return math.nan if norm is None else float(norm)
 
-    def _check_finite(self, step: int, summary: StepSummary, norm: float) -> None:
-        """Report a step that was not finite (DeepSpeed skips it without a word), or end the run.
-
-        BatchNorm's statistics become again what they were before it.
-        """
-        skipped = bool(summary.bad_ranks) or not math.isfinite(norm)
-        if not skipped and not summary.bad_buffers:
-            self.nonfinite_in_a_row = 0
-            return
-        self.statistics.restore()
-        self.nonfinite_in_a_row += 1
-        ranks = ", ".join(map(str, summary.bad_ranks))
-        if ranks:
-            what = f"loss not finite on rank {ranks}"
-        elif skipped:
-            what = f"gradient norm, over ranks 0 to {comm.world_size() - 1}, not finite"
-        else:
-            what = "BatchNorm statistics not finite"
-        done = "the step was skipped" if skipped else "they are again those of the step before"
-        self.progress.say(f"step {step + 1}: {what}; {done}")
-        where = [f"loss/rank{rank}" for rank in summary.bad_ranks] or [
-            "gradient_norm" if skipped else "statistics"
-        ]
-        self.log.scalars(step + 1, {f"nonfinite/{place}": 1.0 for place in where})
-        if self.nonfinite_in_a_row >= self.config.run.max_nonfinite_steps:
+    def _act_on(self, verdict: Verdict, step: int) -> None:
+        """Say, log and mend what was odd about a step, or end the run."""
+        for line in verdict.lines:
+            self.progress.say(line)
+        if verdict.scalars:
+            self.log.scalars(step + 1, verdict.scalars)
+        if verdict.restore:
+            self.statistics.restore()
+        try:
+            self.steps.require_few(step)
+        except UserError:
             self._announce_saved(self.manager.finish())
-            raise UserError(
-                f"{self.nonfinite_in_a_row} steps in a row were not finite (up to step "
-                f"{step + 1}: {what}); look at the targets with `spacescale info`, or lower "
-                "optim.lr"
-            )
+            raise
 
     def _log_step(self, step: int, summary: StepSummary, norm: float, rate: float) -> None:
         self.log.scalars(
@@ -260,7 +263,7 @@ class Trainer:
         scores = {n: v for n, v in self.scores.items() if not n.startswith("valid_experts/")}
         run = self.config.run
         with_probe = is_best or step == self.config.optim.max_steps or run.probe_every_save
-        self.manager.save(step, scores, self.best_score, is_best, with_probe)
+        self.manager.save(step, scores, self.best_score, is_best, with_probe, self.steps.state())
         waits = is_end or not run.save_in_background
         saved = self.manager.finish() if waits else None
         self.save_stall_s = time.perf_counter() - began

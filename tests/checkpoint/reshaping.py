@@ -11,7 +11,7 @@ from checkpoints import MODEL
 from no_data import no_data
 from torch import Tensor
 
-from spacescale.checkpoint.found import begin_line, list_checkpoints
+from spacescale.checkpoint.found import list_checkpoints
 from spacescale.checkpoint.layout import read_state, verify
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.checkpoint.partitions import Partitions
@@ -65,8 +65,8 @@ class Run:
     manager: CheckpointManager
 
 
-def start(output: Path, layout: Layout, seed: int = 20) -> Run:
-    """A fresh run of this layout. `seed` makes the weights."""
+def start(output: Path, layout: Layout, seed: int = 20, beside: bool = True) -> Run:
+    """A fresh run of this layout. `seed` makes the weights; beside: it saves beside training."""
     torch.manual_seed(seed)
     model = Space(CONFIG.model)
     distribute_experts(model, layout.ep_size)
@@ -81,7 +81,9 @@ def start(output: Path, layout: Layout, seed: int = 20) -> Run:
     torch.manual_seed(seed + 1 + comm.rank())
     data = no_data(CONFIG.model.species)
     device = torch.device("cpu")
-    manager = CheckpointManager(output, CONFIG, data, engine, layout.ep_size, model, device)
+    run = CONFIG.run.model_copy(update={"save_in_background": beside})
+    saved = CONFIG.model_copy(update={"run": run})
+    manager = CheckpointManager(output, saved, data, engine, layout.ep_size, model, device)
     return Run(model, engine, manager)
 
 
@@ -178,8 +180,7 @@ def refused_save(output: Path) -> str:
     """What is said when statistics are not finite; the last clean checkpoint must stay."""
     run = start(output, Layout(1, 1, 1))
     save(run, SAVED_AT)
-    statistics: Tensor = run.model.stem[1].block[0].running_var  # pyright: ignore
-    kept, statistics[0] = float(statistics[0]), torch.inf
+    run.model.stem[1].block[0].running_var[0] = torch.inf  # pyright: ignore
     said = ""
     try:
         save(run, SAVED_AT + 1)
@@ -187,10 +188,9 @@ def refused_save(output: Path) -> str:
         said = str(error)
     assert [path.name for path in list_checkpoints(output / "checkpoints")] == ["step-00000003"]
     verify(output / "checkpoints/step-00000003")
-    statistics[0] = kept
     # A save that lands on another line's checkpoint sets it aside.
     theirs = read_state(output / "checkpoints/step-00000003")["lineage"]
-    run.manager.lineage = begin_line(None)
+    run = start(output, Layout(1, 1, 1))
     save(run, SAVED_AT)
     aside = output / "checkpoints/step-00000003.aside-1"
     assert read_state(aside)["lineage"] == theirs != run.manager.lineage

@@ -1,6 +1,6 @@
 """pretrain.py with a FAULT in the third micro-step of rank FAULT_RANK: bug, damage, sleep, limit
-(no file may grow beyond 100 kB), or an overflow that the loss betrays or hides. Or pause in
-FAULT_PLACE, which stops the process before that."""
+(no file may grow beyond 100 kB), disk (it does not answer while step 4 is saved), or an overflow
+that the loss betrays or hides. Or pause in FAULT_PLACE, which stops the process before that."""
 
 import os
 import pkgutil
@@ -41,6 +41,8 @@ def add_fault():
                     raise UserError("shard 7 is damaged")
                 case "sleep":
                     time.sleep(3600)
+                case "disk":
+                    hold_writing()
                 case "limit":
                     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
                 case "overflow":
@@ -50,6 +52,20 @@ def add_fault():
         sound(self, batch, report)
 
     Trainer._micro_step = micro_step
+
+
+def hold_writing():
+    from spacescale.checkpoint import manager
+
+    sound = manager.save_tensors
+
+    def save_tensors(tensors, path, progress):
+        if path.parent.name.startswith("step-00000004"):
+            path.write_bytes(b"the beginning")
+            time.sleep(3600)
+        return sound(tensors, path, progress)
+
+    manager.save_tensors = save_tensors
 
 
 def add_pause():

@@ -10,13 +10,13 @@ from commands import DEEPSPEED_JSON, REPO, TINY
 from preset_runs import train_all
 
 from spacescale.checkpoint.convert import convert
-from spacescale.config import PRESETS
 from spacescale.evals.evaluation import evaluate
 from spacescale.evals.info import describe
 from spacescale.planning.machine import named_machine
 from spacescale.planning.measure import measure_plan
 from spacescale.planning.plan import plan_preset
 from spacescale.planning.report import as_text
+from spacescale.presets import PRESETS
 from spacescale.testing.ranks import run_ranks
 
 WITHOUT_EXPERTS = {"enformer", "space_dense_encoder", "space_dense_no_species"}

@@ -14,7 +14,7 @@ ENDED_S = 60  # what it takes on a busy machine: DeepSpeed's launcher first has 
 def kill(run, target):
     """Kill the command or DeepSpeed's launcher, as soon as there is one; whether ranks lived."""
     if target == "launch":
-        run.wait_until(lambda: run.launcher() is not None or run.commands[0].poll() is not None)
+        run.wait_until(lambda: run.launcher() is not None)
     pid = run.launcher() if target == "launch" else run.commands[0].pid
     ranks_lived = bool(run.ranks())
     with contextlib.suppress(ProcessLookupError):

@@ -6,6 +6,7 @@ import re
 import signal
 
 import pytest
+from commands import by_step
 from running import FAULTY, SOON_S
 
 from spacescale.checkpoint.found import find_checkpoint
@@ -166,3 +167,26 @@ def test_ctrl_c_saves_and_leaves(start, launcher):
     assert find_checkpoint(run.output) is not None
     assert len(re.findall(r"SIG(INT|TERM): saved step", run.text())) == 1
     assert "pretrain.py" not in "".join(re.findall(r'File ".*', run.text()))
+
+
+# ---- Killed while a checkpoint is written beside training ---------------------------------------
+
+
+def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(start):
+    run = start("python", "run.save_every=2", script=FAULTY, FAULT="disk", FAULT_RANK=1)
+    run.wait_until(lambda: 6 in steps_of(run))  # training went on beside the save of step 4
+    run.end()
+    before = steps_of(run)
+    names = {path.name for path in (run.output / "checkpoints").glob("step-*")}
+    assert names == {"step-00000002", "step-00000004.partial"}
+    run = start("python", "run.save_every=2", "--resume", "must")
+    run.wait_until(lambda: "speed/save_total_s" in steps_of(run).get(4, {}) and 6 in steps_of(run))
+    run.end()
+    after = steps_of(run)
+    for step in (3, 4, 5, 6):
+        assert after[step]["train/loss"] == before[step]["train/loss"], step
+    assert after[4]["speed/save_stall_s"] < after[4]["speed/save_total_s"]
+
+
+def steps_of(run):
+    return by_step(run.output) if (run.output / "metrics.jsonl").exists() else {}

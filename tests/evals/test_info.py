@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_up_checkpoints import flip, write_checkpoint
 
-from spacescale.config import RELEASED, LossConfig, ModelConfig
+from spacescale.config import LossConfig, ModelConfig
 from spacescale.dataset.manifest import find_species
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
@@ -14,6 +14,7 @@ from spacescale.evals.data_info import draw_coverage
 from spacescale.evals.info import describe
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.stages import make_dataset
+from spacescale.presets import RELEASED
 from spacescale.splits.options import SplitOptions
 from spacescale.testing.simulated_genomes import write_simulated_genomes
 
@@ -74,7 +75,8 @@ def test_a_run_is_described_by_its_latest_checkpoint(run):
     assert lines[0] == f"checkpoint   {run / 'checkpoints' / 'step-00000040'}"
     assert lines[1:3] == ["step         40", "best of run  not known"]
     assert lines[3].startswith("layout       2 processes, expert parallel 2, ZeRO-2")
-    assert lines[4:] == OF_THE_MODEL
+    assert lines[4].startswith("probe        none: ")
+    assert lines[5:] == OF_THE_MODEL
 
 
 def test_a_checkpoint_names_the_best_of_its_run(run):

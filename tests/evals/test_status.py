@@ -7,7 +7,7 @@ from spacescale.checkpoint import layout
 from spacescale.errors import UserError
 from spacescale.evals.status import as_json, as_text, follow, read_status
 from spacescale.files import write_json
-from spacescale.metrics.history import Record, append, begin, read_history
+from spacescale.metrics.history import Record, append, new_start, read_history
 from spacescale.metrics.writer import METRICS_FILE, RunLog
 from spacescale.parallel.run_folder import lock_run
 
@@ -22,7 +22,7 @@ def run(tmp_path):
     )
     folder.mkdir()
     (tmp_path / layout.CONFIG).rename(folder / layout.CONFIG)
-    begin(folder, 0, None, 2)
+    Record(folder, new_start(folder, 0, None, 2)).begin()
     log = RunLog(folder)
     for step, speed in ((10, 16.0), (20, 20.0), (30, 24.0), (40, 10.0)):
         log.scalars(
@@ -80,6 +80,13 @@ def test_a_run_elsewhere_that_logs_nothing(run):
     assert read_status(run, now=time.time() + 3600).state == "silent"
 
 
+def begun(run):
+    """The record of the run whose start stands in its history."""
+    record = Record(run, *read_history(run))
+    record.has_begun = True
+    return record
+
+
 @pytest.mark.parametrize(
     "end, state, cause, advice",
     [
@@ -89,7 +96,7 @@ def test_a_run_elsewhere_that_logs_nothing(run):
     ],
 )
 def test_a_run_that_ended(run, end, state, cause, advice):
-    record = Record(run, *read_history(run))
+    record = begun(run)
     record.step = 44  # beyond what was logged
     record.end(**end)
     status = read_status(run)
@@ -99,8 +106,8 @@ def test_a_run_that_ended(run, end, state, cause, advice):
 
 
 def test_restarts_and_lost_steps(run):
-    Record(run, *read_history(run)).end("failed", error="rank 0: x")
-    Record(run, begin(run, 30, None, 2)).end("done")
+    begun(run).end("failed", error="rank 0: x")
+    Record(run, new_start(run, 30, None, 2)).end("done")
     status = read_status(run)
     assert (status.restarts, status.steps_lost) == (1, 10)
     assert 0 <= (status.useful_share or 0) <= 1

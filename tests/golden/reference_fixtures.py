@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from spacescale.checkpoint.key_map import PROFILE_TYPES
-from spacescale.config import RELEASED, LossConfig, ModelConfig
+from spacescale.config import LossConfig, ModelConfig
+from spacescale.presets import RELEASED
 
 SPECIES = ("human", "mouse")
 FILES = {

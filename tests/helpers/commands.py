@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from spacescale.config import EMBEDDED_PRESET, build_config
+from spacescale.config import build_config
 from spacescale.metrics.writer import read_metrics
 from spacescale.parallel.comm import free_port
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.stages import make_dataset
+from spacescale.presets import EMBEDDED_PRESET
 from spacescale.splits.options import SplitOptions
 from spacescale.testing.simulated_genomes import write_simulated_genomes
 

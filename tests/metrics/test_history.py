@@ -12,7 +12,7 @@ from spacescale.metrics.history import (
     Record,
     Start,
     append,
-    begin,
+    new_start,
     progress,
     read_history,
     runs,
@@ -38,6 +38,12 @@ def start(name="a", at=0.0, first_step=0, steps_lost=0):
         version="1",
         commit=None,
     )
+
+
+def begin(folder, *arguments, **named):
+    record = Record(folder, new_start(folder, *arguments, **named))
+    record.begin()
+    return record.start
 
 
 def end(name="a", at=100.0, step=10, first_step=0, training_s=80.0, cause="failed"):
@@ -68,6 +74,7 @@ def test_a_start_and_its_end_come_back_as_they_were_written(tmp_path, monkeypatc
     assert read_history(tmp_path) == [] and summarise(tmp_path).starts == 0
     written = begin(tmp_path, 4, tmp_path / "checkpoints/step-00000004", world_size=8)
     record = Record(tmp_path, written)
+    record.has_begun = True
     record.begin_training()
     record.step, record.saved_step = 9, 8
     record.end("stopped", signal="SIGUSR1")

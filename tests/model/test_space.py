@@ -6,13 +6,14 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from tiny_models import SPECIES, no_ranks, some_codes, some_targets, tiny_config, tiny_model
 
-from spacescale.config import RELEASED, LossConfig
+from spacescale.config import LossConfig
 from spacescale.errors import UserError
 from spacescale.model import Space, experts
 from spacescale.model.layers import BatchNorm
 from spacescale.model.losses import training_losses
 from spacescale.model.space import load_weights
 from spacescale.parallel.sync_batchnorm import SyncBatchNorm
+from spacescale.presets import RELEASED
 
 VARIANTS = [
     pytest.param({}, id="both"),
@@ -232,6 +233,8 @@ def export(tmp_path):
         "format": "spacescale-model",
         "format_version": 1,
         "model": model.config.model_dump(mode="json"),
+        "track_scale": "mean",
+        "trained": {"step": 3, "metrics": {}, "versions": {}, "data_manifests": {}},
     }
     (tmp_path / "config.json").write_text(json.dumps(payload))
     save_file(model.state_dict(), tmp_path / "model.safetensors")
@@ -259,7 +262,7 @@ def test_from_pretrained_names_what_is_wrong(export):
     config.write_text(json.dumps({"model_type": "space"}))
     fails(r"config\.json: format None version None")
     config.write_text("{")
-    fails(r"config\.json: not valid JSON")
+    fails(r"config\.json: damaged: not valid JSON")
     config.unlink()
     fails(r"config\.json: no such file; expected a folder written by `spacescale convert`")
     config.write_text(json.dumps(payload))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from spacescale.config import OptimConfig
+from spacescale.model.experts import StackedExperts
 from spacescale.parallel.engine import build_engine
 
 
@@ -48,3 +49,16 @@ def test_steps_are_those_of_adamw_as_asked_for(optimiser_of, optim, lr, betas, d
             each.step()
     for found, expected in zip(ours.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+def test_weights_alone_decay(optimiser_of):
+    model = nn.Module()
+    model.species_token, model.norm = nn.Embedding(2, 4), nn.LayerNorm(4)
+    model.experts = StackedExperts(2, 4, 8, dropout=0.0, out_dropout=True)
+    model.type_embedding = nn.Parameter(torch.zeros(3, 4))
+    model.head = nn.Linear(4, 2)
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = optimiser_of(model, OptimConfig()).param_groups
+    decayed = [p for group in groups if group["weight_decay"] for p in group["params"]]
+    assert {name_of[id(p)] for p in decayed} == {"experts.w1", "experts.w2", "head.weight"}
+    assert sum(len(group["params"]) for group in groups) == len(name_of)

@@ -20,7 +20,7 @@ from spacescale.prepare.stages import (
     make_stage,
     read_tracks_table,
 )
-from spacescale.prepare.work_folder import WorkFolder, opened
+from spacescale.prepare.work_folder import WorkFolder, locked_exclusively
 from spacescale.splits.options import SplitOptions
 
 STAGES = "spacescale.prepare.stages"
@@ -346,7 +346,7 @@ def test_two_runs_cannot_write_one_dataset(inputs, tmp_path):
     options = small_options(inputs, tmp_path)
     request = dataset_request(options, read_tracks_table(options))
     with (
-        opened(WorkFolder.of(options.target), request),
+        locked_exclusively(WorkFolder.of(options.target), request),
         pytest.raises(UserError, match="another run is writing this dataset"),
     ):
         make_dataset(options)

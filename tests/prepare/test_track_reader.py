@@ -7,6 +7,7 @@ from small_inputs import LENGTHS, TABLE, small_options, write_inputs
 
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
+from spacescale.prepare import track_reader
 from spacescale.prepare.stages import make_dataset
 
 
@@ -31,6 +32,16 @@ def test_another_assembly_is_refused_although_no_split_names_the_contigs(tmp_pat
     write_inputs(tmp_path / "in", track_lengths=LENGTHS | {"chrI": LENGTHS["chrI"] + 1})
     with pytest.raises(UserError, match=r"contig chrI has 3001 bp, .*assembly mismatch"):
         make_dataset(small_options(tmp_path / "in", tmp_path / "out"))
+
+
+@pytest.mark.parametrize("windows", [1, 3])
+def test_how_many_windows_are_read_together_changes_nothing(tmp_path, monkeypatch, windows):
+    write_inputs(tmp_path / "in")
+    data = make(tmp_path / "in", tmp_path / "out")
+    span = data.target_length * data.bin_size
+    monkeypatch.setattr(track_reader, "_BASES_AT_A_TIME", windows * span)
+    again = make(tmp_path / "in", tmp_path / "again")
+    assert len(data) > 2 * windows and again.manifest.files == data.manifest.files
 
 
 def test_a_track_written_below_0_is_turned_by_its_scale(tmp_path):

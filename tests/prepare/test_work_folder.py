@@ -11,7 +11,7 @@ from small_inputs import small_options, write_inputs
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.prepare.stages import make_dataset, make_stage
-from spacescale.prepare.work_folder import WorkFolder, opened
+from spacescale.prepare.work_folder import WorkFolder, locked_exclusively
 
 SHARDS = "spacescale.prepare.shards"
 
@@ -146,7 +146,7 @@ def test_the_lock_is_open_for_reading_too(tmp_path, monkeypatch):
         "spacescale.prepare.work_folder.fcntl.flock",
         lambda file, _: modes.append((file.readable(), file.writable())),
     )
-    with opened(WorkFolder(tmp_path / "work"), {}):
+    with locked_exclusively(WorkFolder(tmp_path / "work"), {}):
         assert modes == [(True, True)]
 
 

@@ -55,8 +55,8 @@ class Planned(Job):
 
     def wait_for_end(self) -> str:
         """Wait for it and those that follow it."""
-        ended = ("COMPLETED", "FAILED", "CANCELLED")
-        self.wait_for(lambda: self.state()["JobState"] in ended and not self.others(), 240)
+        ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+        self.wait_for(lambda: self.state()["JobState"] in ended and not self.others(), 400)
         return self.state()["JobState"]
 
 
@@ -161,6 +161,13 @@ class TestChains:
         job.ask("scancel", job.id)
         assert job.wait_for_end() == "CANCELLED"
         assert len(job.starts()) == 1
+
+    def test_a_job_that_slurm_ends_is_followed(self, slurm, tmp_path):
+        """Its ranks do not listen, and the time is up."""
+        more = {"SPACESCALE_CHAIN": "1", "SBATCH_TIMELIMIT": "1"}
+        job = Planned(slurm, tmp_path, "waits done", **more)
+        assert job.wait_for_end() == "TIMEOUT"
+        assert len(job.starts()) == 2
 
     def of(self, job: Job, number: str) -> dict[str, str]:
         words = job.ask("scontrol", "show", "job", number).split()

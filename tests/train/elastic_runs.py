@@ -9,9 +9,11 @@ from unittest.mock import patch
 
 from spacescale.config import build_config
 from spacescale.dataset.loader import TrainingWindows
+from spacescale.errors import UserError
 from spacescale.files import write_json
 from spacescale.metrics.writer import read_metrics
 from spacescale.parallel import comm
+from spacescale.parallel.gradient_order import GradientOrder
 from spacescale.train.run import prepare
 
 SETTINGS = [
@@ -69,6 +71,16 @@ def run_leg(folder: Path, leg: Leg) -> dict[int, list[tuple[str, int]]]:
     with patch.object(TrainingWindows, "__getitem__", watched):
         run.trainer.fit(run.first_step)
     return read
+
+
+def refused_out_of_order(folder: Path, leg: Leg) -> str:
+    """What a run says whose ranks' gradients arrive in different orders."""
+    with patch.object(GradientOrder, "take", lambda order: comm.rank()):
+        try:
+            run_leg(folder, leg)
+        except UserError as error:
+            return str(error)
+    return ""
 
 
 def losses(output: Path) -> dict[int, float]:

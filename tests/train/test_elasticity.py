@@ -5,16 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from elastic_runs import LAST, STOPPED_AT, Leg, losses, run_leg
+from elastic_runs import LAST, STOPPED_AT, Leg, losses, refused_out_of_order, run_leg
 from small_datasets import small_targets, write_small_dataset
 
+from spacescale.config import build_config
+from spacescale.dataset.sampler import SampleOrder
 from spacescale.testing.ranks import run_ranks
+from spacescale.train.run import _warn_of_single_species
 
 RELATIVE = 1e-4
 
 
 def stopped(world: int, ep_size: int, zero: int) -> Leg:
-    return Leg(f"stopped in {world}", world, ep_size, zero, stop=STOPPED_AT)
+    return Leg(f"stopped in {world}, ep {ep_size}", world, ep_size, zero, stop=STOPPED_AT)
 
 
 def going_on(world: int, ep_size: int, zero: int, origin: Leg) -> Leg:
@@ -101,3 +104,37 @@ def test_what_would_be_noticed(runs, whole):
 @pytest.mark.parametrize("before, after", MORE_CHANGES, ids=lambda leg: leg.name)
 def test_a_run_goes_on_in_or_after_four_processes(runs, whole, before, after):
     check(runs, whole, before, after)
+
+
+def test_gradients_in_another_order_on_a_rank_end_the_run_before_anything_is_saved(runs):
+    leg = Leg("out of order", world=2, ep_size=1, zero=2)
+    for message in run_ranks(refused_out_of_order, 2, runs.folder, leg):
+        assert message.startswith("step 1: gradients arrived in different orders on the ranks")
+    assert not list((runs.folder / leg.name).glob("checkpoints/step-*"))
+
+
+@pytest.mark.parametrize(
+    "species, world, micro, settings, said",
+    [
+        (2, 1, 1, [], "all micro-steps, of 1 windows, hold one species alone"),
+        (2, 2, 1, [], None),
+        (2, 2, 1, ["loss.routing_scope=rank"], "all micro-steps on a rank, of 1 windows, hold"),
+        (2, 2, 2, ["loss.routing_scope=rank"], None),
+        (2, 1, 2, ['data.species_importance={"a": 9}'], "80% of micro-steps, of 2 windows, hold"),
+        (2, 1, 1, ["loss.mi_weight=0"], None),
+        (1, 1, 1, [], None),
+    ],
+)
+def test_micro_steps_of_one_species_are_said_with_what_would_help(
+    species, world, micro, settings, said, caplog
+):
+    config = build_config("space_demo", settings)
+    num_windows = {"a": 20, "b": 20} if species == 2 else {"a": 20}
+    importance = config.data.species_importance
+    order = SampleOrder(0, num_windows, 1.0, micro, world, 3, True, importance)
+    _warn_of_single_species(config, order)
+    if said is None:
+        assert not caplog.messages
+    else:
+        (message,) = caplog.messages
+        assert message.startswith(said) and "data.micro_batch_size" in message

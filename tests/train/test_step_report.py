@@ -84,7 +84,7 @@ def test_buffers_of_one_rank_that_are_not_finite_are_told_to_all(bad, monkeypatc
     for largest, expected in ((1.0, False), (bad, True)):
         report = StepReport(["finch"], CPU)
         add(report, {"finch": (3, 1.0)})
-        summary = report.gather(15, torch.tensor(largest))
+        summary = report.gather(15, True, torch.tensor(largest))
         assert (summary.bad_buffers, summary.bad_ranks) == (expected, [])
         assert (summary.windows, summary.stop_signal) == (3 * len(rows), 15)
 
@@ -110,6 +110,18 @@ def test_gradients_in_another_order_on_some_rank_are_seen(orders, expected, monk
     monkeypatch.setattr(comm, "gather_rows", lambda row: rows.append(row) or row[None])
     for report, order in zip(reports, orders, strict=True):
         add(report, {"finch": (2, 1.0)})
-        report.gather(0, gradient_order=order)
+        report.gather(0, True, gradient_order=order)
     monkeypatch.setattr(comm, "gather_rows", lambda row: torch.stack(rows))
-    assert reports[0].gather(0, gradient_order=orders[0]).gradients_in_order is expected
+    assert reports[0].gather(0, True, gradient_order=orders[0]).gradients_in_order is expected
+
+
+@pytest.mark.parametrize("ready", [[True, True], [True, False], [False, False]])
+def test_a_save_is_ready_when_no_rank_is_writing(ready, monkeypatch):
+    reports = [StepReport(["finch"], CPU) for _ in ready]
+    rows: list[torch.Tensor] = []
+    monkeypatch.setattr(comm, "gather_rows", lambda row: rows.append(row) or row[None])
+    for report, of_rank in zip(reports, ready, strict=True):
+        add(report, {"finch": (1, 1.0)})
+        report.gather(save_ready=of_rank)
+    monkeypatch.setattr(comm, "gather_rows", lambda row: torch.stack(rows))
+    assert reports[0].gather(save_ready=ready[0]).save_ready is all(ready)

@@ -1,0 +1,189 @@
+"""Kill a run again and again, and hold what comes out against one that was left alone.
+
+    python benchmarks/soak.py --kills 50 --out /tmp/soak
+
+Trains a small model on the embedded data with two processes on the CPU, once undisturbed and once
+with every process killed (SIGKILL) at random moments of start-up, training and saving: every second
+kill waits for a save under way. Each start is `--resume auto`. Prints what was compared, and ends
+with status 1 where anything differs: the loss of every step and the bytes of the last checkpoint,
+the checkpoints that are damaged, processes and shared memory left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from spacescale.checkpoint.found import list_checkpoints, newest_sound
+from spacescale.checkpoint.layout import checkpoints_folder, verify
+from spacescale.errors import UserError
+from spacescale.metrics.history import summarise
+from spacescale.metrics.writer import METRICS_FILE, read_metrics
+from spacescale.parallel.comm import free_port
+
+ROOT = Path(__file__).parents[1]
+RANKS = 2
+START_UPS = 1.5  # kills come at a random moment up to so many times a start-up …
+MAX_WAIT_S = 600.0  # … or at the next save, if there is one within this time
+
+
+def command(output: Path, steps: int) -> list[str]:
+    """The small run, in so many steps."""
+    return [
+        str(Path(sys.executable).with_name("deepspeed")),
+        *("--num_gpus", str(RANKS), "--master_port", str(free_port())),
+        "spacescale/pretrain.py",
+        *("--deepspeed", "ds_configs/zero2_moe.json", "--output", str(output), "--resume", "auto"),
+        *(f"optim.max_steps={steps}", "optim.warmup_steps=5", "run.log_every=1"),
+        *("run.save_every=5", f"run.valid_every={steps}", "data.micro_batch_size=2"),
+        *("model.dim=48", "model.dim_divisible_by=8", "model.depth=1", "model.attn_dim_key=8"),
+    ]
+
+
+def start(output: Path, steps: int) -> subprocess.Popen:
+    """Start it, or go on with it, in a session of its own."""
+    with (output.parent / "log.txt").open("a") as log:
+        return subprocess.Popen(
+            command(output, steps),
+            cwd=ROOT,
+            env=os.environ | {"DS_ACCELERATOR": "cpu"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def ranks(output: Path) -> list[int]:
+    """Processes whose command line names the run folder."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            continue
+        if process.name.isdecimal() and str(output).encode() in words:
+            found.append(int(process.name))
+    return found
+
+
+def kill_all(output: Path) -> None:
+    """Kill all processes of the run, also those that come up meanwhile."""
+    while pids := ranks(output):
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.1)
+
+
+def wait_for_moment(run: subprocess.Popen, output: Path, wait_s: float, aimed: bool) -> bool:
+    """Wait for the next kill; False where the run ended before."""
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        if run.poll() is not None:
+            return False
+        if aimed and list(checkpoints_folder(output).glob("*.partial/*")):
+            return True
+        time.sleep(0.002 if aimed else 0.05)
+    return True
+
+
+def with_kills(output: Path, steps: int, kills: int, random_s: Callable[[], float]) -> int:
+    """Train to the end through so many kills; returns how many there were.
+
+    random_s: the moment of a kill that is not aimed at a save, seconds after its start.
+    """
+    done = 0
+    while True:
+        run, aimed = start(output, steps), bool(done % 2)
+        wait_s = MAX_WAIT_S if aimed else random_s()
+        if done < kills and wait_for_moment(run, output, wait_s, aimed):
+            kill_all(output)
+            run.wait()
+            done += 1
+            print(f"\rkill {done} of {kills}", end="", file=sys.stderr, flush=True)
+        elif status := run.wait():
+            raise SystemExit(f"the run ended with status {status}; {output.parent / 'log.txt'}")
+        if (output / "DONE").exists():
+            return done
+
+
+def losses(output: Path) -> dict[int, float]:
+    """Step → loss, exactly as it was computed."""
+    records = read_metrics(output / METRICS_FILE)
+    return {r["step"]: r["train/loss"] for r in records if "train/loss" in r}
+
+
+def fingerprint(output: Path) -> str:
+    """Of the tensors of the newest checkpoint, on all ranks."""
+    newest, _ = newest_sound(list_checkpoints(checkpoints_folder(output)))
+    digest = hashlib.sha256()
+    for path in sorted(newest.glob("*.safetensors")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def damaged(output: Path) -> list[str]:
+    """What is wrong with the checkpoints that stand there."""
+    found = []
+    for checkpoint in list_checkpoints(checkpoints_folder(output)):
+        try:
+            verify(checkpoint)
+        except UserError as error:
+            found.append(str(error))
+    return found
+
+
+def main() -> int:
+    """Run both and compare; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, help="default: 4 for every kill")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    args = parser.parse_args()
+    steps = args.steps or max(20, 4 * args.kills)
+    out = args.out.resolve()
+    out.mkdir(parents=True)
+    shared = {path.name for path in Path("/dev/shm").iterdir()}
+    alone, killed = out / "alone", out / "killed"
+    began = time.time()
+    with_kills(alone, steps, 0, lambda: 0.0)
+    first_step_s = read_metrics(alone / METRICS_FILE)[0]["time"] - began
+    moment = random.Random(args.seed)
+    done = with_kills(
+        killed, steps, args.kills, lambda: moment.uniform(0, START_UPS * first_step_s)
+    )
+    summary = summarise(killed)
+    left = {path.name for path in Path("/dev/shm").iterdir()} - shared
+    found = {
+        "steps": len(losses(killed)) == steps,
+        "losses, bit by bit": losses(killed) == losses(alone),
+        "last checkpoint, bit by bit": fingerprint(killed) == fingerprint(alone),
+        "checkpoints sound": not damaged(killed),
+        "no process left": not ranks(killed),
+        "nothing left in /dev/shm": not left,
+    }
+    print(
+        f"\n{done} kills in {summary.starts} starts, {steps} steps, {summary.steps_lost} repeated"
+    )
+    print(f"useful share of the time, at this rate of kills: {summary.useful_share:.1%}")
+    for name, holds in found.items():
+        print(f"{'ok' if holds else 'FAILED':<7} {name}")
+    if all(found.values()):
+        shutil.rmtree(out)
+    return 0 if all(found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
