@@ -5,7 +5,6 @@ Every function here is called by all ranks together and returns the same checks 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -218,10 +217,11 @@ def _compare_a_step(
 
     The step is the one whose choices of experts rounding is least likely to turn.
     """
-    before = {step: _plain_at(bench, run, step) for step in range(1, STEPS)}
-    margins = {step: _margin(model, windows_of[step]) for step, model in before.items()}
+    margins = {
+        step: _margin(_plain_at(bench, run, step), windows_of[step]) for step in range(1, STEPS)
+    }
     step = max(margins, key=lambda one: margins[one])
-    model, windows, loss = before[step], windows_of[step], bench.config.loss
+    model, windows, loss = _plain_at(bench, run, step), windows_of[step], bench.config.loss
     nothing = without_gradient(model, windows, loss)
     plain_step(model, torch.optim.SGD(model.parameters(), lr=0.0), windows, loss, CLIP, bench.bf16)
     expected = {
@@ -259,7 +259,7 @@ def _plain_at(bench: Bench, run: PreparedRun, step: int) -> Space:
 
 @torch.no_grad()
 def _margin(model: Space, windows: list[Windows]) -> float:
-    model = copy.deepcopy(model)  # whose statistics and hooks are of no further use
+    """How near the nearest choice of experts is; the model's statistics move."""
     margins = watch_margins(model)
     for here in windows:
         model({name: codes for name, (codes, _) in here.items()})

@@ -58,7 +58,8 @@ def train(output: Path, config: dict, save: bool = True) -> list[float]:
         assert torch.isfinite(torch.tensor(float(engine.get_global_grad_norm())))
         losses.append(float(loss.detach()))
         if step == 0 and save:
-            manager.save(1, {}, 0.0, False)
+            manager.save(1, {}, 0.0, False, with_probe=True)
+            manager.finish()
     return losses
 
 

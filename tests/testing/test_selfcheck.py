@@ -61,12 +61,17 @@ FAULTS = {
 
 
 def bench(
-    folder: Path, stop: StopRequest, watch: Watch, zero: int = 2, bf16: bool = False
+    folder: Path,
+    stop: StopRequest,
+    watch: Watch,
+    zero: int = 2,
+    bf16: bool = False,
+    accumulation: int = 1,
 ) -> Bench:
     """As the command makes it, for the expert parallelism that is the default."""
     settings = {
         "gradient_clipping": 0.2,
-        "gradient_accumulation_steps": 8,
+        "gradient_accumulation_steps": accumulation,
         "zero_optimization": {"stage": zero},
         "torch_autocast": {"enabled": bf16, "dtype": "bfloat16"},
     }
@@ -86,7 +91,7 @@ def check_all(folder: Path, stages: list[int], bf16: bool = False) -> dict[int, 
     stop = StopRequest()
     with Watch(stop.leave) as watch:
         return {
-            zero: list(selfchecks.all_checks(bench(folder / f"{zero}", stop, watch, zero, bf16)))
+            zero: list(selfchecks.all_checks(bench(folder / f"{zero}", stop, watch, zero, bf16, 2)))
             for zero in stages
         }
 
