@@ -3,15 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from spacescale.config import (
-    DEFAULT_PRESET,
-    EMBEDDED_PRESET,
-    PRESETS,
-    Config,
-    ModelConfig,
-    build_config,
-)
+from spacescale.config import Config, ModelConfig, build_config
 from spacescale.errors import UserError
+from spacescale.presets import DEFAULT_PRESET, EMBEDDED_PRESET, PRESETS
 
 
 @pytest.mark.parametrize("preset", PRESETS)

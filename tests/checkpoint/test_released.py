@@ -324,6 +324,7 @@ def write_export(folder: Path, **changes) -> Path:
     folder.mkdir()
     save_file(random_weights(config), folder / "model.safetensors")
     payload = {"format": "spacescale-model", "format_version": 1, "track_scale": "mean"}
+    payload |= {"trained": {"step": 3, "metrics": {}, "versions": {}, "data_manifests": {}}}
     payload["model"] = config.model_dump(mode="json")
     (folder / "config.json").write_text(json.dumps(payload))
     return folder
@@ -371,7 +372,7 @@ def test_export_checks_its_source(tmp_path):
     payload = json.loads((source / "config.json").read_text())
     payload["model"]["dim"] = "wide"
     (source / "config.json").write_text(json.dumps(payload))
-    with pytest.raises(UserError, match=r"own/config.json: dim='wide'"):
+    with pytest.raises(UserError, match=r"own/config.json: model.dim='wide'"):
         export_released(source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == [source]
 

@@ -28,7 +28,7 @@ def add_fault():
     from spacescale.errors import UserError
     from spacescale.train.trainer import Trainer
 
-    sound = Trainer._micro_step
+    sound = Trainer._forward_and_backward
 
     def micro_step(self, batch, report):
         CALLS.append(batch)
@@ -51,7 +51,7 @@ def add_fault():
                     scale_activations(self.engine.module, 1e25)
         sound(self, batch, report)
 
-    Trainer._micro_step = micro_step
+    Trainer._forward_and_backward = micro_step
 
 
 def hold_writing():

@@ -341,7 +341,7 @@ def test_three_bad_steps_in_a_row_end_the_run(data, tmp_path):
     done = run(sys.executable, SCRIPT, *arguments(poisoned, output))
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
-    assert "error on rank 0: 3 steps in a row were not finite (up to step 3: " in done.stderr
+    assert "error on rank 0: 3 steps in a row were not finite (up to step 3; " in done.stderr
     assert (output / "FAILED").read_text().splitlines()[1].startswith("needs a person")
     assert [r["step"] for r in read_metrics(output / "metrics.jsonl") if "train/loss" in r] == [
         1, 2,
