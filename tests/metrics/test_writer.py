@@ -1,5 +1,6 @@
 import json
 import sys
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -23,8 +24,16 @@ def json_points(folder) -> list[tuple[int, float]]:
     return [(r["step"], r["train/loss"]) for r in read_metrics(folder / "metrics.jsonl")]
 
 
+def wait_for_the_next_second():
+    """TensorBoard reads files by name: seconds, and a number whose tenth sorts before its ninth."""
+    second = int(time.time())
+    while int(time.time()) == second:
+        time.sleep(0.02)
+
+
 def test_resuming_drops_later_points(tmp_path):
     log_steps(RunLog(tmp_path), range(1, 6))
+    wait_for_the_next_second()
     log_steps(RunLog(tmp_path, resume_step=3), range(4, 7), offset=0.5)
     expected = [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.5), (5, 5.5), (6, 6.5)]
     assert json_points(tmp_path) == expected
@@ -34,6 +43,7 @@ def test_resuming_drops_later_points(tmp_path):
 
 def test_a_new_run_in_an_old_folder_starts_afresh(tmp_path):
     log_steps(RunLog(tmp_path), range(1, 4))
+    wait_for_the_next_second()
     log_steps(RunLog(tmp_path), [1], offset=0.5)
     assert json_points(tmp_path) == tensorboard_points(tmp_path) == [(1, 1.5)]
 
