@@ -7,6 +7,12 @@ with every process killed (SIGKILL) at random moments of start-up, training and 
 kill waits for a save under way. Each start is `--resume auto`. Prints what was compared, and ends
 with status 1 where anything differs: the loss of every step and the bytes of the last checkpoint,
 the checkpoints that are damaged, processes and shared memory left behind.
+
+    python benchmarks/soak.py --hours 2 --kill-every 60 --out /tmp/soak
+
+Trains for so long instead, killed so often, and is told to stop at the end. Prints how the memory
+of the ranks grew while they trained, their open descriptors, what is left in /dev/shm, and the
+share of the time that was useful, from the run's history.
 """
 
 from __future__ import annotations
@@ -23,6 +29,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from spacescale.checkpoint.found import list_checkpoints, newest_sound
 from spacescale.checkpoint.layout import checkpoints_folder, verify
 from spacescale.errors import UserError
@@ -34,9 +42,11 @@ ROOT = Path(__file__).parents[1]
 RANKS = 2
 START_UPS = 1.5  # kills come at a random moment up to so many times a start-up …
 MAX_WAIT_S = 600.0  # … or at the next save, if there is one within this time
+SAMPLE_S = 15.0
+WARM_UP_S = 600.0  # of a start, whose memory is not taken into the slope: caches fill
 
 
-def command(output: Path, steps: int) -> list[str]:
+def command(output: Path, steps: int, save_every: int) -> list[str]:
     """The small run, in so many steps."""
     return [
         str(Path(sys.executable).with_name("deepspeed")),
@@ -44,16 +54,16 @@ def command(output: Path, steps: int) -> list[str]:
         "spacescale/pretrain.py",
         *("--deepspeed", "ds_configs/zero2_moe.json", "--output", str(output), "--resume", "auto"),
         *(f"optim.max_steps={steps}", "optim.warmup_steps=5", "run.log_every=1"),
-        *("run.save_every=5", f"run.valid_every={steps}", "data.micro_batch_size=2"),
+        *(f"run.save_every={save_every}", f"run.valid_every={steps}", "data.micro_batch_size=2"),
         *("model.dim=48", "model.dim_divisible_by=8", "model.depth=1", "model.attn_dim_key=8"),
     ]
 
 
-def start(output: Path, steps: int) -> subprocess.Popen:
+def start(output: Path, steps: int, save_every: int = 5) -> subprocess.Popen:
     """Start it, or go on with it, in a session of its own."""
     with (output.parent / "log.txt").open("a") as log:
         return subprocess.Popen(
-            command(output, steps),
+            command(output, steps, save_every),
             cwd=ROOT,
             env=os.environ | {"DS_ACCELERATOR": "cpu"},
             stdout=log,
@@ -118,6 +128,58 @@ def with_kills(output: Path, steps: int, kills: int, random_s: Callable[[], floa
             return done
 
 
+def usage(pid: int) -> tuple[float, int] | None:
+    """Resident memory (MiB) and open descriptors of a process; None where it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        kib = int(status.partition("VmRSS:")[2].split()[0])
+        return kib / 1024, len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except (OSError, IndexError):
+        return None
+
+
+def train_for(output: Path, hours: float, kill_every_min: float) -> list[tuple[float, float, int]]:
+    """Train so long, killed so often, told to stop at the end.
+
+    Returns the samples of the ranks and their readers: minutes in the start, MiB and descriptors,
+    each added up over the processes of the run.
+    """
+    samples, end = [], time.monotonic() + 3600 * hours
+    while True:
+        run, began = start(output, steps=10**6, save_every=50), time.monotonic()
+        until = min(end, began + 60 * kill_every_min)
+        while time.monotonic() < until and run.poll() is None:
+            time.sleep(SAMPLE_S)
+            found = [used for pid in ranks(output) if (used := usage(pid))]
+            age_s = time.monotonic() - began
+            samples.append((age_s, sum(m for m, _ in found), sum(n for _, n in found)))
+            print(f"\r{(end - time.monotonic()) / 60:.0f} min left ", end="", file=sys.stderr)
+        if run.poll() is not None:
+            raise SystemExit(f"the run ended with status {run.poll()}; {output.parent / 'log.txt'}")
+        if until < end:
+            kill_all(output)
+            run.wait()
+            continue
+        run.terminate()
+        run.wait()
+        return samples
+
+
+def soak_for(out: Path, hours: float, kill_every_min: float) -> int:
+    """Train so long and print what grew; returns the exit status."""
+    shared = {path.name for path in Path("/dev/shm").iterdir()}
+    samples = np.array(train_for(out / "long", hours, kill_every_min))
+    warm = samples[samples[:, 0] > WARM_UP_S]
+    slope = np.polyfit(warm[:, 0] / 3600, warm[:, 1], 1)[0]
+    summary = summarise(out / "long")
+    print(f"\n{summary.starts} starts, {summary.steps_lost} steps repeated")
+    print(f"useful share of the time: {summary.useful_share:.1%}")
+    print(f"memory of all processes: {warm[:, 1].mean():.0f} MiB, {slope:+.1f} MiB an hour")
+    print(f"descriptors of all processes: {warm[:, 2].min():.0f} to {warm[:, 2].max():.0f}")
+    print(f"left in /dev/shm: {sorted({p.name for p in Path('/dev/shm').iterdir()} - shared)}")
+    return 1 if damaged(out / "long") or ranks(out / "long") else 0
+
+
 def losses(output: Path) -> dict[int, float]:
     """Step → loss, exactly as it was computed."""
     records = read_metrics(output / METRICS_FILE)
@@ -150,11 +212,17 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50, help="default: %(default)s")
     parser.add_argument("--steps", type=int, help="default: 4 for every kill")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--hours", type=float, help="train so long, instead of so many steps")
+    parser.add_argument("--kill-every", type=float, default=60, help="minutes, with --hours")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     args = parser.parse_args()
+    if args.hours and 60 * min(args.kill_every, 60 * args.hours) < 2 * WARM_UP_S:
+        parser.error(f"--hours and --kill-every: at least {2 * WARM_UP_S / 60:.0f} minutes")
     steps = args.steps or max(20, 4 * args.kills)
     out = args.out.resolve()
     out.mkdir(parents=True)
+    if args.hours:
+        return soak_for(out, args.hours, args.kill_every)
     shared = {path.name for path in Path("/dev/shm").iterdir()}
     alone, killed = out / "alone", out / "killed"
     began = time.time()
