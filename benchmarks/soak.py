@@ -3,8 +3,8 @@
     python benchmarks/soak.py --kills 50 --out /tmp/soak
 
 Trains a small model on the embedded data with two processes on the CPU, once undisturbed and once
-with every process killed (SIGKILL) at random moments of start-up, training and saving: every second
-kill waits for a save under way. Each start is `--resume auto`. Prints what was compared, and ends
+with every process killed (SIGKILL), in turn at a random moment of the start-up, after some steps,
+and while it saves. Each start is `--resume auto`. Prints what was compared, and ends
 with status 1 where anything differs: the loss of every step and the bytes of the last checkpoint,
 the checkpoints that are damaged, processes and shared memory left behind.
 
@@ -26,8 +26,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,8 +42,6 @@ from spacescale.parallel.comm import free_port
 
 ROOT = Path(__file__).parents[1]
 RANKS = 2
-START_UPS = 1.5  # kills come at a random moment up to so many times a start-up …
-MAX_WAIT_S = 600.0  # … or at the next save, if there is one within this time
 SAMPLE_S = 15.0
 WARM_UP_S = 600.0  # of a start, whose memory is not taken into the slope: caches fill
 
@@ -96,36 +96,52 @@ def kill_all(output: Path) -> None:
         time.sleep(0.1)
 
 
-def wait_for_moment(run: subprocess.Popen, output: Path, wait_s: float, aimed: bool) -> bool:
-    """Wait for the next kill; False where the run ended before."""
-    deadline = time.monotonic() + wait_s
-    while time.monotonic() < deadline:
-        if run.poll() is not None:
-            return False
-        if aimed and list(checkpoints_folder(output).glob("*.partial/*")):
-            return True
-        time.sleep(0.002 if aimed else 0.05)
-    return True
+class Moment(NamedTuple):
+    """When a start is killed: this many seconds after it began, or so many steps, or in a save.
 
-
-def with_kills(output: Path, steps: int, kills: int, random_s: Callable[[], float]) -> int:
-    """Train to the end through so many kills; returns how many there were.
-
-    random_s: the moment of a kill that is not aimed at a save, seconds after its start.
+    In any case once a step is done that should not be, so that every kill happens.
     """
-    done = 0
+
+    seconds: float
+    steps: int
+    saving: bool
+
+    def has_come(self, output: Path, began: float, steps_before: int) -> bool:
+        """Whether it is now."""
+        if self.saving:
+            return any(checkpoints_folder(output).glob("*.partial/*"))
+        new_steps = len(losses(output)) - steps_before
+        return new_steps > self.steps or (
+            not self.steps and (new_steps > 0 or time.monotonic() - began > self.seconds)
+        )
+
+
+def moments(seed: int, first_step_s: float) -> Iterator[Moment]:
+    """In turn: while it starts, some steps later, while it saves."""
+    draw = random.Random(seed)
     while True:
-        run, aimed = start(output, steps), bool(done % 2)
-        wait_s = MAX_WAIT_S if aimed else random_s()
-        if done < kills and wait_for_moment(run, output, wait_s, aimed):
-            kill_all(output)
-            run.wait()
-            done += 1
-            print(f"\rkill {done} of {kills}", end="", file=sys.stderr, flush=True)
-        elif status := run.wait():
-            raise SystemExit(f"the run ended with status {status}; {output.parent / 'log.txt'}")
-        if (output / "DONE").exists():
-            return done
+        yield Moment(draw.uniform(0, first_step_s), 0, saving=False)
+        yield Moment(0, draw.randint(1, 8), saving=False)
+        yield Moment(0, 0, saving=True)
+
+
+def with_kills(output: Path, steps: int, kills: Iterable[Moment]) -> int:
+    """Train to the end through these kills; returns how many there were."""
+    done = 0
+    for moment in kills:
+        before, began = len(losses(output)), time.monotonic()
+        run = start(output, steps)
+        while not moment.has_come(output, began, before):
+            if run.poll() is not None:
+                raise SystemExit(f"ended, {run.returncode}, unkilled; {output.parent / 'log.txt'}")
+            time.sleep(0.002 if moment.saving else 0.05)
+        kill_all(output)
+        run.wait()
+        done += 1
+        print(f"\rkill {done}", end="", file=sys.stderr, flush=True)
+    if status := start(output, steps).wait():
+        raise SystemExit(f"the run ended with status {status}; {output.parent / 'log.txt'}")
+    return done
 
 
 def usage(pid: int) -> tuple[float, int] | None:
@@ -182,6 +198,8 @@ def soak_for(out: Path, hours: float, kill_every_min: float) -> int:
 
 def losses(output: Path) -> dict[int, float]:
     """Step → loss, exactly as it was computed."""
+    if not (output / METRICS_FILE).is_file():
+        return {}
     records = read_metrics(output / METRICS_FILE)
     return {r["step"]: r["train/loss"] for r in records if "train/loss" in r}
 
@@ -226,12 +244,9 @@ def main() -> int:
     shared = {path.name for path in Path("/dev/shm").iterdir()}
     alone, killed = out / "alone", out / "killed"
     began = time.time()
-    with_kills(alone, steps, 0, lambda: 0.0)
+    with_kills(alone, steps, [])
     first_step_s = read_metrics(alone / METRICS_FILE)[0]["time"] - began
-    moment = random.Random(args.seed)
-    done = with_kills(
-        killed, steps, args.kills, lambda: moment.uniform(0, START_UPS * first_step_s)
-    )
+    done = with_kills(killed, steps, islice(moments(args.seed, first_step_s), args.kills))
     summary = summarise(killed)
     left = {path.name for path in Path("/dev/shm").iterdir()} - shared
     found = {
