@@ -28,6 +28,7 @@ from spacescale.evals.cnn_baseline import fit_cnn
 from spacescale.evals.intervals import Blocks, BlockScores, blocks_of
 from spacescale.evals.linear_baselines import GC, KMERS, fit_ridge
 from spacescale.evals.profile_baselines import MeanProfile, mean_profile, peak_thresholds
+from spacescale.evals.replicates import Replicates
 from spacescale.evals.results import SpeciesResult, summary, write_tables
 from spacescale.evals.track_prediction import add_expert_use, empty_expert_use, score_split
 from spacescale.evals.trained_model import OTHER_SPLIT, TrainedModel, load_trained
@@ -159,7 +160,10 @@ def _evaluate_species(
 def fit_baselines(
     trained: TrainedModel, data: SpeciesData, cnn_minutes: float | None, device: torch.device
 ) -> list[Baseline]:
-    """What the model is held against, fitted on the training windows; [] where there are none."""
+    """What the model is held against, fitted on the training windows; [] where there are none.
+
+    Replicates come last: no baseline, but how far one can get.
+    """
     if not data.manifest.num_windows.get("train"):
         logger.warning("%s: no training windows, so no baselines", data.path)
         return []
@@ -170,7 +174,8 @@ def fit_baselines(
     ]
     if cnn_minutes is not None:
         found.append(fit_cnn(data, means.numpy(), cnn_minutes, device))
-    return found
+    replicates = Replicates(data, means)
+    return [*found, replicates] if replicates.groups else found
 
 
 def _score_rows(

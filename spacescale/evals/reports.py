@@ -43,10 +43,10 @@ def _write(path: Path, text: str) -> None:
 def aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
     """Return the cells in columns; those of `left` and the last, a note, begin at their left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = {*left, len(widths) - 1}
+    at_left = {*left, len(widths) - 1}
     lines = (
         "  ".join(
-            text.ljust(width) if i in left else text.rjust(width)
+            text.ljust(width) if i in at_left else text.rjust(width)
             for i, (text, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from spacescale.dataset.reader import SpeciesData
 from spacescale.evals.intervals import DRAWS, LEVEL, BlockScores, Interval
+from spacescale.evals.replicates import Replicates
 from spacescale.evals.reports import AccRow, aligned, write_acc_table, write_metrics_json
 from spacescale.evals.trained_model import Splits
 from spacescale.metrics.routing import ExpertUse
@@ -64,7 +65,7 @@ class SpeciesResult:
 
 @dataclass(frozen=True)
 class Beside:
-    """A baseline's figure, and how far the model is above it on the same windows."""
+    """A baseline's figure, and how far the model is above it, over the tracks that have both."""
 
     value: float
     difference: float
@@ -84,7 +85,7 @@ class AssayResult:
     peaks: float  # in log1p, over the bins of peaks alone
     across_tracks: float | None  # None where an assay has too few tracks, and for ALL
     train: float | None
-    baselines: dict[str, Beside]
+    baselines: dict[str, Beside]  # with `Replicates`, which is none
     left_out: dict[str, int]  # of pearson_log1p: reason → tracks
     beaten_on: int  # tracks on which the best baseline is not below the model
 
@@ -94,10 +95,11 @@ def assay_results(result: SpeciesResult) -> list[AssayResult]:
     total, peaks = result.scores.total(), result.scores.peaks.pearson()
     log1p, raw, across = total.log1p.pearson(), total.raw.pearson(), result.scores.across.pearson()
     baselines = {name: part.total().log1p.pearson() for name, part in result.baselines.items()}
+    to_beat = [part for name, part in baselines.items() if name != Replicates.name]
     train = result.train.total().log1p.pearson() if result.train else None
     rows = []
     for assay, tracks in result.tracks_of().items():
-        of_best = [max((float(b[t]) for b in baselines.values()), default=-1.0) for t in tracks]
+        of_best = [max((float(part[t]) for part in to_beat), default=-1.0) for t in tracks]
         rows.append(
             AssayResult(
                 species=result.data.name,
@@ -132,7 +134,8 @@ def _mean(values: Tensor, tracks: Sequence[int]) -> float:
 
 def not_beaten(row: AssayResult) -> str:
     """Say where a baseline is not clearly below the model, "" where all are."""
-    best = max(row.baselines, key=lambda name: row.baselines[name].value, default=None)
+    to_beat = [name for name in row.baselines if name != Replicates.name]
+    best = max(to_beat, key=lambda name: row.baselines[name].value, default=None)
     if best is None or (beside := row.baselines[best]).interval.low > 0:
         return ""
     place = f"{row.species}, {row.assay}"
