@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.evals import figures
 from spacescale.evals.cnn_baseline import fit_cnn
+from spacescale.evals.genes import GeneScores, read_genes
 from spacescale.evals.intervals import Blocks, BlockScores, blocks_of
 from spacescale.evals.linear_baselines import GC, KMERS, fit_ridge
 from spacescale.evals.profile_baselines import MeanProfile, mean_profile, peak_thresholds
@@ -79,7 +80,7 @@ class Options:
     """What is scored, and beside what.
 
     cnn_minutes: train a plain CNN of each species for so long, as a further baseline. train_too:
-    score as many training windows, evenly spaced.
+    score as many training windows, evenly spaced. genes: species → GTF whose genes are scored.
     """
 
     split: str = "test"
@@ -88,6 +89,7 @@ class Options:
     batch_size: int = 4
     cnn_minutes: float | None = None
     train_too: bool = False
+    genes: Mapping[str, Path] = field(default_factory=dict)
 
 
 def evaluate(
@@ -116,6 +118,8 @@ def evaluate(
     datasets = open_datasets(data_paths or trained.data_paths)
     for data in datasets.values():
         trained.check_data(data, options.other_split)
+    if unknown := sorted(options.genes.keys() - datasets.keys()):
+        raise UserError(f"genes of {', '.join(unknown)}; the data are of {', '.join(datasets)}")
     first, *others = devices or comm.devices()
     replicas = [copy.deepcopy(trained.model).to(device) for device in others]
     replicas.append(trained.model.to(first))
@@ -137,7 +141,9 @@ def _evaluate_species(
     device = next(replicas[0].parameters()).device
     baselines = fit_baselines(trained, data, options.cnn_minutes, device)
     region = middle_stretch(data, rows)
-    scored = _score_rows(trained, replicas, data, rows, region, baselines, options)
+    gtf = options.genes.get(data.name)
+    genes = GeneScores(data, read_genes(gtf), rows) if gtf else None
+    scored = _score_rows(trained, replicas, data, rows, region, baselines, options, genes)
     train = None
     if options.train_too:
         seen = data.rows("train")
@@ -151,6 +157,7 @@ def _evaluate_species(
         scored.scores,
         scored.baselines,
         train,
+        genes.result() if genes else None,
         scored.use,
         scored.predicted,
         scored.observed,
@@ -186,6 +193,7 @@ def _score_rows(
     region: list[int],
     baselines: list[Baseline],
     options: Options,
+    genes: GeneScores | None = None,
 ) -> Scored:
     """Score these rows on all devices."""
     peak = peak_thresholds(data, rows) / trained.track_means(data.name)
@@ -194,7 +202,7 @@ def _score_rows(
         tqdm(total=len(rows), unit="window", desc=data.name, disable=None) as bar,
         ThreadPoolExecutor(len(replicas)) as threads,
     ):
-        scoring = _Scoring(trained, data, region, baselines, blocks, peak, options, bar)
+        scoring = _Scoring(trained, data, region, baselines, blocks, peak, options, genes, bar)
         shares = [rows[place :: len(replicas)] for place in range(len(replicas))]
         parts = [
             threads.submit(scoring.score, *part) for part in zip(replicas, shares, strict=True)
@@ -218,6 +226,7 @@ class _Scoring:
     blocks: Blocks
     peak: Tensor  # (T,), in track means
     options: Options
+    genes: GeneScores | None
     bar: tqdm
     stopped: Event = field(default_factory=Event)  # no further batch is to be begun
 
@@ -242,10 +251,11 @@ class _Scoring:
             for baseline in self.baselines:
                 baselines[baseline.name].update(rows, baseline.predict(rows).to(device), target)
             add_expert_use(use, output)
-            for i, row in enumerate(rows):
+            for row, x, y in zip(rows, prediction.cpu().numpy(), target.cpu().numpy(), strict=True):
                 if row in self.region:
-                    predicted[row] = prediction[i].cpu().numpy()
-                    observed[row] = target[i].cpu().numpy()
+                    predicted[row], observed[row] = x, y
+                if self.genes is not None:
+                    self.genes.update(row, x, y)
             self.bar.update(len(rows))
 
         try:

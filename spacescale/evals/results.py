@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from spacescale.dataset.reader import SpeciesData
+from spacescale.evals.genes import GeneResult
 from spacescale.evals.intervals import DRAWS, LEVEL, BlockScores, Interval
 from spacescale.evals.replicates import Replicates
 from spacescale.evals.reports import AccRow, aligned, write_acc_table, write_metrics_json
@@ -42,6 +44,7 @@ class SpeciesResult:
     scores: BlockScores
     baselines: dict[str, BlockScores]
     train: BlockScores | None  # of training windows, where they were asked for
+    genes: GeneResult | None  # where a GTF was given
     use: ExpertUse
     predicted: dict[int, np.ndarray]  # row → (N, T)
     observed: dict[int, np.ndarray]
@@ -169,7 +172,21 @@ def summary(results: Sequence[SpeciesResult]) -> str:
         )
         for row in rows
     ]
-    return "\n".join([aligned([header, *cells], left=(0, 1)), *filter(None, map(not_beaten, rows))])
+    notes = [*filter(None, map(not_beaten, rows)), *genes_table(results)]
+    return "\n".join([aligned([header, *cells], left=(0, 1)), *notes])
+
+
+def genes_table(results: Sequence[SpeciesResult]) -> list[str]:
+    """Lines of the scores of genes, [] where none were asked for."""
+    rows: list[tuple[str, ...]] = [("species", "assay", "genes", "level", "median", "within", "")]
+    for result in results:
+        if (found := result.genes) is not None:
+            for assay, tracks in result.tracks_of().items():
+                level, within = (torch.from_numpy(part) for part in (found.level, found.within))
+                figures = (_mean(level, tracks), level[tracks].nanmedian(), _mean(within, tracks))
+                numbers = (f"{float(figure):.3f}" for figure in figures)
+                rows.append((result.data.name, assay, str(found.genes), *numbers, ""))
+    return ["", *aligned(rows, left=(0, 1)).splitlines()] if len(rows) > 1 else []
 
 
 def _with_interval(value: float, interval: Interval) -> str:
@@ -237,6 +254,7 @@ def _species_json(result: SpeciesResult) -> dict[str, Any]:
         "pearson_log1p": float(log1p.nanmean()),
         "pearson_raw": float(raw.nanmean()),
         "baselines_log1p": {name: float(part.nanmean()) for name, part in baselines.items()},
+        "genes": result.genes.genes if result.genes else None,
         "tracks": [
             {
                 "identifier": track.identifier,
@@ -245,6 +263,8 @@ def _species_json(result: SpeciesResult) -> dict[str, Any]:
                 "pearson_raw": float(raw[i]),
                 "peaks_log1p": float(result.scores.peaks.pearson()[i]),
                 "baselines_log1p": {name: float(part[i]) for name, part in baselines.items()},
+                "gene_level": float(result.genes.level[i]) if result.genes else None,
+                "within_genes": float(result.genes.within[i]) if result.genes else None,
                 "left_out": result.left_out[i] or None,
             }
             for i, track in enumerate(data.tracks)
