@@ -14,6 +14,7 @@ import contextlib
 import logging
 import math
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,6 +276,27 @@ def superfluous(folder: Path, lineage: Lineage, run: RunConfig) -> list[Path]:
     if run.keep_every_hours:
         keep |= set(_spaced(states, 3600 * run.keep_every_hours))
     return [path for path in states if path not in keep]
+
+
+def remove(checkpoint: Path) -> bool:
+    """Remove a checkpoint; whether that went well. A warning says so if not.
+
+    It first gets a name under which nobody takes it for a checkpoint: a kill may leave half of it.
+    """
+    going = checkpoint.with_name(checkpoint.name + layout.PARTIAL)
+    try:
+        checkpoint.rename(going)
+        shutil.rmtree(going)
+    except OSError as error:  # open on a network disk, or another user's: no reason to end a run
+        logger.warning("%s: cannot be removed: %s", checkpoint, error)
+        return False
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed saves and removals have left in a run's folder of checkpoints."""
+    for partial in folder.glob(f"step-*{layout.PARTIAL}"):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _spaced(states: Mapping[Path, Mapping[str, Any]], seconds: float) -> Iterator[Path]:

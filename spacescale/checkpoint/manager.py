@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -152,19 +151,14 @@ class CheckpointManager:
 
     def require_room(self) -> None:
         """Raise UserError where the disk cannot take the checkpoints of the run. On rank 0."""
-        self._sweep()
+        found.sweep(self.folder)
         require_room_for_run(self.folder, self.num_bytes, self.config.run)
 
     def _make_empty(self, partial: Path) -> None:
         """Make the folder that is written to, once there is room for what comes into it."""
-        self._sweep()
+        found.sweep(self.folder)
         make_room_for_save(self.folder, self.num_bytes, self.lineage, self.config.run)
         partial.mkdir(parents=True)
-
-    def _sweep(self) -> None:
-        """Remove what a killed save left."""
-        for partial in self.folder.glob(f"step-*{layout.PARTIAL}"):
-            shutil.rmtree(partial)
 
     def _snapshot(self, probe: Probe | None) -> dict[str, dict[str, Tensor]]:
         """What this rank writes: file → name → tensor. Nothing in it changes while training goes on
@@ -197,7 +191,8 @@ class CheckpointManager:
         write_text(self.folder / "latest", final.name)
         if is_best:
             write_text(self.folder / "best", final.name)
-        self._remove_old()
+        for old in found.superfluous(self.folder, self.lineage, self.config.run):
+            found.remove(old)
 
     def _state(self, step: int, metrics: dict[str, float], best_score: float) -> dict[str, Any]:
         return {
@@ -220,11 +215,6 @@ class CheckpointManager:
                 "deepspeed": deepspeed.__version__,
             },
         }
-
-    def _remove_old(self) -> None:
-        """Remove old checkpoints of this very line of steps."""
-        for old in found.superfluous(self.folder, self.lineage, self.config.run):
-            shutil.rmtree(old)
 
     def load(self, checkpoint: Path, checked: bool = False) -> dict[str, Any]:
         """Restore weights, optimiser and random state; returns the checkpoint's state.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,11 +99,9 @@ def prune(run: Path, keep_last: int | None = None, set_aside: bool = False) -> l
         if keep_last is not None:
             keeping = keeping.model_copy(update={"keep_last": keep_last})
         old = found.superfluous(folder, state.get("lineage", []), keeping)
-        removed = [path for path in old if path != newest]
-        removed += found.list_set_aside(folder) if set_aside else []
-        for checkpoint in removed:
-            shutil.rmtree(checkpoint)
-    return removed
+        going = [path for path in old if path != newest]
+        going += found.list_set_aside(folder) if set_aside else []
+        return [checkpoint for checkpoint in going if found.remove(checkpoint)]
 
 
 def go_back(run: Path, which: str) -> Path:

@@ -225,6 +225,32 @@ def test_the_last_the_best_and_those_in_between_are_kept(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_removal_that_is_killed_leaves_no_half_checkpoint(run, folder, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def half(going):
+        (going / "manifest.json").unlink()
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(found.shutil, "rmtree", half)
+        with pytest.raises(Killed):
+            found.remove(folder / "step-00000100")
+    assert found.find_best(run) == folder / "step-00000200"
+    found.sweep(folder)
+    assert names(folder) == ["step-00000200", "step-00000300"]
+
+
+def test_what_cannot_be_removed_is_said_and_ends_nothing(run, folder, monkeypatch, caplog):
+    def refuse(going):
+        raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr(found.shutil, "rmtree", refuse)
+    assert not found.remove(folder / "step-00000100")
+    assert "step-00000100: cannot be removed" in caplog.text
+
+
 def test_other_lines_and_damaged_ones_are_not_the_runs_to_remove(run, folder):
     assert removed(run, keep_last=1) == [100]
     assert removed(run, AFTER_A_STOP, keep_last=1) == [100]
