@@ -72,7 +72,7 @@ class Watch:
         """
         self._leave = leave
         self.hang_timeout_s = hang_timeout_s
-        self.record: Record | None = None  # of the run, once it holds its folder
+        self.record: Record | None = None  # of the run, once it has begun
         self._forwards, self._progress, self._closed = 0, 0, False
         self._main = threading.main_thread().ident
         self._lines: dict[int, Line] = {}
@@ -239,15 +239,11 @@ class Watch:
                     os.kill(place.pid, signal.SIGKILL)
 
     def _claim(self, text: str, more: str) -> bool:
-        """Whether this rank is the one to speak; if so, it also writes the run's end.
-
-        Until the run has begun, FAILED may be that of an earlier one, and more than one may speak.
-        """
+        """Whether this rank is the one to speak; if so, it also writes the run's end."""
         if self.record is None:
             return True
-        mode = "xb" if self.record.has_begun else "wb"
         try:
-            with (self.record.folder / FAILED).open(mode) as handle:
+            with (self.record.folder / FAILED).open("xb") as handle:
                 lines = f"{text}\n{more}\n" if more else f"{text}\n"
                 handle.write(lines.encode(errors="backslashreplace"))
             self.record.end("failed", error=text)

@@ -82,9 +82,7 @@ def test_a_run_elsewhere_that_logs_nothing(run):
 
 def begun(run):
     """The record of the run whose start stands in its history."""
-    record = Record(run, *read_history(run))
-    record.has_begun = True
-    return record
+    return Record(run, *read_history(run))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +105,9 @@ def test_a_run_that_ended(run, end, state, cause, advice):
 
 def test_restarts_and_lost_steps(run):
     begun(run).end("failed", error="rank 0: x")
-    Record(run, new_start(run, 30, None, 2)).end("done")
+    second = Record(run, new_start(run, 30, None, 2))
+    second.begin()
+    second.end("done")
     status = read_status(run)
     assert (status.restarts, status.steps_lost) == (1, 10)
     assert 0 <= (status.useful_share or 0) <= 1
