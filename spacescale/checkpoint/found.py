@@ -155,8 +155,9 @@ def find_start(output: Path, resume: str | None) -> Start:
 
     'auto' and 'must' take the newest sound checkpoint of `output`, and so does its own path;
     'auto' begins at step 0 where there never was one. A checkpoint of `output` goes back to it, one
-    from elsewhere branches off from it, or from the newest sound one of a run. Raises UserError
-    where there is none, or `output` holds a run that would be lost.
+    from elsewhere branches off from it, or from the newest sound one of a run; given again, as when
+    a job is requeued, the branch goes on from its own newest. Raises UserError where there is none,
+    or `output` holds a run that would be lost.
     """
     folder = layout.checkpoints_folder(output)
     if resume is None:
@@ -174,12 +175,33 @@ def find_start(output: Path, resume: str | None) -> Start:
             return Start()
         raise UserError(f"{source}: no checkpoint to resume from (--resume {resume})")
     chosen, problems = newest_sound(checkpoints)
-    if layout.holds_run(output) and chosen.resolve().parent != folder.resolve():
-        raise UserError(
-            f"{output}: holds a run, which {chosen} is not of; choose another --output to branch "
-            "off"
-        )
+    if chosen.resolve().parent != folder.resolve() and layout.holds_run(output):
+        own = list_checkpoints(folder)
+        if not own:  # stopped before its first save
+            _require_fresh(folder)
+        elif any(_is_branch_of(own[-1], origin) for origin in checkpoints):
+            chosen, problems = newest_sound(own)
+        else:
+            raise UserError(
+                f"{output}: holds a run, which {chosen} is not of; choose another --output to "
+                "branch off"
+            )
     return Start(chosen, tuple(problems))
+
+
+def _is_branch_of(checkpoint: Path, origin: Path) -> bool:
+    """Whether a checkpoint is of a run that branched off from `origin`, as far as they can tell."""
+    try:
+        state, before = layout.read_state(checkpoint), layout.read_state(origin)
+    except UserError:
+        return False
+    line, line_before = state.get("lineage", []), before.get("lineage", [])
+    since = line[len(line_before) :]
+    return (
+        line[: len(line_before)] == line_before
+        and since != []
+        and since[0]["step"] == before["step"]
+    )
 
 
 def _require_fresh(folder: Path) -> None:

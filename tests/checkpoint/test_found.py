@@ -165,6 +165,32 @@ def test_other_runs_are_branched_off_from_in_a_new_folder_only(run, folder, tmp_
         found.find_start(tmp_path / "other", str(run))
 
 
+BRANCH = [*WHOLE, {"id": "e", "step": 200}, {"id": "f", "step": 250}]
+
+
+@pytest.mark.parametrize("origin", ["run", "run/checkpoints/step-00000200"])
+def test_a_branch_that_is_begun_again_goes_on_from_its_own_newest(run, tmp_path, origin):
+    """The same command, as Slurm gives it when a job is requeued."""
+    branch, first = tmp_path / "branch", run / "checkpoints/step-00000200"
+    (branch / "checkpoints").mkdir(parents=True)
+    (branch / "config.json").write_text("{}")
+    assert found.find_start(branch, str(first)) == found.Start(first)  # it had saved nothing
+    for step, line in ((250, BRANCH[:2]), (300, BRANCH)):
+        newest = write_checkpoint(branch, step, lineage=line)
+    assert found.find_start(branch, str(tmp_path / origin)) == found.Start(newest)
+    flip(newest / "state-00000.safetensors")
+    start = found.find_start(branch, str(tmp_path / origin))
+    assert start.checkpoint == branch / "checkpoints/step-00000250" and len(start.problems) == 1
+
+
+def test_a_branch_of_another_step_or_a_copy_of_the_run_is_none_of_it(run, tmp_path):
+    write_checkpoint(tmp_path / "branch", 300, lineage=BRANCH)
+    shutil.copytree(run, tmp_path / "copy")
+    for output, origin in (("branch", run / "checkpoints/step-00000300"), ("copy", run)):
+        with pytest.raises(UserError, match=f"{output}: holds a run, which .* is not of"):
+            found.find_start(tmp_path / output, str(origin))
+
+
 # ---- Lines of steps ------------------------------------------------------------------------------
 
 
