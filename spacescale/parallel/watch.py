@@ -19,6 +19,7 @@ import contextlib
 import os
 import selectors
 import signal
+import socket
 import sys
 import threading
 import time
@@ -80,6 +81,8 @@ class Watch:
         self._beats: dict[int, Beat] = {}
         self._moved = 0.0
         self._selector = selectors.DefaultSelector()
+        self._thread: threading.Thread | None = None
+        self._awake, self._wake = socket.socketpair()  # closing ends the thread's wait
 
     def open(self, store: Store) -> None:
         """Begin to watch. All ranks call it once they have met in the store, before anything that
@@ -90,7 +93,9 @@ class Watch:
         self._moved = time.monotonic()
         for rank, line in self._lines.items():
             self._selector.register(line.socket, selectors.EVENT_READ, rank)
-        threading.Thread(target=self._run, daemon=True, name="watch").start()
+        self._selector.register(self._awake, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
+        self._thread.start()
 
     def follow(self, model: nn.Module) -> None:
         """From now on count the model's forward passes."""
@@ -115,6 +120,10 @@ class Watch:
         self._closed = True
         for line in list(self._lines.values()):
             line.send({"bye": True})
+        # The thread looks at the main thread's calls: not while the interpreter is taken down.
+        self._wake.close()
+        if self._thread is not None:
+            self._thread.join(MAX_END_S)
 
     def tell_stop(self, number: int) -> None:
         """Let all other ranks leave, because this one does at a signal before training began."""
@@ -144,6 +153,8 @@ class Watch:
         while not self._closed:
             self._beat()
             for key, _ in self._selector.select(BEAT_S):
+                if self._closed:
+                    return
                 self._hear(key.data)
             now = time.monotonic()
             if now - last > PAUSE_S:
