@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spacescale.checkpoint import found, layout
 from spacescale.errors import UserError
-from spacescale.files import describe_size
+from spacescale.files import describe_size, size_below
 from spacescale.parallel.run_folder import lock_run
 
 _UNITS = (("d", 86_400), ("h", 3600), ("min", 60))
@@ -58,7 +58,7 @@ def look(run: Path, verify: bool = False) -> list[Row]:
             Row(
                 path=checkpoint,
                 age_s=time.time() - checkpoint.stat().st_mtime,
-                num_bytes=sum(p.stat().st_size for p in checkpoint.rglob("*") if p.is_file()),
+                num_bytes=size_below(checkpoint),
                 score=score,
                 marks=tuple(mark for mark, holds in marks.items() if holds),
                 problem=problem,
