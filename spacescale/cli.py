@@ -43,6 +43,16 @@ def build_parser() -> argparse.ArgumentParser:
         default=4,
         help="windows at a time on each device (default: %(default)s)",
     )
+    evaluate.add_argument(
+        "--baseline",
+        choices=("cnn",),
+        help="beside mean profile, GC and k-mer ridge, also a plain CNN, trained for "
+        "--baseline-minutes of each species",
+    )
+    evaluate.add_argument("--baseline-minutes", type=float, default=4, help="default: %(default)s")
+    evaluate.add_argument(
+        "--train-too", action="store_true", help="score as many training windows, to compare"
+    )
     evaluate.set_defaults(run=_evaluate)
 
     convert = commands.add_parser("convert", help="export plain PyTorch weights, proved equal")
@@ -198,20 +208,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from spacescale.evals.evaluation import evaluate
+    from spacescale.evals.evaluation import Options, evaluate
 
     if args.batch < 1:
         raise UserError(f"--batch {args.batch}: must be 1 or more")
-    table = evaluate(
-        args.path,
-        args.data,
-        args.split,
-        args.out,
-        args.both_strands,
-        args.other_split,
-        args.batch,
+    if not args.baseline_minutes > 0:
+        raise UserError(f"--baseline-minutes {args.baseline_minutes}: must be above 0")
+    options = Options(
+        split=args.split,
+        both_strands=args.both_strands,
+        other_split=args.other_split,
+        batch_size=args.batch,
+        cnn_minutes=args.baseline_minutes if args.baseline == "cnn" else None,
+        train_too=args.train_too,
     )
-    print(table)
+    print(evaluate(args.path, args.data, args.out, options))
 
 
 def _convert(args: argparse.Namespace) -> None:
