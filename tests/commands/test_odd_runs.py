@@ -113,4 +113,4 @@ def test_a_damaged_window_is_replaced_alike_on_all_ranks_and_after_a_stop(data, 
     assert done.returncode == 0, done.stderr
     assert (alone / REPORT).read_text() == (whole / REPORT).read_text()
     first, other = (by_step(folder)[step]["train/loss"] for folder in (whole, alone))
-    assert other == pytest.approx(first, rel=1e-4)
+    assert other == pytest.approx(first, rel=2e-3)  # rounding; another window: percents
