@@ -90,7 +90,8 @@ def test_a_damaged_window_is_replaced_alike_on_all_ranks_and_after_a_stop(data, 
     row = damage_one_window(copy)
     last = 40
     settings = [f"optim.max_steps={last}", f"run.valid_every={last}", "run.save_every=2"]
-    settings += ["run.keep_last=20", "data.on_damaged=replace"]
+    # A rate at which rounding does not grow: two ranks add in another order than one.
+    settings += ["run.keep_last=20", "data.on_damaged=replace", "optim.lr=1e-5"]
     # Masks of dropout differ with the number of ranks.
     settings += [f"model.{name}=0" for name in ("dropout", "attn_dropout", "pos_dropout")]
     whole, again, alone = tmp_path / "whole", tmp_path / "again", tmp_path / "alone"
@@ -113,4 +114,4 @@ def test_a_damaged_window_is_replaced_alike_on_all_ranks_and_after_a_stop(data, 
     assert done.returncode == 0, done.stderr
     assert (alone / REPORT).read_text() == (whole / REPORT).read_text()
     first, other = (by_step(folder)[step]["train/loss"] for folder in (whole, alone))
-    assert other == pytest.approx(first, rel=2e-3)  # rounding; another window: percents
+    assert other == pytest.approx(first, rel=1e-4)  # another window: percents
