@@ -82,7 +82,7 @@ class BigWig:
             for group, numbers in self._blocks[chrom].groups(starts, width)
             for first in range(0, group.size, most)
         ]
-        if len(parts) == 1:
+        if len(parts) == 1 and parts[0][0].size == starts.size:  # few enough to lay out at once
             return self._laid_out(chrom, parts[0][1], starts, width)
         values = np.full((starts.size, width), np.nan, dtype=np.float32)
         for rows, numbers in parts:
