@@ -7,13 +7,14 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 CONSTRAINTS ?= constraints.txt
+KILLS ?= 50
 SLURM_TESTS ?= tests/slurm tests/commands/test_shard_scale.py::TestSlurmArray
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slurm lint format types imports docs check clean
+.PHONY: help demo test test-slurm soak lint format types imports docs check clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -29,6 +30,10 @@ test-slurm: $(INSTALLED)  ## the jobs of slurm/, really training, on a private S
 	  command -v $$program >/dev/null || { echo "Slurm is not installed (no $$program); on Debian" \
 	  "or Ubuntu: apt-get install slurmctld slurmd slurm-client munge" >&2; exit 1; }; done
 	$(BIN)/python -m pytest -m '' --durations=0 $(SLURM_TESTS)
+
+soak: $(INSTALLED)  ## a run that is killed KILLS times, held against one that was not (CPU)
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	  $(BIN)/python benchmarks/soak.py --kills $(KILLS) --out "$$folder/soak"
 
 lint: $(INSTALLED)  ## style and formatting
 	$(BIN)/ruff check

@@ -228,7 +228,7 @@ def main() -> int:
     """Run both and compare; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, help="default: 4 for every kill")
+    parser.add_argument("--steps", type=int, help="default: 4 for every kill, 40 at least")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     parser.add_argument("--hours", type=float, help="train so long, instead of so many steps")
     parser.add_argument("--kill-every", type=float, default=60, help="minutes, with --hours")
@@ -236,7 +236,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.hours and 60 * min(args.kill_every, 60 * args.hours) < 2 * WARM_UP_S:
         parser.error(f"--hours and --kill-every: at least {2 * WARM_UP_S / 60:.0f} minutes")
-    steps = args.steps or max(20, 4 * args.kills)
+    steps = args.steps or max(40, 4 * args.kills)
     out = args.out.resolve()
     out.mkdir(parents=True)
     if args.hours:
