@@ -43,6 +43,12 @@ def build_parser() -> argparse.ArgumentParser:
         default=4,
         help="windows at a time on each device (default: %(default)s)",
     )
+    evaluate.add_argument(
+        "--region",
+        metavar="CONTIG:START-END",
+        help="what the figure of tracks shows, 0-based half-open, within windows of the split "
+        "(default: a stretch with signal)",
+    )
     evaluate.set_defaults(run=_evaluate)
 
     convert = commands.add_parser("convert", help="export plain PyTorch weights, proved equal")
@@ -210,6 +216,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         args.both_strands,
         args.other_split,
         args.batch,
+        region=args.region,
     )
     print(table)
 

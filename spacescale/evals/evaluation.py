@@ -25,6 +25,8 @@ from spacescale.dataset.loader import evaluation_batches, open_datasets
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.evals import figures
+from spacescale.evals.curves import loss_curves
+from spacescale.evals.region import Region, choose_regions
 from spacescale.evals.reports import (
     AccRow,
     SummaryRow,
@@ -46,7 +48,6 @@ from spacescale.model.space import Space, SpaceOutput
 from spacescale.parallel import comm
 
 logger = logging.getLogger(__name__)
-REGION_WINDOWS = 4  # windows drawn in the figure of observed against predicted tracks
 
 
 @dataclass
@@ -76,7 +77,7 @@ class SpeciesResult:
     data: SpeciesData
     splits: Splits
     num_windows: int
-    region: list[int]  # rows of the stretch to draw
+    region: Region  # to draw
     scored: Scored
 
 
@@ -89,6 +90,7 @@ def evaluate(
     other_split: bool = False,
     batch_size: int = 4,
     devices: Sequence[torch.device] | None = None,
+    region: str | None = None,
 ) -> str:
     """Score `path` on a split of the data and write tables and figures; returns a summary table.
 
@@ -96,7 +98,8 @@ def evaluate(
     every figure predicts each track's mean profile over the training windows, whatever the
     sequence. Raises UserError for data that do not fit the model, and unless other_split for data
     that are split in another way than those it was trained on. Windows are dealt out to `devices`
-    (default: every visible GPU, else the CPU), `batch_size` at a time.
+    (default: every visible GPU, else the CPU), `batch_size` at a time. region: what to draw,
+    as `choose_regions` takes it.
     """
     trained = load_trained(path)
     if not data_paths and not trained.data_paths:
@@ -109,12 +112,15 @@ def evaluate(
     datasets = open_datasets(data_paths or trained.data_paths)
     for data in datasets.values():
         trained.check_data(data, other_split)
+    regions = choose_regions(datasets, split, region)
     first, *others = devices or comm.devices()
     replicas = [copy.deepcopy(trained.model).to(device) for device in others]
     replicas.append(trained.model.to(first))
     results = [
-        _evaluate_species(trained, replicas, data, split, both_strands, batch_size)
-        for data in datasets.values()
+        _evaluate_species(
+            trained, replicas, data, split, both_strands, batch_size, regions.get(name)
+        )
+        for name, data in datasets.items()
     ]
     folder = out or (trained.run or path) / "evaluation" / split
     description = {
@@ -138,11 +144,11 @@ def _evaluate_species(
     split: str,
     both_strands: bool,
     batch_size: int,
+    region: Region | None,
 ) -> SpeciesResult:
     rows = data.rows(split)
-    if not len(rows):
+    if region is None:
         raise UserError(f"{data.path}: no windows in split {split!r}")
-    region = middle_stretch(data, rows)
     with (
         tqdm(total=len(rows), unit="window", desc=data.name, disable=None) as bar,
         ThreadPoolExecutor(len(replicas)) as threads,
@@ -167,7 +173,7 @@ class _Scoring:
 
     trained: TrainedModel
     data: SpeciesData
-    region: list[int]
+    region: Region
     profile: Tensor  # (N, T), of the baseline
     both_strands: bool
     batch_size: int
@@ -190,7 +196,7 @@ class _Scoring:
             baseline.update(profile.expand_as(target), target)
             add_expert_use(use, output)
             for i, row in enumerate(batch.rows.tolist()):
-                if row in self.region:
+                if row in self.region.rows:
                     predicted[row] = prediction[i].cpu().numpy()
                     observed[row] = target[i].cpu().numpy()
             self.bar.update(len(batch.rows))
@@ -332,32 +338,20 @@ def draw_figures(folder: Path, results: list[SpeciesResult], split: str, run: Pa
     if encoder or decoder:
         figures.expert_use(folder / "expert_use.png", encoder, decoder)
     if run is not None and (run / METRICS_FILE).is_file():
-        figures.loss_curves(folder / "loss_curves.png", run / METRICS_FILE)
-
-
-def middle_stretch(data: SpeciesData, rows: np.ndarray) -> list[int]:
-    """Up to REGION_WINDOWS of the rows, from their middle on, that follow without a gap."""
-    stretch = [int(rows[len(rows) // 2])]
-    for row in rows[len(rows) // 2 + 1 :].tolist():
-        windows, last = data.windows, stretch[-1]
-        adjoins = (
-            windows.chrom[row] == windows.chrom[last] and windows.start[row] == windows.end[last]
-        )
-        if len(stretch) == REGION_WINDOWS or not adjoins:
-            break
-        stretch.append(row)
-    return stretch
+        loss_curves(folder / "loss_curves.png", run / METRICS_FILE)
 
 
 def _draw_region(folder: Path, result: SpeciesResult, split: str) -> None:
-    data, first = result.data, result.region[0]
+    data, region = result.data, result.region
+    shown = figures.some_tracks([track.assay for track in data.tracks])
+    some = "" if len(shown) == len(data.tracks) else f", {len(shown)} of {len(data.tracks)} tracks"
     figures.tracks_over_region(
         folder / f"tracks_{data.name}.png",
-        str(data.windows.chrom[first]),
-        int(data.windows.start[first]),
+        region.chrom,
+        region.start,
         data.bin_size,
-        np.concatenate([result.scored.predicted[row] for row in result.region]),
-        np.concatenate([result.scored.observed[row] for row in result.region]),
-        [track.identifier for track in data.tracks],
-        f"{data.name}, {split}: observed and predicted, in multiples of the track mean",
+        region.join(result.scored.predicted)[:, shown],
+        region.join(result.scored.observed)[:, shown],
+        [data.tracks[place].identifier for place in shown],
+        f"{data.name}, {split}{some}: observed and predicted, in multiples of the track mean",
     )
