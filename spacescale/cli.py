@@ -45,6 +45,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="windows at a time on each device (default: %(default)s)",
     )
     evaluate.add_argument(
+        "--region",
+        metavar="CONTIG:START-END",
+        help="what the figure of tracks shows, 0-based half-open, within windows of the split "
+        "(default: a stretch with signal)",
+    )
+    evaluate.add_argument(
         "--baseline",
         choices=("cnn",),
         help="beside mean profile, GC and k-mer ridge, also a plain CNN, trained for "
@@ -230,6 +236,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         cnn_minutes=args.baseline_minutes if args.baseline == "cnn" else None,
         train_too=args.train_too,
         genes=_paths_by_species("--genes", args.genes),
+        region=args.region,
     )
     print(evaluate(args.path, args.data, args.out, options))
 

@@ -21,6 +21,7 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 START_TIMEOUT_S = 600.0
 HANG_TIMEOUT_S = 300.0
 VALIDATION_SCORE = "valid/pearson_log1p"  # mean over species of their mean over tracks
+VALIDATION_LOSS = "valid/loss"  # mean over species of their unweighted Poisson loss
 Stage = Literal["stem", "conv_tower", "transformer", "pointwise", "decoder"]
 
 
@@ -318,7 +319,13 @@ class RunConfig(_Section):
     best_metric: str = Field(
         default=VALIDATION_SCORE,
         description="score of validation by which checkpoints are better, as it is logged; for "
-        "example valid/pearson_log1p/SPECIES",
+        "example valid/pearson_log1p/SPECIES, or valid/loss/SPECIES, of which less is better",
+    )
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="validations in a row without a better best_metric that end the run early, "
+        "as done (0 = never)",
     )
     keep_every_steps: int = Field(
         default=0, ge=0, description="checkpoints of multiples of it are kept as well (0 = none)"
@@ -356,6 +363,12 @@ class RunConfig(_Section):
         le=1500,  # comm.COLLECTIVE_TIMEOUT comes after it
         description="seconds without any progress after which all ranks end, naming the culprit",
     )
+
+
+def merit(score: float, metric: str) -> float:
+    """What is higher the better a score of `run.best_metric` is: itself, or a loss turned round."""
+    is_loss = metric.split("/")[:2] == VALIDATION_LOSS.split("/")
+    return -score if is_loss else score
 
 
 class Config(_Section):

@@ -22,7 +22,7 @@ from typing import Any
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.pieces import require_finite_buffers
-from spacescale.config import RunConfig
+from spacescale.config import RunConfig, merit
 from spacescale.errors import UserError
 from spacescale.files import sync_entries, write_text
 
@@ -107,7 +107,7 @@ def by_score(states: Mapping[Path, Mapping[str, Any]], run: RunConfig) -> list[P
     states: of each checkpoint, oldest first.
     """
     scores = {path: own_score(state, run.best_metric) for path, state in states.items()}
-    known = {path: score for path, score in scores.items() if score is not None}
+    known = {path: merit(s, run.best_metric) for path, s in scores.items() if s is not None}
     return sorted(known, key=known.__getitem__, reverse=True)
 
 

@@ -161,6 +161,15 @@ class _StepWatch(BaseModel):
     nonfinite_in_a_row: _Count = 0
 
 
+_Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
+_LossSum = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class _ValidationWatch(BaseModel):
+    not_better: _Count = 0
+    losses: dict[str, list[_Pair]] = {}
+
+
 class _State(BaseModel):
     """What is read of `spacescale.json`, and its types; README.md says what it means."""
 
@@ -179,6 +188,9 @@ class _State(BaseModel):
     run: str = ""
     lineage: list[_Start] = []
     step_watch: _StepWatch = _StepWatch()
+    validation_watch: _ValidationWatch = _ValidationWatch()
+    losses_since_log: dict[str, _LossSum] = {}
+    losses_since_validation: dict[str, _LossSum] = {}
 
 
 def read_state(folder: Path) -> dict[str, Any]:

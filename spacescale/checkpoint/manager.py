@@ -88,13 +88,13 @@ class CheckpointManager:
         best_score: float,
         is_best: bool,
         with_probe: bool,
-        step_watch: dict[str, Any] | None = None,
+        watches: Mapping[str, Any] | None = None,
     ) -> None:
         """Begin to write the checkpoint of an optimiser step; `finish` or `advance` complete it.
 
         All ranks call it together, with no other save under way. `metrics` are the last
-        validation's, `best_score` the best validation's so far, `step_watch` what the watch over
-        steps goes on from.
+        validation's, `best_score` the best validation's so far, `watches` what those over training
+        go on from, by their names in the state.
 
         Training may go on when it returns, unless run.save_in_background is off: then the state
         must not change before `finish`. The previous checkpoint stays intact until the new one is
@@ -110,7 +110,7 @@ class CheckpointManager:
             with exact_weights(self.engine):
                 probe = ask(self.model, self.config.model, self.device)
         files = comm.on_all(lambda: self._snapshot(probe))
-        state = self._state(step, metrics, best_score) | {"step_watch": step_watch or {}}
+        state = self._state(step, metrics, best_score) | dict(watches or {})
 
         def write(progress: Progress) -> dict[str, Written]:
             if comm.is_main():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +25,12 @@ from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.evals import figures
 from spacescale.evals.cnn_baseline import fit_cnn
+from spacescale.evals.curves import loss_curves
 from spacescale.evals.genes import GeneScores, read_genes
 from spacescale.evals.intervals import Blocks, BlockScores, blocks_of
 from spacescale.evals.linear_baselines import GC, KMERS, fit_ridge
 from spacescale.evals.profile_baselines import MeanProfile, mean_profile, peak_thresholds
+from spacescale.evals.region import Region, choose_regions
 from spacescale.evals.replicates import Replicates
 from spacescale.evals.results import SpeciesResult, summary, write_tables
 from spacescale.evals.track_prediction import add_expert_use, empty_expert_use, score_split
@@ -39,7 +41,6 @@ from spacescale.model.space import Space, SpaceOutput
 from spacescale.parallel import comm
 
 logger = logging.getLogger(__name__)
-REGION_WINDOWS = 4  # windows drawn in the figure of observed against predicted tracks
 
 
 @dataclass
@@ -81,6 +82,7 @@ class Options:
 
     cnn_minutes: train a plain CNN of each species for so long, as a further baseline. train_too:
     score as many training windows, evenly spaced. genes: species → GTF whose genes are scored.
+    region: what to draw, as `choose_regions` takes it.
     """
 
     split: str = "test"
@@ -90,6 +92,7 @@ class Options:
     cnn_minutes: float | None = None
     train_too: bool = False
     genes: Mapping[str, Path] = field(default_factory=dict)
+    region: str | None = None
 
 
 def evaluate(
@@ -120,10 +123,14 @@ def evaluate(
         trained.check_data(data, options.other_split)
     if unknown := sorted(options.genes.keys() - datasets.keys()):
         raise UserError(f"genes of {', '.join(unknown)}; the data are of {', '.join(datasets)}")
+    regions = choose_regions(datasets, options.split, options.region)
     first, *others = devices or comm.devices()
     replicas = [copy.deepcopy(trained.model).to(device) for device in others]
     replicas.append(trained.model.to(first))
-    results = [_evaluate_species(trained, replicas, data, options) for data in datasets.values()]
+    results = [
+        _evaluate_species(trained, replicas, data, regions.get(name), options)
+        for name, data in datasets.items()
+    ]
     folder = out or (trained.run or path) / "evaluation" / options.split
     write_tables(folder, results, trained.source.name, options.split, options.both_strands)
     draw_figures(folder / "figures", results, options.split, trained.run)
@@ -133,22 +140,25 @@ def evaluate(
 
 
 def _evaluate_species(
-    trained: TrainedModel, replicas: list[Space], data: SpeciesData, options: Options
+    trained: TrainedModel,
+    replicas: list[Space],
+    data: SpeciesData,
+    region: Region | None,
+    options: Options,
 ) -> SpeciesResult:
     rows = data.rows(options.split)
-    if not len(rows):
+    if region is None:
         raise UserError(f"{data.path}: no windows in split {options.split!r}")
     device = next(replicas[0].parameters()).device
     baselines = fit_baselines(trained, data, options.cnn_minutes, device)
-    region = middle_stretch(data, rows)
     gtf = options.genes.get(data.name)
     genes = GeneScores(data, read_genes(gtf), rows) if gtf else None
-    scored = _score_rows(trained, replicas, data, rows, region, baselines, options, genes)
+    scored = _score_rows(trained, replicas, data, rows, region.rows, baselines, options, genes)
     train = None
     if options.train_too:
         seen = data.rows("train")
         seen = seen[np.linspace(0, len(seen) - 1, min(len(seen), len(rows))).astype(int)]
-        train = _score_rows(trained, replicas, data, seen, [], [], options).scores
+        train = _score_rows(trained, replicas, data, seen, (), [], options).scores
     return SpeciesResult(
         data,
         trained.splits_of(data),
@@ -190,7 +200,7 @@ def _score_rows(
     replicas: list[Space],
     data: SpeciesData,
     rows: np.ndarray,
-    region: list[int],
+    region: Region,
     baselines: list[Baseline],
     options: Options,
     genes: GeneScores | None = None,
@@ -221,7 +231,7 @@ class _Scoring:
 
     trained: TrainedModel
     data: SpeciesData
-    region: list[int]
+    region: Collection[int]
     baselines: list[Baseline]
     blocks: Blocks
     peak: Tensor  # (T,), in track means
@@ -308,32 +318,20 @@ def draw_figures(folder: Path, results: list[SpeciesResult], split: str, run: Pa
     if encoder or decoder:
         figures.expert_use(folder / "expert_use.png", encoder, decoder)
     if run is not None and (run / METRICS_FILE).is_file():
-        figures.loss_curves(folder / "loss_curves.png", run / METRICS_FILE)
-
-
-def middle_stretch(data: SpeciesData, rows: np.ndarray) -> list[int]:
-    """Up to REGION_WINDOWS of the rows, from their middle on, that follow without a gap."""
-    stretch = [int(rows[len(rows) // 2])]
-    for row in rows[len(rows) // 2 + 1 :].tolist():
-        windows, last = data.windows, stretch[-1]
-        adjoins = (
-            windows.chrom[row] == windows.chrom[last] and windows.start[row] == windows.end[last]
-        )
-        if len(stretch) == REGION_WINDOWS or not adjoins:
-            break
-        stretch.append(row)
-    return stretch
+        loss_curves(folder / "loss_curves.png", run / METRICS_FILE)
 
 
 def _draw_region(folder: Path, result: SpeciesResult, split: str) -> None:
-    data, first = result.data, result.region[0]
+    data, region = result.data, result.region
+    shown = figures.some_tracks([track.assay for track in data.tracks])
+    some = "" if len(shown) == len(data.tracks) else f", {len(shown)} of {len(data.tracks)} tracks"
     figures.tracks_over_region(
         folder / f"tracks_{data.name}.png",
-        str(data.windows.chrom[first]),
-        int(data.windows.start[first]),
+        region.chrom,
+        region.start,
         data.bin_size,
-        np.concatenate([result.predicted[row] for row in result.region]),
-        np.concatenate([result.observed[row] for row in result.region]),
-        [track.identifier for track in data.tracks],
-        f"{data.name}, {split}: observed and predicted, in multiples of the track mean",
+        region.join(result.predicted)[:, shown],
+        region.join(result.observed)[:, shown],
+        [data.tracks[place].identifier for place in shown],
+        f"{data.name}, {split}{some}: observed and predicted, in multiples of the track mean",
     )

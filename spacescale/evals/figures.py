@@ -4,7 +4,6 @@ matplotlib is imported when a figure is drawn; `Figure` without pyplot needs no 
 keeps no global state. Colours are those of Okabe and Ito, told apart by colour-blind readers.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spacescale.metrics.writer import read_metrics
 from spacescale.verify.statistics import TargetStatistics
 
 if TYPE_CHECKING:
@@ -22,32 +20,49 @@ if TYPE_CHECKING:
 INK, GREY, OBSERVED = "#222222", "#8c8c8c", "#b9b9b9"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
 DPI = 150
+UNMEASURED: dict[str, Any] = {
+    "facecolor": "none", "edgecolor": OBSERVED, "hatch": "////", "linewidth": 0, "zorder": 0,
+}  # fmt: skip
 _MOST_NAMED_TRACKS = 40
-# Names in metrics.jsonl: of all species together, or with the species as last part.
-TRAINING_LOSS = re.compile(r"train/loss(?:/([^/]+))?")
-VALIDATION_PEARSON = re.compile(r"valid/pearson_log1p(?:/([^/]+))?")
-ALL_SPECIES = "all species"
+ROWS_A_PAGE, MOST_PAGES = 16, 2  # of tracks over a region
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure, in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", dpi=DPI)
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 
-def _tidy(axes: "Axes") -> None:
+def tidy(axes: "Axes") -> None:
+    """Give axes the look of all figures."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
     axes.tick_params(labelsize=8, color=GREY)
 
 
-def _colour(position: int) -> str:
+def colour_of(position: int) -> str:
+    """The colour of the species, split or track at this place of its list."""
     return COLOURS[position % len(COLOURS)]
+
+
+def some_tracks(assays: Sequence[str]) -> list[int]:
+    """Which tracks `tracks_over_region` can show: all, or as many of each assay, in their order.
+
+    assays: of all tracks.
+    """
+    turn: dict[str, int] = {}
+    turns = []
+    for track, assay in enumerate(assays):
+        turn[assay] = turn.get(assay, -1) + 1
+        turns.append((turn[assay], track))
+    return sorted(track for _, track in sorted(turns)[: ROWS_A_PAGE * MOST_PAGES])
 
 
 def tracks_over_region(
@@ -62,10 +77,31 @@ def tracks_over_region(
 ) -> None:
     """Draw predicted over observed coverage, both [bins, T], one panel per track.
 
-    start: bp of the first bin, 0-based; bin_size in bp; names: of the T tracks.
+    start: bp of the first bin, 0-based; bin_size in bp; names: of the T tracks. Observed NaN, not
+    measured, is hatched. After ROWS_A_PAGE tracks follow further pages, NAME.page2.png and so on.
     """
+    for old in path.parent.glob(f"{path.stem}.page*.png"):
+        old.unlink()
+    pages = range(0, len(names), ROWS_A_PAGE)
+    for number, first in enumerate(pages, 1):
+        here = slice(first, first + ROWS_A_PAGE)
+        figure = _tracks_page(
+            (chrom, start, bin_size), predicted[:, here], observed[:, here], names[here]
+        )
+        page = f" ({number} of {len(pages)})" if len(pages) > 1 else ""
+        figure.suptitle(title + page, fontsize=11, x=0.01, ha="left")
+        save(figure, path if number == 1 else path.with_suffix(f".page{number}.png"))
+
+
+def _tracks_page(
+    place: tuple[str, int, int], predicted: np.ndarray, observed: np.ndarray, names: Sequence[str]
+) -> "Figure":
+    """One page of `tracks_over_region`; place: contig, start and bin size."""
+    from matplotlib.patches import Patch
+
+    chrom, start, bin_size = place
     num_bins, num_tracks = predicted.shape
-    figure = _figure(9.0, 0.9 + 0.75 * num_tracks)
+    figure = new_figure(9.0, 0.9 + 0.75 * num_tracks)
     panels = figure.subplots(num_tracks, 1, sharex=True, squeeze=False)[:, 0]
     edges = (start + bin_size * np.arange(num_bins + 1)) / 1000
     for track, (axes, name) in enumerate(zip(panels, names, strict=True)):
@@ -73,18 +109,28 @@ def tracks_over_region(
         axes.stairs(
             predicted[:, track], edges, color=COLOURS[0], linewidth=1.2, label="predicted coverage"
         )
+        for first, last in _runs(np.isnan(observed[:, track])):
+            axes.axvspan(edges[first], edges[last], **UNMEASURED)
         axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8, color=INK)
         axes.set_ylim(bottom=0)
         axes.locator_params(axis="y", nbins=2)
         axes.margins(x=0)
-        _tidy(axes)
+        tidy(axes)
     panels[-1].set_xlabel(f"{chrom}, position (kb)", fontsize=9)
     panels[-1].ticklabel_format(axis="x", useOffset=False, style="plain")
     figure.align_ylabels()
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower right", ncols=2, fontsize=8, frameon=False)
-    _save(figure, path)
+    if np.isnan(observed).any():
+        handles.append(Patch(**UNMEASURED))
+        labels.append("not measured")
+    figure.legend(handles, labels, loc="outside lower right", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """Half-open stretches of a bool array [n] that are true."""
+    changes = np.flatnonzero(np.diff(flags.astype(np.int8), prepend=0, append=0))
+    return list(zip(changes[::2].tolist(), changes[1::2].tolist(), strict=True))
 
 
 def pearson_per_assay(
@@ -92,45 +138,45 @@ def pearson_per_assay(
 ) -> None:
     """Draw a dot per track and a bar at the mean over tracks; NaN (constant tracks) is left out.
 
-    pearson: {species: {assay: [per track]}}; scale: the name of the scale, for the axis.
+    A row for every assay of every species. pearson: {species: {assay: [per track]}}; scale: the
+    name of the scale, for the axis.
     """
-    assays = sorted({assay for parts in pearson.values() for assay in parts})
-    figure = _figure(max(5.0, 1.2 + 0.55 * len(assays) * max(len(pearson), 2)), 3.6)
+    rows = sorted((assay, species) for species, parts in pearson.items() for assay in parts)
+    colours = {species: colour_of(place) for place, species in enumerate(pearson)}
+    figure = new_figure(7.5, 1.2 + 0.27 * len(rows))
     axes = figure.subplots()
-    step = 0.8 / len(pearson)
-    for place, (species, parts) in enumerate(pearson.items()):
-        label: str | None = species
-        for assay, values in parts.items():
-            centre = assays.index(assay) + (place - (len(pearson) - 1) / 2) * step
-            _dots_and_mean(axes, centre, step, np.asarray(values), _colour(place), label)
-            label = None
-    axes.axhline(0, color=GREY, linewidth=0.6)
-    axes.set_xticks(range(len(assays)), assays)
-    axes.set_xlim(-0.5, len(assays) - 0.5)
-    axes.set_ylim(top=1.0)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+    for place, (assay, species) in enumerate(rows):
+        _dots_and_mean(axes, place, np.asarray(pearson[species][assay]), colours[species])
+        if place and assay != rows[place - 1][0]:
+            axes.axhline(place - 0.5, color="#e6e6e6", linewidth=0.6)
+    axes.axvline(0, color=GREY, linewidth=0.6)
+    counts = [f"{assay} ({len(pearson[species][assay])})" for assay, species in rows]
+    axes.set_yticks(range(len(rows)), counts)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(right=1.0)
+    axes.grid(axis="x", color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_ylabel(f"Pearson r, {scale} scale", fontsize=9)
-    axes.set_title("Accuracy per track (dot), mean over tracks (bar)", loc="left", fontsize=11)
-    _tidy(axes)
-    figure.legend(loc="outside right center", fontsize=8, frameon=False)
-    _save(figure, path)
+    axes.set_xlabel(f"Pearson r, {scale} scale", fontsize=9)
+    title = "Accuracy per track (dot), mean over tracks (bar); number of tracks"
+    axes.set_title(title, loc="left", fontsize=11)
+    tidy(axes)
+    handles = [
+        axes.scatter([], [], s=14, color=colour, label=species)
+        for species, colour in colours.items()
+    ]
+    figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
+    save(figure, path)
 
 
-def _dots_and_mean(
-    axes: "Axes", centre: float, width: float, values: np.ndarray, colour: str, label: str | None
-) -> None:
+def _dots_and_mean(axes: "Axes", place: int, values: np.ndarray, colour: str) -> None:
     values = values[np.isfinite(values)]
     if not values.size:
         return
-    spread = 0.6 * width * min(1.0, 0.1 * (len(values) - 1))
+    spread = 0.6 * min(1.0, 0.1 * (len(values) - 1))
     golden = (np.arange(len(values)) * 0.618034) % 1.0 - 0.5  # even, not random
     alpha = float(np.clip(30 / len(values), 0.1, 0.7))
-    axes.scatter(
-        centre + spread * golden, values, s=14, color=colour, alpha=alpha, linewidths=0, label=label
-    )
-    half = 0.36 * width
-    axes.hlines(values.mean(), centre - half, centre + half, color=colour, linewidth=2.2)
+    axes.scatter(values, place + spread * golden, s=14, color=colour, alpha=alpha, linewidths=0)
+    axes.vlines(values.mean(), place - 0.36, place + 0.36, color=colour, linewidth=2.2)
 
 
 @dataclass(frozen=True)
@@ -150,7 +196,7 @@ def coverage(path: Path, species: Sequence[Coverage]) -> None:
     unlike itself in another split stands out; crosses are tracks that are 0 in a whole split.
     """
     named = max(len(each.names) for each in species) <= _MOST_NAMED_TRACKS
-    figure = _figure(11.0, (3.5 if named else 3.2) * len(species) + 0.2)
+    figure = new_figure(11.0, (3.5 if named else 3.2) * len(species) + 0.2)
     rows = figure.subfigures(len(species), 1, squeeze=False)[:, 0]
     for part, each in zip(rows, species, strict=True):
         part.suptitle(each.title, fontsize=11, x=0.01, ha="left")
@@ -167,7 +213,7 @@ def coverage(path: Path, species: Sequence[Coverage]) -> None:
             for place, split in enumerate(each.targets)
         ]
         part.legend(handles=handles, loc="upper right", ncols=5, fontsize=8, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _mark_tracks(axes: "Axes", species: Coverage, values: Mapping[str, np.ndarray]) -> None:
@@ -184,18 +230,18 @@ def _mark_tracks(axes: "Axes", species: Coverage, values: Mapping[str, np.ndarra
         dead = found[order] <= 0
         x, y = np.arange(num_tracks) + shift, np.where(dead, floor, found[order])
         _mark(x[~dead], y[~dead], place, size, axes=axes)
-        axes.scatter(x[dead], y[dead], s=24, color=_colour(place), marker="x", linewidths=1)
+        axes.scatter(x[dead], y[dead], s=24, color=colour_of(place), marker="x", linewidths=1)
     axes.set_xlim(-0.7, num_tracks - 0.3)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
     _name_tracks(axes, [species.names[i] for i in order], [species.assays[i] for i in order])
-    _tidy(axes)
+    tidy(axes)
 
 
 def _mark(x: Any, y: Any, place: int, size: float, axes: "Axes", label: str | None = None) -> Any:
     # The first split lies on top: it is sorted, and the others scatter around it.
     return axes.scatter(
-        x, y, s=size, color=_colour(place), marker="os^Dv"[place % 5], linewidths=0, alpha=0.8,
+        x, y, s=size, color=colour_of(place), marker="os^Dv"[place % 5], linewidths=0, alpha=0.8,
         zorder=3 - place / 10, label=label,
     )  # fmt: skip
 
@@ -229,7 +275,7 @@ def expert_use(
     per_species = per_species if num_layers else {}
     heights = [0.34 * num_layers + 1.0] * bool(per_species)
     heights += [0.3 * len(per_assay) + 1.0] * bool(per_assay)
-    figure = _figure(max(5.5, 2.3 * len(per_species) + 1.2), sum(heights) + 0.5)
+    figure = new_figure(max(5.5, 2.3 * len(per_species) + 1.2), sum(heights) + 0.5)
     rows = iter(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
     if per_species:
         part = next(rows)
@@ -251,7 +297,7 @@ def expert_use(
         axes.set_yticks(range(len(names)), names)
         part.suptitle("Decoder experts", fontsize=11, x=0.01, ha="left")
         _share_bar(part, image, axes)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _share_bar(figure: Any, image: Any, panels: Any) -> None:
@@ -277,62 +323,3 @@ def _heat(axes: "Axes", shares: np.ndarray, top: float) -> Any:
                     color=ink,
                 )  # fmt: skip
     return image
-
-
-def loss_curves(path: Path, metrics_jsonl: Path) -> None:
-    """Draw a run's training loss and validation Pearson, of all species and of each."""
-    records = read_metrics(metrics_jsonl)
-    figure = _figure(8.5, 3.4)
-    left, right = figure.subplots(1, 2)
-    _curves(left, _series(records, TRAINING_LOSS), smooth=True)
-    left.set_ylabel("training loss", fontsize=9)
-    left.set_title("Training loss, running mean", loc="left", fontsize=11)
-    _curves(right, _series(records, VALIDATION_PEARSON), smooth=False)
-    right.set_ylabel("Pearson r, log1p scale", fontsize=9)
-    right.set_title("Validation accuracy", loc="left", fontsize=11)
-    for axes in (left, right):
-        axes.set_xlabel("optimiser step", fontsize=9)
-        axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-        _tidy(axes)
-        if axes.lines:
-            axes.legend(fontsize=8, frameon=False)
-        else:
-            axes.text(0.5, 0.5, "not logged yet", transform=axes.transAxes, ha="center", color=GREY)
-    _save(figure, path)
-
-
-def _series(records: list[dict[str, Any]], name: re.Pattern[str]) -> dict[str, np.ndarray]:
-    """Return {label: [points, 2] of step and value} of the matching names; null is left out."""
-    points: dict[str, list[tuple[int, float]]] = {}
-    for record in records:
-        for key, value in record.items():
-            match = name.fullmatch(key)
-            if match and value is not None:
-                label = match.group(1) or ALL_SPECIES
-                points.setdefault(label, []).append((record["step"], value))
-    return {label: np.array(pairs, dtype=float) for label, pairs in points.items()}
-
-
-def _curves(axes: "Axes", series: dict[str, np.ndarray], smooth: bool) -> None:
-    """Draw a curve per species and one in black for all; if `smooth`, running means."""
-    species = [label for label in series if label != ALL_SPECIES]
-    colours = {ALL_SPECIES: INK} | {label: _colour(i) for i, label in enumerate(species)}
-    for label in [ALL_SPECIES] * (ALL_SPECIES in series) + species:
-        points = series[label]
-        steps, values = points.T
-        if smooth:
-            axes.plot(steps, values, color=colours[label], alpha=0.18, linewidth=0.7)
-            values = _running_mean(values, max(1, len(values) // 30))
-        marker = None if smooth else "o"
-        axes.plot(
-            steps, values, color=colours[label], linewidth=1.5, marker=marker, markersize=3.5,
-            label=label,
-        )  # fmt: skip
-
-
-def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Return the mean of each value and up to `window` − 1 before it."""
-    sums = np.cumsum(np.concatenate([[0.0], values]))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - window, 0)
-    return (sums[ends] - sums[starts]) / (ends - starts)

@@ -19,6 +19,7 @@ from torch import Tensor
 from spacescale.dataset.reader import SpeciesData
 from spacescale.evals.genes import GeneResult
 from spacescale.evals.intervals import DRAWS, LEVEL, BlockScores, Interval
+from spacescale.evals.region import Region
 from spacescale.evals.replicates import Replicates
 from spacescale.evals.reports import AccRow, aligned, write_acc_table, write_metrics_json
 from spacescale.evals.trained_model import Splits
@@ -40,7 +41,7 @@ class SpeciesResult:
     data: SpeciesData
     splits: Splits
     num_windows: int
-    region: list[int]  # rows of the stretch to draw
+    region: Region  # to draw
     scores: BlockScores
     baselines: dict[str, BlockScores]
     train: BlockScores | None  # of training windows, where they were asked for

@@ -181,7 +181,7 @@ def _state(run: Path, past: Sequence[Run], silent_s: float | None) -> tuple[str,
     """The state of a run with this history, and why it is so."""
     last = past[-1] if past else None
     if last and last.end:
-        return last.end.cause, last.end.error or last.end.signal
+        return last.end.cause, last.end.error or last.end.signal or last.end.early_stop
     if last and last.start.host == socket.gethostname() and not is_held(run):
         return "killed", "its processes are gone, and said nothing at their end"
     if silent_s is not None and silent_s > SILENT_AFTER_S:

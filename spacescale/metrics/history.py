@@ -64,6 +64,7 @@ class End(_Event):
     cause: Literal["done", "stopped", "failed", "killed"]
     signal: str | None = None  # that stopped it
     error: str | None = None  # that it failed by
+    early_stop: str | None = None  # why it was done before its last step
     first_step: int
     step: int  # optimiser steps done
     saved_step: int | None  # of its newest checkpoint; None: it saved none
@@ -102,6 +103,7 @@ class Record:
         cause: Literal["done", "stopped", "failed"],
         signal: str | None = None,
         error: str | None = None,
+        early_stop: str | None = None,
     ) -> None:
         """Add the end of the run, which has begun.
 
@@ -116,6 +118,7 @@ class Record:
                 cause=cause,
                 signal=signal,
                 error=error,
+                early_stop=early_stop,
                 first_step=self.start.first_step,
                 step=self.step,
                 saved_step=self.saved_step,

@@ -137,9 +137,17 @@ class TrainingProgress:
         losses: Mapping[str, float],
         windows_per_s: float,
         time_left_s: float | None = None,
+        windows: Mapping[str, int] | None = None,
     ) -> None:
-        """Move to `step` steps done and show the losses, speed and time left."""
-        parts = [f"{name} {value:.4g}" for name, value in losses.items()]
+        """Move to `step` steps done and show the losses, speed and time left.
+
+        windows: how many a loss is the mean over, for those that stand in it; shown in brackets.
+        """
+        counts = {name: f" ({count})" for name, count in (windows or {}).items()}
+        parts = [
+            f"{name} {'-' if math.isnan(value) else f'{value:.4g}'}{counts.get(name, '')}"
+            for name, value in losses.items()
+        ]
         parts.append(f"{windows_per_s:.1f} windows/s")
         self._bar.set_postfix_str(", ".join(parts), refresh=False)
         self._bar.update(step - self._bar.n)

@@ -6,6 +6,7 @@ Shapes: B batch, N bins, T tracks, E experts; "rows" are species, or species × 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -19,13 +20,26 @@ from spacescale.model.space import SpaceOutput
 SumOverRanks = Callable[[Tensor], Tensor]
 
 
-def poisson_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean Poisson negative log likelihood p − y·log p, without the constant.
+@dataclass(frozen=True)
+class SpeciesLoss:
+    """The Poisson loss of one species in one micro-step, without any weight."""
 
-    prediction and target (B, N, T) float32; the logarithm is taken of at least 1e-20. 0 where there
-    are no windows.
+    mean: Tensor  # of this rank; its mean over ranks is that over all ranks' measured targets
+    windows: int  # of all ranks
+    measured: Tensor | float  # share of their targets
+
+
+def poisson_terms(prediction: Tensor, target: Tensor) -> Tensor:
+    """Poisson negative log likelihood p − y·log p of each target, without the constant.
+
+    Two tensors of one shape, float32; the logarithm is taken of at least 1e-20.
     """
-    terms = prediction - target * prediction.clamp(min=1e-20).log()
+    return prediction - target * prediction.clamp(min=1e-20).log()
+
+
+def poisson_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean of `poisson_terms` over targets (B, N, T) float32; 0 where there are no windows."""
+    terms = poisson_terms(prediction, target)
     return terms.mean() if len(terms) else terms.sum()
 
 
@@ -35,9 +49,16 @@ def measured_poisson_loss(prediction: Tensor, target: Tensor, share_of_measured:
     What is NaN gets a gradient of exactly 0: it is replaced before the loss and left out after it.
     """
     measured = ~target.isnan()
-    known = torch.where(measured, target, 0.0)
-    terms = prediction - known * prediction.clamp(min=1e-20).log()
+    terms = poisson_terms(prediction, torch.where(measured, target, 0.0))
     return torch.where(measured, terms, 0.0).sum() * share_of_measured
+
+
+def poisson_sums(prediction: Tensor, target: Tensor) -> Tensor:
+    """Sum of `poisson_terms` over the targets that are not NaN, and their number: float64 (2,)."""
+    measured = ~target.isnan()
+    terms = poisson_terms(prediction, torch.where(measured, target, 0.0))
+    total = torch.where(measured, terms, 0.0).sum(dtype=torch.float64)
+    return torch.stack([total, measured.sum().double()])
 
 
 def mi_loss(sums: RoutingSums, weights: LossConfig, tokens_per_item: int) -> Tensor:
@@ -111,33 +132,74 @@ def training_losses(
 ) -> dict[str, Tensor]:
     """All loss terms of one micro-step; their sum is what is differentiated.
 
+    The arguments are those of `species_losses` and `weighted_losses`.
+    """
+    found = species_losses(output, targets, sum_over_ranks, with_unmeasured, on_all_ranks)
+    return weighted_losses(output, found, weights, sum_over_ranks)
+
+
+def species_losses(
+    output: SpaceOutput,
+    targets: dict[str, Tensor],
+    sum_over_ranks: SumOverRanks,
+    with_unmeasured: Collection[str] = (),
+    on_all_ranks: Mapping[str, int] | None = None,
+) -> dict[str, SpeciesLoss]:
+    """The unweighted Poisson loss of each species, of both predictions where there is a decoder.
+
     `targets` are (B_s, N, T_s) float32 per species, the same species in the same order on all
     ranks. `on_all_ranks` says how many windows of each all ranks hold together; without it, each
     rank holds as many of each as this one. Ranks hold as many windows in all.
 
-    A species' Poisson term is such that its mean over ranks is the mean over all ranks' windows of
-    the species, 0 where this rank has none. With `poisson_reduction` "windows" it is weighted by
-    the species' share of all windows, so that the terms add up to a mean over windows; its
-    `species_weight` multiplies it in any case. With `routing_scope` "ranks"
-    the routing terms are those of all ranks' windows together: `sum_over_ranks` adds a tensor
-    over ranks, differentiably.
+    A species' loss is such that its mean over ranks is the mean over all ranks' windows of the
+    species, 0 where this rank has none. `sum_over_ranks` adds a tensor over ranks, differentiably.
 
     Targets of the species `with_unmeasured`, the same on all ranks, may be NaN, not measured. The
     mean is then over what all ranks measured; one collective counts that.
     """
     here = {name: len(target) for name, target in targets.items()}
     everywhere = here if on_all_ranks is None else on_all_ranks
-    num_windows = sum(everywhere[name] for name in targets)
-    ranks = num_windows // sum(here.values())
+    ranks = sum(everywhere[name] for name in targets) // sum(here.values())
     own_shares = {name: ranks * count / everywhere[name] for name, count in here.items()}
-    poisson = _poisson_of_species(targets, own_shares, with_unmeasured, sum_over_ranks)
-    losses = {}
+    poisson: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        name: lambda p, t, share=share: poisson_loss(p, t) * share
+        for name, share in own_shares.items()
+    }
+    measured: dict[str, Tensor | float] = dict.fromkeys(targets, 1.0)
+    if names := [name for name in targets if name in with_unmeasured]:
+        counts = [(~targets[name].isnan()).sum() for name in names]
+        # float64 holds any count exactly; the last sum is the number of ranks.
+        sums = sum_over_ranks(torch.stack([*counts, torch.ones_like(counts[0])]).double())
+        for name, count in zip(names, sums, strict=False):
+            share = (sums[-1] / count.clamp(min=1)).to(targets[name].dtype)
+            poisson[name] = partial(measured_poisson_loss, share_of_measured=share)
+            measured[name] = count / (everywhere[name] * targets[name].shape[1:].numel())
+    found = {}
     for name, target in targets.items():
         loss = poisson[name](output.prediction[name], target)
         if output.enhanced:
             loss = (loss + poisson[name](output.enhanced[name], target)) / 2
-        share = everywhere[name] / num_windows if weights.poisson_reduction == "windows" else 1.0
-        losses[f"poisson/{name}"] = loss * share * weights.species_weight.get(name, 1.0)
+        found[name] = SpeciesLoss(loss, everywhere[name], measured[name])
+    return found
+
+
+def weighted_losses(
+    output: SpaceOutput,
+    of_species: Mapping[str, SpeciesLoss],
+    weights: LossConfig,
+    sum_over_ranks: SumOverRanks,
+) -> dict[str, Tensor]:
+    """The terms that are differentiated: species' losses as weighed, and those of the routers.
+
+    With `poisson_reduction` "windows" a species' loss is weighted by its share of all windows, so
+    that the terms add up to a mean over windows; its `species_weight` multiplies it in any case.
+    With `routing_scope` "ranks" the routing terms are those of all ranks' windows together.
+    """
+    num_windows = sum(found.windows for found in of_species.values())
+    losses = {}
+    for name, found in of_species.items():
+        share = found.windows / num_windows if weights.poisson_reduction == "windows" else 1.0
+        losses[f"poisson/{name}"] = found.mean * share * weights.species_weight.get(name, 1.0)
     encoder, decoder = output.encoder_routing, [output.decoder_routing]
     decoder = [sums for sums in decoder if sums is not None]
     if weights.routing_scope == "ranks":
@@ -145,31 +207,6 @@ def training_losses(
         decoder = [_summed(sums, sum_over_ranks) for sums in decoder]
     losses |= routing_losses(encoder, weights, "encoder")
     return losses | routing_losses(decoder, weights, "decoder")
-
-
-def _poisson_of_species(
-    targets: dict[str, Tensor],
-    own_shares: dict[str, float],
-    with_unmeasured: Collection[str],
-    sum_over_ranks: SumOverRanks,
-) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    """The Poisson loss of prediction and target, of each species.
-
-    `own_shares` are this rank's windows of it in units of the ranks' mean.
-    """
-    loss_of: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        name: lambda p, t, share=share: poisson_loss(p, t) * share
-        for name, share in own_shares.items()
-    }
-    names = [name for name in targets if name in with_unmeasured]
-    if names:
-        counts = [(~targets[name].isnan()).sum() for name in names]
-        # float64 holds any count exactly; the last sum is the number of ranks.
-        sums = sum_over_ranks(torch.stack([*counts, torch.ones_like(counts[0])]).double())
-        for name, count in zip(names, sums, strict=False):
-            share = (sums[-1] / count.clamp(min=1)).to(targets[name].dtype)
-            loss_of[name] = partial(measured_poisson_loss, share_of_measured=share)
-    return loss_of
 
 
 def _summed(sums: RoutingSums, sum_over_ranks: SumOverRanks) -> RoutingSums:

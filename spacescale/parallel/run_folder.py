@@ -14,7 +14,7 @@ from typing import IO
 from spacescale.errors import UserError
 
 FAILED = "FAILED"  # an error ended it: which rank, and why
-DONE = "DONE"  # all steps are done
+DONE = "DONE"  # all steps are done, or run.patience is spent
 REQUEUE = "REQUEUE"  # it was told to stop for a while, and is to be continued
 LOCK_WAIT_S = 15.0  # the processes of a run that was killed are gone by then
 

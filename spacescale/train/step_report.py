@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from spacescale.model.losses import SpeciesLoss
 from spacescale.parallel import comm
+from spacescale.train.interval_losses import LossSum
+
+LOSS, MEASURED = "sum of loss/", "windows measured/"  # of a species
 
 
 @dataclass(frozen=True)
 class StepSummary:
     """One optimiser step over all ranks."""
 
-    losses: dict[str, float]  # named as they are logged
+    losses: dict[str, float]  # named as they are logged: the sum and the routing losses
+    species: dict[str, LossSum]  # of every species
     windows: int
     bad_ranks: list[int]  # ranks whose loss was not finite
     bad_buffers: bool  # on some rank
@@ -27,14 +33,14 @@ class StepSummary:
 class StepReport:
     """Collects the loss terms of one rank's micro-steps; one collective shares them all.
 
-    Logged are `train/loss` (the sum that was differentiated), `train/loss/SPECIES` (mean Poisson
-    loss over that species' windows, times its loss.species_weight) and `train/TERM` for the
-    routing losses.
+    Named are `train/loss` (the sum that was differentiated) and `train/TERM` for the routing
+    losses, means over micro-steps. Species' losses are sums over windows and carry no weight,
+    whatever `loss.species_weight` and `loss.poisson_reduction` make of them in the sum.
     """
 
     def __init__(self, species: list[str], device: torch.device):
         self.species, self.device = species, device
-        self.windows = dict.fromkeys(species, 0)
+        self.windows = dict.fromkeys(species, 0)  # of this rank
         self.sums: dict[str, Tensor] = {}
         self.micro_steps = self.num_replaced = 0
 
@@ -42,22 +48,25 @@ class StepReport:
         self,
         losses: dict[str, Tensor],
         total: Tensor,
-        windows: dict[str, int],
+        of_species: Mapping[str, SpeciesLoss],
+        windows: Mapping[str, int],
         num_replaced: int = 0,
     ) -> None:
-        """Add one micro-step: weighted loss terms, their sum, and windows per species.
+        """Add one micro-step: weighted loss terms, their sum, unweighted losses, and own windows.
 
-        num_replaced: how many of the windows took the place of damaged ones.
+        num_replaced: how many of the windows took the place of damaged ones. Nothing here waits
+        for the device.
         """
         self.num_replaced += num_replaced
         self.micro_steps += 1
         self._add("train/loss", total)
         for name, value in losses.items():
-            kind, _, species = name.partition("/")
-            if kind == "poisson":  # weighted by its share of the batch: back to a sum over windows
-                self._add(f"train/loss/{species}", value * sum(windows.values()))
-            else:
+            if not name.startswith("poisson/"):
                 self._add(f"train/{name}", value)
+        for name, found in of_species.items():
+            self._add(f"{LOSS}{name}", found.mean * found.measured * found.windows)
+            if isinstance(found.measured, Tensor):
+                self._add(f"{MEASURED}{name}", found.measured * found.windows)
         for name, count in windows.items():
             self.windows[name] += count
 
@@ -94,15 +103,19 @@ class StepReport:
             ]
         )
         rows = comm.gather_rows(row).cpu()  # (world, terms + 1 + species + 4)
-        losses, columns = rows[:, : len(names)].T, rows[:, len(names) :].T
+        terms, columns = rows[:, : len(names)].T, rows[:, len(names) :].T
         buffers, *of_species, orders, signals, ready, replaced = columns
-        sums = dict(zip(names, losses, strict=True))
-        windows = {n: float(v.sum()) for n, v in zip(self.species, of_species, strict=True)}
+        sums = dict(zip(names, terms, strict=True))
+        windows = {n: int(v.sum()) for n, v in zip(self.species, of_species, strict=True)}
         micro_steps = len(rows) * self.micro_steps
-        per = {f"train/loss/{name}": count for name, count in windows.items()}
         return StepSummary(
-            losses={n: float(v.sum()) / per.get(n, micro_steps) for n, v in sums.items()},
-            windows=int(sum(windows.values())),
+            losses={
+                n: float(v.sum()) / micro_steps
+                for n, v in sums.items()
+                if not n.startswith((LOSS, MEASURED))
+            },
+            species={name: _species_sum(name, count, sums) for name, count in windows.items()},
+            windows=sum(windows.values()),
             bad_ranks=[r for r, v in enumerate(sums["train/loss"]) if not v.isfinite()],
             bad_buffers=not bool(buffers.isfinite().all()),
             gradients_in_order=bool((orders == orders[0]).all()),
@@ -110,3 +123,14 @@ class StepReport:
             save_ready=bool(ready.all()),
             num_replaced=int(replaced.sum()),
         )
+
+
+def _species_sum(name: str, windows: int, sums: Mapping[str, Tensor]) -> LossSum:
+    """A species' sum from the ranks' terms (world,); none are there if no rank had its windows."""
+    # A rank's mean stands for all ranks' windows, and its count is already that of all ranks.
+    loss, measured = sums.get(f"{LOSS}{name}"), sums.get(f"{MEASURED}{name}")
+    return LossSum(
+        total=0.0 if loss is None else float(loss.mean()),
+        measured=windows if measured is None else float(measured.mean()),
+        windows=windows,
+    )

@@ -26,13 +26,14 @@ from spacescale.files import write_text
 from spacescale.metrics.history import Record
 from spacescale.metrics.throughput import Throughput, memory_gib
 from spacescale.metrics.writer import RunLog, TrainingProgress
-from spacescale.model.losses import training_losses
+from spacescale.model.losses import species_losses, weighted_losses
 from spacescale.parallel import comm
 from spacescale.parallel.engine import Engine, set_learning_rate
 from spacescale.parallel.gradient_order import GradientOrder
 from spacescale.parallel.run_folder import DONE, REQUEUE
 from spacescale.parallel.step_gate import veto_steps
 from spacescale.train.grace import Grace
+from spacescale.train.interval_losses import IntervalLosses
 from spacescale.train.quarantine import Quarantine
 from spacescale.train.schedule import learning_rate
 from spacescale.train.signals import StopRequest
@@ -40,6 +41,7 @@ from spacescale.train.statistics_watch import StatisticsWatch
 from spacescale.train.step_report import StepReport, StepSummary
 from spacescale.train.step_watch import StepWatch, Verdict
 from spacescale.train.validation import validate
+from spacescale.train.validation_watch import ValidationWatch
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +70,9 @@ class Trainer:
         self.gradient_order = GradientOrder(manager.model)
         self.track_means = {name: self._track_means(d) for name, d in data.datasets.items()}
         self.scores: dict[str, float] = {}  # of the last validation, and its step
-        self.best_score = -math.inf
+        self.validations = ValidationWatch(config.run)
+        self.since_log = IntervalLosses(list(data.datasets))
+        self.since_validation = IntervalLosses(list(data.datasets))
         self.steps = StepWatch(output, config.run, data, self.accumulation)
         if config.run.skip_spikes:
             veto_steps(engine, self.steps.refuses)
@@ -89,14 +93,18 @@ class Trainer:
         state = self.manager.load(checkpoint)
         self.scores = {n: math.nan if v is None else v for n, v in state["metrics"].items()}
         metric = layout.read_config(checkpoint, state).run.best_metric
-        if state["best_score"] is not None and metric == self.config.run.best_metric:
-            self.best_score = state["best_score"]
+        same_metric = metric == self.config.run.best_metric
+        best_score = state["best_score"] if same_metric else None
+        self.validations.restore(state.get("validation_watch", {}), best_score)
+        self.since_log.restore(state.get("losses_since_log", {}))
+        self.since_validation.restore(state.get("losses_since_validation", {}))
         self.steps.restore(state.get("step_watch", {}))
         return state["step"]
 
     def fit(self, first_step: int) -> None:
         """Train from `first_step` to `optim.max_steps`, or until a stop is requested.
 
+        It is done before that where `run.patience` is spent, be it in the run resumed from.
         Raises UserError after too many steps in a row that were not finite.
         """
         last = self.config.optim.max_steps
@@ -120,6 +128,8 @@ class Trainer:
             self.engine.train()
             self.record.begin_training()
             for step in range(first_step, last):
+                if self.validations.early_stop:
+                    break
                 summary = self._optimiser_step(step)
                 done = self.record.step = step + 1
                 if summary.save_ready:
@@ -127,12 +137,13 @@ class Trainer:
                 stopping, is_best = summary.stop_signal != 0, False
                 if done % self.config.run.valid_every == 0 or done == last:
                     is_best = self._validate(done)
-                if is_best or stopping or done % self.config.run.save_every == 0 or done == last:
-                    self._save(done, is_best, stopping or done == last)
+                is_end = done == last or self.validations.early_stop is not None
+                if is_best or stopping or done % self.config.run.save_every == 0 or is_end:
+                    self._save(done, is_best, is_end, stopping)
                 if stopping:
                     self._report_stop(summary.stop_signal, done)
                     return
-            comm.on_main(lambda: self._end_well("done", DONE, f"step {last}\n"))
+            self._report_done(last)
         finally:
             self.progress.close()
             self.log.close()
@@ -154,6 +165,8 @@ class Trainer:
         )
         self._require_order(step, summary)
         self.steps.begin(summary)
+        self.since_log.add(summary.species)
+        self.since_validation.add(summary.species)
         self.engine.step()
         self.throughput.step(summary.windows, self.batches.waited_s)
         norm = self._gradient_norm()
@@ -163,7 +176,8 @@ class Trainer:
         self.replaced.clear()
         self._act_on(self.steps.judge(step, summary, norm), step)
         self._show(step + 1, summary)
-        if (step + 1) % self.config.run.log_every == 0 or step == 0:
+        is_last = step + 1 == self.config.optim.max_steps
+        if (step + 1) % self.config.run.log_every == 0 or step == 0 or is_last:
             self._log_step(step + 1, summary, norm, rate)
         return summary
 
@@ -178,21 +192,21 @@ class Trainer:
     def _forward_and_backward(self, batch: Batch, report: StepReport) -> None:
         output = self.engine({name: part.codes for name, part in batch.items()})
         targets = {name: p.targets.float() / self.track_means[name] for name, p in batch.items()}
-        losses = training_losses(
+        of_species = species_losses(
             output,
             targets,
-            self.config.loss,
             comm.sum_over_ranks,
             self.data.with_unmeasured,
             {name: part.on_all_ranks for name, part in batch.items()},
         )
+        losses = weighted_losses(output, of_species, self.config.loss, comm.sum_over_ranks)
         total = torch.stack(list(losses.values())).sum()
         self.engine.backward(total)
         self.batches.copy_next()
         replaced = [one for part in batch.values() for one in part.replaced]
         self.replaced += replaced
         windows = {name: len(part.codes) for name, part in batch.items()}
-        report.add(losses, total, windows, len(replaced))
+        report.add(losses, total, of_species, windows, len(replaced))
 
     def _gradient_norm(self) -> float:
         """Norm before clipping; NaN where DeepSpeed skipped the step because it was not finite."""
@@ -214,9 +228,13 @@ class Trainer:
             raise
 
     def _log_step(self, step: int, summary: StepSummary, norm: float, rate: float) -> None:
+        """Log a step, and what each species lost over all steps since the last that was logged."""
+        of_species = self.since_log.take()
         self.log.scalars(
             step,
             summary.losses
+            | {f"train/loss/{name}": s.mean for name, s in of_species.items() if s.windows}
+            | {f"train/windows/{name}": s.windows for name, s in of_species.items()}
             | {
                 "optim/gradient_norm": norm,
                 "optim/learning_rate": rate,
@@ -227,13 +245,13 @@ class Trainer:
         )
 
     def _show(self, step: int, summary: StepSummary) -> None:
-        losses = {"total": summary.losses["train/loss"]} | {
-            name: summary.losses[key]
-            for name in self.data.datasets
-            if (key := f"train/loss/{name}") in summary.losses
-        }
+        """Show the step's sum, and each species' loss since the last point that was logged."""
+        of_species = self.since_log.sums
+        losses = {"total": summary.losses["train/loss"]}
+        losses |= {name: sums.mean for name, sums in of_species.items()}
+        windows = {name: sums.windows for name, sums in of_species.items()}
         left = self.throughput.time_left_s(self.config.optim.max_steps - step)
-        self.progress.update(step, losses, self.throughput.windows_per_s, left)
+        self.progress.update(step, losses, self.throughput.windows_per_s, left, windows)
 
     def _validate(self, step: int) -> bool:
         """Score the validation windows; whether that is the best score so far."""
@@ -241,30 +259,32 @@ class Trainer:
         batch_size = self.engine.train_micro_batch_size_per_gpu()
         scores = validate(self.engine, self.data.datasets, self.config, batch_size, self.device)
         self.engine.train()
+        training = self.since_validation.take()
+        scores |= self.validations.gaps(scores, training)
         self.scores = {"step": step} | scores
         self.log.scalars(step, scores)
-        shown = (
-            f"{name} {scores[key]:.3f}"
-            for name in self.data.datasets
-            if (key := f"valid/pearson_log1p/{name}") in scores
-        )
-        self.progress.say(f"step {step}: validation Pearson (log1p) {', '.join(shown)}")
+        is_best = self.validations.note(scores)
+        for line in self.validations.lines(step, scores):
+            self.progress.say(line)
         self.throughput.restart()
-        score = scores.get(self.config.run.best_metric, math.nan)
-        is_best = score > self.best_score
-        if is_best:
-            self.best_score = score
         return is_best
 
-    def _save(self, step: int, is_best: bool, is_end: bool) -> None:
+    def _save(self, step: int, is_best: bool, is_end: bool, stopping: bool) -> None:
         """Save beside what comes next; where nothing does, until the checkpoint is complete."""
         began = time.perf_counter()
         self._announce_saved(self.manager.finish())
         scores = {n: v for n, v in self.scores.items() if not n.startswith("valid_experts/")}
         run = self.config.run
-        with_probe = is_best or step == self.config.optim.max_steps or run.probe_every_save
-        self.manager.save(step, scores, self.best_score, is_best, with_probe, self.steps.state())
-        waits = is_end or not run.save_in_background
+        with_probe = is_best or is_end or run.probe_every_save
+        watches = {
+            "step_watch": self.steps.state(),
+            "validation_watch": self.validations.state(),
+            "losses_since_log": self.since_log.state(),
+            "losses_since_validation": self.since_validation.state(),
+        }
+        best_score = self.validations.best_score
+        self.manager.save(step, scores, best_score, is_best, with_probe, watches)
+        waits = is_end or stopping or not run.save_in_background
         saved = self.manager.finish() if waits else None
         self.save_stall_s = time.perf_counter() - began
         self._announce_saved(saved)
@@ -289,8 +309,22 @@ class Trainer:
             lambda: self._end_well("stopped", REQUEUE, f"{name} at step {step}\n", signal=name)
         )
 
+    def _report_done(self, last: int) -> None:
+        step, early = self.record.step, self.validations.early_stop
+        if early is None or step == last:
+            comm.on_main(lambda: self._end_well("done", DONE, f"step {last}\n"))
+            return
+        self.progress.say(f"step {step}: early stop: {early}")
+        text = f"step {step}, early stop: {early}\n"
+        comm.on_main(lambda: self._end_well("done", DONE, text, early_stop=early))
+
     def _end_well(
-        self, cause: Literal["done", "stopped"], marker: str, text: str, signal: str | None = None
+        self,
+        cause: Literal["done", "stopped"],
+        marker: str,
+        text: str,
+        signal: str | None = None,
+        early_stop: str | None = None,
     ) -> None:
-        self.record.end(cause, signal=signal)
+        self.record.end(cause, signal=signal, early_stop=early_stop)
         write_text(self.output / marker, text)

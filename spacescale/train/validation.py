@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spacescale.config import VALIDATION_SCORE, Config, ModelConfig
+from spacescale.config import VALIDATION_LOSS, VALIDATION_SCORE, Config, ModelConfig
 from spacescale.dataset.batch import SpeciesBatch
 from spacescale.dataset.loader import evaluation_batches
 from spacescale.dataset.reader import SpeciesData
@@ -22,14 +22,17 @@ from spacescale.evals.track_prediction import (
 )
 from spacescale.metrics.regression import summarise_by_assay
 from spacescale.metrics.routing import ExpertUse
+from spacescale.model.losses import poisson_sums
+from spacescale.model.space import SpaceOutput
 from spacescale.parallel import comm
 
 
 def score_names(model: ModelConfig) -> list[str]:
     """What `run.best_metric` may be."""
-    names = [VALIDATION_SCORE]
+    names = [VALIDATION_SCORE, VALIDATION_LOSS]
     for species, assays in model.species.items():
         names += [f"valid/pearson_log1p/{species}", f"valid/pearson_raw/{species}"]
+        names.append(f"{VALIDATION_LOSS}/{species}")
         names += [f"valid/pearson_log1p/{species}/{assay}" for assay in sorted(set(assays))]
     return names
 
@@ -43,26 +46,36 @@ def validate(
 ) -> dict[str, float]:
     """Score every species' first `run.valid_windows` validation windows, over all ranks.
 
-    Returns the scores, named as they are logged, and which experts were used. The first, the mean
-    over species of their mean log1p Pearson, is NaN if no track varies.
+    Returns the scores, named as they are logged, and which experts were used. The first two are
+    means over species: of their mean log1p Pearson, NaN if no track varies, and of their loss. That
+    is training's, unweighted: Poisson per measured target, over all windows.
     Each rank takes `batch_size` windows at a time. The number is training's, which fits its memory.
     The model must be in evaluation mode. A species without validation windows is left out.
     """
-    model, scalars, overall = config.model, {}, []
+    model, scalars = config.model, {}
+    overall: dict[str, list[float]] = {VALIDATION_SCORE: [], VALIDATION_LOSS: []}
     use = empty_expert_use(model, device)
     for name, data in datasets.items():
         if not data.manifest.num_windows.get("valid"):
             continue
-        accuracy = _score_species(predict, data, config, batch_size, device, use)
-        overall.append(float(accuracy.log1p.pearson().nanmean()))
-        scalars[f"valid/pearson_log1p/{name}"] = overall[-1]
+        accuracy, loss = _score_species(predict, data, config, batch_size, device, use)
+        log1p = float(accuracy.log1p.pearson().nanmean())
+        overall[VALIDATION_SCORE].append(log1p)
+        overall[VALIDATION_LOSS].append(loss)
+        scalars[f"{VALIDATION_SCORE}/{name}"] = log1p
         scalars[f"valid/pearson_raw/{name}"] = float(accuracy.raw.pearson().nanmean())
+        scalars[f"{VALIDATION_LOSS}/{name}"] = loss
         by_assay = summarise_by_assay(accuracy.log1p.pearson(), model.species[name])
         for assay, summary in by_assay.items():
             scalars[f"valid/pearson_log1p/{name}/{assay}"] = summary.mean
-    known = [score for score in overall if np.isfinite(score)]
-    mean = float(np.mean(known)) if known else float("nan")
-    return {VALIDATION_SCORE: mean} | scalars | _expert_scalars(use)
+    means = {metric: _mean(values) for metric, values in overall.items()}
+    return means | scalars | _expert_scalars(use)
+
+
+def _mean(values: list[float]) -> float:
+    """Mean of those that are finite; NaN without any."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def _score_species(
@@ -72,31 +85,55 @@ def _score_species(
     batch_size: int,
     device: torch.device,
     use: ExpertUse,
-) -> TrackScores:
+) -> tuple[TrackScores, float]:
+    """A species' accuracy and its loss, over all ranks."""
+    mine, filler = _rank_share(data, config)
+    track_means = nonzero_means(data.track_mean).to(device)
+    in_track_means = config.loss.track_scale == "mean"
+    loss = torch.zeros(2, dtype=torch.float64, device=device)  # sum, and measured targets
+
+    def observe(batch: SpeciesBatch, prediction: Tensor, output: SpaceOutput) -> None:
+        add_expert_use(use, output)
+        targets = batch.targets.float() / (track_means if in_track_means else 1.0)
+        own = torch.isin(batch.rows, torch.from_numpy(mine).to(device))  # the rest fills up
+        heads = [part[data.name] for part in (output.prediction, output.enhanced) if part]
+        loss.add_(torch.stack([poisson_sums(p[own], targets[own]) for p in heads]).mean(0))
+
     local = score_split(
         predict,
         data.name,
-        _rank_share(data, config, batch_size, device),
-        nonzero_means(data.track_mean).to(device),
-        config.loss.track_scale == "mean",
-        observe=lambda batch, prediction, output: add_expert_use(use, output),
+        _batches(data, mine, filler, config.model.seq_length, batch_size, device),
+        track_means,
+        in_track_means,
+        observe=observe,
     )
-    return TrackScores.from_tensor(comm.add_over_ranks(local.tensor()))
+    total, measured = comm.add_over_ranks(loss).tolist()
+    mean = total / measured if measured else float("nan")
+    return TrackScores.from_tensor(comm.add_over_ranks(local.tensor())), mean
 
 
-def _rank_share(
-    data: SpeciesData, config: Config, batch_size: int, device: torch.device
-) -> Iterator[tuple[SpeciesBatch, Tensor]]:
-    """This rank's windows. Every rank makes as many calls, as expert parallelism requires:
-    windows that only fill up the last round have weight 0.
+def _rank_share(data: SpeciesData, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """This rank's rows, and other ranks' rows that fill up its last round, 0 or 1.
+
+    Every rank makes as many calls, as expert parallelism requires.
     """
     rows = data.rows("valid")[: config.run.valid_windows]
     mine = rows[comm.rank() :: comm.world_size()]
-    filler = -(-len(rows) // comm.world_size()) - len(mine)  # 0 or 1
-    weights = torch.tensor([1.0] * len(mine) + [0.0] * filler, device=device)
-    batches = evaluation_batches(
-        data, np.concatenate([mine, rows[:filler]]), config.model.seq_length, batch_size
-    )
+    filler = -(-len(rows) // comm.world_size()) - len(mine)
+    return mine, rows[:filler]
+
+
+def _batches(
+    data: SpeciesData,
+    mine: np.ndarray,
+    filler: np.ndarray,
+    seq_length: int,
+    batch_size: int,
+    device: torch.device,
+) -> Iterator[tuple[SpeciesBatch, Tensor]]:
+    """Windows to score, with weight 0 for those that only fill up."""
+    weights = torch.tensor([1.0] * len(mine) + [0.0] * len(filler), device=device)
+    batches = evaluation_batches(data, np.concatenate([mine, filler]), seq_length, batch_size)
     for batch, weight in zip(batches, weights.split(batch_size), strict=True):
         yield batch.to(device), weight
 

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -249,6 +250,17 @@ def test_the_last_the_best_and_those_in_between_are_kept(tmp_path):
     assert removed(tmp_path, keep_last=1, best_metric="valid/pearson_raw/ant") == [
         100, 200, 300, 400,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "metric, best", [("valid/loss", 1), ("valid/loss/ant", 1), ("valid/pearson_raw/ant", 2)]
+)
+def test_of_a_loss_less_is_better(metric, best):
+    states = {
+        Path(str(step)): {"step": step, "metrics": {"step": step, metric: score}}
+        for step, score in enumerate((0.2, 0.1, 0.3))
+    }
+    assert found.by_score(states, RunConfig(best_metric=metric))[0] == Path(str(best))
 
 
 def test_a_removal_that_is_killed_leaves_no_half_checkpoint(run, folder, monkeypatch):

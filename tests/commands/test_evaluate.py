@@ -71,3 +71,16 @@ def test_a_batch_of_nothing_is_refused(alone, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["spacescale", "evaluate", str(alone[0]), "--batch", "0"])
     assert main() == 2
     assert "--batch 0: must be 1 or more" in capsys.readouterr().err
+
+
+def test_a_region_that_no_window_covers_is_refused_before_anything_is_scored(
+    alone, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setattr(evaluation, "score_split", None)
+    words = ["evaluate", str(alone[0]), "--out", str(tmp_path / "out"), "--region", "chr99:0-500"]
+    monkeypatch.setattr("sys.argv", ["spacescale", *words])
+    assert main() == 2
+    assert "error: --region chr99:0-500: not covered by windows of split 'test'. " in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()

@@ -41,10 +41,12 @@ from spacescale.checkpoint.probe import read_probe
 from spacescale.config import build_config
 from spacescale.dataset.codecs import codec_warning_ignored
 from spacescale.dataset.folder import list_files
-from spacescale.dataset.loader import open_datasets
+from spacescale.dataset.loader import evaluation_batches, open_datasets
 from spacescale.dataset.manifest import read_manifest, save_manifest
 from spacescale.dataset.sampler import SampleOrder
+from spacescale.evals.trained_model import load_trained
 from spacescale.metrics.writer import read_metrics
+from spacescale.model.losses import species_losses
 from spacescale.parallel.comm import free_port
 
 FAULTY = Path("tests/commands/faulty_pretrain.py")
@@ -70,6 +72,8 @@ def test_the_deepspeed_command_trains_on_two_processes_and_logs_what_it_promises
         assert f"train/loss/{species}" in everything
         assert f"valid/pearson_log1p/{species}" in logged[6]
         assert f"valid/pearson_raw/{species}" in logged[6]
+        counts = [record[f"train/windows/{species}"] for record in logged.values()]
+        assert sum(counts) >= 6  # of 24 windows, of each as many
         assert f"valid/pearson_log1p/{species}/cage" in logged[6]
         shares = [logged[6][f"valid_experts/{species}/block0/expert{i}"] for i in range(4)]
         assert sum(shares) == pytest.approx(1)
@@ -83,6 +87,24 @@ def test_the_deepspeed_command_trains_on_two_processes_and_logs_what_it_promises
     rates = [step["optim/learning_rate"] for step in logged.values()]
     assert rates[0] < rates[1] and rates[-1] < rates[2]
     assert any(p.stat().st_size > 1000 for p in (output / "tensorboard").glob("events.out.*"))
+
+
+def test_the_validation_loss_is_trainings_own_definition(finished, data):
+    """Logged by two ranks; here, of the last checkpoint, all windows of a species at once."""
+    output, _ = finished
+    logged, trained = by_step(output), load_trained(output / "checkpoints/step-00000006")
+    for name, of_species in open_datasets([data]).items():
+        rows = of_species.rows("valid")[:8]
+        (batch,) = evaluation_batches(of_species, rows, trained.model.config.seq_length, 8)
+        targets = {name: batch.targets.float() / trained.track_means(name)}
+        with torch.no_grad():
+            loss = species_losses(trained.model({name: batch.codes}), targets, lambda x: x)[name]
+        assert logged[6][f"valid/loss/{name}"] == pytest.approx(float(loss.mean), rel=1e-4)
+        since = [(r[f"train/windows/{name}"], r.get(f"train/loss/{name}")) for r in logged.values()]
+        seen = [(count, mean) for count, mean in since[3:] if count]
+        before = sum(n * mean for n, mean in seen) / sum(n for n, _ in seen)
+        gap = before - logged[6][f"valid/loss/{name}"]
+        assert logged[6][f"valid/gap/{name}"] == pytest.approx(gap, abs=1e-5)
 
 
 def test_the_log_on_the_terminal_is_rank_0s_alone_and_names_the_layout(finished):

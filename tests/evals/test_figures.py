@@ -1,5 +1,3 @@
-import json
-
 import matplotlib.image
 import numpy as np
 import pytest
@@ -23,6 +21,60 @@ def test_tracks_over_region(tmp_path, num_tracks):
     names = [f"track {t}" for t in range(num_tracks)]
     figures.tracks_over_region(path, "chr1", 10_000, 32, predicted, observed, names, "moth")
     assert_is_a_picture(path)
+
+
+def drawn(monkeypatch) -> dict:
+    """Figures by the names of their files, kept in place of being written."""
+    kept = {}
+    monkeypatch.setattr(figures, "save", lambda figure, path: kept.update({path.name: figure}))
+    return kept
+
+
+def test_what_was_not_measured_is_hatched_and_not_drawn_as_0(tmp_path, monkeypatch):
+    kept = drawn(monkeypatch)
+    predicted, observed = RNG.gamma(1.0, size=(2, 48, 2))
+    observed[10:20, 1] = np.nan
+    observed[40:, 1] = np.nan
+    figures.tracks_over_region(
+        tmp_path / "t.png", "chr1", 1_000, 32, predicted, observed, ["whole", "gaps"], "moth"
+    )
+    whole, gaps = kept["t.png"].axes
+    hatched = [[p for p in axes.patches if p.get_hatch()] for axes in (whole, gaps)]
+    assert not hatched[0]
+    spans = [(p.get_x(), p.get_x() + p.get_width()) for p in hatched[1]]
+    assert spans == [pytest.approx((1.32, 1.64)), pytest.approx((2.28, 2.536))]
+    legend = [text.get_text() for text in kept["t.png"].legends[0].get_texts()]
+    assert legend == ["observed coverage", "predicted coverage", "not measured"]
+
+
+def test_many_tracks_come_on_pages(tmp_path, monkeypatch):
+    (tmp_path / "t.page3.png").touch()  # of an earlier model with more tracks
+    kept = drawn(monkeypatch)
+    values, names = RNG.gamma(1.0, size=(8, 20)), [f"track {t}" for t in range(20)]
+    figures.tracks_over_region(tmp_path / "t.png", "chr1", 0, 32, values, values, names, "moth")
+    assert {name: len(figure.axes) for name, figure in kept.items()} == {
+        "t.png": 16, "t.page2.png": 4,
+    }  # fmt: skip
+    assert kept["t.page2.png"].axes[0].get_ylabel() == "track 16"
+    assert not (tmp_path / "t.page3.png").exists()
+
+
+def test_of_very_many_tracks_some_of_each_assay_are_shown():
+    assays = ["cage"] * 5_000 + ["dnase"] * 10 + ["chip"] * 300
+    shown = figures.some_tracks(assays)
+    assert shown == [*range(11), *range(5_000, 5_010), *range(5_010, 5_021)]
+    assert figures.some_tracks(["cage", "chip", "cage"]) == [0, 1, 2]
+
+
+def test_every_assay_of_every_species_has_a_row(tmp_path, monkeypatch):
+    kept = drawn(monkeypatch)
+    pearson = {"finch": {f"assay {i:02}": [0.1, 0.2] for i in range(14)}, "moth": {"assay 03": [0]}}
+    figures.pearson_per_assay(tmp_path / "p.png", pearson)
+    (axes,) = kept["p.png"].axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(labels) == 15
+    assert labels[3:5] == ["assay 03 (2)", "assay 03 (1)"]
+    assert kept["p.png"].get_figheight() / len(labels) > 0.25
 
 
 def test_pearson_per_assay_with_unmeasured_and_constant_tracks(tmp_path):
@@ -61,24 +113,4 @@ def test_expert_use(tmp_path, parts):
         {"finch": np.empty((0, 0))} if parts == "assays" else per_species,
         {} if parts == "species" else per_assay,
     )
-    assert_is_a_picture(path)
-
-
-def test_loss_curves(tmp_path):
-    log, path = tmp_path / "metrics.jsonl", tmp_path / "loss.png"
-    records = [
-        {"step": 1, "time": 0.0, "train/loss": 2.0, "train/loss/finch": 1.5},
-        {"step": 2, "time": 1.0, "nonfinite/gradient_norm": 1.0},
-        {"step": 3, "time": 1.0, "train/loss": None, "train/loss/finch": 1.1},
-        {"step": 4, "time": 2.0, "train/loss": 1.0, "valid/pearson_log1p/finch": 0.5},
-    ]
-    log.write_text("".join(json.dumps(record) + "\n" for record in records))
-    figures.loss_curves(path, log)
-    assert_is_a_picture(path)
-
-
-def test_loss_curves_of_a_run_that_logged_nothing(tmp_path):
-    log, path = tmp_path / "metrics.jsonl", tmp_path / "loss.png"
-    log.write_text("")
-    figures.loss_curves(path, log)
     assert_is_a_picture(path)

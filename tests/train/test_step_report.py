@@ -3,21 +3,27 @@ import math
 import pytest
 import torch
 
+from spacescale.model.losses import SpeciesLoss
 from spacescale.parallel import comm
+from spacescale.train.interval_losses import LossSum
 from spacescale.train.step_report import StepReport, StepSummary
 
 CPU = torch.device("cpu")
 
 
 def add(report: StepReport, per_species: dict[str, tuple[int, float]], mi: float = 0.0) -> None:
-    """Add a micro-step as `training_losses` gives it: species → windows and their mean loss."""
+    """Add a micro-step of ranks alike: species → windows of each and their mean loss."""
     windows = {name: count for name, (count, _) in per_species.items()}
+    of_species = {
+        name: SpeciesLoss(torch.tensor(loss), count, 1.0)
+        for name, (count, loss) in per_species.items()
+    }
     losses = {
         f"poisson/{name}": torch.tensor(loss * count / sum(windows.values()))
         for name, (count, loss) in per_species.items()
     }
     losses["encoder_mi"] = torch.tensor(mi)
-    report.add(losses, torch.stack(list(losses.values())).sum(), windows)
+    report.add(losses, torch.stack(list(losses.values())).sum(), of_species, windows)
 
 
 def gather(reports: list[StepReport], signals: list[int], monkeypatch) -> list[StepSummary]:
@@ -41,8 +47,8 @@ def test_species_loss_is_a_mean_over_windows_not_over_micro_steps():
     add(report, {"finch": (2, 1.0), "perch": (1, 4.0)})
     add(report, {"finch": (1, 7.0)})
     summary = report.gather(0, True)
-    assert summary.losses["train/loss/finch"] == pytest.approx((1 + 1 + 7) / 3)
-    assert summary.losses["train/loss/perch"] == pytest.approx(4)
+    assert summary.species == {"finch": LossSum(1 + 1 + 7, 3, 3), "perch": LossSum(4, 1, 1)}
+    assert list(summary.losses) == ["train/encoder_mi", "train/loss"]
     assert summary.windows == 4
 
 
@@ -56,15 +62,35 @@ def test_total_and_routing_terms_are_means_over_micro_steps():
 
 
 def test_all_ranks_get_the_summary_of_all_windows(monkeypatch):
-    reports = [StepReport(["finch", "perch"], CPU) for _ in range(2)]
-    for report, finch in zip(reports, (1.0, 2.0), strict=True):
-        add(report, {"finch": (1, finch), "perch": (1, 5.0)}, mi=-0.2)
+    """A rank's mean is in units of all ranks' windows: 2 of finch here, 1 there; no perch there."""
+    reports = [StepReport(["finch", "perch", "moth"], CPU) for _ in range(2)]
+    means = [{"finch": (4 / 3, 2), "perch": (2.0, 1)}, {"finch": (4 / 3, 1), "perch": (0.0, 0)}]
+    for report, of_rank in zip(reports, means, strict=True):
+        on_all = {"finch": 3, "perch": 1}
+        found = {n: SpeciesLoss(torch.tensor(m), on_all[n], 1.0) for n, (m, _) in of_rank.items()}
+        terms = {"encoder_mi": torch.tensor(-0.2)}
+        windows = {name: count for name, (_, count) in of_rank.items()}
+        report.add(terms, torch.tensor(sum(windows.values()) - 0.5), found, windows)
     first, second = gather(reports, [0, 0], monkeypatch)
     assert first == second
-    assert first.losses["train/loss/finch"] == pytest.approx(1.5)
+    assert first.species["finch"].mean == pytest.approx(4 / 3)
+    assert first.species["perch"].mean == pytest.approx(1.0)
+    assert [s.windows for s in first.species.values()] == [3, 1, 0]
     assert first.losses["train/encoder_mi"] == pytest.approx(-0.2)
-    assert first.losses["train/loss"] == pytest.approx((1 + 2 + 5 + 5) / 4 - 0.2)
+    assert first.losses["train/loss"] == pytest.approx((3 + 1) / 2 - 0.5)
     assert (first.windows, first.bad_ranks, first.stop_signal) == (4, [], 0)
+
+
+def test_windows_count_by_what_was_measured_in_them():
+    """A micro-step with half of its targets unmeasured weighs half as much in the mean."""
+    report = StepReport(["finch"], CPU)
+    for loss, measured in ((1.0, 1.0), (4.0, 0.5)):
+        share = torch.tensor(measured, dtype=torch.float64)
+        found = {"finch": SpeciesLoss(torch.tensor(loss), 2, share)}
+        report.add({}, torch.tensor(1.0), found, {"finch": 2})
+    of_step = report.gather().species["finch"]
+    assert of_step == LossSum(2 * 1.0 + 1 * 4.0, 3.0, 4)
+    assert of_step.mean == 2.0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -99,7 +125,7 @@ def test_a_signal_to_one_rank_reaches_all(monkeypatch):
 def test_reports_keep_no_graph():
     report = StepReport(["finch"], CPU)
     loss = torch.tensor(1.0, requires_grad=True) * 2
-    report.add({"poisson/finch": loss}, loss, {"finch": 1})
+    report.add({"poisson/finch": loss}, loss, {"finch": SpeciesLoss(loss, 1, 1.0)}, {"finch": 1})
     assert not any(value.requires_grad for value in report.sums.values())
 
 

@@ -13,7 +13,7 @@ STEADY = 100
 
 
 def summary(loss: float, bad_ranks: tuple[int, ...] = (), bad_buffers: bool = False) -> StepSummary:
-    return StepSummary({"train/loss": loss}, 2, [*bad_ranks], bad_buffers, True, 0, True, 0)
+    return StepSummary({"train/loss": loss}, {}, 2, [*bad_ranks], bad_buffers, True, 0, True, 0)
 
 
 def a_watch(tmp_path, **settings) -> StepWatch:

@@ -1,0 +1,89 @@
+import math
+
+import pytest
+
+from spacescale.config import RunConfig
+from spacescale.train.interval_losses import LossSum
+from spacescale.train.validation_watch import ValidationWatch
+
+LOSS, PEARSON = "valid/loss/finch", "valid/pearson_log1p"
+
+
+def validate(watch: ValidationWatch, valid: float, train: float = 1.0) -> list[str]:
+    """One validation of a species; what is said."""
+    scores = {LOSS: valid}
+    scores |= watch.gaps(scores, {"finch": LossSum(4 * train, 4.0, 4)})
+    watch.note(scores)
+    return watch.lines(20, scores)
+
+
+@pytest.mark.parametrize(
+    "metric, scores, best",
+    [
+        (PEARSON, [0.1, 0.3, 0.3, 0.2, math.nan, 0.4], [True, True, False, False, False, True]),
+        (LOSS, [0.5, 0.3, 0.3, 0.4, -0.1, math.nan], [True, True, False, False, True, False]),
+    ],
+)
+def test_the_best_is_higher_of_a_correlation_and_lower_of_a_loss(metric, scores, best):
+    watch = ValidationWatch(RunConfig(best_metric=metric))
+    assert [watch.note({metric: score}) for score in scores] == best
+
+
+def test_patience_counts_validations_since_the_best_and_survives_a_resume():
+    run = RunConfig(patience=2)
+    watch = ValidationWatch(run)
+    for score in (math.nan, math.nan, math.nan, 0.3, 0.2, 0.4, 0.4):
+        watch.note({PEARSON: score})
+        assert watch.early_stop is None
+    resumed = ValidationWatch(run)
+    resumed.restore(watch.state(), watch.best_score)
+    resumed.note({PEARSON: math.nan})
+    assert resumed.early_stop == (
+        "valid/pearson_log1p was not better than 0.4 in 2 validations (run.patience=2)"
+    )
+    without = ValidationWatch(RunConfig())
+    without.restore(resumed.state(), resumed.best_score)
+    assert without.early_stop is None
+
+
+def test_another_metric_begins_its_count_anew():
+    watch = ValidationWatch(RunConfig(patience=1))
+    watch.note({PEARSON: 0.5})
+    watch.note({PEARSON: 0.4})
+    other = ValidationWatch(RunConfig(patience=1, best_metric=LOSS))
+    other.restore(watch.state(), None)
+    assert other.early_stop is None
+    assert other.note({LOSS: 9.0})
+
+
+def test_the_gap_is_trainings_loss_less_validations():
+    watch = ValidationWatch(RunConfig())
+    training = {"finch": LossSum(3.0, 4.0, 4), "perch": LossSum()}
+    found = watch.gaps({LOSS: 1.0, "valid/loss/perch": 1.0}, training)
+    assert found == {"valid/gap/finch": pytest.approx(-0.25)}
+
+
+def test_a_line_says_accuracy_and_both_losses():
+    (line,) = validate(ValidationWatch(RunConfig()), 0.5, 0.4)
+    assert line == (
+        "step 20: validation, Pearson (log1p) and loss (in training): finch nan, 0.5 (0.4)"
+    )
+
+
+@pytest.mark.parametrize(
+    "valid, train, said",
+    [
+        ([0.5, 0.6, 0.7, 0.8], [1.0, 0.9, 0.95, 0.8], True),
+        ([0.5, 0.6, 0.7], [1.0, 0.9, 0.8], False),
+        ([0.5, 0.6, 0.59, 0.8], [1.0, 0.9, 0.8, 0.7], False),
+        ([0.5, 0.6, 0.7, 0.8], [1.0, 0.9, 0.8, 1.1], False),  # training does not learn either
+        ([0.9, 0.5, 0.6, 0.7, 0.8], [2.0, 1.0, 0.9, 0.8, 0.7], True),
+    ],
+)
+def test_overfitting_is_said_after_three_rises(valid, train, said):
+    watch = ValidationWatch(RunConfig())
+    lines = [validate(watch, v, t) for v, t in zip(valid, train, strict=True)]
+    assert [len(each) for each in lines[:3]] == [1, 1, 1]
+    assert len(lines[-1]) == 1 + said
+    if said:
+        assert "finch overfits: over 3 validations its loss rose from 0.5 to 0.8" in lines[-1][1]
