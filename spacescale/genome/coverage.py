@@ -15,6 +15,7 @@ from spacescale.genome.bigwig import BigWig
 from spacescale.genome.contig_ends import MAX_START_PAST_END_BP
 from spacescale.genome.file_kinds import BIGWIG, kind_of, refuse_other_kinds
 from spacescale.genome.interval_tracks import read_bedgraph, read_peaks
+from spacescale.genome.reads import coverage_of_reads
 from spacescale.genome.text_files import is_gzip, numbered_lines
 from spacescale.genome.tracks import Track
 
@@ -88,7 +89,7 @@ def _format_of(path: Path) -> str:
 def _head(path: Path) -> bytes:
     if not path.is_file():
         raise UserError(f"no such coverage file: {path}")
-    refuse_other_kinds(path, "coverage", {"gzip", "bigwig"})
+    refuse_other_kinds(path, "coverage", {"gzip", "bigwig"}, coverage_of_reads(path))
     try:
         with gzip.open(path, "rb") if is_gzip(path) else path.open("rb") as file:
             return file.read(_HEAD_BYTES)
