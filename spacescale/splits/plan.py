@@ -9,7 +9,7 @@ import numpy as np
 
 from spacescale.errors import UserError
 from spacescale.genome import dna
-from spacescale.genome.aliases import describe_unknown
+from spacescale.genome.aliases import explain_unknown
 from spacescale.genome.intervals import Interval, tile
 from spacescale.genome.sequence_files import Genome
 from spacescale.splits.beds import bed_contigs, name_folds, read_split_bed, read_window_bed
@@ -157,7 +157,7 @@ def _refuse_unknown_chroms(
                 unknown.setdefault(name, f"--{split}-chroms")
     if unknown:
         where = ", ".join(dict.fromkeys(unknown.values()))
-        raise UserError(f"{where}: {describe_unknown(unknown, lengths, offer_auto)}")
+        raise UserError(f"{where}: {explain_unknown(unknown, lengths, offer_auto)}")
 
 
 def _hold_out_two_contigs(
