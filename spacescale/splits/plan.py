@@ -1,6 +1,7 @@
 """Which stretches of the genome belong to which split: the user's choice, or two contigs."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -112,7 +113,12 @@ def _from_random_blocks(
     if not common:
         raise UserError("random_blocks: no contig has coverage in every track")
     shares = shares_of(options.valid_share, options.test_share)
-    intervals = random_blocks(genome, common, block_bp, shares, options.split_seed)
+    try:
+        intervals = random_blocks(genome, common, block_bp, shares, options.split_seed)
+    except UserError as error:
+        smaller = _blocks_that_work(options, block_bp, span_bp, genome, common)
+        cure = f"; --random-blocks {smaller} works" if smaller else ""
+        raise UserError(f"{error}{cure}") from None
     settings: Settings = {
         "block_bp": block_bp,
         "seed": options.split_seed,
@@ -120,6 +126,22 @@ def _from_random_blocks(
         "test_share": options.test_share,
     }
     return SplitPlan(intervals, "random_blocks", settings)
+
+
+def _blocks_that_work(
+    options: SplitOptions, block_bp: int, span_bp: int, genome: Genome, common: Sequence[str]
+) -> int | None:
+    """Return the longest blocks that meet the shares, of 1/2, 1/4 … of the length.
+
+    They are whole targets; None if even blocks of one do not meet them.
+    """
+    shares = shares_of(options.valid_share, options.test_share)
+    spans = min(block_bp, 2 * max(genome.lengths[name] for name in common)) // span_bp
+    while spans := spans // 2:
+        with suppress(UserError):
+            random_blocks(genome, common, spans * span_bp, shares, options.split_seed)
+            return spans * span_bp
+    return None
 
 
 def _chrom_settings(options: SplitOptions) -> Settings:
