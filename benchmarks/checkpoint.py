@@ -26,6 +26,7 @@ import torch
 from safetensors.torch import save_file
 
 from spacescale.checkpoint import layout
+from spacescale.checkpoint.compatibility import lay_out
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.checkpoint.partitions import Partitions
 from spacescale.checkpoint.pieces import name_pieces
@@ -78,7 +79,8 @@ def start(folder: Path) -> Run:
     }
     runs = [RunConfig(save_in_background=here, keep_last=1) for here in (True, False)]
     configs = [Config(model=MODEL, run=run) for run in runs]
-    engine = build_engine(model, configs[0].optim, resolve_deepspeed_config(config, "benchmark", 1))
+    resolved = resolve_deepspeed_config(config, "benchmark", 1)
+    engine = build_engine(model, configs[0].optim, resolved)
     for piece in Partitions(engine).pieces():
         for numbers in piece.fields.values():
             numbers.uniform_(0.1, 1)
@@ -88,8 +90,9 @@ def start(folder: Path) -> Run:
         manifest_hashes=dict.fromkeys(names, ""),
         split_hashes=dict.fromkeys(names, ""),
     )
+    laid_out, cpu = lay_out(resolved, 1), torch.device("cpu")
     beside, waiting = (
-        CheckpointManager(folder / name, config, data, engine, 1, model, torch.device("cpu"))
+        CheckpointManager(folder / name, config, data, engine, laid_out, model, cpu)
         for name, config in zip(("beside", "waiting"), configs, strict=True)
     )
     return Run(model, engine, beside, waiting, folder)

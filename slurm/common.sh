@@ -50,7 +50,7 @@ pretrain() { # SCRIPT DEFAULT... -- ARGUMENT...
   rm -f "$marker"
   before=$(newest_checkpoint "$output")
   # Later starts go on from the run's newest checkpoint, not from the first one's --resume PATH.
-  [[ -z $before ]] || is_first_start || arguments+=(--resume auto)
+  [[ -z $before ]] || ! has_begun || arguments+=(--resume auto)
 
   ending=''
   run_ranks
@@ -83,7 +83,15 @@ read_settings() {
   first_job=${SPACESCALE_FIRST_JOB:-$SLURM_JOB_ID} # of the chain
 }
 
-is_first_start() { [[ $first_job == "$SLURM_JOB_ID" && ${SLURM_RESTART_COUNT:-0} == 0 ]]; }
+# Whether the run has begun in this job or an earlier one of its chain. One that was stopped before
+# has not gone back yet to the checkpoint of its own that --resume may name.
+has_begun() {
+  local job
+  while read -r job; do
+    ((job < first_job)) || return 0
+  done < <(sed -n 's/.*"event":"start".*"job":"\([0-9]*\)".*/\1/p' "$output/history.jsonl" 2>/dev/null)
+  return 1
+}
 
 set_variables() {
   # The address Slurm itself uses for the first node: its name need not resolve.

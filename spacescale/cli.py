@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from pathlib import Path
 
 from spacescale import __version__, console
 from spacescale.arguments import given_path, path_option
@@ -42,6 +43,23 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=4,
         help="windows at a time on each device (default: %(default)s)",
+    )
+    evaluate.add_argument(
+        "--baseline",
+        choices=("cnn",),
+        help="beside mean profile, GC and k-mer ridge, also a plain CNN, trained for "
+        "--baseline-minutes of each species",
+    )
+    evaluate.add_argument("--baseline-minutes", type=float, default=4, help="default: %(default)s")
+    evaluate.add_argument(
+        "--train-too", action="store_true", help="score as many training windows, to compare"
+    )
+    evaluate.add_argument(
+        "--genes",
+        nargs="+",
+        default=[],
+        metavar="SPECIES=GTF",
+        help="score genes, too: their levels over the exons, and the shape within",
     )
     evaluate.set_defaults(run=_evaluate)
 
@@ -198,20 +216,22 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from spacescale.evals.evaluation import evaluate
+    from spacescale.evals.evaluation import Options, evaluate
 
     if args.batch < 1:
         raise UserError(f"--batch {args.batch}: must be 1 or more")
-    table = evaluate(
-        args.path,
-        args.data,
-        args.split,
-        args.out,
-        args.both_strands,
-        args.other_split,
-        args.batch,
+    if not args.baseline_minutes > 0:
+        raise UserError(f"--baseline-minutes {args.baseline_minutes}: must be above 0")
+    options = Options(
+        split=args.split,
+        both_strands=args.both_strands,
+        other_split=args.other_split,
+        batch_size=args.batch,
+        cnn_minutes=args.baseline_minutes if args.baseline == "cnn" else None,
+        train_too=args.train_too,
+        genes=_paths_by_species("--genes", args.genes),
     )
-    print(table)
+    print(evaluate(args.path, args.data, args.out, options))
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -225,17 +245,22 @@ def _convert(args: argparse.Namespace) -> None:
     print(f"{args.out}: converted; {agreement or without}")
 
 
+def _paths_by_species(option: str, texts: list[str]) -> dict[str, Path]:
+    named = [text.partition("=") for text in texts]
+    for species, _, path in named:
+        if not path:
+            raise UserError(f"{option} {species}: expected SPECIES=FILE")
+    return {species: given_path(path) for species, _, path in named}
+
+
 def _import(args: argparse.Namespace) -> None:
     from spacescale.checkpoint.enformer import import_enformer
     from spacescale.checkpoint.released import import_released
     from spacescale.config import build_config
     from spacescale.genome.tracks import read_targets
 
-    named = [text.partition("=") for text in args.targets]
-    for species, _, table in named:
-        if not table:
-            raise UserError(f"--targets {species}: expected SPECIES=TABLE")
-    targets = {species: read_targets(given_path(table)) for species, _, table in named}
+    tables = _paths_by_species("--targets", args.targets)
+    targets = {species: read_targets(table) for species, table in tables.items()}
     if args.layout == "enformer":
         upcycled = build_config(args.upcycle[0], args.upcycle[1:]).model if args.upcycle else None
         count = import_enformer(args.source, args.out, targets, upcycled)

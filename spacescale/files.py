@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -43,6 +43,16 @@ def describe_size(num_bytes: int) -> str:
         if size >= 1024:
             size, unit = size / 1024, larger
     return f"{size:,.1f} {unit}"
+
+
+def size_below(folder: Path) -> int:
+    """Bytes in all files below a folder, without those that vanish while it is walked."""
+    size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                size += (Path(parent) / name).stat().st_size
+    return size
 
 
 # --- single files ---

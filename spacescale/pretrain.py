@@ -72,7 +72,7 @@ def refuse(error: UserError, stop: StopRequest) -> int:
 
     if comm.is_main():
         print(f"error: {error}", file=sys.stderr, flush=True)
-        if stop.record is not None and stop.record.has_begun:
+        if stop.record is not None:
             with contextlib.suppress(OSError):
                 stop.record.end("failed", error=str(error))
     comm.leave()

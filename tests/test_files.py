@@ -1,6 +1,8 @@
 """Files and folders are whole or not there; what file managers leave is told from the rest."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from spacescale.files import (
     is_stray,
     new_folder,
     restore,
+    size_below,
     stray_files,
     write_json,
     write_text,
@@ -71,3 +74,20 @@ def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path):
     with pytest.raises(IsADirectoryError):
         write_text(tmp_path, "text")
     assert json.loads(path.read_text()) == {"a": 1} and files_below(tmp_path) == [path]
+
+
+def test_the_size_of_a_folder_of_which_parts_vanish_meanwhile(tmp_path, monkeypatch):
+    for name in ("a/b/one", "a/two", "three"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"12345")
+    assert size_below(tmp_path) == 15
+    walk = os.walk
+
+    def vanishing(folder):
+        for found in walk(folder):
+            shutil.rmtree(tmp_path / "a", ignore_errors=True)
+            yield found
+
+    monkeypatch.setattr(os, "walk", vanishing)
+    assert size_below(tmp_path) == 5
+    assert size_below(tmp_path / "gone") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from spacescale.checkpoint import layout
 from spacescale.config import Config, LossConfig, RunConfig
 from spacescale.dataset.run_data import RunData
 from spacescale.errors import UserError
+from spacescale.parallel import comm
 
 # What a resumed run may change without a word, and what it may change but hears about. Everything
 # else shapes the model, the optimiser's state or the order of the data.
@@ -30,12 +32,23 @@ CHANGEABLE_SETTINGS = {
 logger = logging.getLogger(__name__)
 
 
+def lay_out(deepspeed_config: Mapping[str, Any], ep_size: int) -> dict[str, int]:
+    """How processes, experts, optimiser state and windows lie; the configuration is resolved."""
+    return {
+        "world_size": comm.world_size(),
+        "ep_size": ep_size,
+        "zero_stage": deepspeed_config["zero_optimization"]["stage"],
+        "micro_batch_size": deepspeed_config["train_micro_batch_size_per_gpu"],
+        "gradient_accumulation_steps": deepspeed_config["gradient_accumulation_steps"],
+    }
+
+
 def check_compatible(
     checkpoint: Path, state: dict[str, Any], config: Config, data: RunData, laid_out: dict[str, int]
 ) -> None:
     """Refuse a checkpoint that this run cannot go on from; say what it changes.
 
-    state: the checkpoint's. laid_out: processes, experts, ZeRO stage and windows of this run.
+    state: the checkpoint's. laid_out: how this run lies (`lay_out`).
     """
     if (version := state.get("format_version")) != layout.VERSION:
         raise UserError(

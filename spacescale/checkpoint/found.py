@@ -14,6 +14,7 @@ import contextlib
 import logging
 import math
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,8 +155,9 @@ def find_start(output: Path, resume: str | None) -> Start:
 
     'auto' and 'must' take the newest sound checkpoint of `output`, and so does its own path;
     'auto' begins at step 0 where there never was one. A checkpoint of `output` goes back to it, one
-    from elsewhere branches off from it, or from the newest sound one of a run. Raises UserError
-    where there is none, or `output` holds a run that would be lost.
+    from elsewhere branches off from it, or from the newest sound one of a run; given again, as when
+    a job is requeued, the branch goes on from its own newest. Raises UserError where there is none,
+    or `output` holds a run that would be lost.
     """
     folder = layout.checkpoints_folder(output)
     if resume is None:
@@ -173,12 +175,33 @@ def find_start(output: Path, resume: str | None) -> Start:
             return Start()
         raise UserError(f"{source}: no checkpoint to resume from (--resume {resume})")
     chosen, problems = newest_sound(checkpoints)
-    if layout.holds_run(output) and chosen.resolve().parent != folder.resolve():
-        raise UserError(
-            f"{output}: holds a run, which {chosen} is not of; choose another --output to branch "
-            "off"
-        )
+    if chosen.resolve().parent != folder.resolve() and layout.holds_run(output):
+        own = list_checkpoints(folder)
+        if not own:  # stopped before its first save
+            _require_fresh(folder)
+        elif any(_is_branch_of(own[-1], origin) for origin in checkpoints):
+            chosen, problems = newest_sound(own)
+        else:
+            raise UserError(
+                f"{output}: holds a run, which {chosen} is not of; choose another --output to "
+                "branch off"
+            )
     return Start(chosen, tuple(problems))
+
+
+def _is_branch_of(checkpoint: Path, origin: Path) -> bool:
+    """Whether a checkpoint is of a run that branched off from `origin`, as far as they can tell."""
+    try:
+        state, before = layout.read_state(checkpoint), layout.read_state(origin)
+    except UserError:
+        return False
+    line, line_before = state.get("lineage", []), before.get("lineage", [])
+    since = line[len(line_before) :]
+    return (
+        line[: len(line_before)] == line_before
+        and since != []
+        and since[0]["step"] == before["step"]
+    )
 
 
 def _require_fresh(folder: Path) -> None:
@@ -275,6 +298,27 @@ def superfluous(folder: Path, lineage: Lineage, run: RunConfig) -> list[Path]:
     if run.keep_every_hours:
         keep |= set(_spaced(states, 3600 * run.keep_every_hours))
     return [path for path in states if path not in keep]
+
+
+def remove(checkpoint: Path) -> bool:
+    """Remove a checkpoint; whether that went well. A warning says so if not.
+
+    It first gets a name under which nobody takes it for a checkpoint: a kill may leave half of it.
+    """
+    going = checkpoint.with_name(checkpoint.name + layout.PARTIAL)
+    try:
+        checkpoint.rename(going)
+        shutil.rmtree(going)
+    except OSError as error:  # open on a network disk, or another user's: no reason to end a run
+        logger.warning("%s: cannot be removed: %s", checkpoint, error)
+        return False
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed saves and removals have left in a run's folder of checkpoints."""
+    for partial in folder.glob(f"step-*{layout.PARTIAL}"):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _spaced(states: Mapping[Path, Mapping[str, Any]], seconds: float) -> Iterator[Path]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +20,6 @@ from torch import Tensor
 
 from spacescale import __version__
 from spacescale.checkpoint import found, layout
-from spacescale.checkpoint.compatibility import check_compatible
 from spacescale.checkpoint.partitions import Partitions
 from spacescale.checkpoint.pieces import (
     BUFFERS,
@@ -64,13 +62,13 @@ class CheckpointManager:
         config: Config,
         data: RunData,
         engine: deepspeed.DeepSpeedEngine,
-        ep_size: int,
+        laid_out: dict[str, int],
         model: Space,
         device: torch.device,
     ):
         self.folder = layout.checkpoints_folder(output)
         self.config, self.data = config, data
-        self.engine, self.ep_size = engine, ep_size
+        self.engine, self.laid_out = engine, laid_out  # how processes and windows are laid out
         self.model, self.device = model, device
         weights = sum(Partitions(engine).sizes().values())
         buffers = sum(buffer.nbytes for buffer in buffers_of(model).values())
@@ -152,19 +150,14 @@ class CheckpointManager:
 
     def require_room(self) -> None:
         """Raise UserError where the disk cannot take the checkpoints of the run. On rank 0."""
-        self._sweep()
+        found.sweep(self.folder)
         require_room_for_run(self.folder, self.num_bytes, self.config.run)
 
     def _make_empty(self, partial: Path) -> None:
         """Make the folder that is written to, once there is room for what comes into it."""
-        self._sweep()
+        found.sweep(self.folder)
         make_room_for_save(self.folder, self.num_bytes, self.lineage, self.config.run)
         partial.mkdir(parents=True)
-
-    def _sweep(self) -> None:
-        """Remove what a killed save left."""
-        for partial in self.folder.glob(f"step-*{layout.PARTIAL}"):
-            shutil.rmtree(partial)
 
     def _snapshot(self, probe: Probe | None) -> dict[str, dict[str, Tensor]]:
         """What this rank writes: file → name → tensor. Nothing in it changes while training goes on
@@ -197,7 +190,8 @@ class CheckpointManager:
         write_text(self.folder / "latest", final.name)
         if is_best:
             write_text(self.folder / "best", final.name)
-        self._remove_old()
+        for old in found.superfluous(self.folder, self.lineage, self.config.run):
+            found.remove(old)
 
     def _state(self, step: int, metrics: dict[str, float], best_score: float) -> dict[str, Any]:
         return {
@@ -211,7 +205,7 @@ class CheckpointManager:
             "metrics": {k: v if math.isfinite(v) else None for k, v in metrics.items()},
             "best_score": best_score if math.isfinite(best_score) else None,
             "config": self.config.model_dump(mode="json"),
-            "layout": self._layout(),
+            "layout": self.laid_out,
             "data_manifests": self.data.manifest_hashes,
             "data_splits": self.data.split_hashes,
             "versions": {
@@ -221,20 +215,16 @@ class CheckpointManager:
             },
         }
 
-    def _remove_old(self) -> None:
-        """Remove old checkpoints of this very line of steps."""
-        for old in found.superfluous(self.folder, self.lineage, self.config.run):
-            shutil.rmtree(old)
-
-    def load(self, checkpoint: Path, checked: bool = False) -> dict[str, Any]:
+    def load(self, checkpoint: Path) -> dict[str, Any]:
         """Restore weights, optimiser and random state; returns the checkpoint's state.
 
-        All ranks call it together. Raises UserError, on every rank alike and before anything is
-        loaded, for a damaged checkpoint, other species, tracks or data, or another number of
-        windows per step. checked: it has just been found sound and compatible.
+        All ranks call it together, with one that was found sound (found.py) and compatible
+        (compatibility.py). Raises UserError, on every rank alike and before anything is loaded,
+        where its pieces are not those of the model.
         """
         partitions = Partitions(self.engine)
-        state = comm.on_main(lambda: self._check(checkpoint, partitions.sizes(), checked))
+        comm.on_main(lambda: StoredPieces(checkpoint).check(partitions.sizes()))
+        state = comm.on_main(lambda: layout.read_state(checkpoint))
         same_world = state["layout"]["world_size"] == comm.world_size()
         stored, buffers, random = comm.on_all(
             lambda: (
@@ -255,25 +245,6 @@ class CheckpointManager:
         if checkpoint.resolve().parent == self.folder.resolve():
             self.run_id = state.get("run") or self.run_id
         return state
-
-    def _check(self, checkpoint: Path, sizes: dict[str, int], checked: bool) -> dict[str, Any]:
-        if not checked:
-            found.require_sound(checkpoint)
-        state = layout.read_state(checkpoint)
-        if not checked:
-            check_compatible(checkpoint, state, self.config, self.data, self._layout())
-        StoredPieces(checkpoint).check(sizes)
-        return state
-
-    def _layout(self) -> dict[str, int]:
-        """How processes, experts, optimiser state and windows are laid out."""
-        return {
-            "world_size": comm.world_size(),
-            "ep_size": self.ep_size,
-            "zero_stage": self.engine.zero_optimization_stage(),
-            "micro_batch_size": self.engine.train_micro_batch_size_per_gpu(),
-            "gradient_accumulation_steps": self.engine.gradient_accumulation_steps(),
-        }
 
 
 def _random_file() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from spacescale.checkpoint import found, layout
 from spacescale.errors import UserError
-from spacescale.files import describe_size
+from spacescale.files import describe_size, size_below
 from spacescale.parallel.run_folder import lock_run
 
 _UNITS = (("d", 86_400), ("h", 3600), ("min", 60))
@@ -59,7 +58,7 @@ def look(run: Path, verify: bool = False) -> list[Row]:
             Row(
                 path=checkpoint,
                 age_s=time.time() - checkpoint.stat().st_mtime,
-                num_bytes=sum(p.stat().st_size for p in checkpoint.rglob("*") if p.is_file()),
+                num_bytes=size_below(checkpoint),
                 score=score,
                 marks=tuple(mark for mark, holds in marks.items() if holds),
                 problem=problem,
@@ -100,11 +99,9 @@ def prune(run: Path, keep_last: int | None = None, set_aside: bool = False) -> l
         if keep_last is not None:
             keeping = keeping.model_copy(update={"keep_last": keep_last})
         old = found.superfluous(folder, state.get("lineage", []), keeping)
-        removed = [path for path in old if path != newest]
-        removed += found.list_set_aside(folder) if set_aside else []
-        for checkpoint in removed:
-            shutil.rmtree(checkpoint)
-    return removed
+        going = [path for path in old if path != newest]
+        going += found.list_set_aside(folder) if set_aside else []
+        return [checkpoint for checkpoint in going if found.remove(checkpoint)]
 
 
 def go_back(run: Path, which: str) -> Path:

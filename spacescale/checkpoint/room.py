@@ -47,7 +47,7 @@ def make_room_for_save(
         return
     for old in _going(folder, lineage, run):
         logger.warning("%s: removed before the next save, for want of room", old)
-        shutil.rmtree(old)
+        found.remove(old)
     if (free := _free(folder)) < num_bytes:
         raise UserError(
             f"{folder}: no room for a checkpoint: {describe_size(num_bytes)} needed, "

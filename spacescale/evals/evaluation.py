@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,21 +24,15 @@ from spacescale.dataset.loader import evaluation_batches, open_datasets
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.evals import figures
-from spacescale.evals.reports import (
-    AccRow,
-    SummaryRow,
-    summary_table,
-    write_acc_table,
-    write_metrics_json,
-)
-from spacescale.evals.track_prediction import (
-    TrackScores,
-    add_expert_use,
-    empty_expert_use,
-    score_split,
-)
-from spacescale.evals.trained_model import OTHER_SPLIT, Splits, TrainedModel, load_trained
-from spacescale.metrics.regression import summarise_by_assay
+from spacescale.evals.cnn_baseline import fit_cnn
+from spacescale.evals.genes import GeneScores, read_genes
+from spacescale.evals.intervals import Blocks, BlockScores, blocks_of
+from spacescale.evals.linear_baselines import GC, KMERS, fit_ridge
+from spacescale.evals.profile_baselines import MeanProfile, mean_profile, peak_thresholds
+from spacescale.evals.replicates import Replicates
+from spacescale.evals.results import SpeciesResult, summary, write_tables
+from spacescale.evals.track_prediction import add_expert_use, empty_expert_use, score_split
+from spacescale.evals.trained_model import OTHER_SPLIT, TrainedModel, load_trained
 from spacescale.metrics.routing import ExpertUse
 from spacescale.metrics.writer import METRICS_FILE
 from spacescale.model.space import Space, SpaceOutput
@@ -53,8 +46,8 @@ REGION_WINDOWS = 4  # windows drawn in the figure of observed against predicted 
 class Scored:
     """What came out for some windows of one species; parts that devices took add up."""
 
-    scores: TrackScores
-    baseline: TrackScores
+    scores: BlockScores
+    baselines: dict[str, BlockScores]  # name → as the model's
     use: ExpertUse
     predicted: dict[int, np.ndarray] = field(default_factory=dict)  # row → (N, T)
     observed: dict[int, np.ndarray] = field(default_factory=dict)
@@ -62,41 +55,57 @@ class Scored:
     def __add__(self, other: Scored) -> Scored:
         return Scored(
             self.scores + other.scores,
-            self.baseline + other.baseline,
+            {name: part + other.baselines[name] for name, part in self.baselines.items()},
             self.use + other.use,
             self.predicted | other.predicted,
             self.observed | other.observed,
         )
 
 
-@dataclass
-class SpeciesResult:
-    """Scores of one species, of the model and of the baseline, and a region to draw."""
+class Baseline(Protocol):
+    """Predicts a species without the model."""
 
-    data: SpeciesData
-    splits: Splits
-    num_windows: int
-    region: list[int]  # rows of the stretch to draw
-    scored: Scored
+    @property
+    def name(self) -> str:
+        """As printed above its scores."""
+        ...
+
+    def predict(self, rows: Sequence[int]) -> Tensor:
+        """Predict windows: float32 (B, N, T) on the CPU, in multiples of the track mean."""
+        ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is scored, and beside what.
+
+    cnn_minutes: train a plain CNN of each species for so long, as a further baseline. train_too:
+    score as many training windows, evenly spaced. genes: species → GTF whose genes are scored.
+    """
+
+    split: str = "test"
+    both_strands: bool = False
+    other_split: bool = False
+    batch_size: int = 4
+    cnn_minutes: float | None = None
+    train_too: bool = False
+    genes: Mapping[str, Path] = field(default_factory=dict)
 
 
 def evaluate(
     path: Path,
     data_paths: list[Path],
-    split: str,
-    out: Path | None,
-    both_strands: bool,
-    other_split: bool = False,
-    batch_size: int = 4,
+    out: Path | None = None,
+    options: Options = Options(),
     devices: Sequence[torch.device] | None = None,
 ) -> str:
     """Score `path` on a split of the data and write tables and figures; returns a summary table.
 
-    Writes metrics.json, one SPECIES/acc.txt each and figures/*.png to `out`. The baseline beside
-    every figure predicts each track's mean profile over the training windows, whatever the
-    sequence. Raises UserError for data that do not fit the model, and unless other_split for data
-    that are split in another way than those it was trained on. Windows are dealt out to `devices`
-    (default: every visible GPU, else the CPU), `batch_size` at a time.
+    Writes metrics.json, one SPECIES/acc.txt each and figures/*.png to `out`. Beside the model stand
+    baselines that were fitted on the training windows of the same data: each track's mean profile,
+    GC content, a ridge regression on k-mers. Raises UserError for data that do not fit the model,
+    and unless other_split for data that are split in another way than those it was trained on.
+    Windows are dealt out to `devices` (default: every visible GPU, else the CPU).
     """
     trained = load_trained(path)
     if not data_paths and not trained.data_paths:
@@ -108,46 +117,92 @@ def evaluate(
         )
     datasets = open_datasets(data_paths or trained.data_paths)
     for data in datasets.values():
-        trained.check_data(data, other_split)
+        trained.check_data(data, options.other_split)
+    if unknown := sorted(options.genes.keys() - datasets.keys()):
+        raise UserError(f"genes of {', '.join(unknown)}; the data are of {', '.join(datasets)}")
     first, *others = devices or comm.devices()
     replicas = [copy.deepcopy(trained.model).to(device) for device in others]
     replicas.append(trained.model.to(first))
-    results = [
-        _evaluate_species(trained, replicas, data, split, both_strands, batch_size)
-        for data in datasets.values()
-    ]
-    folder = out or (trained.run or path) / "evaluation" / split
-    description = {
-        "model": trained.source.name,
-        "split": split,
-        "both_strands": both_strands,
-        "definition": "Pearson per track over all positions of the split's windows, then the mean "
-        "over tracks; log1p of prediction and target in multiples of the track's training mean",
-    }
-    write_tables(folder, results, description)
-    draw_figures(folder / "figures", results, split, trained.run)
+    results = [_evaluate_species(trained, replicas, data, options) for data in datasets.values()]
+    folder = out or (trained.run or path) / "evaluation" / options.split
+    write_tables(folder, results, trained.source.name, options.split, options.both_strands)
+    draw_figures(folder / "figures", results, options.split, trained.run)
     logger.info("tables and figures: %s", folder)
     notes = [f"{r.data.name}: {OTHER_SPLIT}" for r in results if r.splits == "other"]
-    return "\n".join([summary_table(summary_rows(results)), *notes])
+    return "\n".join([summary(results), *notes])
 
 
 def _evaluate_species(
+    trained: TrainedModel, replicas: list[Space], data: SpeciesData, options: Options
+) -> SpeciesResult:
+    rows = data.rows(options.split)
+    if not len(rows):
+        raise UserError(f"{data.path}: no windows in split {options.split!r}")
+    device = next(replicas[0].parameters()).device
+    baselines = fit_baselines(trained, data, options.cnn_minutes, device)
+    region = middle_stretch(data, rows)
+    gtf = options.genes.get(data.name)
+    genes = GeneScores(data, read_genes(gtf), rows) if gtf else None
+    scored = _score_rows(trained, replicas, data, rows, region, baselines, options, genes)
+    train = None
+    if options.train_too:
+        seen = data.rows("train")
+        seen = seen[np.linspace(0, len(seen) - 1, min(len(seen), len(rows))).astype(int)]
+        train = _score_rows(trained, replicas, data, seen, [], [], options).scores
+    return SpeciesResult(
+        data,
+        trained.splits_of(data),
+        len(rows),
+        region,
+        scored.scores,
+        scored.baselines,
+        train,
+        genes.result() if genes else None,
+        scored.use,
+        scored.predicted,
+        scored.observed,
+    )
+
+
+def fit_baselines(
+    trained: TrainedModel, data: SpeciesData, cnn_minutes: float | None, device: torch.device
+) -> list[Baseline]:
+    """What the model is held against, fitted on the training windows; [] where there are none.
+
+    Replicates come last: no baseline, but how far one can get.
+    """
+    if not data.manifest.num_windows.get("train"):
+        logger.warning("%s: no training windows, so no baselines", data.path)
+        return []
+    means = trained.track_means(data.name)
+    found: list[Baseline] = [
+        MeanProfile(mean_profile(data) / means),
+        *(fit_ridge(data, features, means.numpy()) for features in (GC, KMERS)),
+    ]
+    if cnn_minutes is not None:
+        found.append(fit_cnn(data, means.numpy(), cnn_minutes, device))
+    replicates = Replicates(data, means)
+    return [*found, replicates] if replicates.groups else found
+
+
+def _score_rows(
     trained: TrainedModel,
     replicas: list[Space],
     data: SpeciesData,
-    split: str,
-    both_strands: bool,
-    batch_size: int,
-) -> SpeciesResult:
-    rows = data.rows(split)
-    if not len(rows):
-        raise UserError(f"{data.path}: no windows in split {split!r}")
-    region = middle_stretch(data, rows)
+    rows: np.ndarray,
+    region: list[int],
+    baselines: list[Baseline],
+    options: Options,
+    genes: GeneScores | None = None,
+) -> Scored:
+    """Score these rows on all devices."""
+    peak = peak_thresholds(data, rows) / trained.track_means(data.name)
+    blocks = blocks_of(data, rows)
     with (
         tqdm(total=len(rows), unit="window", desc=data.name, disable=None) as bar,
         ThreadPoolExecutor(len(replicas)) as threads,
     ):
-        scoring = _Scoring(trained, data, region, mean_profile(data), both_strands, batch_size, bar)
+        scoring = _Scoring(trained, data, region, baselines, blocks, peak, options, genes, bar)
         shares = [rows[place :: len(replicas)] for place in range(len(replicas))]
         parts = [
             threads.submit(scoring.score, *part) for part in zip(replicas, shares, strict=True)
@@ -157,8 +212,7 @@ def _evaluate_species(
         finally:  # after a failure or Ctrl-C, too: leaving this block waits for all
             scoring.stopped.set()
         first, *others = [part.result() for part in parts]
-    scored = sum(others, start=first)
-    return SpeciesResult(data, trained.splits_of(data), len(rows), region, scored)
+    return sum(others, start=first)
 
 
 @dataclass(frozen=True)
@@ -168,9 +222,11 @@ class _Scoring:
     trained: TrainedModel
     data: SpeciesData
     region: list[int]
-    profile: Tensor  # (N, T), of the baseline
-    both_strands: bool
-    batch_size: int
+    baselines: list[Baseline]
+    blocks: Blocks
+    peak: Tensor  # (T,), in track means
+    options: Options
+    genes: GeneScores | None
     bar: tqdm
     stopped: Event = field(default_factory=Event)  # no further batch is to be begun
 
@@ -180,133 +236,53 @@ class _Scoring:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # of this thread
         track_means = self.trained.track_means(self.data.name).to(device)
-        profile = self.profile.to(device) / track_means
-        baseline = TrackScores(len(track_means), device)
+        assays = [track.assay for track in self.data.tracks]
+        scores = BlockScores(self.blocks, self.peak, assays, device)
+        baselines = {
+            baseline.name: BlockScores(self.blocks, self.peak, assays, device)
+            for baseline in self.baselines
+        }
         use = empty_expert_use(model.config, device)
         predicted, observed = {}, {}
 
         def observe(batch: SpeciesBatch, prediction: Tensor, output: SpaceOutput) -> None:
-            target = batch.targets.float() / track_means
-            baseline.update(profile.expand_as(target), target)
+            target, rows = batch.targets.float() / track_means, batch.rows.tolist()
+            scores.update(rows, prediction, target)
+            for baseline in self.baselines:
+                baselines[baseline.name].update(rows, baseline.predict(rows).to(device), target)
             add_expert_use(use, output)
-            for i, row in enumerate(batch.rows.tolist()):
+            for row, x, y in zip(rows, prediction.cpu().numpy(), target.cpu().numpy(), strict=True):
                 if row in self.region:
-                    predicted[row] = prediction[i].cpu().numpy()
-                    observed[row] = target[i].cpu().numpy()
-            self.bar.update(len(batch.rows))
+                    predicted[row], observed[row] = x, y
+                if self.genes is not None:
+                    self.genes.update(row, x, y)
+            self.bar.update(len(rows))
 
         try:
-            scores = score_split(
+            score_split(
                 model,
                 self.data.name,
                 self._batches(rows, model.config.seq_length, device),
                 track_means,
                 self.trained.trained_in_track_means,
-                strand_pair=self.data.strand_pair if self.both_strands else None,
+                strand_pair=self.data.strand_pair if self.options.both_strands else None,
                 observe=observe,
             )
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"{device} has not the memory for --batch {self.batch_size}; take a smaller one"
+                f"{device} has not the memory for --batch {self.options.batch_size}; take a "
+                "smaller one"
             ) from error
-        return Scored(scores.cpu(), baseline.cpu(), use.cpu(), predicted, observed)
+        on_cpu = {name: part.cpu() for name, part in baselines.items()}
+        return Scored(scores.cpu(), on_cpu, use.cpu(), predicted, observed)
 
     def _batches(
         self, rows: np.ndarray, seq_length: int, device: torch.device
     ) -> Iterator[tuple[SpeciesBatch, None]]:
-        for batch in evaluation_batches(self.data, rows, seq_length, self.batch_size):
+        for batch in evaluation_batches(self.data, rows, seq_length, self.options.batch_size):
             if self.stopped.is_set():
                 return
             yield batch.to(device), None
-
-
-def mean_profile(data: SpeciesData) -> Tensor:
-    """Each track's mean profile over the training windows, float32 (N, T), in stored units.
-
-    A bin that was measured in no training window gets the track's mean; NaN where there is none.
-    """
-    if not data.manifest.num_windows.get("train"):
-        return torch.full((data.target_length, len(data.tracks)), torch.nan)
-    rows = data.rows("train")
-    total = np.zeros((data.target_length, len(data.tracks)), dtype=np.float64)
-    count = np.zeros_like(total)
-    for row in rows:
-        targets = data.targets(int(row))
-        measured = ~np.isnan(targets)
-        total[measured] += targets[measured]
-        count += measured
-    profile = np.where(count > 0, total / np.maximum(count, 1), data.track_mean)
-    return torch.from_numpy(profile).float()
-
-
-def summary_rows(results: list[SpeciesResult]) -> list[SummaryRow]:
-    """One row per species and assay."""
-    rows = []
-    for result in results:
-        assays = [track.assay for track in result.data.tracks]
-        log1p = summarise_by_assay(result.scored.scores.log1p.pearson(), assays)
-        raw = summarise_by_assay(result.scored.scores.raw.pearson(), assays)
-        baseline = summarise_by_assay(result.scored.baseline.log1p.pearson(), assays)
-        left_out = list(zip(assays, result.scored.scores.left_out(), strict=True))
-        rows += [
-            SummaryRow(
-                species=result.data.name,
-                assay=assay,
-                tracks=part.tracks,
-                pearson_log1p=part.mean,
-                pearson_raw=raw[assay].mean,
-                baseline_log1p=baseline[assay].mean,
-                left_out=Counter(why for of, why in left_out if why and of == assay),
-            )
-            for assay, part in log1p.items()
-        ]
-    return rows
-
-
-def write_tables(folder: Path, results: list[SpeciesResult], description: dict[str, Any]) -> None:
-    """Write acc.txt per species and metrics.json over all."""
-    species: dict[str, Any] = {}
-    for result in results:
-        log1p, raw = result.scored.scores.log1p, result.scored.scores.raw
-        tracks = result.data.tracks
-        write_acc_table(
-            folder / result.data.name / "acc.txt",
-            (
-                AccRow(t.index, r, r2, t.identifier, t.description)
-                for t, r, r2 in zip(tracks, raw.pearson().tolist(), raw.r2().tolist(), strict=True)
-            ),
-        )
-        species[result.data.name] = {
-            "windows": result.num_windows,
-            "data_manifest": result.data.manifest_hash,
-            "data_split": result.data.manifest.split.hash,
-            "splits": result.splits,
-            "left_out": Counter(why for why in result.scored.scores.left_out() if why),
-            "pearson_log1p": float(log1p.pearson().nanmean()),
-            "pearson_raw": float(raw.pearson().nanmean()),
-            "mean_profile_pearson_log1p": float(result.scored.baseline.log1p.pearson().nanmean()),
-            "mean_profile_pearson_raw": float(result.scored.baseline.raw.pearson().nanmean()),
-            "tracks": [
-                {
-                    "identifier": t.identifier,
-                    "assay": t.assay,
-                    "pearson_log1p": a,
-                    "pearson_raw": b,
-                    "left_out": why or None,
-                }
-                for t, a, b, why in zip(
-                    tracks,
-                    log1p.pearson().tolist(),
-                    raw.pearson().tolist(),
-                    result.scored.scores.left_out(),
-                    strict=True,
-                )
-            ],
-        }
-    assays = [vars(row) for row in summary_rows(results)]
-    write_metrics_json(
-        folder / "metrics.json", description | {"species": species, "assays": assays}
-    )
 
 
 def draw_figures(folder: Path, results: list[SpeciesResult], split: str, run: Path | None) -> None:
@@ -320,13 +296,13 @@ def draw_figures(folder: Path, results: list[SpeciesResult], split: str, run: Pa
     for result in results:
         _draw_region(folder, result, split)
         parts = per_assay.setdefault(result.data.name, {})
-        values = result.scored.scores.log1p.pearson().tolist()
+        values = result.scores.total().log1p.pearson().tolist()
         for track, value in zip(result.data.tracks, values, strict=True):
             parts.setdefault(track.assay, []).append(value)
     figures.pearson_per_assay(folder / "pearson_per_assay.png", per_assay)
     encoder, decoder = {}, {}
     for result in results:
-        use, name = result.scored.use, result.data.name
+        use, name = result.use, result.data.name
         encoder |= {n: s.numpy() for n, s in use.encoder_shares().items() if n == name}
         decoder |= {key: s.numpy() for key, s in use.decoder_shares().items()}
     if encoder or decoder:
@@ -356,8 +332,8 @@ def _draw_region(folder: Path, result: SpeciesResult, split: str) -> None:
         str(data.windows.chrom[first]),
         int(data.windows.start[first]),
         data.bin_size,
-        np.concatenate([result.scored.predicted[row] for row in result.region]),
-        np.concatenate([result.scored.observed[row] for row in result.region]),
+        np.concatenate([result.predicted[row] for row in result.region]),
+        np.concatenate([result.observed[row] for row in result.region]),
         [track.identifier for track in data.tracks],
         f"{data.name}, {split}: observed and predicted, in multiples of the track mean",
     )

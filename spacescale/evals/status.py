@@ -5,6 +5,7 @@ Nothing here opens a checkpoint's tensors or asks the run's processes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
@@ -19,7 +20,7 @@ from typing import Any
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.found import list_checkpoints
 from spacescale.errors import UserError
-from spacescale.files import describe_size, read_json
+from spacescale.files import describe_size, read_json, size_below
 from spacescale.metrics.history import Run, read_history, runs, summarise
 from spacescale.metrics.writer import METRICS_FILE, json_safe, read_metrics
 from spacescale.parallel.run_folder import is_held
@@ -83,6 +84,10 @@ def read_status(run: Path, now: float | None = None) -> Status:
     state, cause = _state(run, past, age)
     checkpoints = list_checkpoints(layout.checkpoints_folder(run))
     newest = checkpoints[-1] if checkpoints else None
+    age_s = None
+    if newest is not None:
+        with contextlib.suppress(OSError):  # removed since, or damaged
+            age_s = now - (newest / layout.STATE).stat().st_mtime
     return Status(
         run=str(run),
         state=state,
@@ -98,14 +103,12 @@ def read_status(run: Path, now: float | None = None) -> Status:
         data_wait_share=last.get("speed/data_wait_share"),
         last_log_age_s=age,
         checkpoint=newest.name if newest else None,
-        checkpoint_age_s=now - (newest / layout.STATE).stat().st_mtime if newest else None,
+        checkpoint_age_s=age_s,
         restarts=max(summary.starts - 1, 0),
         steps_lost=summary.steps_lost,
-        steps_skipped=len(
-            {r["step"] for r in records if any(n.startswith("nonfinite/") for n in r)}
-        ),
+        steps_skipped=len({r["step"] for r in records if any(map(_tells_of_skipping, r))}),
         useful_share=summary.useful_share if summary.total_s else None,
-        disk_used_bytes=sum(p.stat().st_size for p in run.rglob("*") if p.is_file()),
+        disk_used_bytes=size_below(run),
         disk_free_bytes=shutil.disk_usage(run).free,
         next=_advice(run, state),
     )
@@ -149,6 +152,11 @@ def follow(run: Path, every_s: float) -> Iterator[Status]:
         if status.state not in ("running", "silent"):
             return
         time.sleep(every_s)
+
+
+def _tells_of_skipping(name: str) -> bool:
+    """Whether this is logged of steps that were skipped; one with bad statistics alone is not."""
+    return name.startswith(("nonfinite/loss", "nonfinite/gradient_norm", "spike/skipped"))
 
 
 def _scores(record: dict[str, Any]) -> dict[str, float | None]:
@@ -246,6 +254,8 @@ def _speed(status: Status) -> str:
 
 
 def _checkpoint(status: Status) -> str:
-    if status.checkpoint is None or status.checkpoint_age_s is None:
+    if status.checkpoint is None:
         return "none yet"
+    if status.checkpoint_age_s is None:
+        return f"{status.checkpoint}, of unknown age: it lacks {layout.STATE}"
     return f"{status.checkpoint}, {_duration(status.checkpoint_age_s)} old"

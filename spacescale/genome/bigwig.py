@@ -17,8 +17,8 @@ from spacescale.genome.bigwig_file import KINDS, SECTION, SECTION_BYTES, BigWigF
 from spacescale.genome.contig_ends import MAX_START_PAST_END_BP
 from spacescale.genome.interval_values import IntervalValues, touched
 
-# Done at a time: enough to hide numpy's overhead, little enough for the cache.
-_BLOCKS_AT_A_TIME, _BASES_AT_A_TIME = 32, 2**17
+# Done at a time: enough to hide numpy's overhead, little enough for the cache, or the memory.
+_BLOCKS_AT_A_TIME, _BASES_AT_A_TIME = 32, 2**21
 _ITEM_BYTES = np.array([0, 12, 8, 4] + [0] * 252)  # by kind; 0: there is no such kind
 _NO_INTERVALS = IntervalValues(*np.empty((3, 0), dtype=np.uint32))
 
@@ -55,16 +55,16 @@ class BigWig:
         does not lie inside it, two values for a base, infinite values and damaged blocks.
         """
         self._refuse_outside(chrom, start, end)
-        found, blocks = np.empty(end - start, dtype=np.float32), self._blocks[chrom]
-        for begin, stop in pairwise([start, *blocks.cuts(start, end), end]):
-            intervals = self._intervals(chrom, blocks.touched_by(begin, stop))
-            for left in range(begin, stop, _BASES_AT_A_TIME):
-                right = min(left + _BASES_AT_A_TIME, stop)
-                values = intervals.per_base(left, right, np.nan)
-                self._refuse_infinite(chrom, np.array([left]), values[None])
-                if values.size == found.size:
-                    return values
-                found[left - start : right - start] = values
+        blocks = self._blocks[chrom]
+        more = range(start + _BASES_AT_A_TIME, end, _BASES_AT_A_TIME)
+        edges = sorted({start, *blocks.cuts(start, end), *more, end})
+        found = np.empty(end - start if len(edges) > 2 else 0, dtype=np.float32)
+        for begin, stop in pairwise(edges):
+            numbers = blocks.touched_by(begin, stop)
+            values = self._laid_out(chrom, numbers, np.array([begin]), stop - begin)[0]
+            if not found.size:
+                return values
+            found[begin - start : stop - start] = values
         return found
 
     def read_windows(self, chrom: str, starts: np.ndarray, width: int) -> np.ndarray:
@@ -76,15 +76,17 @@ class BigWig:
             return self.read(chrom, int(starts[0]), int(starts[0]) + width)[None]
         for start in (int(starts.min()), int(starts.max())) if starts.size else ():
             self._refuse_outside(chrom, start, start + width)
-        values = np.empty((starts.size, width), dtype=np.float32)
-        empty = np.ones(starts.size, dtype=bool)
-        for group, numbers in self._blocks[chrom].groups(starts, width):
-            empty[group] = False
-            intervals = self._intervals(chrom, numbers)
-            for rows in np.array_split(group, -(-group.size * width // _BASES_AT_A_TIME)):
-                values[rows] = found = intervals.per_window(starts[rows], width, np.nan)
-                self._refuse_infinite(chrom, starts[rows], found)
-        values[empty] = np.nan
+        most = max(_BASES_AT_A_TIME // width, 1)
+        parts = [
+            (group[first : first + most], numbers)
+            for group, numbers in self._blocks[chrom].groups(starts, width)
+            for first in range(0, group.size, most)
+        ]
+        if len(parts) == 1 and parts[0][0].size == starts.size:  # few enough to lay out at once
+            return self._laid_out(chrom, parts[0][1], starts, width)
+        values = np.full((starts.size, width), np.nan, dtype=np.float32)
+        for rows, numbers in parts:
+            values[rows] = self._laid_out(chrom, numbers, starts[rows], width)
         return values
 
     def past_end(self, lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -112,11 +114,17 @@ class BigWig:
                 f"{self.contigs[chrom]} bp"
             )
 
-    def _refuse_infinite(self, chrom: str, starts: np.ndarray, values: np.ndarray) -> None:
-        if np.isinf(values).any():
+    def _laid_out(
+        self, chrom: str, numbers: np.ndarray, starts: np.ndarray, width: int
+    ) -> np.ndarray:
+        """Return float32 [windows, width] of windows that lie in these blocks."""
+        intervals = self._intervals(chrom, numbers)
+        values = intervals.per_window(starts, width, self.background)
+        if intervals.has_infinite and np.isinf(values).any():
             row, base = np.argwhere(np.isinf(values))[0]
             place = f"{chrom}:{starts[row] + base}"
             raise UserError(f"{self.path} has infinite coverage at {place} (0-based)")
+        return values
 
     def _intervals(self, chrom: str, numbers: np.ndarray) -> IntervalValues:
         """Return the intervals of these blocks, and maybe of others, by start; keep them."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -17,6 +18,11 @@ class IntervalValues:
     ends: np.ndarray
     values: np.ndarray
 
+    @cached_property
+    def has_infinite(self) -> bool:
+        """Whether any value is infinite."""
+        return bool(np.isinf(self.values).any())
+
     @classmethod
     def joined(cls, parts: Sequence["IntervalValues"]) -> "IntervalValues":
         """Return the intervals of parts one after the other."""
@@ -25,8 +31,8 @@ class IntervalValues:
         columns = zip(*((part.starts, part.ends, part.values) for part in parts), strict=True)
         return cls(*(np.concatenate(column) for column in columns))
 
-    def where(self, which: np.ndarray) -> "IntervalValues":
-        """Return some of the intervals, by a mask or by their numbers."""
+    def where(self, which: np.ndarray | slice) -> "IntervalValues":
+        """Return some of the intervals, by a mask or their numbers, or as views by a slice."""
         return IntervalValues(self.starts[which], self.ends[which], self.values[which])
 
     def since(self, start: int) -> "IntervalValues":
@@ -43,21 +49,7 @@ class IntervalValues:
         """Return float32 [end - start], one value a base, `background` outside the intervals."""
         first, last = touched(self.starts, self.ends, np.array([start]), end - start)
         touching = slice(int(first[0]), int(last[0]))
-        values = self.values[touching]
-        if values.size == end - start:  # each base has an interval of its own
-            return values.astype(np.float32)
-        if not values.size:
-            return np.full(end - start, background, dtype=np.float32)
-        starts = np.maximum(self.starts[touching], start)
-        ends = np.minimum(self.ends[touching], end)
-        # Gap, interval, gap, … interval, gap; a gap may be empty.
-        lengths = np.empty(2 * values.size + 1, dtype=np.intp)
-        lengths[0], lengths[-1] = starts[0] - start, end - ends[-1]
-        lengths[1::2] = ends - starts
-        lengths[2:-1:2] = starts[1:] - ends[:-1]
-        laid = np.full(lengths.size, background, dtype=np.float32)
-        laid[1::2] = values
-        return laid.repeat(lengths)
+        return _laid_out(self.where(touching), start, end, background)
 
     def per_window(self, starts: np.ndarray, width: int, background: float) -> np.ndarray:
         """Return float32 [windows, width], row by row what per_base gives.
@@ -70,19 +62,19 @@ class IntervalValues:
         first, last = touched(self.starts, self.ends, starts, width)
         counts = last - first
         after = counts.cumsum()
-        # The windows are laid end to end.
-        rows = np.arange(starts.size) * width
         touching = np.arange(after[-1]) + (first - after + counts).repeat(counts)
-        shift = (rows - starts).repeat(counts)
-        laid = IntervalValues(
-            self.starts[touching] + shift, self.ends[touching] + shift, self.values[touching]
-        )
+        found = self.where(touching)
         # Only the first interval of a window can begin before it, only the last end after it.
         held = counts > 0
         heads, tails = (after - counts)[held], after[held] - 1
-        laid.starts[heads] = np.maximum(laid.starts[heads], rows[held])
-        laid.ends[tails] = np.minimum(laid.ends[tails], rows[held] + width)
-        return laid.per_base(0, starts.size * width, background).reshape(starts.size, width)
+        found.starts[heads] = np.maximum(found.starts[heads], starts[held])
+        found.ends[tails] = np.minimum(found.ends[tails], starts[held] + width)
+        # The windows are laid end to end; where 32 bits wrap around on the way it cancels out.
+        shift = (np.arange(starts.size) * width - starts).astype(found.starts.dtype).repeat(counts)
+        np.add(found.starts, shift, out=found.starts)
+        np.add(found.ends, shift, out=found.ends)
+        laid = _laid_out(found, 0, starts.size * width, background)
+        return laid.reshape(starts.size, width)
 
 
 def touched(
@@ -96,6 +88,26 @@ def touched(
     first = np.searchsorted(ends, windows.astype(ends.dtype), side="right")
     last = np.searchsorted(starts, (windows + width).astype(starts.dtype))
     return first, last
+
+
+def _laid_out(touching: IntervalValues, start: int, end: int, background: float) -> np.ndarray:
+    """Return float32 [end - start], one value a base, of the intervals that touch this stretch."""
+    values = touching.values
+    if values.size == end - start:  # each base has an interval of its own
+        return values.astype(np.float32)
+    if not values.size:
+        return np.full(end - start, background, dtype=np.float32)
+    starts, ends = np.maximum(touching.starts, start), np.minimum(touching.ends, end)
+    if starts[0] == start and ends[-1] == end and (starts[1:] == ends[:-1]).all():
+        return values.repeat(ends - starts)
+    # Gap, interval, gap, … interval, gap; a gap may be empty.
+    lengths = np.empty(2 * values.size + 1, dtype=np.intp)
+    lengths[0], lengths[-1] = starts[0] - start, end - ends[-1]
+    lengths[1::2] = ends - starts
+    lengths[2:-1:2] = starts[1:] - ends[:-1]
+    laid = np.full(lengths.size, background, dtype=np.float32)
+    laid[1::2] = values
+    return laid.repeat(lengths)
 
 
 def union(intervals: IntervalValues) -> IntervalValues:

@@ -77,9 +77,8 @@ class Record:
     """What a process knows of the run's progress; one of them writes its start and its end."""
 
     def __init__(self, folder: Path, start: Start) -> None:
-        """Write nothing yet: a start that is refused leaves the folder as it was."""
+        """Write nothing yet: `begin` does, on the rank that writes."""
         self.folder, self.start = folder, start
-        self.has_begun = False
         self.step = start.first_step
         self.saved_step: int | None = None
         self._training_since: float | None = None
@@ -93,7 +92,6 @@ class Record:
         if past and past[-1].end is None:
             append(self.folder, progress(self.folder, past[-1].start))
         append(self.folder, self.start)
-        self.has_begun = True
 
     def begin_training(self) -> None:
         """Count the time of training from now on."""
@@ -105,12 +103,10 @@ class Record:
         signal: str | None = None,
         error: str | None = None,
     ) -> None:
-        """Add the end of the run, and its start where that is missing yet.
+        """Add the end of the run, which has begun.
 
         For one rank; raises OSError where the file cannot be written.
         """
-        if not self.has_begun:
-            self.begin()
         since = self._training_since
         append(
             self.folder,

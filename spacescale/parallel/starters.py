@@ -166,11 +166,15 @@ def _wait_for_end(starters: list[Process]) -> None:
     `deepspeed` takes a launcher that was killed for a success. It must not say so.
     """
     poll = select.poll()
+    # Woken now and then, the thread could stand in the way of an interpreter that is taken down.
+    wait_ms = None
     for process in starters:
-        with contextlib.suppress(OSError, AttributeError):  # Linux before 5.3
+        try:
             poll.register(os.pidfd_open(process.pid), select.POLLIN)
+        except (OSError, AttributeError):  # Linux before 5.3, or gone
+            wait_ms = LOOK_S * 1000
     while all(process.lives() for process in starters):
-        poll.poll(LOOK_S * 1000)
+        poll.poll(wait_ms)
     command = starters[-1]
     if command.runs(DEEPSPEED) and command.lives():
         with contextlib.suppress(OSError):

@@ -19,6 +19,7 @@ import contextlib
 import os
 import selectors
 import signal
+import socket
 import sys
 import threading
 import time
@@ -72,7 +73,7 @@ class Watch:
         """
         self._leave = leave
         self.hang_timeout_s = hang_timeout_s
-        self.record: Record | None = None  # of the run, once it holds its folder
+        self.record: Record | None = None  # of the run, once it has begun
         self._forwards, self._progress, self._closed = 0, 0, False
         self._main = threading.main_thread().ident
         self._lines: dict[int, Line] = {}
@@ -80,6 +81,8 @@ class Watch:
         self._beats: dict[int, Beat] = {}
         self._moved = 0.0
         self._selector = selectors.DefaultSelector()
+        self._thread: threading.Thread | None = None
+        self._awake, self._wake = socket.socketpair()  # closing ends the thread's wait
 
     def open(self, store: Store) -> None:
         """Begin to watch. All ranks call it once they have met in the store, before anything that
@@ -90,7 +93,9 @@ class Watch:
         self._moved = time.monotonic()
         for rank, line in self._lines.items():
             self._selector.register(line.socket, selectors.EVENT_READ, rank)
-        threading.Thread(target=self._run, daemon=True, name="watch").start()
+        self._selector.register(self._awake, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
+        self._thread.start()
 
     def follow(self, model: nn.Module) -> None:
         """From now on count the model's forward passes."""
@@ -115,6 +120,10 @@ class Watch:
         self._closed = True
         for line in list(self._lines.values()):
             line.send({"bye": True})
+        # The thread looks at the main thread's calls: not while the interpreter is taken down.
+        self._wake.close()
+        if self._thread is not None:
+            self._thread.join(MAX_END_S)
 
     def tell_stop(self, number: int) -> None:
         """Let all other ranks leave, because this one does at a signal before training began."""
@@ -144,6 +153,8 @@ class Watch:
         while not self._closed:
             self._beat()
             for key, _ in self._selector.select(BEAT_S):
+                if self._closed:
+                    return
                 self._hear(key.data)
             now = time.monotonic()
             if now - last > PAUSE_S:
@@ -239,15 +250,11 @@ class Watch:
                     os.kill(place.pid, signal.SIGKILL)
 
     def _claim(self, text: str, more: str) -> bool:
-        """Whether this rank is the one to speak; if so, it also writes the run's end.
-
-        Until the run has begun, FAILED may be that of an earlier one, and more than one may speak.
-        """
+        """Whether this rank is the one to speak; if so, it also writes the run's end."""
         if self.record is None:
             return True
-        mode = "xb" if self.record.has_begun else "wb"
         try:
-            with (self.record.folder / FAILED).open(mode) as handle:
+            with (self.record.folder / FAILED).open("xb") as handle:
                 lines = f"{text}\n{more}\n" if more else f"{text}\n"
                 handle.write(lines.encode(errors="backslashreplace"))
             self.record.end("failed", error=text)

@@ -37,6 +37,7 @@ from spacescale.parallel.engine import read_deepspeed_config, resolve_deepspeed_
 from spacescale.parallel.run_folder import DONE
 from spacescale.parallel.watch import Watch
 from spacescale.testing.made_up_data import MadeUpWindows
+from spacescale.testing.plain_training import TINY_MODEL
 from spacescale.train.run import PreparedRun, prepare
 from spacescale.train.signals import StopRequest
 
@@ -102,28 +103,15 @@ class Bench:
 def checked_config(user: Config, world: int) -> Config:
     """A tiny model's run under the expert parallelism and recomputation of the user's.
 
-    Without dropout, whose masks no other layout of processes draws alike. Raises UserError where
-    the experts cannot be spread so.
+    Raises UserError where the experts cannot be spread so.
     """
     ep_size = resolve_ep_size(user.parallel, user.model, world)
     return Config(
         preset="selfcheck",
         model=ModelConfig(
-            seq_length=64,
-            target_length=4,
-            num_downsamples=3,
-            dim=24,
-            dim_divisible_by=8,
-            depth=2,
-            heads=2,
-            attn_dim_key=8,
+            **TINY_MODEL,
             species_num_experts=-(-EXPERTS // ep_size) * ep_size,
             species_top_k=2,
-            tracks_num_experts=4,
-            tracks_top_k=2,
-            dropout=0.0,
-            attn_dropout=0.0,
-            pos_dropout=0.0,
             checkpoint_stages=user.model.checkpoint_stages,
         ),
         loss=LossConfig(mi_weight=0.1, z_weight=0.01, cv_weight=0.05),

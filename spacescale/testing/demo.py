@@ -11,7 +11,10 @@ import time
 from pathlib import Path
 
 from spacescale import console
+from spacescale.dataset.loader import open_datasets
 from spacescale.parallel import comm
+from spacescale.testing.embedded_data import embedded_data
+from spacescale.testing.possible import share_of_possible
 
 ROOT = Path(__file__).resolve().parents[2]
 DEEPSPEED_JSON = ROOT / "ds_configs" / "zero2_moe.json"
@@ -53,6 +56,9 @@ def main() -> None:
     shutil.rmtree(export, ignore_errors=True)  # of an earlier demo
     run("Export plain PyTorch weights", [tool, "convert", str(output), "--out", str(export)])
     evaluation = output / "evaluation" / "test"
+    datasets = open_datasets([embedded_data()]).values()
+    print("\nThe signal without its noise, the best possible prediction, would have reached:")
+    print(share_of_possible(datasets, evaluation / "metrics.json"))
     print(
         f"""
 Done in {(time.perf_counter() - start) / 60:.1f} minutes.

@@ -10,7 +10,7 @@ from typing import IO, Any
 import torch
 
 from spacescale.checkpoint import layout
-from spacescale.checkpoint.compatibility import check_compatible
+from spacescale.checkpoint.compatibility import check_compatible, lay_out
 from spacescale.checkpoint.foreign_config import released_grouping
 from spacescale.checkpoint.found import Start, find_start, settle_on
 from spacescale.checkpoint.manager import CheckpointManager
@@ -67,7 +67,8 @@ def prepare(
 ) -> PreparedRun:
     """Build everything up to the first step. Called by every rank alike.
 
-    From the moment that the run folder is held, `stop` and `watch` write the end into its history.
+    From the moment that the run begins in its folder, `stop` and `watch` write the end into its
+    history.
 
     Raises UserError, on all ranks alike, for anything in the arguments, data or run folder that
     cannot work.
@@ -88,9 +89,8 @@ def prepare(
     lock = comm.on_main_only(lambda: lock_run(output) if output.exists() else None)
     start: Start = comm.on_main(lambda: find_start(output, resume))
     lock = comm.on_main_only(lambda: lock or lock_run(output))
-    if (checkpoint := start.checkpoint) is not None:
-        comm.on_main(lambda: _check(checkpoint, config, data, deepspeed_config, ep_size))
-    record = history.Record(output, comm.on_main(lambda: _new_start(output, checkpoint)))
+    laid_out = lay_out(deepspeed_config, ep_size)
+    record, checkpoint = comm.on_main(lambda: _begin(output, start, config, data, laid_out))
     stop.record = watch.record = record
 
     torch.manual_seed(config.run.seed)  # the same weights on every rank, whatever ep_size
@@ -99,14 +99,10 @@ def prepare(
     synchronise_batchnorm(model)
     torch.manual_seed(config.run.seed + 1 + comm.rank())  # dropout differs between ranks
     engine = build_engine(model, config.optim, deepspeed_config)
-    manager = CheckpointManager(output, config, data, engine, ep_size, model, device)
+    manager = CheckpointManager(output, config, data, engine, laid_out, model, device)
     comm.on_main(manager.require_room)
     trainer = Trainer(engine, config, data, manager, output, device, stop, record)
     first_step = trainer.restore(checkpoint) if checkpoint else 0
-    comm.on_main(record.begin)
-    record.has_begun = True  # on all ranks
-    comm.on_main(lambda: remove_markers(output))
-    comm.on_main(lambda: _settle(output, start))
     comm.on_main(lambda: _write_config(output, config, deepspeed_config, manager.run_id))
     _announce(config, data, output, ep_size, deepspeed_config, first_step)
     _warn_of_single_species(config, data.windows.order)
@@ -270,33 +266,29 @@ def training_windows(
     )
 
 
-def _check(
-    checkpoint: Path, config: Config, data: RunData, deepspeed_config: dict[str, Any], ep_size: int
-) -> None:
-    """Refuse a checkpoint that the run cannot go on from, before anything is changed."""
-    laid_out = {
-        "world_size": comm.world_size(),
-        "ep_size": ep_size,
-        "zero_stage": deepspeed_config["zero_optimization"]["stage"],
-        "micro_batch_size": deepspeed_config["train_micro_batch_size_per_gpu"],
-        "gradient_accumulation_steps": deepspeed_config["gradient_accumulation_steps"],
-    }
-    check_compatible(checkpoint, layout.read_state(checkpoint), config, data, laid_out)
+def _begin(
+    output: Path, start: Start, config: Config, data: RunData, laid_out: dict[str, int]
+) -> tuple[history.Record, Path | None]:
+    """Begin the run in its folder, once it is known that it can go on from its checkpoint.
 
-
-def _settle(output: Path, start: Start) -> None:
-    """Make the checkpoint that the run begins from the newest of its folder, if it lies in it."""
-    checkpoint = start.checkpoint
-    for problem in start.problems:
-        logger.warning("passed over: %s; going on from %s", problem, checkpoint)
-    folder = layout.checkpoints_folder(output)
-    if checkpoint is not None and checkpoint.resolve().parent == folder.resolve():
-        settle_on(folder / checkpoint.resolve().name)
-
-
-def _new_start(output: Path, checkpoint: Path | None) -> history.Start:
-    first_step = layout.read_state(checkpoint)["step"] if checkpoint else 0
-    return history.new_start(output, first_step, checkpoint, comm.world_size())
+    That becomes the newest of the folder, if it lies there. From here on a run that was told to go
+    back has gone back, even if it is stopped before its first step.
+    """
+    first_step, checkpoint = 0, start.checkpoint
+    if checkpoint is not None:
+        state = layout.read_state(checkpoint)
+        check_compatible(checkpoint, state, config, data, laid_out)
+        first_step = state["step"]
+        for problem in start.problems:
+            logger.warning("passed over: %s; going on from %s", problem, checkpoint)
+        folder = layout.checkpoints_folder(output)
+        if checkpoint.resolve().parent == folder.resolve():
+            checkpoint = settle_on(folder / checkpoint.resolve().name)
+    new = history.new_start(output, first_step, checkpoint, comm.world_size())
+    record = history.Record(output, new)
+    record.begin()
+    remove_markers(output)
+    return record, checkpoint
 
 
 def _write_config(

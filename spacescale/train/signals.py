@@ -43,7 +43,7 @@ class StopRequest:
         self.signal: int | None = None
         self.training = False
         self.output: Path | None = None
-        self.record: Record | None = None  # of the run, once it holds its folder
+        self.record: Record | None = None  # of the run, once it has begun
         self.tell_others: Callable[[int], None] = _tell_nobody  # the other ranks, before leaving
         self.interrupt: Callable[[], None] = lambda: os._exit(128 + signal.SIGINT)
         self._time = -SECOND_INTERRUPT_AFTER_S

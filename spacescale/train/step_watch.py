@@ -67,10 +67,11 @@ class StepWatch:
             return Verdict()
         what = " and ".join(spikes)
         done = "the step was skipped" if refused else "the step counts"
+        names = [f"spike/{words.partition(' ')[0]}" for words in spikes]
         if refused:
             self._count_skipped(step)
+            names.append("spike/skipped")
         lines = [f"step {step + 1}: {what}; {done}; {self._windows(step, what)}"]
-        names = [f"spike/{words.partition(' ')[0]}" for words in spikes]
         return Verdict(lines, dict.fromkeys(names, 1.0), restore=refused)
 
     def _not_finite(self, step: int, summary: StepSummary, norm: float) -> Verdict:

@@ -86,7 +86,7 @@ class Trainer:
 
     def restore(self, checkpoint: Path) -> int:
         """Load a checkpoint that was just checked; returns the first step to run."""
-        state = self.manager.load(checkpoint, checked=True)
+        state = self.manager.load(checkpoint)
         self.scores = {n: math.nan if v is None else v for n, v in state["metrics"].items()}
         metric = layout.read_config(checkpoint, state).run.best_metric
         if state["best_score"] is not None and metric == self.config.run.best_metric:

@@ -11,7 +11,8 @@ from checkpoints import MODEL
 from no_data import no_data
 from torch import Tensor
 
-from spacescale.checkpoint.found import list_checkpoints
+from spacescale.checkpoint.compatibility import check_compatible, lay_out
+from spacescale.checkpoint.found import list_checkpoints, require_sound
 from spacescale.checkpoint.layout import read_state, verify
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.checkpoint.partitions import Partitions
@@ -77,13 +78,15 @@ def start(output: Path, layout: Layout, seed: int = 20, beside: bool = True) -> 
         # some parameters are shared out between steps, others kept whole
         "zero_optimization": {"stage": layout.zero, "stage3_param_persistence_threshold": 500},
     }
-    engine = build_engine(model, CONFIG.optim, resolve_deepspeed_config(config, "reshaping", 1))
+    resolved = resolve_deepspeed_config(config, "reshaping", 1)
+    engine = build_engine(model, CONFIG.optim, resolved)
     torch.manual_seed(seed + 1 + comm.rank())
     data = no_data(CONFIG.model.species)
     device = torch.device("cpu")
     run = CONFIG.run.model_copy(update={"save_in_background": beside})
     saved = CONFIG.model_copy(update={"run": run})
-    manager = CheckpointManager(output, saved, data, engine, layout.ep_size, model, device)
+    laid_out = lay_out(resolved, layout.ep_size)
+    manager = CheckpointManager(output, saved, data, engine, laid_out, model, device)
     return Run(model, engine, manager)
 
 
@@ -143,10 +146,23 @@ def sources(folder: Path, layouts: list[Layout], steps: int) -> dict[Layout, lis
     return losses
 
 
+def load(run: Run, origin: Path) -> dict:
+    """As a run goes on: from a checkpoint that was found sound and compatible."""
+    manager = run.manager
+
+    def check() -> None:
+        require_sound(origin)
+        state = read_state(origin)
+        check_compatible(origin, state, manager.config, manager.data, manager.laid_out)
+
+    comm.on_main(check)
+    return manager.load(origin)
+
+
 def resumed(folder: Path, origin: str, layout: Layout, steps: int) -> dict:
     """Go on from the checkpoint of another run, with other weights to begin with."""
     run = start(folder / f"{origin}-to-{layout}", layout, seed=1)
-    state = run.manager.load(checkpoint(folder, origin))
+    state = load(run, checkpoint(folder, origin))
     random = torch.get_rng_state()
     losses = save_and_train(run, steps)
     adam_step = Partitions(run.engine).adam_step()
@@ -169,7 +185,7 @@ def refusals(folder: Path, origins: list[str]) -> dict[str, str]:
     found = {}
     for origin in origins:
         try:
-            run.manager.load(checkpoint(folder, origin))
+            load(run, checkpoint(folder, origin))
         except UserError as error:
             found[origin] = str(error)
     assert all(map(torch.equal, before, run.model.parameters()))

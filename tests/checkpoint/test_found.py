@@ -165,6 +165,32 @@ def test_other_runs_are_branched_off_from_in_a_new_folder_only(run, folder, tmp_
         found.find_start(tmp_path / "other", str(run))
 
 
+BRANCH = [*WHOLE, {"id": "e", "step": 200}, {"id": "f", "step": 250}]
+
+
+@pytest.mark.parametrize("origin", ["run", "run/checkpoints/step-00000200"])
+def test_a_branch_that_is_begun_again_goes_on_from_its_own_newest(run, tmp_path, origin):
+    """The same command, as Slurm gives it when a job is requeued."""
+    branch, first = tmp_path / "branch", run / "checkpoints/step-00000200"
+    (branch / "checkpoints").mkdir(parents=True)
+    (branch / "config.json").write_text("{}")
+    assert found.find_start(branch, str(first)) == found.Start(first)  # it had saved nothing
+    for step, line in ((250, BRANCH[:2]), (300, BRANCH)):
+        newest = write_checkpoint(branch, step, lineage=line)
+    assert found.find_start(branch, str(tmp_path / origin)) == found.Start(newest)
+    flip(newest / "state-00000.safetensors")
+    start = found.find_start(branch, str(tmp_path / origin))
+    assert start.checkpoint == branch / "checkpoints/step-00000250" and len(start.problems) == 1
+
+
+def test_a_branch_of_another_step_or_a_copy_of_the_run_is_none_of_it(run, tmp_path):
+    write_checkpoint(tmp_path / "branch", 300, lineage=BRANCH)
+    shutil.copytree(run, tmp_path / "copy")
+    for output, origin in (("branch", run / "checkpoints/step-00000300"), ("copy", run)):
+        with pytest.raises(UserError, match=f"{output}: holds a run, which .* is not of"):
+            found.find_start(tmp_path / output, str(origin))
+
+
 # ---- Lines of steps ------------------------------------------------------------------------------
 
 
@@ -223,6 +249,32 @@ def test_the_last_the_best_and_those_in_between_are_kept(tmp_path):
     assert removed(tmp_path, keep_last=1, best_metric="valid/pearson_raw/ant") == [
         100, 200, 300, 400,
     ]  # fmt: skip
+
+
+def test_a_removal_that_is_killed_leaves_no_half_checkpoint(run, folder, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def half(going):
+        (going / "manifest.json").unlink()
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(found.shutil, "rmtree", half)
+        with pytest.raises(Killed):
+            found.remove(folder / "step-00000100")
+    assert found.find_best(run) == folder / "step-00000200"
+    found.sweep(folder)
+    assert names(folder) == ["step-00000200", "step-00000300"]
+
+
+def test_what_cannot_be_removed_is_said_and_ends_nothing(run, folder, monkeypatch, caplog):
+    def refuse(going):
+        raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr(found.shutil, "rmtree", refuse)
+    assert not found.remove(folder / "step-00000100")
+    assert "step-00000100: cannot be removed" in caplog.text
 
 
 def test_other_lines_and_damaged_ones_are_not_the_runs_to_remove(run, folder):

@@ -396,6 +396,6 @@ def test_commands(tmp_path, monkeypatch, capsys):
     assert command(monkeypatch, "import", source, "--out", back, "--upcycle", "space_tiny") == 2
     assert "--upcycle space_tiny: needs --from enformer" in capsys.readouterr().err
     assert command(monkeypatch, "import", source, "--out", back, "--targets", "human") == 2
-    assert "--targets human: expected SPECIES=TABLE" in capsys.readouterr().err
+    assert "--targets human: expected SPECIES=FILE" in capsys.readouterr().err
     assert command(monkeypatch, "info", ours) == 0
     assert "predicts     stored values" in capsys.readouterr().out

@@ -10,13 +10,14 @@ from commands import SPECIES
 from spacescale.cli import main
 from spacescale.errors import UserError
 from spacescale.evals import evaluation
-from spacescale.evals.evaluation import evaluate
+from spacescale.evals.evaluation import Options, evaluate
 
 CPU = torch.device("cpu")
 
 
-def metrics(run, out, **options):
-    evaluate(run, [], "test", out, both_strands=True, **options)
+def metrics(run, out, devices, batch_size=4):
+    options = Options(both_strands=True, batch_size=batch_size, train_too=True)
+    evaluate(run, [], out, options, devices)
     assert {f"tracks_{name}.png" for name in SPECIES} <= {
         path.name for path in (out / "figures").iterdir()
     }
@@ -61,7 +62,8 @@ def test_a_failure_on_one_device_ends_the_work_of_all(alone, tmp_path, monkeypat
 
     monkeypatch.setattr(evaluation, "score_split", scored)
     with pytest.raises(UserError, match="no memory here"):
-        evaluate(alone[0], [], "train", tmp_path / "out", False, batch_size=1, devices=[CPU] * 2)
+        options = Options(split="train", batch_size=1)
+        evaluate(alone[0], [], tmp_path / "out", options, devices=[CPU] * 2)
     assert len(begun) < 4
 
 

@@ -13,7 +13,7 @@ from spacescale.checkpoint.found import find_checkpoint
 from spacescale.dataset.loader import open_datasets
 from spacescale.dataset.manifest import read_manifest, save_manifest
 from spacescale.errors import UserError
-from spacescale.evals.evaluation import evaluate
+from spacescale.evals.evaluation import Options, evaluate
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -55,14 +55,14 @@ def test_evaluate_refuses_other_splits(alone, export, swapped, tmp_path, kind):
     source = alone[0] if kind == "checkpoint" else export
     message = "moth: its splits are not those .* held-out windows may have been trained on.*--other"
     with pytest.raises(UserError, match=message):
-        evaluate(source, [swapped], "test", tmp_path / "out", both_strands=False)
+        evaluate(source, [swapped], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_evaluate_scores_other_splits_when_told_to_and_says_so(export, swapped, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         two = [swapped / "moth", swapped / "finch"]
-        text = evaluate(export, two, "test", tmp_path, both_strands=False, other_split=True)
+        text = evaluate(export, two, tmp_path, Options(other_split=True))
     assert "moth: other splits than in training: held-out windows may have been" in text
     assert "finch: other splits" not in text and "other splits" in caplog.text
     species = json.loads((tmp_path / "metrics.json").read_text())["species"]
@@ -77,13 +77,13 @@ def test_another_data_set_with_the_same_splits_is_scored(export, data, tmp_path,
     shutil.copytree(data / "moth", copied)
     manifest, _ = read_manifest(copied)
     save_manifest(copied, manifest.model_copy(update={"created_with": {"spacescale": "another"}}))
-    evaluate(export, [copied], "test", tmp_path / "out", both_strands=False)
+    evaluate(export, [copied], tmp_path / "out")
     assert "may have been trained on" not in caplog.text
 
 
 def test_what_an_earlier_spacescale_wrote_warns(alone, export, swapped, tmp_path, caplog):
     old = without_split_hashes(shutil.copytree(export, tmp_path / "export"))
-    evaluate(old, [swapped / "moth"], "test", tmp_path / "out", both_strands=False)
+    evaluate(old, [swapped / "moth"], tmp_path / "out")
     assert "its splits may differ" in caplog.text
     run_folder = without_split_hashes(shutil.copytree(alone[0], tmp_path / "run"))
     convert(run_folder, tmp_path / "again")

@@ -22,6 +22,7 @@ from spacescale.parallel.engine import (
 from spacescale.parallel.expert_parallel import ExpertParallelExperts, distribute_experts
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
 from spacescale.testing.plain_training import (
+    TINY_MODEL,
     Windows,
     loss_terms,
     plain_step,
@@ -33,19 +34,7 @@ from spacescale.testing.plain_training import (
 
 MODEL = ModelConfig(
     species={"ant": ("DNASE", "CAGE", "CAGE"), "bee": ("CHIP", "DNASE")},
-    seq_length=64,
-    target_length=4,
-    num_downsamples=3,
-    dim=24,
-    dim_divisible_by=8,
-    depth=2,
-    heads=2,
-    attn_dim_key=8,
-    tracks_num_experts=4,
-    tracks_top_k=2,
-    dropout=0.0,
-    attn_dropout=0.0,
-    pos_dropout=0.0,
+    **TINY_MODEL,
 )
 STAGES = ("stem", "conv_tower", "transformer", "pointwise", "decoder")
 OPTIM = OptimConfig(lr=3e-4)  # higher, and rounding grows past 1e-3 in 50 steps

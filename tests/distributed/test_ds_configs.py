@@ -8,6 +8,7 @@ import torch
 from equivalence import LOSS, MODEL, OPTIM, WINDOWS, batch, fresh_model, on_all_ranks
 from no_data import no_data
 
+from spacescale.checkpoint.compatibility import lay_out
 from spacescale.checkpoint.convert import convert
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.config import Config
@@ -48,7 +49,8 @@ def train(output: Path, config: dict, save: bool = True) -> list[float]:
     engine = build_engine(model, OPTIM, resolved)
     settings = Config(model=MODEL, optim=OPTIM, loss=LOSS)
     data, device = no_data(MODEL.species), torch.device("cpu")
-    manager = CheckpointManager(output, settings, data, engine, 2, model, device)
+    laid_out = lay_out(resolved, 2)
+    manager = CheckpointManager(output, settings, data, engine, laid_out, model, device)
     losses = []
     for step in range(2):
         here = batch(step, comm.rank(), 2)

@@ -14,6 +14,7 @@ from spacescale.parallel.engine import build_engine, parameter_groups, resolve_d
 from spacescale.parallel.expert_parallel import distribute_experts
 from spacescale.parallel.gradient_order import GradientOrder
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
+from spacescale.testing.plain_training import TINY_MODEL
 
 SPECIES = {"ant": ("DNASE", "CAGE", "CAGE"), "bee": ("CHIP", "DNASE"), "fly": ("CAGE",)}
 # Windows of each species on rank 0 and on rank 1; what is not named is on neither.
@@ -47,19 +48,7 @@ class Case:
         stages = ("stem", "conv_tower", "transformer", "pointwise", "decoder")
         return ModelConfig(
             species=SPECIES,
-            seq_length=64,
-            target_length=4,
-            num_downsamples=3,
-            dim=24,
-            dim_divisible_by=8,
-            depth=2,
-            heads=2,
-            attn_dim_key=8,
-            tracks_num_experts=4,
-            tracks_top_k=2,
-            dropout=0.0,
-            attn_dropout=0.0,
-            pos_dropout=0.0,
+            **TINY_MODEL,
             decoder=self.decoder,
             batchnorm=self.batchnorm,
             checkpoint_stages=stages if self.recompute else (),

@@ -1,12 +1,6 @@
 import json
 
-from spacescale.evals.reports import (
-    AccRow,
-    SummaryRow,
-    summary_table,
-    write_acc_table,
-    write_metrics_json,
-)
+from spacescale.evals.reports import AccRow, aligned, write_acc_table, write_metrics_json
 
 NAN = float("nan")
 
@@ -27,15 +21,10 @@ def test_metrics_json_has_no_nan(tmp_path):
     assert json.loads(path.read_text()) == {"finch": {"cage": [0.5, None]}, "step": 3}
 
 
-def test_summary_table_is_aligned():
-    left_out = {"constant": 2, "not measured": 1}
-    rows = [
-        SummaryRow("finch", "cage", 12, 0.81234, 0.7, 0.05),
-        SummaryRow("a_longer_name", "dnase_atac", 3, NAN, 0.5, NAN, left_out),
-    ]
-    assert summary_table(rows).splitlines() == [
-        "species        assay       tracks  Pearson log1p  Pearson raw  mean profile",
-        "finch          cage            12          0.812        0.700         0.050",
-        "a_longer_name  dnase_atac       3            nan        0.500           nan  "
-        "3 left out: 2 constant, 1 not measured",
+def test_columns_are_aligned():
+    rows = [("species", "tracks", "r", ""), ("finch", "12", "0.8", ""), ("a", "3", "nan", "3 out")]
+    assert aligned(rows, left=(0,)).splitlines() == [
+        "species  tracks    r",
+        "finch        12  0.8",
+        "a             3  nan  3 out",
     ]

@@ -38,6 +38,9 @@ def run(tmp_path):
     log.scalars(20, {"valid/pearson_log1p": 0.5, "valid/pearson_log1p/finch": 0.625})
     log.scalars(33, {"nonfinite/loss/rank1": 1.0})
     log.scalars(33, {"nonfinite/gradient_norm": 1.0})
+    log.scalars(34, {"nonfinite/statistics": 1.0})  # counts
+    log.scalars(35, {"spike/loss": 1.0})  # counts
+    log.scalars(36, {"spike/loss": 1.0, "spike/skipped": 1.0})
     log.close()
     checkpoint = layout.checkpoints_folder(folder) / layout.step_name(30)
     checkpoint.mkdir(parents=True)
@@ -58,7 +61,7 @@ def test_a_run_that_goes_on(run):
     assert status.validation["valid/pearson_log1p/finch"] == 0.625
     assert status.checkpoint == "step-00000030"
     assert status.checkpoint_age_s == pytest.approx(60, abs=10)
-    assert status.steps_skipped == 1
+    assert status.steps_skipped == 2
     assert status.disk_used_bytes > 500 and status.disk_free_bytes > 0
     text = as_text(status)
     assert "step         40 of 100 (40.0%), 0:00:48 left" in text
@@ -82,9 +85,7 @@ def test_a_run_elsewhere_that_logs_nothing(run):
 
 def begun(run):
     """The record of the run whose start stands in its history."""
-    record = Record(run, *read_history(run))
-    record.has_begun = True
-    return record
+    return Record(run, *read_history(run))
 
 
 @pytest.mark.parametrize(
@@ -105,9 +106,16 @@ def test_a_run_that_ended(run, end, state, cause, advice):
     assert [one.state for one in follow(run, every_s=99)] == [state]
 
 
+def test_a_checkpoint_that_lost_its_state_is_still_a_status(run):
+    (run / "checkpoints/step-00000030/spacescale.json").unlink()
+    assert "step-00000030, of unknown age: it lacks spacescale.json" in as_text(read_status(run))
+
+
 def test_restarts_and_lost_steps(run):
     begun(run).end("failed", error="rank 0: x")
-    Record(run, new_start(run, 30, None, 2)).end("done")
+    second = Record(run, new_start(run, 30, None, 2))
+    second.begin()
+    second.end("done")
     status = read_status(run)
     assert (status.restarts, status.steps_lost) == (1, 10)
     assert 0 <= (status.useful_share or 0) <= 1

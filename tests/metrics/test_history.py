@@ -74,7 +74,6 @@ def test_a_start_and_its_end_come_back_as_they_were_written(tmp_path, monkeypatc
     assert read_history(tmp_path) == [] and summarise(tmp_path).starts == 0
     written = begin(tmp_path, 4, tmp_path / "checkpoints/step-00000004", world_size=8)
     record = Record(tmp_path, written)
-    record.has_begun = True
     record.begin_training()
     record.step, record.saved_step = 9, 8
     record.end("stopped", signal="SIGUSR1")

@@ -56,8 +56,19 @@ def test_all_meet(rank):
 
 
 def test_who_is_missing_is_said_while_waiting_and_at_the_end(rank, monkeypatch, capsys):
-    monkeypatch.setattr(meeting, "FIRST_REPORT_S", 0.2)
-    first, second = outcomes(rank(0, 4, limit_s=1.5), rank(2, 4))
+    for name in ("FIRST_REPORT_S", "REPORT_EVERY_S"):
+        monkeypatch.setattr(meeting, name, 0.2)
+    host, other = rank(0, 4), rank(2, 4, limit_s=60.0)
+    count_missing = host._missing
+
+    def give_up_next(store):
+        """Once the other has come, however long that takes."""
+        text = count_missing(store)
+        host.limit_s = 0.0 if text.startswith("2 of 4") else host.limit_s
+        return text
+
+    monkeypatch.setattr(host, "_missing", give_up_next)
+    first, second = outcomes(host, other)
     missing = r"waiting for 2 of 4 processes at 127.0.0.1:\d+: ranks 1, 3 \(RANK, .* from the test"
     assert isinstance(first, NotMet) and first.args == second.args
     assert not isinstance(second, NotMet)  # it was told, and need not say it again

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import threading
 
+from torch.distributed import HashStore
+
 from spacescale.files import sha256
-from spacescale.parallel.watch import Beat, _blamed, _where
+from spacescale.parallel.watch import Beat, Watch, _blamed, _where
 
 
 def test_who_began_fewer_steps_is_blamed_before_who_waits():
@@ -65,3 +67,13 @@ def test_one_process_alone_is_watched_too():
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True)
     assert done.returncode == 3
     assert "error on rank 0: has stood still for 2 s (run.hang_timeout_s) in code of" in done.stderr
+
+
+def test_its_thread_has_ended_when_its_block_has(monkeypatch):
+    """Else it may look at calls while the interpreter is taken down, which crashed a rank once."""
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, value)
+    with Watch(lambda number: os._exit(1)) as watch:
+        watch.open(HashStore())
+        assert "watch" in {thread.name for thread in threading.enumerate()}
+    assert "watch" not in {thread.name for thread in threading.enumerate()}

@@ -17,7 +17,7 @@ from small_inputs import (
 
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
-from spacescale.evals.evaluation import mean_profile
+from spacescale.evals.profile_baselines import mean_profile
 from spacescale.prepare.stages import make_dataset
 
 BIN, BINS, SPAN, INPUT = 16, 8, 128, 192

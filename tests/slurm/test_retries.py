@@ -27,6 +27,10 @@ STAND_IN = """\
     (output / f"start-{start}").write_text(json.dumps(note))
     (output / "FAILED").unlink(missing_ok=True)
     what = os.environ["PLAN"].split()[start]
+    if "early" not in what:
+        line = {"event": "start", "job": os.environ["SLURM_JOB_ID"]}
+        with (output / "history.jsonl").open("a") as history:
+            history.write(json.dumps(line, separators=(",", ":")) + "\\n")
     if "saves" in what:
         (output / f"checkpoints/step-{start + 1:08d}").mkdir(parents=True)
     if "stops" in what:
@@ -121,6 +125,16 @@ def test_a_restarted_job_goes_on_from_its_own_checkpoint(
         ["--output", "run", "--resume", "other/checkpoints/step-3"],
         ["--resume", "other/checkpoints/step-3", "--resume", "auto"],
     ]
+
+
+def test_a_job_stopped_before_its_run_began_goes_back_as_it_was_told(slurm, tmp_path) -> None:
+    (tmp_path / "run/checkpoints/step-00000009").mkdir(parents=True)
+    (tmp_path / "run/history.jsonl").write_text('{"event":"start","job":"0"}\n')
+    back = ["--resume", "run/checkpoints/step-3"]
+    job = Planned(slurm, tmp_path, "early,stops saves,stops done", *back)
+    assert job.wait_for_end() == "COMPLETED"
+    given = [start["arguments"][-4:] for start in job.starts()]
+    assert given == [["--output", "run", *back]] * 2 + [[*back, "--resume", "auto"]]
 
 
 class TestChains:
