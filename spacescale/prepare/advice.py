@@ -187,7 +187,7 @@ def _on_blocks(options: DatasetOptions) -> list[str]:
     return [
         f"--random-blocks {block // span * span} or {(block // span + 1) * span}: blocks of "
         f"{block} bp hold {block // span} targets of {span} bp, and "
-        f"{_percent(block % span / block)} of them may be in no window"
+        f"{_percent(block % span / block)} of their bases are in no window"
     ]
 
 
