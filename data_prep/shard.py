@@ -191,12 +191,14 @@ def make(options: DatasetOptions, run: Run, executor: Executor | None) -> None:
     if run.plan:
         print_estimate(estimate(options), options)
         return
+    advice: list[str] = []
+    told = {"notify": _print_line, "advise": advice.append}
     if run.stage is None:
-        path = make_dataset(options, executor, notify=_print_line)
+        path = make_dataset(options, executor, **told)
     else:
-        path = make_stage(options, run.stage, run.part, run.parts, executor, notify=_print_line)
+        path = make_stage(options, run.stage, run.part, run.parts, executor, **told)
     if run.stage in (None, "finish"):
-        print_summary(SpeciesData.open(path), time.perf_counter() - start)
+        print_summary(SpeciesData.open(path), time.perf_counter() - start, advice)
     else:
         print(f"stage {run.stage}, part {run.part}/{run.parts}, is done in {path}")
 

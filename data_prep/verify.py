@@ -13,8 +13,9 @@ from spacescale.errors import UserError
 from spacescale.verify.check import verify
 from spacescale.verify.findings import Finding, as_text, has_errors
 
-EPILOG = """exit status: 0 when there is no error (warnings may be), 1 with errors, 2 when there is
-no dataset to check. spacescale/dataset/README.md lists the checks.
+EPILOG = """exit status: 0 when there is no error (warnings may be), 1 with errors, 2 when a path
+holds no dataset to check; of several paths the worst. The datasets of one path are also compared
+with each other, as they may be trained on together. spacescale/dataset/README.md lists the checks.
 """
 
 
@@ -24,7 +25,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("path", type=path_option, help="a species folder, or a folder of species folders")
+    add("paths", nargs="+", type=path_option, metavar="PATH",
+        help="a species folder, or a folder of species folders")  # fmt: skip
     add("--workers", type=int, default=1, metavar="N", help="processes, default %(default)s")
     add("--json", action="store_true", help="print every finding, for programs")
     return parser.parse_args(arguments)
@@ -36,13 +38,26 @@ def main() -> int:
     start = time.perf_counter()
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: must be at least 1")
-    found = verify(args.path, args.workers)
-    findings = list(chain.from_iterable(found.values()))
+    found: dict[Path, list[Finding]] = {}
+    status = 0
+    for path in dict.fromkeys(args.paths):
+        try:
+            here = verify(path, args.workers)
+        except UserError as error:  # of one path: the others are checked all the same
+            print(f"error: {error}", file=sys.stderr)
+            status = 2
+            continue
+        if not args.json:
+            print_text(here)
+        for folder, findings in here.items():  # maybe checked before, alone or among others
+            found[folder] = list(dict.fromkeys([*found.get(folder, []), *findings]))
     if args.json:
         print_json(found)
-    else:
-        print_text(found, time.perf_counter() - start)
-    return 1 if has_errors(findings) else 0
+    elif found:
+        print(f"checked {len(found)} datasets in {time.perf_counter() - start:.1f} s")
+    if has_errors(chain.from_iterable(found.values())):
+        status = max(status, 1)
+    return status
 
 
 def print_json(found: dict[Path, list[Finding]]) -> None:
@@ -51,7 +66,7 @@ def print_json(found: dict[Path, list[Finding]]) -> None:
     print(json.dumps(plain, indent=1))
 
 
-def print_text(found: dict[Path, list[Finding]], seconds: float) -> None:
+def print_text(found: dict[Path, list[Finding]]) -> None:
     """Print the findings of each species and a verdict."""
     for folder, findings in found.items():
         verdict = "unfit" if has_errors(findings) else "sound"
@@ -60,7 +75,6 @@ def print_text(found: dict[Path, list[Finding]], seconds: float) -> None:
         print(f"{folder}: {verdict}, {errors} errors, {warnings} warnings")
         if findings:
             print(as_text(findings))
-    print(f"checked {len(found)} datasets in {seconds:.1f} s")
 
 
 if __name__ == "__main__":

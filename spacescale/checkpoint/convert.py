@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from spacescale import __version__
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import load_space
 from spacescale.checkpoint.found import find_best
 from spacescale.checkpoint.probe import FILE as PROBE
 from spacescale.checkpoint.probe import Agreement, compare_with_probe
+from spacescale.checkpoint.weight_files import save_weights
 from spacescale.errors import UserError
 from spacescale.files import new_folder, write_json
 from spacescale.model.space import EXPORT_FORMAT, EXPORT_VERSION, Space
@@ -41,7 +40,7 @@ def convert(source: Path, out: Path) -> Agreement | None:
 def _write_export(checkpoint: Path, folder: Path) -> None:
     model, config = load_space(checkpoint)
     state = layout.read_state(checkpoint)
-    save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    save_weights(model.state_dict(), folder)
     payload = {
         "format": EXPORT_FORMAT,
         "format_version": EXPORT_VERSION,

@@ -77,6 +77,18 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
     return weights
 
 
+def save_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Write `model.safetensors` into a folder, readable by whoever may read the folder."""
+    path = folder / SAFETENSORS
+    save_file(
+        {key: tensor.contiguous() for key, tensor in weights.items()},
+        path,
+        metadata={"format": "pt"},
+    )
+    # The library writes through a temporary file, which is its owner's alone.
+    path.chmod(folder.stat().st_mode & 0o666)
+
+
 def write_imported(
     out: Path,
     weights: Mapping[str, Tensor],
@@ -103,8 +115,7 @@ def write_imported(
         "origin": origin,
     }
     with new_folder(out) as folder:
-        contiguous = {key: tensor.contiguous() for key, tensor in weights.items()}
-        save_file(contiguous, folder / SAFETENSORS, metadata={"format": "pt"})
+        save_weights(weights, folder)
         write_json(folder / "config.json", payload, indent=1)
         (folder / "tracks").mkdir()
         for species, table in tracks.items():

@@ -37,6 +37,7 @@ def describe_data(data: SpeciesData) -> str:
         f"split        {_split(manifest)}",
         *_table("windows", _split_rows(data, scan)),
         *_table("tracks", _assay_rows(data)),
+        *_zero_filled(data),
         f"bases        {_bases(scan)}",
         f"identity     {data.manifest_hash[:16]} (sha256 of manifest.json)",
         f"looked at    {_describe_sample(data, scan)}",
@@ -180,7 +181,10 @@ def _joined(value: str | int | float | list[str]) -> str:
 
 def _split_rows(data: SpeciesData, scan: Scan) -> list[list[str]]:
     """Return a table: windows, bp and share, and what the tracks are like there."""
-    rows = [["split", "windows", "share", "Mbp", "measured", "above 0", "dead tracks"]]
+    # Where what was not measured stands as 0, the targets do not tell; `_zero_filled` does.
+    told = data.manifest.missing == "nan"
+    measured_column = ["measured"] if told else []
+    rows = [["split", "windows", "share", "Mbp", *measured_column, "above 0", "dead tracks"]]
     for split, count in data.manifest.num_windows.items():
         megabases = f"{_distinct_bp(data, data.rows(split)) / 1e6:.2f}"
         row = [split, f"{count:,}", _percent(count / len(data)), megabases]
@@ -189,7 +193,7 @@ def _split_rows(data: SpeciesData, scan: Scan) -> list[list[str]]:
             share = np.nanmedian(statistics.nonzero_share)
             dead = np.count_nonzero((statistics.nonzero == 0) & (statistics.measured > 0))
             measured = np.median(statistics.measured / statistics.bins)
-            row += [_percent(measured), _percent(share), str(dead)]
+            row += [*([_percent(measured)] if told else []), _percent(share), str(dead)]
         rows.append(row)
     return rows
 
@@ -207,6 +211,28 @@ def _assay_rows(data: SpeciesData) -> list[list[str]]:
         summary = np.median(means), means.min(), means.max()
         rows.append([assay, str(len(tracks)), str(stranded), shown, *(f"{x:.3g}" for x in summary)])
     return rows
+
+
+def _zero_filled(data: SpeciesData) -> list[str]:
+    """Say how much of the targets is 0 only because no file of a track has a value there."""
+    if data.manifest.missing == "nan":
+        return []
+    covered = {track.identifier: track.covered for track in data.tracks}
+    if any(np.isnan(share) for share in covered.values()):
+        return [
+            "zero-filled  not known: the set was imported, and does not tell 0 from not measured"
+        ]
+    lowest = min(covered, key=lambda name: covered[name])
+    filled = 1 - float(np.mean(list(covered.values())))
+    if not filled:
+        return [
+            "zero-filled  nothing: every base of the targets has a value in the files of tracks"
+        ]
+    return [
+        f"zero-filled  {_percent(filled)} of the bases of the targets have no value in the files "
+        f"of tracks and count as 0 ({lowest}: {_percent(1 - covered[lowest])}); shard.py "
+        "--missing nan keeps them apart"
+    ]
 
 
 def _bases(scan: Scan) -> str:

@@ -1,6 +1,7 @@
 """Contig names: one assembly comes in several naming styles (chrIV / IV, chrM / MT / Mito)."""
 
 import difflib
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -8,10 +9,12 @@ from spacescale.errors import UserError
 from spacescale.genome.text_files import is_missing, split_cells, text_lines
 
 _MOST_SHOWN = 6
+_MOST_TRIED = 2
 # Contigs of another length in some file may hold this share of the bases in question, and are then
 # left out: in files of another assembly nearly all would be.
 MAX_MISFIT_SHARE = 0.1
 _Rows = list[tuple[int, list[str]]]
+_PREFIX = re.compile(r"^(chromosome_?(?=.)|chr)", re.IGNORECASE)  # WormBase has CHROMOSOME_I
 _MITOCHONDRION = {"m", "mt", "mito", "mtdna", "mitochondrion"}
 
 
@@ -51,6 +54,48 @@ def describe_unknown(
     return f"the FASTA has no contigs {shorten(unknown)}; {proposal}{cure}"
 
 
+def describe_tried(names: Mapping[str, int | None], genome: Mapping[str, int]) -> str:
+    """Say what `--aliases auto` looks for in the genome for names that it does not match, and why.
+
+    names: of another file, with lengths in bp where they are known. genome: {contig: bp}.
+    """
+    told = [_tried(name, names[name], genome) for name in list(names)[:_MOST_TRIED]]
+    more = f"; and so on, {len(names)} names in all" if len(names) > _MOST_TRIED else ""
+    return "; ".join(told) + more
+
+
+def _tried(name: str, length: int | None, genome: Mapping[str, int]) -> str:
+    style = _style(name)
+    same = [contig for contig in genome if _style(contig) == style]
+    if not same:
+        plain = _plain(name)
+        looked_for = "M, MT or Mito" if style == "m" else plain
+        text = f"for {name} it looks for {looked_for}, in any case, with or without chr"
+        if plain.isdecimal():
+            text += ", and not for a Roman numeral"
+        if like := [contig for contig, bp in genome.items() if bp == length]:
+            text += f" (its {length:,} bp are those of {shorten(like)})"
+        return text
+    if len(same) > 1:
+        return f"{name} may be any of {shorten(same)}"
+    other = (
+        f"has {length:,} bp, {same[0]} has {genome[same[0]]:,}"
+        if length
+        else (f"is {same[0]} only if it has as many bp in the tracks")
+    )
+    return f"{name} {other}"
+
+
+def explain_unknown(
+    unknown: Collection[str], genome: Mapping[str, int], offer_auto: bool = False
+) -> str:
+    """Return `describe_unknown`, and why `--aliases auto` does not help where it does not."""
+    text = describe_unknown(unknown, genome, offer_auto)
+    if offer_auto and match_styles(unknown, genome):
+        return text
+    return f"{text}; --aliases auto has no match: {describe_tried(dict.fromkeys(unknown), genome)}"
+
+
 def shorten(names: Collection[str], limit: int = _MOST_SHOWN) -> str:
     """Return the first `limit` names in one line, and how many more there are."""
     shown = ", ".join(list(names)[:limit])
@@ -60,10 +105,10 @@ def shorten(names: Collection[str], limit: int = _MOST_SHOWN) -> str:
 def auto_aliases(names: Mapping[str, int], genome: Mapping[str, int]) -> dict[str, str]:
     """Match contigs (name: length in bp) that differ from the genome's only in style.
 
-    Ignored are case and a leading 'chr'; M, MT and Mito are one. Roman numerals stay as they
-    are. A match counts only where the lengths are equal, so it cannot join two assemblies, and
-    where one contig fits. Returns {name: genome name} for the names the genome does not have as
-    they stand.
+    Ignored are case and a leading 'chr' or 'chromosome_'; M, MT and Mito are one. Roman numerals
+    stay as they are. A match counts only where the lengths are equal, so it cannot join two
+    assemblies, and where one contig fits. Returns {name: genome name} for the names the genome
+    does not have as they stand.
     """
     of_style: dict[tuple[str, int], list[str]] = {}
     for contig, length in genome.items():
@@ -78,17 +123,26 @@ def match_styles(names: Collection[str], genome_names: Collection[str]) -> dict[
 
     Only unambiguous matches count. Returns {name: genome name} for names the genome lacks.
     """
-    of_style: dict[str, list[str]] = {}
-    for known in genome_names:
-        of_style.setdefault(_style(known), []).append(known)
+    of_style = _by_style(genome_names)
     lacking = set(names) - set(genome_names)
     matches = {name: of_style.get(_style(name), []) for name in names if name in lacking}
     return {name: same[0] for name, same in matches.items() if len(same) == 1}
 
 
+def _by_style(names: Collection[str]) -> dict[str, list[str]]:
+    of_style: dict[str, list[str]] = {}
+    for name in names:
+        of_style.setdefault(_style(name), []).append(name)
+    return of_style
+
+
 def _style(name: str) -> str:
-    plain = name.casefold().removeprefix("chr")
+    plain = _plain(name).casefold()
     return "m" if plain in _MITOCHONDRION else plain
+
+
+def _plain(name: str) -> str:
+    return _PREFIX.sub("", name)
 
 
 def read_aliases(path: Path, genome_names: Collection[str]) -> dict[str, str]:

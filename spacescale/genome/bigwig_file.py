@@ -18,6 +18,7 @@ import numpy as np
 
 from spacescale.errors import UserError
 from spacescale.genome.file_kinds import refuse_other_kinds
+from spacescale.genome.reads import coverage_of_reads
 
 _ByteOrder = Literal["<", ">"]
 _BIGWIG, _CONTIG_TREE, _INDEX = 0x888FFC26, 0x78CA8C91, 0x2468ACE0
@@ -196,7 +197,7 @@ def _check_header(path: Path) -> _ByteOrder:
     """Return the byte order; tell the usual faults apart by the first bytes."""
     if not path.is_file():
         raise UserError(f"no such BigWig file: {path}")
-    refuse_other_kinds(path, "a BigWig", {"bigwig"})
+    refuse_other_kinds(path, "a BigWig", {"bigwig"}, coverage_of_reads(path))
     size = path.stat().st_size
     if not size:
         raise UserError(f"{path} is an empty file, not a BigWig")

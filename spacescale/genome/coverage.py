@@ -10,11 +10,12 @@ from typing import Protocol, Self
 import numpy as np
 
 from spacescale.errors import UserError
-from spacescale.genome.aliases import auto_aliases, match_styles, shorten
+from spacescale.genome.aliases import auto_aliases, describe_tried, match_styles, shorten
 from spacescale.genome.bigwig import BigWig
 from spacescale.genome.contig_ends import MAX_START_PAST_END_BP
 from spacescale.genome.file_kinds import BIGWIG, kind_of, refuse_other_kinds
 from spacescale.genome.interval_tracks import read_bedgraph, read_peaks
+from spacescale.genome.reads import coverage_of_reads
 from spacescale.genome.text_files import is_gzip, numbered_lines
 from spacescale.genome.tracks import Track
 
@@ -88,7 +89,7 @@ def _format_of(path: Path) -> str:
 def _head(path: Path) -> bytes:
     if not path.is_file():
         raise UserError(f"no such coverage file: {path}")
-    refuse_other_kinds(path, "coverage", {"gzip", "bigwig"})
+    refuse_other_kinds(path, "coverage", {"gzip", "bigwig"}, coverage_of_reads(path))
     try:
         with gzip.open(path, "rb") if is_gzip(path) else path.open("rb") as file:
             return file.read(_HEAD_BYTES)
@@ -215,7 +216,9 @@ class TrackContigs:
             pairs = shorten([f"{name} = {known}" for name, known in same.items()])
             by = "name and length" if self.lengths_known else "name"
             return UserError(f"{message}. By {by} {pairs}: add --aliases auto")
+        names = {n: bp if self.lengths_known else None for n, bp in self.contigs.items()}
         return UserError(
-            f"{message}. If it is the same assembly, add --aliases FILE with two columns, "
-            "the name in the tracks and the name in the FASTA, or UCSC's chromAlias.txt"
+            f"{message}. --aliases auto has no match: {describe_tried(names, lengths)}. If it is "
+            "the same assembly, add --aliases FILE with two columns, the name in the tracks and "
+            "the name in the FASTA, or UCSC's chromAlias.txt"
         )

@@ -6,7 +6,7 @@ none of them may still be right; that is for the reader to find.
 
 import re
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,12 +84,16 @@ def kind_of(start: bytes) -> FileKind | None:
     return next((kind for form, kind in _PATTERNS if re.match(form, start, re.DOTALL)), None)
 
 
-def refuse_other_kinds(path: Path, wanted: str, accepted: Collection[str] = ()) -> None:
+def refuse_other_kinds(
+    path: Path, wanted: str, accepted: Collection[str] = (), cures: Mapping[str, str] | None = None
+) -> None:
     """Raise UserError naming what a file is and the cure, if it is of a kind not accepted.
 
     wanted: what it should be, with its article. accepted: names of kinds; where gzip is one, what
-    is inside must not be of any kind. A file of no known kind passes.
+    is inside must not be of any kind. cures: {name of a kind: what to do where this is wanted}. A
+    file of no known kind passes.
     """
+    cures = cures or {}
     try:
         with path.open("rb") as file:
             start = file.read(_HEAD_BYTES)
@@ -99,22 +103,25 @@ def refuse_other_kinds(path: Path, wanted: str, accepted: Collection[str] = ()) 
     if kind is None:
         return
     if kind.name not in accepted:
-        raise UserError(f"{path} is {_described(kind, wanted)}")
+        raise UserError(f"{path} is {_described(kind, wanted, cures)}")
     if kind is _GZIP and (inside := kind_of(_unpacked(start))):
-        raise UserError(f"{path} is {_described_inside(inside, wanted, accepted)}")
+        raise UserError(f"{path} is {_described_inside(inside, wanted, accepted, cures)}")
 
 
-def _described(kind: FileKind, wanted: str) -> str:
+def _described(kind: FileKind, wanted: str, cures: Mapping[str, str]) -> str:
     other = "" if kind.packed else f", not {wanted}"
-    return f"{kind.what}{other}" + (f": {kind.cure}" if kind.cure else "")
+    cure = cures.get(kind.name, kind.cure)
+    return f"{kind.what}{other}" + (f": {cure}" if cure else "")
 
 
-def _described_inside(kind: FileKind, wanted: str, accepted: Collection[str]) -> str:
+def _described_inside(
+    kind: FileKind, wanted: str, accepted: Collection[str], cures: Mapping[str, str]
+) -> str:
     if kind is _GZIP:
         return "compressed by gzip twice: unpack it with gunzip"
     if kind.name in accepted:
         return f"{kind.what} compressed by gzip: unpack it with gunzip"
-    return _described(kind, wanted)
+    return _described(kind, wanted, cures)
 
 
 def _unpacked(start: bytes) -> bytes:

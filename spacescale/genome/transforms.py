@@ -120,10 +120,13 @@ class Transform:
         coverage: with the sign that `signed` gives it. Roots of negative coverage are undefined:
         UserError names the track.
         """
+        return self.limited(self.pooled(coverage, track), track)
+
+    def pooled(self, coverage: np.ndarray, track: Track) -> np.ndarray:
+        """Return float32 [bins], what the clips of the track are compared with; as `bins`."""
         x = np.where(np.isnan(coverage), np.float32(0), coverage)
-        factor = np.float32(abs(track.scale))
         if self.scale_first:
-            x = x * factor
+            x = x * np.float32(abs(track.scale))
         with np.errstate(invalid="ignore"):
             x = self.pools[track.sum_stat.removeprefix(ABSOLUTE)](x)
         if np.isnan(x).any():
@@ -131,12 +134,17 @@ class Transform:
                 f"track {track.identifier}: sum_stat {track.sum_stat} is undefined for its "
                 "negative coverage; take sum or mean"
             )
+        return x
+
+    def limited(self, pooled: np.ndarray, track: Track) -> np.ndarray:
+        """Return what `bins` does, from what `pooled` returned."""
+        x = pooled
         if track.clip_soft is not None:
             x = self._soft_clip(x, track.clip_soft)
         if track.clip is not None:
             x = np.clip(x, self.clip_low_share * track.clip, track.clip)
         if not self.scale_first:
-            x = x * factor
+            x = x * np.float32(abs(track.scale))
         return x.astype(np.float32, copy=False)
 
     def _soft_clip(self, x: np.ndarray, limit: float) -> np.ndarray:

@@ -10,11 +10,13 @@ import numpy as np
 from spacescale.dataset.schema import Contig, Storage
 from spacescale.genome.sequence_files import Genome, read_genome
 from spacescale.genome.tracks import Track
+from spacescale.prepare.advice import advice
+from spacescale.prepare.bin_summary import BinSummary
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.plan import DatasetPlan, make_plan
 from spacescale.prepare.scratch import Scratch
 from spacescale.prepare.stages import read_tracks_table
-from spacescale.prepare.track_reader import WindowMasks, read_track
+from spacescale.prepare.track_reader import WindowMasks, look_at_track, read_track
 from spacescale.prepare.writer import (
     create_group,
     create_targets,
@@ -27,6 +29,8 @@ from spacescale.prepare.writer import (
 _SAMPLE_TRACKS = 8
 _SAMPLE_WINDOWS = 16
 _SAMPLE_BASES = 2**20
+# To look at for advice: tracks, and bases of each of them; further ones while there is time.
+_LOOK_TRACKS, _LOOK_BASES, _LOOK_SECONDS = 32, 2**22, 20.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Estimate:
 
     raw_bytes: targets as float16. stored_bytes: targets compressed; genome_bytes: the genome.
     scratch_bytes: needed beside them until the end. seconds: with options.workers processes.
-    sample_tracks, sample_windows: what was read to find out.
+    sample_tracks, sample_windows: what was read to find out. advice: what to decide, in lines;
+    looked_tracks, looked_windows: what that is from.
     """
 
     plan: DatasetPlan
@@ -48,6 +53,9 @@ class Estimate:
     seconds: float
     sample_tracks: int
     sample_windows: int
+    advice: list[str]
+    looked_tracks: int
+    looked_windows: int
 
 
 def estimate(options: DatasetOptions) -> Estimate:
@@ -70,6 +78,7 @@ def estimate(options: DatasetOptions) -> Estimate:
         contigs = place_contigs(genome.lengths, plan.windows)
         bases = sum(contig.length for contig in contigs)
         genome_share, base_s = _store_bases(folder, genome, contigs)
+    looked_plan, looks = _look(options, plan, tracks)
     work_s = len(tracks) * track_s + values * value_s
     return Estimate(
         plan=plan,
@@ -84,7 +93,24 @@ def estimate(options: DatasetOptions) -> Estimate:
         seconds=planning_s + bases * base_s + work_s / options.workers,
         sample_tracks=len(some_tracks),
         sample_windows=len(windows),
+        advice=advice(options, looked_plan, looks),
+        looked_tracks=len(looks),
+        looked_windows=len(looked_plan.windows),
     )
+
+
+def _look(
+    options: DatasetOptions, plan: DatasetPlan, tracks: list[Track]
+) -> tuple[DatasetPlan, list[tuple[Track, BinSummary]]]:
+    """Return the plan of some of the windows, and summaries of some of the tracks in them."""
+    count = max(_LOOK_BASES // options.span, _SAMPLE_WINDOWS)
+    some = replace(plan, windows=_evenly_spaced(plan.windows, count))
+    masks, begun = WindowMasks.of(options, some), time.perf_counter()
+    looks = []
+    for track in _evenly_spaced(tracks, _LOOK_TRACKS):
+        if not looks or time.perf_counter() - begun < _LOOK_SECONDS:
+            looks.append((track, look_at_track(options, some, masks, track)))
+    return some, looks
 
 
 def _evenly_spaced(items: list, count: int) -> list:

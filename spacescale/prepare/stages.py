@@ -34,6 +34,7 @@ from spacescale.genome.sequence_files import read_genome
 from spacescale.genome.track_selection import select_tracks
 from spacescale.genome.tracks import Track, read_targets, refuse_opposite_strands
 from spacescale.genome.transforms import get_transform
+from spacescale.prepare.advice import advice
 from spacescale.prepare.jobs import Notify, local_workers, run_rest
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.plan import DatasetPlan, make_plan, track_path
@@ -47,12 +48,16 @@ STAGES = ("prepare", "tracks", "shards", "finish")
 
 
 def make_dataset(
-    options: DatasetOptions, executor: Executor | None = None, notify: Notify = lambda _: None
+    options: DatasetOptions,
+    executor: Executor | None = None,
+    notify: Notify = lambda _: None,
+    advise: Notify = lambda _: None,
 ) -> Path:
     """Write the dataset `options.out / options.species` and return that path.
 
     executor: where tracks and shards are worked on; None takes `options.workers` processes of
-    this machine. notify: called with a line when a killed run is continued.
+    this machine. notify: called with a line when a killed run is continued. advise: called with
+    each line of what a person should decide, once the dataset is there.
     Everything is checked before coverage is read, and the folder appears only when complete. Bad
     input leaves nothing behind. An interruption leaves `.NAME.partial`, from which the same call
     continues. Needs scratch space for the targets as raw float16. Raises UserError for bad input,
@@ -67,7 +72,7 @@ def make_dataset(
         _read_tracks(work, options, tracks, range(len(tracks)), pool, notify)
         layout = _Layout.of(work, options, len(tracks))
         layout.shards.write(range(layout.shards.number), pool, notify)
-        _finish(options, tracks, layout)
+        _finish(options, tracks, layout, advise)
     return options.target
 
 
@@ -78,6 +83,7 @@ def make_stage(
     parts: int = 1,
     executor: Executor | None = None,
     notify: Notify = lambda _: None,
+    advise: Notify = lambda _: None,
 ) -> Path:
     """Do one of STAGES, as the jobs of a cluster do; the last returns the dataset's path.
 
@@ -96,7 +102,7 @@ def make_stage(
         raise UserError(f"{work.path} is not prepared: run --stage prepare first")
     if stage == "finish":
         with locked_exclusively(work, request, keep=True):
-            _finish(options, tracks, _Layout.of(work, options, len(tracks)))
+            _finish(options, tracks, _Layout.of(work, options, len(tracks)), advise)
         return options.target
     with locked_shared(work, request), _workers(options, executor) as pool:
         if stage == "tracks":
@@ -228,7 +234,14 @@ _READ_TRACK = TypeAdapter(ReadTrack)
 
 
 def _load_result(work: WorkFolder, index: int) -> ReadTrack:
-    return _READ_TRACK.validate_python(json.loads(work.part(index).read_text(encoding="utf-8")))
+    path = work.part(index)
+    try:
+        return _READ_TRACK.validate_python(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise UserError(
+            f"{path}: damaged, or of another version of spacescale; delete {work.path} to begin "
+            "anew"
+        ) from error
 
 
 # --- shards and finish ---
@@ -279,7 +292,9 @@ def _refuse_emptied_splits(plan: DatasetPlan, rows: np.ndarray) -> None:
         )
 
 
-def _finish(options: DatasetOptions, tracks: Sequence[Track], layout: _Layout) -> None:
+def _finish(
+    options: DatasetOptions, tracks: Sequence[Track], layout: _Layout, advise: Notify
+) -> None:
     shards, windows = layout.shards, layout.plan.windows
     read = [_load_result(shards.work, index) for index in range(len(tracks))]
     refuse_opposite_strands([r.track for r in read], [r.coverage for r in read])
@@ -311,6 +326,8 @@ def _finish(options: DatasetOptions, tracks: Sequence[Track], layout: _Layout) -
         report=_complete_report(plan.report, read),
     )
     publish(shards.work, dataset_request(options, tracks), options.target)
+    for line in advice(options, plan, [(result.track, result.bins) for result in read]):
+        advise(line)
 
 
 def _complete_report(report: Report, read: list[ReadTrack]) -> Report:

@@ -1,6 +1,7 @@
 """What a command that made a dataset prints at its end."""
 
 import shlex
+from collections.abc import Sequence
 
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.schema import Report
@@ -10,8 +11,8 @@ from spacescale.prepare.estimate import Estimate
 from spacescale.prepare.options import DatasetOptions
 
 
-def print_summary(data: SpeciesData, seconds: float) -> None:
-    """Print what was made, what was left out, and what to do next."""
+def print_summary(data: SpeciesData, seconds: float, advice: Sequence[str] = ()) -> None:
+    """Print what was made, what was left out, what to decide, and what to do next."""
     size = sum(entry.bytes for entry in data.manifest.files.values())
     _print_lines(
         {
@@ -23,6 +24,7 @@ def print_summary(data: SpeciesData, seconds: float) -> None:
     )
     print_report(data.manifest.report, data.manifest.aliases)
     _print_lacking_splits(data.manifest.num_windows)
+    print("\n".join(advice), end="\n" if advice else "")
     train = "deepspeed spacescale/pretrain.py --deepspeed ds_configs/zero2_moe.json"
     print(f"next: {train} --data {shlex.quote(str(data.path))}")
 
@@ -43,10 +45,23 @@ def print_estimate(found: Estimate, options: DatasetOptions) -> None:
     )
     print_report(found.plan.report, found.plan.aliases)
     _print_lacking_splits(found.plan.num_windows())
+    _print_sampled_advice(found)
     print(
         f"sizes and time are estimates, from {found.sample_tracks} tracks in "
         f"{found.sample_windows} windows; nothing was written"
     )
+
+
+def _print_sampled_advice(found: Estimate) -> None:
+    if not found.advice:
+        return
+    total = len(found.plan.windows)
+    if found.looked_windows < total or found.looked_tracks < found.num_tracks:
+        print(
+            f"  looked at    {found.looked_tracks:,} of {found.num_tracks:,} tracks in "
+            f"{found.looked_windows:,} of {total:,} windows: the highest bins may be elsewhere"
+        )
+    print("\n".join(found.advice))
 
 
 def _duration(seconds: float) -> str:

@@ -25,6 +25,7 @@ from spacescale.genome.transforms import (
     signed,
     to_float16,
 )
+from spacescale.prepare.bin_summary import BinSummary
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.plan import DatasetPlan, track_path
 
@@ -39,7 +40,7 @@ class ReadTrack:
 
     covered_bases: bases of the targets with a value, in bins that hold one; of them the writer
     makes track.covered, once it is known which windows stay. coverage: summed over the targets'
-    bases, before any clip.
+    bases, before any clip. bins: before any clip, too.
     """
 
     track: Track
@@ -47,6 +48,7 @@ class ReadTrack:
     warnings: list[str]
     covered_bases: int
     coverage: float
+    bins: BinSummary
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,68 @@ def read_track(
     the first are 0, and the others are clipped at the 25th percentile of their window's bins.
     """
     path, transform = track_path(options, track), get_transform(options.transform)
-    targets = np.empty((len(plan.windows), options.target_length), dtype=np.float16)
+    found = _read_bins(options, plan, masks, track)
+    targets = transform.finish(found.targets)
+    if options.missing == "zero":
+        _clip_unmappable(targets, masks)
+    finished = replace(
+        track,
+        file=path.name,
+        mean=_mean(targets[_mean_rows(plan)]),
+        saturated=found.saturated,
+        negative=int(np.count_nonzero(targets < 0)),
+    )
     covered: Counter[str] = Counter()
-    saturated, total, negative = 0, 0.0, False
+    for window, bases in zip(plan.windows, found.measured.tolist(), strict=True):
+        covered[window.chrom] += bases
+    uncovered = [chrom for chrom, bases in covered.items() if not bases]
+    warnings = _warnings(finished, uncovered, found.negative)
+    if found.past_end:
+        warnings.append(f"track {track.identifier}: {path.name} {found.past_end}")
+    summary = found.summary(plan, track)
+    return targets, ReadTrack(
+        finished, source_of(path), warnings, covered.total(), found.coverage, summary
+    )
+
+
+def look_at_track(
+    options: DatasetOptions, plan: DatasetPlan, masks: WindowMasks, track: Track
+) -> BinSummary:
+    """Summarise a track in the windows of a plan, which may be a few of them."""
+    return _read_bins(options, plan, masks, track).summary(plan, track)
+
+
+@dataclass(frozen=True)
+class _Bins:
+    """A track as it is read. Shapes: w windows of b bins.
+
+    targets: float16 [w, b], not finished. pooled: float32 [w, b], before clips, NaN where not
+    measured. measured: int64 [w], bases with a value; zeros: how many of them are 0. saturated,
+    coverage: as in Track and ReadTrack. negative: whether any base is below 0. past_end: what to
+    tell of intervals past the ends of contigs.
+    """
+
+    targets: np.ndarray
+    pooled: np.ndarray
+    measured: np.ndarray
+    zeros: int
+    saturated: int
+    coverage: float
+    negative: bool
+    past_end: str
+
+    def summary(self, plan: DatasetPlan, track: Track) -> BinSummary:
+        return BinSummary.of(plan.windows, self.pooled, self.measured, self.zeros, track)
+
+
+def _read_bins(
+    options: DatasetOptions, plan: DatasetPlan, masks: WindowMasks, track: Track
+) -> _Bins:
+    path, transform = track_path(options, track), get_transform(options.transform)
+    shape = len(plan.windows), options.target_length
+    targets, pooled = np.empty(shape, dtype=np.float16), np.empty(shape, dtype=np.float32)
+    measured_bases = np.empty(shape[0], dtype=np.int64)
+    zeros, saturated, total, negative = 0, 0, 0.0, False
     with open_coverage(path, track) as file:
         reader = _WindowReader(file, track, options, plan, masks.blacklist, transform)
         for rows in _batches(plan.windows, options.span):
@@ -97,30 +158,19 @@ def read_track(
             measured = ~np.isnan(values)
             total += float(np.nansum(values, dtype=np.float64))
             negative = negative or bool((values < 0).any())
-            bins = transform.bins(values, track)
+            before_clips = transform.pooled(values, track)
+            bins = transform.limited(before_clips, track)
+            unknown = ~measured.any(axis=1)
             if options.missing == "nan":
-                unmappable = masks.unmappable_bins(rows, options.target_length).ravel()
-                unknown = ~measured.any(axis=1) | unmappable
+                unknown |= masks.unmappable_bins(rows, options.target_length).ravel()
                 bins[unknown], measured[unknown] = np.nan, False
-            covered[plan.windows[rows.start].chrom] += int(np.count_nonzero(measured))
+            pooled[rows] = np.where(unknown, np.nan, before_clips).reshape(-1, shape[1])
+            measured_bases[rows] = measured.reshape(-1, options.span).sum(axis=1)
+            zeros += int(np.count_nonzero((values == 0) & measured))
             targets[rows], beyond = to_float16(bins.reshape(-1, options.target_length))
             saturated += beyond
         past_end = describe_past_end(reader.past_end())
-    targets = transform.finish(targets)
-    if options.missing == "zero":
-        _clip_unmappable(targets, masks)
-    finished = replace(
-        track,
-        file=path.name,
-        mean=_mean(targets[_mean_rows(plan)]),
-        saturated=saturated,
-        negative=int(np.count_nonzero(targets < 0)),
-    )
-    uncovered = [chrom for chrom, bases in covered.items() if not bases]
-    warnings = _warnings(finished, uncovered, negative)
-    if past_end:
-        warnings.append(f"track {track.identifier}: {path.name} {past_end}")
-    return targets, ReadTrack(finished, source_of(path), warnings, covered.total(), total)
+    return _Bins(targets, pooled, measured_bases, zeros, saturated, total, negative, past_end)
 
 
 class _WindowReader:

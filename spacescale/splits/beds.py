@@ -13,7 +13,7 @@ from pathlib import Path
 
 from spacescale.errors import UserError
 from spacescale.files import write_text
-from spacescale.genome.aliases import describe_unknown, shorten
+from spacescale.genome.aliases import explain_unknown, shorten
 from spacescale.genome.intervals import Interval
 from spacescale.genome.text_files import decoded, numbered_lines, split_cells, whole_number
 
@@ -152,7 +152,7 @@ def _refuse_unknown(
         first = next(iter(lines.values()))
         row = next(columns for number, columns in rows if number == first)
         header = "" if whole_number(row[1]) is not None else " (a header line? begin it with #)"
-        raise UserError(f"{path}:{first}: {describe_unknown(lines, lengths, offer_auto)}{header}")
+        raise UserError(f"{path}:{first}: {explain_unknown(lines, lengths, offer_auto)}{header}")
 
 
 def _parse_row(

@@ -1,6 +1,7 @@
 """Which stretches of the genome belong to which split: the user's choice, or two contigs."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ import numpy as np
 
 from spacescale.errors import UserError
 from spacescale.genome import dna
-from spacescale.genome.aliases import describe_unknown
+from spacescale.genome.aliases import explain_unknown
 from spacescale.genome.intervals import Interval, tile
 from spacescale.genome.sequence_files import Genome
 from spacescale.splits.beds import bed_contigs, name_folds, read_split_bed, read_window_bed
@@ -112,7 +113,12 @@ def _from_random_blocks(
     if not common:
         raise UserError("random_blocks: no contig has coverage in every track")
     shares = shares_of(options.valid_share, options.test_share)
-    intervals = random_blocks(genome, common, block_bp, shares, options.split_seed)
+    try:
+        intervals = random_blocks(genome, common, block_bp, shares, options.split_seed)
+    except UserError as error:
+        smaller = _blocks_that_work(options, block_bp, span_bp, genome, common)
+        cure = f"; --random-blocks {smaller} works" if smaller else ""
+        raise UserError(f"{error}{cure}") from None
     settings: Settings = {
         "block_bp": block_bp,
         "seed": options.split_seed,
@@ -120,6 +126,22 @@ def _from_random_blocks(
         "test_share": options.test_share,
     }
     return SplitPlan(intervals, "random_blocks", settings)
+
+
+def _blocks_that_work(
+    options: SplitOptions, block_bp: int, span_bp: int, genome: Genome, common: Sequence[str]
+) -> int | None:
+    """Return the longest blocks that meet the shares, of 1/2, 1/4 … of the length.
+
+    They are whole targets; None if even blocks of one do not meet them.
+    """
+    shares = shares_of(options.valid_share, options.test_share)
+    spans = min(block_bp, 2 * max(genome.lengths[name] for name in common)) // span_bp
+    while spans := spans // 2:
+        with suppress(UserError):
+            random_blocks(genome, common, spans * span_bp, shares, options.split_seed)
+            return spans * span_bp
+    return None
 
 
 def _chrom_settings(options: SplitOptions) -> Settings:
@@ -157,7 +179,7 @@ def _refuse_unknown_chroms(
                 unknown.setdefault(name, f"--{split}-chroms")
     if unknown:
         where = ", ".join(dict.fromkeys(unknown.values()))
-        raise UserError(f"{where}: {describe_unknown(unknown, lengths, offer_auto)}")
+        raise UserError(f"{where}: {explain_unknown(unknown, lengths, offer_auto)}")
 
 
 def _hold_out_two_contigs(

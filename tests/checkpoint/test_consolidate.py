@@ -1,5 +1,6 @@
 """From a checkpoint's files to one plain model, and its export."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -153,6 +154,17 @@ def test_convert_takes_the_best_checkpoint_of_a_run(written, tmp_path):
     write_checkpoint(written.run, 9, score=0.4)
     convert(written.run, tmp_path / "export")
     assert read_export(tmp_path / "export")["trained"]["step"] == 7
+
+
+def test_files_of_an_export_have_the_permissions_that_the_umask_gives(written, tmp_path):
+    before = os.umask(0o027)  # other than the usual one, and than what a temporary file gets
+    try:
+        convert(written.checkpoint, tmp_path / "export")
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "export").iterdir() if path.is_file()]
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in files}
+    assert modes == {"config.json": "0o640", "model.safetensors": "0o640"}
 
 
 def test_convert_refuses_an_existing_folder_and_leaves_it_alone(written, tmp_path):

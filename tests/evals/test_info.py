@@ -204,7 +204,8 @@ def test_a_data_set_at_a_glance(datasets):
     assert [cells[:2] for cells in table if cells[0] == "cage"] == [["cage", "2"]]
     targets = np.stack([data.targets(row) for row in rows])
     above_0 = np.median((targets > 0).mean(axis=(0, 1)))
-    assert train[7] == f"{100 * above_0:.1f}"
+    assert train[5] == f"{100 * above_0:.1f}"  # no "measured": zeros hide it
+    assert any(line.startswith("zero-filled  ") for line in lines)
     codes = np.stack([data.sequence(row) for row in range(len(data))])
     gc = np.isin(codes, (1, 2)).sum(1) / (codes < 4).sum(1)
     assert f"bases        GC {np.median(gc):.3f} (" in text

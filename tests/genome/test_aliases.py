@@ -1,9 +1,13 @@
+import re
+
 import pytest
 
 from spacescale.errors import UserError
 from spacescale.genome.aliases import (
     auto_aliases,
+    describe_tried,
     describe_unknown,
+    explain_unknown,
     match_styles,
     read_aliases,
     suggest,
@@ -17,6 +21,11 @@ YEAST = {"chrI": 230_218, "chrII": 813_184, "chrM": 85_779}
     [
         ({"II": 813_184, "Mito": 85_779}, {"II": "chrII", "Mito": "chrM"}),
         ({"MT": 85_779, "CHRI": 230_218}, {"MT": "chrM", "CHRI": "chrI"}),
+        (
+            {"CHROMOSOME_II": 813_184, "CHROMOSOME_MtDNA": 85_779},  # as WormBase writes names
+            {"CHROMOSOME_II": "chrII", "CHROMOSOME_MtDNA": "chrM"},
+        ),
+        ({"Chromosome": 813_184}, {}),
         ({"II": 813_185}, {}),  # another assembly: the length differs
         ({"chrII": 813_184}, {}),  # no alias needed
         ({"2": 813_184}, {}),  # Roman numerals stay Roman
@@ -138,3 +147,30 @@ def test_a_public_table_of_another_genome_is_refused(tmp_path):
 def test_two_names_of_a_contig_and_quotes(tmp_path):
     (tmp_path / "aliases.txt").write_text('"II"\t"chrII"\n2 chrII\n')
     assert read_aliases(tmp_path / "aliases.txt", YEAST) == {"II": "chrII", "2": "chrII"}
+
+
+@pytest.mark.parametrize(
+    "name, length, expected",
+    [
+        ("NC_001133.9", 230_218, r"for NC_001133.9 it looks for NC_001133.9, in any case, .*"
+         r"\(its 230,218 bp are those of chrI\)"),
+        ("CHROMOSOME_X", None, "for CHROMOSOME_X it looks for X, in any case, .* without chr"),
+        ("chr2", 9, "for chr2 it looks for 2, in any case, .*, and not for a Roman numeral"),
+        ("II", 813_185, "II has 813,185 bp, chrII has 813,184"),
+        ("II", None, "II is chrII only if it has as many bp in the tracks"),
+    ],
+)  # fmt: skip
+def test_what_auto_tried_is_told(name, length, expected):
+    assert re.fullmatch(expected, describe_tried({name: length}, YEAST))
+
+
+def test_auto_tells_of_names_that_fit_twice_and_of_how_many_more_there_are():
+    assert describe_tried({"MT": 9}, {"chrM": 9, "Mito": 9}) == "MT may be any of chrM, Mito"
+    text = describe_tried(dict.fromkeys(["a", "b", "c"]), YEAST)
+    assert text.endswith("; and so on, 3 names in all") and "for c" not in text
+
+
+def test_unknown_names_are_told_what_auto_tried_unless_it_is_the_cure():
+    assert explain_unknown(["II"], YEAST, True).endswith("names that differ only in style")
+    assert "auto has no match: II is chrII only if" in explain_unknown(["II"], YEAST)
+    assert "auto has no match: for chr11 it" in explain_unknown(["chr11"], YEAST, True)

@@ -4,13 +4,17 @@ import bz2
 import gzip
 import io
 import lzma
+import re
+import shlex
 import tarfile
 import zipfile
 
 import pytest
 
 from spacescale.errors import UserError
+from spacescale.genome.coverage import open_coverage
 from spacescale.genome.file_kinds import kind_of, refuse_other_kinds
+from spacescale.genome.tracks import Track
 
 FASTA = b">chr1\nACGTACGT\n"
 
@@ -63,6 +67,37 @@ def test_files_of_other_kinds_are_named(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         refuse_other_kinds(path, "a BED file", {"gzip"})
+
+
+def bam(folder, name):
+    path = folder / name
+    path.write_bytes(gzip.compress(b"BAM\1" + bytes(20), mtime=0))
+    return path
+
+
+@pytest.mark.parametrize("name", ["my reads.bam", "reads.bw"])
+def test_a_bam_given_as_a_track_gets_the_command_that_makes_a_bigwig(tmp_path, name):
+    path = bam(tmp_path, name)
+    with pytest.raises(UserError) as caught:
+        open_coverage(path, Track(0, "rna", name, 0))
+    words = shlex.split(re.search(r"bamCoverage [^(]+", str(caught.value))[0])
+    assert words[words.index("-b") + 1] == str(path)
+    assert words[words.index("-o") + 1] == f"{path.stem}.bw"
+    assert "--filterRNAstrand forward" in str(caught.value)
+    assert f"-ibam {shlex.quote(str(path))} >" in str(caught.value)
+
+
+@pytest.mark.parametrize("content, first", [(b"CRAM\3\0", "view -b"), (b"@HD\tVN:1.6\n", "sort")])
+def test_crams_and_sams_become_bams_first(tmp_path, content, first):
+    path = tmp_path / "reads.bigwig"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"not a BigWig: samtools {first} .*bamCoverage .*\.bam"):
+        open_coverage(path, Track(0, "rna", path.name, 0))
+
+
+def test_reads_in_place_of_a_genome_get_no_advice_on_coverage(tmp_path):
+    with pytest.raises(UserError, match=r"is a BAM file of aligned reads, not a FASTA$"):
+        refuse_other_kinds(bam(tmp_path, "a.bam"), "a FASTA", {"gzip"})
 
 
 def test_what_is_accepted_within_gzip_is_to_be_unpacked(tmp_path):

@@ -386,3 +386,21 @@ def test_the_command(tar_form, tmp_path):
     done = run_here(VERIFY, tmp_path / "nothing")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {tmp_path / 'nothing'}: no such folder\n"
+
+
+def test_of_several_folders_each_is_reported_and_the_worst_is_the_status(copy, zarr_form, tmp_path):
+    other = zarr_form.parent
+    done = run_here(VERIFY, copy, other)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{copy}: sound, 0 errors, 0 warnings\n{zarr_form}: sound, ")
+    assert "checked 2 datasets in " in done.stdout
+    path = shard_of(copy, 1)
+    path.write_bytes(path.read_bytes()[:700])
+    # The unfit one first: what comes after it must not make it good.
+    done = run_here(VERIFY, copy, other)
+    assert done.returncode == 1
+    assert f"{copy}: unfit, " in done.stdout and f"{zarr_form}: sound, " in done.stdout
+    done = run_here(VERIFY, tmp_path / "nothing", copy, other, "--json")
+    assert (done.returncode, done.stderr.count("no such folder")) == (2, 1)
+    found = json.loads(done.stdout)
+    assert list(found) == [str(copy), str(zarr_form)] and found[str(copy)]

@@ -17,6 +17,11 @@ from spacescale.prepare.importers.source import ImportSource
 from spacescale.prepare.summary import print_summary
 from spacescale.prepare.work_folder import WorkFolder
 
+NO_PLACES = (
+    "--windows BED tells where the records lie (chrom start end split). Without it there are no "
+    "leakage reports and no longer contexts; --no-windows imports all the same"
+)
+
 
 def import_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     """Return a parser of the options of every import."""
@@ -57,10 +62,7 @@ def import_options(arguments: dict[str, Any]) -> ImportOptions:
     if arguments.pop("no_windows"):
         arguments["windows"] = None
     elif not arguments["windows"]:
-        raise UserError(
-            "--windows BED tells where the records lie (chrom start end split). Without it there "
-            "are no leakage reports and no longer contexts; --no-windows imports all the same"
-        )
+        raise UserError(NO_PLACES)
     arguments["tracks"] = track_names(arguments["tracks"])
     return ImportOptions(**arguments)
 

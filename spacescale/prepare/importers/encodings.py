@@ -68,17 +68,23 @@ def codes_from_one_hot(one_hot: np.ndarray) -> np.ndarray:
     return codes
 
 
-def decode_targets(stored: Feature, target_length: int, num_tracks: int) -> np.ndarray:
+def decode_targets(
+    stored: Feature, target_length: int, num_tracks: int, float_bytes: int | None = None
+) -> np.ndarray:
     """Return [target_length, num_tracks] of a float type, which the number of bytes tells.
 
-    Raises ValueError for any other size, and for bytes that are whole numbers.
+    float_bytes: of a float, where the sizes may be wrong: half the bins of twice the width would
+    pass for right. Raises ValueError for any other size, and for bytes that are whole numbers.
     """
     shape = (target_length, num_tracks)
     size = target_length * num_tracks
     if not isinstance(stored, bytes):
         if stored.size == size:
             return as_floats(stored.reshape(shape))
-    elif kind := _TARGET_TYPES.get(len(stored) // size if len(stored) % size == 0 else 0):
+    elif len(stored) % size == 0 and len(stored) // size in (
+        [float_bytes] if float_bytes else _TARGET_TYPES
+    ):
+        kind = _TARGET_TYPES[len(stored) // size]
         values = np.frombuffer(stored, dtype=kind).reshape(shape)
         _refuse_whole_numbers(values)
         return values

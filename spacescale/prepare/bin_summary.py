@@ -1,0 +1,124 @@
+"""What the bins of a track are like before any clip: what a person needs to choose its settings."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spacescale.genome.intervals import Interval
+from spacescale.genome.tracks import Track
+
+QUANTILES = (0.5, 0.99, 0.999)
+# A proposed clip removes at most this share of a track's signal.
+_REMOVED_BY_PROPOSAL = 0.01
+_SIGNIFICANT_DIGITS = 2
+
+
+@dataclass(frozen=True)
+class BinSummary:
+    """Of one track's bins in some windows, before clips and, but for `current`, before the scale.
+
+    measured: {split: bases of targets with a value}, those in two windows counted once, about.
+    zeros: share of the bases with a value whose value is 0. quantiles: at QUANTILES, of the bins
+    with a measured base; largest, place: of the highest of them, and largest_share of the signal,
+    which is the sum of the bins above 0, in bins that are as high. removed: the share of the signal
+    that the clip of the targets table takes away. clip, clip_removes: what would take little away,
+    None where every bin would be below it.
+    """
+
+    measured: dict[str, float]
+    zeros: float
+    quantiles: tuple[float, ...]
+    largest: float
+    place: str
+    largest_share: float
+    removed: float
+    clip: float | None
+    clip_removes: float
+
+    @classmethod
+    def of(
+        cls,
+        windows: Sequence[Interval],
+        bins: np.ndarray,
+        measured: np.ndarray,
+        zeros: int,
+        track: Track,
+    ) -> "BinSummary":
+        """Summarise bins, float32 [windows, bins], NaN where not measured.
+
+        measured: int [windows], bases with a value. zeros: how many of all these are 0.
+        """
+        of_split: dict[str, float] = {}
+        shares = new_shares(windows)
+        for window, share, bases in zip(windows, shares, measured.tolist(), strict=True):
+            of_split[window.split] = of_split.get(window.split, 0.0) + share * bases
+        known = bins[~np.isnan(bins)]
+        if not known.size:
+            none = (math.nan,) * len(QUANTILES)
+            return cls(of_split, math.nan, none, math.nan, "", 0.0, 0.0, None, 0.0)
+        row, column = divmod(int(np.nanargmax(bins)), bins.shape[1])
+        ascending = np.sort(known)
+        signal = ascending[np.searchsorted(ascending, 0, "right") :].astype(np.float64)
+        as_high = signal[np.searchsorted(signal, ascending[-1]) :]
+        clip, clip_removes = _gentle_clip(signal)
+        return cls(
+            measured=of_split,
+            zeros=zeros / int(measured.sum()),
+            quantiles=tuple(float(ascending[int(q * (known.size - 1))]) for q in QUANTILES),
+            largest=float(ascending[-1]),
+            place=_place(windows[row], column, bins.shape[1]),
+            largest_share=float(as_high.sum() / signal.sum()) if signal.size else 0.0,
+            removed=_removed(signal, track.clip) if track.clip else 0.0,
+            clip=clip,
+            clip_removes=clip_removes,
+        )
+
+
+def new_shares(windows: Sequence[Interval]) -> list[float]:
+    """Return the share of each window that the next one of its split does not hold again."""
+    following = [*windows[1:], None]
+    return [
+        min((after.start - window.start) / (window.end - window.start), 1.0)
+        if after is not None and (after.chrom, after.split) == (window.chrom, window.split)
+        else 1.0
+        for window, after in zip(windows, following, strict=True)
+    ]
+
+
+def bases_of_splits(windows: Sequence[Interval]) -> dict[str, float]:
+    """Return {split: bases of its targets}, those in two windows counted once."""
+    bases: dict[str, float] = {}
+    for window, share in zip(windows, new_shares(windows), strict=True):
+        bases[window.split] = bases.get(window.split, 0.0) + share * (window.end - window.start)
+    return bases
+
+
+def _removed(signal: np.ndarray, clip: float) -> float:
+    """Return the share of the sum of the bins, all above 0, that lies above the clip."""
+    return float(np.maximum(signal - clip, 0).sum() / signal.sum()) if signal.size else 0.0
+
+
+def _gentle_clip(ascending: np.ndarray) -> tuple[float | None, float]:
+    """Return a round clip that takes away at most 1 % of the signal, and what it takes.
+
+    ascending: float64, bins above 0.
+    """
+    if not ascending.size:
+        return None, 0.0
+    from_here = np.cumsum(ascending[::-1])[::-1]
+    above = np.arange(ascending.size, 0, -1)
+    limit = _REMOVED_BY_PROPOSAL * from_here[0]
+    # A clip at a bin takes from_here - above * bin away: more than the limit before `first`.
+    first = np.searchsorted(above * ascending - from_here, -limit)
+    enough = (from_here[first] - limit) / above[first]
+    step = 10.0 ** (math.floor(math.log10(enough)) + 1 - _SIGNIFICANT_DIGITS)
+    clip = float(f"{math.ceil(enough / step) * step:.{_SIGNIFICANT_DIGITS}g}")
+    return (clip, _removed(ascending, clip)) if clip < ascending[-1] else (None, 0.0)
+
+
+def _place(window: Interval, column: int, num_bins: int) -> str:
+    bin_bp = (window.end - window.start) // num_bins
+    start = window.start + column * bin_bp
+    return f"{window.chrom}:{start}-{start + bin_bp}"
