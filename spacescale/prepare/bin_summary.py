@@ -13,6 +13,7 @@ QUANTILES = (0.5, 0.99, 0.999)
 # A proposed clip removes at most this share of a track's signal.
 _REMOVED_BY_PROPOSAL = 0.01
 _SIGNIFICANT_DIGITS = 2
+_TAIL = 2**16  # bins from the highest on to look for it in, at first
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,20 @@ class BinSummary:
             none = (math.nan,) * len(QUANTILES)
             return cls(of_split, math.nan, none, math.nan, "", 0.0, 0.0, None, 0.0)
         row, column = divmod(int(np.nanargmax(bins)), bins.shape[1])
-        ascending = np.sort(known)
-        signal = ascending[np.searchsorted(ascending, 0, "right") :].astype(np.float64)
+        ascending = known
+        ascending.sort()  # in place: of a large genome it has a hundred megabytes
+        signal = ascending[np.searchsorted(ascending, 0, "right") :]
+        total = float(signal.sum(dtype=np.float64))
         as_high = signal[np.searchsorted(signal, ascending[-1]) :]
-        clip, clip_removes = _gentle_clip(signal)
+        clip, clip_removes = _gentle_clip(signal, total)
         return cls(
             measured=of_split,
             zeros=zeros / int(measured.sum()),
             quantiles=tuple(float(ascending[int(q * (known.size - 1))]) for q in QUANTILES),
             largest=float(ascending[-1]),
             place=_place(windows[row], column, bins.shape[1]),
-            largest_share=float(as_high.sum() / signal.sum()) if signal.size else 0.0,
-            removed=_removed(signal, track.clip) if track.clip else 0.0,
+            largest_share=float(as_high.sum(dtype=np.float64)) / total if signal.size else 0.0,
+            removed=_removed(signal, total, track.clip) if track.clip else 0.0,
             clip=clip,
             clip_removes=clip_removes,
         )
@@ -95,27 +98,30 @@ def bases_of_splits(windows: Sequence[Interval]) -> dict[str, float]:
     return bases
 
 
-def _removed(signal: np.ndarray, clip: float) -> float:
-    """Return the share of the sum of the bins, all above 0, that lies above the clip."""
-    return float(np.maximum(signal - clip, 0).sum() / signal.sum()) if signal.size else 0.0
+def _removed(ascending: np.ndarray, total: float, clip: float) -> float:
+    """Return the share of the total, the sum of the bins above 0, that lies above the clip."""
+    above = ascending[np.searchsorted(ascending, clip) :]
+    return (float(above.sum(dtype=np.float64)) - clip * above.size) / total if above.size else 0.0
 
 
-def _gentle_clip(ascending: np.ndarray) -> tuple[float | None, float]:
+def _gentle_clip(ascending: np.ndarray, total: float) -> tuple[float | None, float]:
     """Return a round clip that takes away at most 1 % of the signal, and what it takes.
 
-    ascending: float64, bins above 0.
+    ascending: float32, bins above 0; total: their sum.
     """
     if not ascending.size:
         return None, 0.0
-    from_here = np.cumsum(ascending[::-1])[::-1]
-    above = np.arange(ascending.size, 0, -1)
-    limit = _REMOVED_BY_PROPOSAL * from_here[0]
+    limit, size = _REMOVED_BY_PROPOSAL * total, _TAIL
+    while size < ascending.size and _removed(ascending, total, ascending[-size]) * total <= limit:
+        size *= 2
+    tail = ascending[-size:].astype(np.float64)
+    from_here, above = np.cumsum(tail[::-1])[::-1], np.arange(tail.size, 0, -1)
     # A clip at a bin takes from_here - above * bin away: more than the limit before `first`.
-    first = np.searchsorted(above * ascending - from_here, -limit)
+    first = np.searchsorted(above * tail - from_here, -limit)
     enough = (from_here[first] - limit) / above[first]
     step = 10.0 ** (math.floor(math.log10(enough)) + 1 - _SIGNIFICANT_DIGITS)
     clip = float(f"{math.ceil(enough / step) * step:.{_SIGNIFICANT_DIGITS}g}")
-    return (clip, _removed(ascending, clip)) if clip < ascending[-1] else (None, 0.0)
+    return (clip, _removed(ascending, total, clip)) if clip < ascending[-1] else (None, 0.0)
 
 
 def _place(window: Interval, column: int, num_bins: int) -> str:
