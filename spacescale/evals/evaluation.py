@@ -200,19 +200,19 @@ def _score_rows(
     replicas: list[Space],
     data: SpeciesData,
     rows: np.ndarray,
-    region: Region,
+    drawn: Collection[int],
     baselines: list[Baseline],
     options: Options,
     genes: GeneScores | None = None,
 ) -> Scored:
-    """Score these rows on all devices."""
+    """Score these rows on all devices; drawn: rows whose predictions are kept."""
     peak = peak_thresholds(data, rows) / trained.track_means(data.name)
     blocks = blocks_of(data, rows)
     with (
         tqdm(total=len(rows), unit="window", desc=data.name, disable=None) as bar,
         ThreadPoolExecutor(len(replicas)) as threads,
     ):
-        scoring = _Scoring(trained, data, region, baselines, blocks, peak, options, genes, bar)
+        scoring = _Scoring(trained, data, drawn, baselines, blocks, peak, options, genes, bar)
         shares = [rows[place :: len(replicas)] for place in range(len(replicas))]
         parts = [
             threads.submit(scoring.score, *part) for part in zip(replicas, shares, strict=True)
@@ -231,7 +231,7 @@ class _Scoring:
 
     trained: TrainedModel
     data: SpeciesData
-    region: Collection[int]
+    drawn: Collection[int]
     baselines: list[Baseline]
     blocks: Blocks
     peak: Tensor  # (T,), in track means
@@ -262,7 +262,7 @@ class _Scoring:
                 baselines[baseline.name].update(rows, baseline.predict(rows).to(device), target)
             add_expert_use(use, output)
             for row, x, y in zip(rows, prediction.cpu().numpy(), target.cpu().numpy(), strict=True):
-                if row in self.region:
+                if row in self.drawn:
                     predicted[row], observed[row] = x, y
                 if self.genes is not None:
                     self.genes.update(row, x, y)
