@@ -30,7 +30,7 @@ from spacescale.checkpoint.compatibility import lay_out
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.checkpoint.partitions import Partitions
 from spacescale.checkpoint.pieces import name_pieces
-from spacescale.checkpoint.probe import ask, probe_tensors
+from spacescale.checkpoint.probe import probe_tensors, take_probe
 from spacescale.config import Config, ModelConfig, RunConfig
 from spacescale.files import files_below, sha256, sync
 from spacescale.model.space import Space
@@ -118,7 +118,7 @@ def save_as_before(run: Run, turn: int) -> tuple[float, float]:
         for name, tensor in name_pieces(Partitions(run.engine).pieces()).items()
     }
     comm.on_all(lambda: save_file(tensors, folder / f"state-{comm.rank():05d}.safetensors"))
-    probe = ask(run.model, MODEL, torch.device("cpu"))
+    probe = take_probe(run.model, MODEL, torch.device("cpu"))
     comm.on_main(lambda: _complete_as_before(folder, run.model, probe_tensors(probe)))
     took = time.perf_counter() - began
     comm.on_main(lambda: shutil.rmtree(folder))

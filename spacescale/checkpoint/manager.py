@@ -32,7 +32,7 @@ from spacescale.checkpoint.pieces import (
     state_file,
 )
 from spacescale.checkpoint.probe import FILE as PROBE
-from spacescale.checkpoint.probe import Probe, ask, probe_tensors
+from spacescale.checkpoint.probe import Probe, probe_tensors, take_probe
 from spacescale.checkpoint.room import make_room_for_save, require_room_for_run
 from spacescale.checkpoint.saving import Saved, SaveUnderWay
 from spacescale.checkpoint.writing import HostCopy, Progress, Written, save_tensors
@@ -108,7 +108,7 @@ class CheckpointManager:
         probe = None
         if with_probe:
             with exact_weights(self.engine):
-                probe = ask(self.model, self.config.model, self.device)
+                probe = take_probe(self.model, self.config.model, self.device)
         files = comm.on_all(lambda: self._snapshot(probe))
         state = self._state(step, metrics, best_score) | dict(watches or {})
 

@@ -69,7 +69,7 @@ def probe_codes(config: ModelConfig) -> dict[str, Tensor]:
     }
 
 
-def ask(model: nn.Module, config: ModelConfig, device: torch.device) -> Probe:
+def take_probe(model: nn.Module, config: ModelConfig, device: torch.device) -> Probe:
     """Predictions for the probe in evaluation mode and float32; restores the model's mode."""
     experts: dict[str, Tensor] = {}
 

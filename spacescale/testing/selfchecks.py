@@ -14,7 +14,7 @@ from torch import Tensor
 from spacescale.checkpoint.consolidate import consolidate
 from spacescale.checkpoint.convert import convert
 from spacescale.checkpoint.pieces import StoredPieces
-from spacescale.checkpoint.probe import TOLERANCE, ask
+from spacescale.checkpoint.probe import TOLERANCE, take_probe
 from spacescale.dataset.loader import TrainingWindows
 from spacescale.errors import UserError
 from spacescale.files import sha256
@@ -333,8 +333,8 @@ def _compare_converted(bench: Bench, plain: Plain | None) -> list[Check]:
         return [Check(of_saved, float("inf"), TOLERANCE, str(error))]
     assert agreement is not None  # the last checkpoint of a run holds a probe
     model = Space.from_pretrained(export)
-    expected = ask(plain.model, model.config, bench.device).predictions
-    found = ask(model, model.config, torch.device("cpu")).predictions
+    expected = take_probe(plain.model, model.config, bench.device).predictions
+    found = take_probe(model, model.config, torch.device("cpu")).predictions
     errors = {
         name: float((found[name] - tensor).abs().max() / tensor.abs().max())
         for name, tensor in expected.items()

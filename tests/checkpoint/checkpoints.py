@@ -9,7 +9,7 @@ from made_up_checkpoints import seal, state_of
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.pieces import BUFFERS, Piece, buffers_of, name_pieces, state_file
 from spacescale.checkpoint.probe import FILE as PROBE
-from spacescale.checkpoint.probe import ask, probe_tensors
+from spacescale.checkpoint.probe import probe_tensors, take_probe
 from spacescale.checkpoint.writing import save_tensors
 from spacescale.config import Config, ModelConfig
 from spacescale.files import write_text
@@ -50,7 +50,7 @@ def write_run(run: Path, tracks: str = "index\tidentifier\n") -> Written:
     save_tensors(buffers_of(model), folder / BUFFERS)
     for species in MODEL.species:
         (folder / "tracks" / f"{species}.tsv").write_text(tracks.format(species))
-    save_tensors(probe_tensors(ask(model, MODEL, torch.device("cpu"))), folder / PROBE)
+    save_tensors(probe_tensors(take_probe(model, MODEL, torch.device("cpu"))), folder / PROBE)
     seal(folder, state_of(7, config=Config(model=MODEL).model_dump(mode="json")))
     write_text(folder.parent / "latest", folder.name)
     return Written(run, folder, model)

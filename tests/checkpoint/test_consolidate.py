@@ -19,10 +19,10 @@ from spacescale.checkpoint.convert import convert
 from spacescale.checkpoint.probe import (
     TOLERANCE,
     Probe,
-    ask,
     compare_with_probe,
     probe_tensors,
     read_probe,
+    take_probe,
 )
 from spacescale.checkpoint.writing import save_tensors
 from spacescale.errors import UserError
@@ -55,7 +55,7 @@ def test_counters_stay_integers(written):
 def test_load_space_gives_the_trained_predictions(written):
     model, config = load_space(written.checkpoint)
     assert config.model == MODEL and not model.training
-    found = ask(model, MODEL, torch.device("cpu"))
+    found = take_probe(model, MODEL, torch.device("cpu"))
     stored = read_probe(written.checkpoint / "probe.safetensors")
     assert stored.experts.keys() == {
         "transformer.0.moe.router.choose/0", "decoder.choose/0", "decoder.choose/1",
@@ -220,9 +220,9 @@ def on_the_edge(model: Space, gap: float) -> Space:
 def test_a_choice_that_turns_on_the_last_bit_is_counted_and_does_not_hide_the_rest(tmp_path):
     torch.manual_seed(3)
     model, path = Space(MODEL).eval(), tmp_path / "probe.safetensors"
-    saved = ask(on_the_edge(model, 1e-6), MODEL, torch.device("cpu"))
+    saved = take_probe(on_the_edge(model, 1e-6), MODEL, torch.device("cpu"))
     save_tensors(probe_tensors(saved), path)
-    turned = ask(on_the_edge(model, -1e-6), MODEL, torch.device("cpu"))
+    turned = take_probe(on_the_edge(model, -1e-6), MODEL, torch.device("cpu"))
     bee = saved.predictions["bee"]
     assert float((turned.predictions["bee"] - bee).abs().max() / bee.max()) > TOLERANCE
     found = compare_with_probe(path, model, MODEL)
@@ -235,7 +235,9 @@ def test_a_choice_that_turns_on_the_last_bit_is_counted_and_does_not_hide_the_re
 def test_another_choice_than_on_the_edge_is_refused(tmp_path):
     torch.manual_seed(3)
     model, path = Space(MODEL).eval(), tmp_path / "probe.safetensors"
-    save_tensors(probe_tensors(ask(on_the_edge(model, 1e-2), MODEL, torch.device("cpu"))), path)
+    save_tensors(
+        probe_tensors(take_probe(on_the_edge(model, 1e-2), MODEL, torch.device("cpu"))), path
+    )
     with pytest.raises(UserError, match=r"chooses other experts .* by 3\.33e-03 of the largest"):
         compare_with_probe(path, on_the_edge(model, -1e-2), MODEL)
 

@@ -192,10 +192,10 @@ import sys
 sys.modules["deepspeed"] = sys.modules["zarr"] = None  # importing them now fails
 import torch
 from safetensors.torch import save_file
-from spacescale.checkpoint.probe import ask
+from spacescale.checkpoint.probe import take_probe
 from spacescale.model import Space
 model = Space.from_pretrained(sys.argv[1])
-save_file(ask(model, model.config, torch.device("cpu")).predictions, sys.argv[2])
+save_file(take_probe(model, model.config, torch.device("cpu")).predictions, sys.argv[2])
 """
 
 
