@@ -361,7 +361,7 @@ FAULTS = {
         "spacescale/evals/intervals.py",
         "random = np.random.default_rng(SEED)",
         "random = np.random.default_rng()",
-        ("tests/evals/test_intervals.py",),
+        ("tests/evals/test_block_scores.py",),
     ),
     "genes are held against the other strand": Fault(
         "spacescale/evals/genes.py",
