@@ -191,6 +191,7 @@ class _State(BaseModel):
     validation_watch: _ValidationWatch = _ValidationWatch()
     losses_since_log: dict[str, _LossSum] = {}
     losses_since_validation: dict[str, _LossSum] = {}
+    validation_due: bool = False
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -89,12 +89,14 @@ class CheckpointManager:
         is_best: bool,
         with_probe: bool,
         watches: Mapping[str, Any] | None = None,
+        again: bool = False,
     ) -> None:
         """Begin to write the checkpoint of an optimiser step; `finish` or `advance` complete it.
 
         All ranks call it together, with no other save under way. `metrics` are the last
         validation's, `best_score` the best validation's so far, `watches` what those over training
-        go on from, by their names in the state.
+        go on from, by their names in the state. again: the checkpoint of this step stands there,
+        and is to be replaced by one that was validated.
 
         Training may go on when it returns, unless run.save_in_background is off: then the state
         must not change before `finish`. The previous checkpoint stays intact until the new one is
@@ -123,7 +125,7 @@ class CheckpointManager:
             step,
             is_best,
             write,
-            lambda written: self._complete(partial, final, written, is_best),
+            lambda written: self._complete(partial, final, written, is_best, again),
             began,
         )
 
@@ -180,13 +182,21 @@ class CheckpointManager:
         write_json(partial / "spacescale.json", state, indent=1)
 
     def _complete(
-        self, partial: Path, final: Path, written: Mapping[str, Written], is_best: bool
+        self,
+        partial: Path,
+        final: Path,
+        written: Mapping[str, Written],
+        is_best: bool,
+        again: bool,
     ) -> None:
         """Make what all ranks have written the newest checkpoint."""
         layout.write_manifest(partial, written)
-        if final.exists():  # of another line of steps, or damaged
-            logger.warning("%s: set aside as %s", final, found.set_aside(final).name)
+        aside = found.set_aside(final) if final.exists() else None
         partial.replace(final)
+        if aside and again:
+            found.remove(aside)
+        elif aside:  # of another line of steps, or damaged
+            logger.warning("%s: set aside as %s", final, aside.name)
         write_text(self.folder / "latest", final.name)
         if is_best:
             write_text(self.folder / "best", final.name)

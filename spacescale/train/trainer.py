@@ -70,6 +70,7 @@ class Trainer:
         self.gradient_order = GradientOrder(manager.model)
         self.track_means = {name: self._track_means(d) for name, d in data.datasets.items()}
         self.scores: dict[str, float] = {}  # of the last validation, and its step
+        self.validation_due = False  # a stop did not wait for that of the last step
         self.validations = ValidationWatch(config.run)
         self.since_log = IntervalLosses(list(data.datasets))
         self.since_validation = IntervalLosses(list(data.datasets))
@@ -99,6 +100,7 @@ class Trainer:
         self.since_log.restore(state.get("losses_since_log", {}))
         self.since_validation.restore(state.get("losses_since_validation", {}))
         self.steps.restore(state.get("step_watch", {}))
+        self.validation_due = state.get("validation_due", False)
         return state["step"]
 
     def fit(self, first_step: int) -> None:
@@ -127,6 +129,8 @@ class Trainer:
             )
             self.engine.train()
             self.record.begin_training()
+            if self.validation_due and not self._make_up_validation(first_step):
+                return
             for step in range(first_step, last):
                 if self.validations.early_stop:
                     break
@@ -134,14 +138,16 @@ class Trainer:
                 done = self.record.step = step + 1
                 if summary.save_ready:
                     self._announce_saved(self.manager.advance())
-                stopping, is_best = summary.stop_signal != 0, False
+                stop_signal, is_best = summary.stop_signal, False
                 if done % self.config.run.valid_every == 0 or done == last:
                     is_best = self._validate(done)
-                is_end = done == last or self.validations.early_stop is not None
-                if is_best or stopping or done % self.config.run.save_every == 0 or is_end:
-                    self._save(done, is_best, is_end, stopping)
-                if stopping:
-                    self._report_stop(summary.stop_signal, done)
+                    if self.validation_due:
+                        stop_signal = self._stop_signal()
+                is_end = self._is_end(done)
+                if is_best or stop_signal or done % self.config.run.save_every == 0 or is_end:
+                    self._save(done, is_best, stop_signal != 0)
+                if stop_signal:
+                    self._report_stop(stop_signal, done)
                     return
             self._report_done(last)
         finally:
@@ -253,12 +259,46 @@ class Trainer:
         left = self.throughput.time_left_s(self.config.optim.max_steps - step)
         self.progress.update(step, losses, self.throughput.windows_per_s, left, windows)
 
+    def _is_end(self, step: int) -> bool:
+        is_last = step == self.config.optim.max_steps and not self.validation_due
+        return is_last or self.validations.early_stop is not None
+
+    def _make_up_validation(self, step: int) -> bool:
+        """Score what a stop did not wait for, and save it; False where another came meanwhile."""
+        is_best = self._validate(step)
+        if self.validation_due:
+            self._report_stop(self._stop_signal(), step)
+            return False
+        self._save(step, is_best, waits=True, again=True)
+        return True
+
+    def _stop_signal(self) -> int:
+        """The signal that asks to stop, on whichever rank it came; 0 without one."""
+        return max(comm.gather(self.stop.signal or 0))
+
+    def _stop_asked(self) -> bool:
+        asked = torch.tensor(float(self.stop.signal is not None), device=self.device)
+        return bool(comm.add_over_ranks(asked) > 0)
+
     def _validate(self, step: int) -> bool:
-        """Score the validation windows; whether that is the best score so far."""
+        """Score the validation windows; whether that is the best score so far.
+
+        A stop does not wait for it: then it is due, and the run that goes on begins with it.
+        """
         self.engine.eval()
         batch_size = self.engine.train_micro_batch_size_per_gpu()
-        scores = validate(self.engine, self.data.datasets, self.config, batch_size, self.device)
+        scores = validate(
+            self.engine,
+            self.data.datasets,
+            self.config,
+            batch_size,
+            self.device,
+            self._stop_asked,
+        )
         self.engine.train()
+        self.validation_due = scores is None
+        if scores is None:
+            return False
         training = self.since_validation.take()
         scores |= self.validations.gaps(scores, training)
         self.scores = {"step": step} | scores
@@ -269,8 +309,9 @@ class Trainer:
         self.throughput.restart()
         return is_best
 
-    def _save(self, step: int, is_best: bool, is_end: bool, stopping: bool) -> None:
+    def _save(self, step: int, is_best: bool, waits: bool, again: bool = False) -> None:
         """Save beside what comes next; where nothing does, until the checkpoint is complete."""
+        is_end = self._is_end(step)
         began = time.perf_counter()
         self._announce_saved(self.manager.finish())
         scores = {n: v for n, v in self.scores.items() if not n.startswith("valid_experts/")}
@@ -281,10 +322,11 @@ class Trainer:
             "validation_watch": self.validations.state(),
             "losses_since_log": self.since_log.state(),
             "losses_since_validation": self.since_validation.state(),
+            "validation_due": self.validation_due,
         }
         best_score = self.validations.best_score
-        self.manager.save(step, scores, best_score, is_best, with_probe, watches)
-        waits = is_end or stopping or not run.save_in_background
+        self.manager.save(step, scores, best_score, is_best, with_probe, watches, again)
+        waits = waits or is_end or not run.save_in_background
         saved = self.manager.finish() if waits else None
         self.save_stall_s = time.perf_counter() - began
         self._announce_saved(saved)

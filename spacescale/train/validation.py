@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -43,7 +43,8 @@ def validate(
     config: Config,
     batch_size: int,
     device: torch.device,
-) -> dict[str, float]:
+    stop_asked: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
     """Score every species' first `run.valid_windows` validation windows, over all ranks.
 
     Returns the scores, named as they are logged, and which experts were used. The first two are
@@ -51,14 +52,35 @@ def validate(
     is training's, unweighted: Poisson per measured target, over all windows.
     Each rank takes `batch_size` windows at a time. The number is training's, which fits its memory.
     The model must be in evaluation mode. A species without validation windows is left out.
+
+    stop_asked: asked before each batch, with the same answer on all ranks; None is returned once
+    it is true.
     """
+    try:
+        return _scores(predict, datasets, config, batch_size, device, stop_asked)
+    except _Stopped:
+        return None
+
+
+class _Stopped(Exception):
+    """Somebody asked to stop."""
+
+
+def _scores(
+    predict: Predict,
+    datasets: dict[str, SpeciesData],
+    config: Config,
+    batch_size: int,
+    device: torch.device,
+    stop_asked: Callable[[], bool],
+) -> dict[str, float]:
     model, scalars = config.model, {}
     overall: dict[str, list[float]] = {VALIDATION_SCORE: [], VALIDATION_LOSS: []}
     use = empty_expert_use(model, device)
     for name, data in datasets.items():
         if not data.manifest.num_windows.get("valid"):
             continue
-        accuracy, loss = _score_species(predict, data, config, batch_size, device, use)
+        accuracy, loss = _score_species(predict, data, config, batch_size, device, stop_asked, use)
         log1p = float(accuracy.log1p.pearson().nanmean())
         overall[VALIDATION_SCORE].append(log1p)
         overall[VALIDATION_LOSS].append(loss)
@@ -84,6 +106,7 @@ def _score_species(
     config: Config,
     batch_size: int,
     device: torch.device,
+    stop_asked: Callable[[], bool],
     use: ExpertUse,
 ) -> tuple[TrackScores, float]:
     """A species' accuracy and its loss, over all ranks."""
@@ -102,7 +125,7 @@ def _score_species(
     local = score_split(
         predict,
         data.name,
-        _batches(data, mine, filler, config.model.seq_length, batch_size, device),
+        _batches(data, mine, filler, config.model.seq_length, batch_size, device, stop_asked),
         track_means,
         in_track_means,
         observe=observe,
@@ -130,11 +153,14 @@ def _batches(
     seq_length: int,
     batch_size: int,
     device: torch.device,
+    stop_asked: Callable[[], bool],
 ) -> Iterator[tuple[SpeciesBatch, Tensor]]:
-    """Windows to score, with weight 0 for those that only fill up."""
+    """Windows to score, with weight 0 for those that only fill up. Raises _Stopped."""
     weights = torch.tensor([1.0] * len(mine) + [0.0] * len(filler), device=device)
     batches = evaluation_batches(data, np.concatenate([mine, filler]), seq_length, batch_size)
     for batch, weight in zip(batches, weights.split(batch_size), strict=True):
+        if stop_asked():
+            raise _Stopped
         yield batch.to(device), weight
 
 

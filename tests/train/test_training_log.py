@@ -1,7 +1,7 @@
 """What two ranks log of every species, and the end of a run that no longer improves."""
 
 import pytest
-from logged_runs import EACH, INTERRUPTED_AT, STOPPED, train_all
+from logged_runs import EACH, IN_FIRST, IN_LAST, INTERRUPTED_AT, STOPPED, WHOLE, train_all
 from test_elasticity import write_data
 
 from spacescale.checkpoint import layout
@@ -84,3 +84,32 @@ def test_patience_is_spent_across_a_resume_and_ends_the_run_as_done(folder):
     last = folder / EACH / "checkpoints/step-00000008"
     assert layout.read_state(last)["validation_watch"]["not_better"] == 2
     assert (last / "probe.safetensors").exists()
+
+
+def records_of(folder):
+    """Everything that was logged and does not tell time, in order of steps."""
+    found = {}
+    for record in read_metrics(folder / "metrics.jsonl"):
+        kept = {k: v for k, v in record.items() if not k.startswith(("time", "speed/"))}
+        found.setdefault(record["step"], {}).update(kept)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        (IN_FIRST, [("stopped", 2), ("stopped", 2), ("done", 4)]),
+        (IN_LAST, [("stopped", 4), ("done", 4)]),
+    ],
+)
+def test_a_stop_does_not_wait_for_a_validation_which_is_made_up(folder, name, ends):
+    whole, stopped = folder / WHOLE, folder / name
+    assert [(r.end.cause, r.end.step) for r in runs(read_history(stopped))] == ends
+    assert records_of(stopped) == records_of(whole)
+    checkpoints = sorted(path.name for path in (whole / "checkpoints").iterdir())
+    assert sorted(path.name for path in (stopped / "checkpoints").iterdir()) == checkpoints
+    for step in (2, 4):
+        place = f"checkpoints/step-{step:08d}"
+        one, other = (layout.read_state(f / place) for f in (whole, stopped))
+        for key in ("metrics", "best_score", "validation_due", "losses_since_validation"):
+            assert one[key] == other[key], key
