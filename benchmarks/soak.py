@@ -85,10 +85,10 @@ def ranks(output: Path) -> list[int]:
     return found
 
 
-def kill_all(output: Path) -> None:
-    """Kill all processes of the run, also those that come up meanwhile."""
-    while pids := ranks(output):
-        for pid in pids:
+def kill_all(run: subprocess.Popen, output: Path) -> None:
+    """Kill all processes of the run, also those that come up meanwhile, and wait for its end."""
+    while run.poll() is None or ranks(output):
+        for pid in (run.pid, *ranks(output)):
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -135,8 +135,7 @@ def with_kills(output: Path, steps: int, kills: Iterable[Moment]) -> int:
             if run.poll() is not None:
                 raise SystemExit(f"ended, {run.returncode}, unkilled; {output.parent / 'log.txt'}")
             time.sleep(0.002 if moment.saving else 0.05)
-        kill_all(output)
-        run.wait()
+        kill_all(run, output)
         done += 1
         print(f"\rkill {done}", end="", file=sys.stderr, flush=True)
     if status := start(output, steps).wait():
@@ -173,8 +172,7 @@ def train_for(output: Path, hours: float, kill_every_min: float) -> list[tuple[f
         if run.poll() is not None:
             raise SystemExit(f"the run ended with status {run.poll()}; {output.parent / 'log.txt'}")
         if until < end:
-            kill_all(output)
-            run.wait()
+            kill_all(run, output)
             continue
         run.terminate()
         run.wait()
