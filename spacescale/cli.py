@@ -209,6 +209,18 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="bytes and FLOPs for programs")
     plan.set_defaults(run=_plan)
 
+    recommend = commands.add_parser(
+        "recommend", help="say how to train on given data sets here, why, and by which command"
+    )
+    recommend.add_argument(
+        "data", type=path_option, nargs="*", metavar="DATA", help="default: the embedded data"
+    )
+    recommend.add_argument(
+        "--minutes", type=float, help="of training (default: 20 on CPUs, 240 on GPUs)"
+    )
+    recommend.add_argument("--json", action="store_true", help="for programs")
+    recommend.set_defaults(run=_recommend)
+
     selfcheck = commands.add_parser(
         "selfcheck",
         help="check training on this machine; several processes: deepspeed spacescale/selfcheck.py",
@@ -365,6 +377,18 @@ def _plan(args: argparse.Namespace) -> None:
     print((as_json if args.json else as_text)(plan, measured))
 
 
+def _recommend(args: argparse.Namespace) -> None:
+    from spacescale.planning.recommend import recommend
+    from spacescale.planning.recommend_report import as_json, as_text
+    from spacescale.testing.embedded_data import embedded_data
+
+    if args.minutes is not None and not args.minutes > 0:
+        raise UserError(f"--minutes {args.minutes}: must be above 0")
+    given = [str(path) for path in args.data]
+    found = recommend(args.data or [embedded_data()], args.minutes, given)
+    print((as_json if args.json else as_text)(found))
+
+
 def _selfcheck(args: argparse.Namespace) -> int:
     return run_selfcheck(args, begin())
 
@@ -381,7 +405,7 @@ def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def main() -> int:
     """Entry point; returns the exit status: 2 for bad input, whose message goes to stderr."""
-    only_tells = sys.argv[1:2] in (["info"], ["plan"], ["status"])
+    only_tells = sys.argv[1:2] in (["info"], ["plan"], ["recommend"], ["status"])
     return console.run(_run, goes_on=not only_tells)
 
 

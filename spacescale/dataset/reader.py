@@ -137,6 +137,13 @@ class SpeciesData:
             )
         return np.flatnonzero(self.windows.split == split).astype(np.int64)
 
+    def distinct_bp(self, rows: np.ndarray) -> int:
+        """Return how many bases the targets of ascending rows cover, each counted once."""
+        span = self.bin_size * self.target_length
+        chrom, start = self.windows.chrom[rows], self.windows.start[rows]
+        further = np.minimum(np.diff(start), span)
+        return int(np.where(chrom[1:] == chrom[:-1], further, span).sum()) + span * bool(len(rows))
+
     def sequence(self, row: int, seq_length: int | None = None, shift: int = 0) -> np.ndarray:
         """Return the bases around the target of a row as codes (A0 C1 G2 T3 N4).
 

@@ -57,7 +57,7 @@ def describe_together(datasets: Sequence[SpeciesData]) -> str:
             [
                 data.name,
                 " + ".join(f"{count} {split}" for split, count in manifest.num_windows.items()),
-                f"{_distinct_bp(data, np.arange(len(data))) / 1e6:.2f}",
+                f"{data.distinct_bp(np.arange(len(data))) / 1e6:.2f}",
                 str(len(data.tracks)),
                 str(len({track.assay for track in data.tracks})),
                 f"{_bytes(manifest) / 2**20:.1f}",
@@ -122,14 +122,6 @@ def _in_split_order(targets: Mapping[str, TargetStatistics]) -> dict[str, Target
     return {split: targets[split] for split in [*known, *sorted(targets.keys() - set(known))]}
 
 
-def _distinct_bp(data: SpeciesData, rows: np.ndarray) -> int:
-    """Return how many bases the targets of ascending rows cover, each counted once."""
-    span = data.bin_size * data.target_length
-    chrom, start = data.windows.chrom[rows], data.windows.start[rows]
-    further = np.minimum(np.diff(start), span)
-    return int(np.where(chrom[1:] == chrom[:-1], further, span).sum()) + span * bool(len(rows))
-
-
 def _bytes(manifest: Manifest) -> int:
     return sum(entry.bytes for entry in manifest.files.values())
 
@@ -186,7 +178,7 @@ def _split_rows(data: SpeciesData, scan: Scan) -> list[list[str]]:
     measured_column = ["measured"] if told else []
     rows = [["split", "windows", "share", "Mbp", *measured_column, "above 0", "dead tracks"]]
     for split, count in data.manifest.num_windows.items():
-        megabases = f"{_distinct_bp(data, data.rows(split)) / 1e6:.2f}"
+        megabases = f"{data.distinct_bp(data.rows(split)) / 1e6:.2f}"
         row = [split, f"{count:,}", _percent(count / len(data)), megabases]
         statistics = scan.targets.get(split)
         if statistics:

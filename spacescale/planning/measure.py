@@ -52,7 +52,7 @@ def measure_plan(plan: RunPlan) -> Comparison:
     on_gpu = device.type == "cuda"
     precision = plan.precision if on_gpu else "fp32"
     alone = make_plan(plan.config, Layout(1, 0, 1), plan.windows, precision, on_gpu)
-    memory = _memory_bytes(device)
+    memory = memory_bytes(device)
     if alone.total_bytes > memory:
         raise UserError(
             f"--measure: one process would need {alone.total_bytes / 2**30:.1f} GiB at least; "
@@ -62,7 +62,8 @@ def measure_plan(plan: RunPlan) -> Comparison:
     return Comparison(alone, measure(plan.config, plan.windows, precision, device))
 
 
-def _memory_bytes(device: torch.device) -> int:
+def memory_bytes(device: torch.device) -> int:
+    """Return the memory of a GPU, or of this machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

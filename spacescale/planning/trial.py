@@ -1,0 +1,104 @@
+"""A few real training steps in this process, timed."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spacescale.config import Config
+from spacescale.dataset.batch import Batch
+from spacescale.dataset.loader import BatchesOnDevice, TrainingWindows, training_batches
+from spacescale.metrics.throughput import memory_gib
+from spacescale.model.losses import training_losses
+from spacescale.model.space import Space
+from spacescale.parallel import comm
+
+SECONDS, MOST_MICRO_STEPS = 6.0, 50  # after the first micro-step, which does not count
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What training took, in plain PyTorch: without DeepSpeed's own work and other processes."""
+
+    micro_step_s: float  # reading, forward and backward, of one micro-batch
+    optimiser_s: float  # clipping and AdamW
+    forward_window_s: float  # reading and forward, per window
+    micro_steps: int  # that were timed
+    memory_gib: float  # peak: of this process on CPUs, else allocated on the GPU
+    cpu_share: float  # of the cores' time that this process had; 1 on GPUs
+
+
+def try_out(config: Config, windows: TrainingWindows) -> Trial:
+    """Train a complete configuration on its own first micro-batches, for some seconds.
+
+    In bf16 where pretraining would choose it. Raises UserError for windows that cannot be read.
+    """
+    comm.share_cores()
+    device = comm.device()
+    torch.manual_seed(config.run.seed)
+    model = Space(config.model).to(device).train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.optim.lr)
+    read = training_batches(
+        windows, 0, MOST_MICRO_STEPS + 1, config.data.num_workers, device.type == "cuda"
+    )
+    batches = BatchesOnDevice(read, device)
+    means = _track_means(windows, device)
+    unmeasured = {n for n, d in windows.datasets.items() if d.manifest.missing == "nan"}
+
+    def forward(batch: Batch) -> Tensor:
+        with _autocast(device):
+            output = model({name: part.codes for name, part in batch.items()})
+        targets = {name: part.targets.float() / means[name] for name, part in batch.items()}
+        losses = training_losses(output, targets, config.loss, lambda x: x, unmeasured)
+        return torch.stack(list(losses.values())).sum()
+
+    def step() -> None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    forward(next(batches)).backward()
+    step()
+    taken = windows_read = 0
+    forward_s, began, processor = 0.0, _now(device), time.process_time()
+    start = began
+    for batch in batches:
+        loss = forward(batch)
+        forward_s += _now(device) - start
+        loss.backward()
+        start, taken = _now(device), taken + 1
+        windows_read += sum(len(part.codes) for part in batch.values())
+        if start - began > SECONDS:
+            break
+    processor = time.process_time() - processor
+    step()
+    on_cpu = device.type == "cpu"
+    return Trial(
+        micro_step_s=(start - began) / taken,
+        optimiser_s=_now(device) - start,
+        forward_window_s=forward_s / windows_read,
+        micro_steps=taken,
+        memory_gib=memory_gib(device),
+        cpu_share=processor / (start - began) / torch.get_num_threads() if on_cpu else 1.0,
+    )
+
+
+def _track_means(windows: TrainingWindows, device: torch.device) -> dict[str, Tensor]:
+    means = {n: torch.from_numpy(d.track_mean) for n, d in windows.datasets.items()}
+    return {n: torch.where(mean > 0, mean, 1.0).to(device) for n, mean in means.items()}
+
+
+def _autocast(device: torch.device):
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.autocast("cuda", torch.bfloat16)
+    return nullcontext()
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
