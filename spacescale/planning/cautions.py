@@ -19,9 +19,12 @@ def cautions(
     steps: int,
     order: SampleOrder,
     trial: Trial,
-    cores: int,
+    step_s: float,
 ) -> list[str]:
-    """Return a line for each thing that a person should know; epochs: of each species."""
+    """Return a line for each thing that a person should know; epochs: of each species.
+
+    step_s: what a step takes by the trial.
+    """
     lines = []
     for each in species:
         lines += _on_tracks(each) + _on_validation(each)
@@ -30,10 +33,11 @@ def cautions(
         lines.append(f"{steps} steps are hardly enough to learn from; give more --minutes")
     lines += _on_mutual_information(order)
     if trial.cpu_share < BUSY:
+        load, alone_s = os.getloadavg()[0], trial.cpu_share * step_s
         lines.append(
-            f"the machine is busy: the trial got {trial.cpu_share:.0%} of {cores} cores (load "
-            f"{os.getloadavg()[0]:.1f}). On a free one a step takes about that share of the time, "
-            "and as many more fit; ask again then"
+            f"the machine is busy (load {load:.1f}): the trial had {trial.cpu_share:.0%} of the "
+            f"cores' time. Alone, a step would take about {alone_s:.2g} s, and more of them would "
+            "fit; ask again when it is free"
         )
     return lines
 

@@ -12,21 +12,6 @@ from typing import TypeVar
 
 Number = TypeVar("Number", int, float)
 
-# What the rule of each setting rests on, in a line. GUESSES: no experiment has shown its numbers
-# yet; what is printed says so.
-BECAUSE = {
-    "preset": "larger ones are worth their size from more measured bins on",
-    "windows per step": "few for small data; at least 2 of each species",
-    "steps": "as many as the time allows, up to 40 epochs",
-    "warm-up": "a tenth of the steps",
-    "learning rate": "better than 1e-3 with space_tiny on human windows (4 a step, one seed)",
-    "dropout": "by measured bins",
-    "species balance": "1 reads all equally often, 0 by windows; 1 up to threefold differences",
-    "species weights": "none but 1 has been tried enough (loss.species_weight)",
-    "validation": "12 times, a checkpoint each",
-}
-GUESSES = frozenset(BECAUSE) - {"learning rate"}
-
 CPU_MINUTES, GPU_MINUTES = 20.0, 240.0  # of training, where --minutes does not say
 # A step under DeepSpeed by one of the trial: measured with space_tiny, one process on two cores.
 DEEPSPEED = 1.1
@@ -53,6 +38,21 @@ OVERFITTING_EPOCHS = 10.0  # of a species
 FEW_VALID_WINDOWS = 20
 FEW_MEASURED_BINS = 1_000  # of a track
 LITTLE_MEASURED = 0.5  # of a track's bins
+
+# What the rule of each setting rests on, in a line. GUESSES: no experiment has shown its numbers
+# yet; what is printed says so.
+BECAUSE = {
+    "preset": "larger ones are worth their size from more measured bins on",
+    "windows per step": f"few for small data; {WINDOWS_PER_SPECIES} of each species at least",
+    "steps": f"as many as the time allows, up to {MAX_EPOCHS} epochs",
+    "warm-up": f"{WARMUP_SHARE:.0%} of the steps, {MOST_WARMUP:,} at most",
+    "learning rate": "better than 1e-3 with space_tiny on human windows (4 a step, one seed)",
+    "dropout": "by measured bins",
+    "species balance": f"1 is all equally often, 0 by windows; 1 up to {EQUAL_UP_TO:g} to 1",
+    "species weights": "no other has been tried enough (loss.species_weight)",
+    "validation": f"{VALIDATIONS} times, a checkpoint each",
+}
+GUESSES = frozenset(BECAUSE) - {"learning rate"}
 
 
 def presets(measured_bins: float, on_gpu: bool) -> list[str]:

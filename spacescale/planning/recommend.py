@@ -135,9 +135,10 @@ def recommend(paths: list[Path], minutes: float | None, given: Sequence[str]) ->
     order = sample_order(config, train, micro, here.processes)
     trial = try_out(config, TrainingWindows(datasets, order, 0, config.model.seq_length, 0))
     valid = sum(min(s.windows.get("valid", 0), config.run.valid_windows) for s in facts)
+    step_s = step_seconds(trial, plan.accumulation)
     schedule = plan_schedule(
         60 * minutes,
-        step_seconds(trial, plan.accumulation),
+        step_s,
         trial.forward_window_s * valid / here.processes,
         recipe.most_steps(sum(train.values()), windows_a_step),
     )
@@ -166,7 +167,7 @@ def recommend(paths: list[Path], minutes: float | None, given: Sequence[str]) ->
         plan,
         trial,
         choices,
-        cautions(facts, epochs, schedule.steps, order, trial, here.cores),
+        cautions(facts, epochs, schedule.steps, order, trial, step_s),
         _command(preset, overrides, list(train), given, here),
     )
 
@@ -275,6 +276,10 @@ def _of_the_model(plan: RunPlan, final: Config, measured_bins: float, here: Here
     model, data = final.model, final.data
     where = f"{here.gpus} GPUs" if here.gpus > 1 else "one GPU" if here.gpus else "one process"
     micro_steps = f"{plan.accumulation} micro-steps" if plan.accumulation > 1 else "one micro-step"
+    of_species = [
+        _by_recipe("species balance", f"{data.species_balance:g}"),
+        _by_recipe("species weights", "1"),
+    ]
     return [
         _by_recipe(
             "preset",
@@ -293,8 +298,7 @@ def _of_the_model(plan: RunPlan, final: Config, measured_bins: float, here: Here
             f"{micro_steps} of {data.micro_batch_size} on {where}",
         ),
         _by_recipe("dropout", f"{model.dropout:g}"),
-        _by_recipe("species balance", f"{data.species_balance:g}"),
-        _by_recipe("species weights", "1"),
+        *(of_species if len(plan.config.model.species) > 1 else []),
     ]
 
 
