@@ -36,8 +36,8 @@ def cautions(
         load, alone_s = os.getloadavg()[0], trial.cpu_share * step_s
         lines.append(
             f"the machine is busy (load {load:.1f}): the trial had {trial.cpu_share:.0%} of the "
-            f"cores' time. Alone, a step would take {alone_s:.2g} s at most, and more of them would "
-            "fit; ask again when it is free"
+            f"cores' time. Alone, a step would take {alone_s:.2g} s at most, and more of them "
+            "would fit; ask again when it is free"
         )
     return lines
 

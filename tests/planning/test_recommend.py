@@ -101,7 +101,7 @@ def of_shape(bin_size, bins, seq_length, train=1):
 
 
 def test_inputs_are_cut_to_whole_bins_on_both_sides():
-    shape = fitting_shape({"a": of_shape(128, 112, 16_700), "b": of_shape(128, 112, 20_000)})  # pyright: ignore
+    shape = fitting_shape({"a": of_shape(128, 112, 16_800), "b": of_shape(128, 112, 20_000)})  # pyright: ignore
     assert shape["model.seq_length"] == 16_640
     build_config("space_demo", [f"{key}={value}" for key, value in shape.items()])
 
