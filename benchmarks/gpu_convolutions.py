@@ -45,10 +45,10 @@ def shapes(setting: Setting) -> dict[str, tuple[int, int, int, int, int]]:
     """Convolution → (windows, length, channels in, channels out, kernel)."""
     length, windows = setting.lengths[0], 1 if setting.toy else 4
     config = setting.config(length).model
-    half = config.dim // 2
+    width = config.stem_channels
     found = {
-        "stem k15": (windows, length, NUM_BASES, half, STEM_KERNEL),
-        "stem k1": (windows, length, half, half, 1),
+        "stem k15": (windows, length, NUM_BASES, width, STEM_KERNEL),
+        "stem k1": (windows, length, width, width, 1),
     }
     for i, (positions, c_in, c_out) in enumerate(tower_stages(config)):
         found[f"tower {i} k5"] = windows, positions, c_in, c_out, TOWER_KERNEL

@@ -41,6 +41,12 @@ class ModelConfig(_Section):
     target_length: int = Field(default=896, gt=0, description="bins predicted, centred")
     num_downsamples: int = Field(default=7, ge=2, description="halvings; a bin is 2**this bp")
     dim: int = Field(default=1536, gt=0, description="channels of the transformer")
+    stem_dim: int | None = Field(
+        default=None,
+        gt=0,
+        description="channels at single bases, where most of a small model's time goes; the conv "
+        "tower grows from there to dim. None = dim / 2 (published)",
+    )
     dim_divisible_by: int = Field(default=128, gt=0, description="rounding of tower channels")
     depth: int = Field(default=11, ge=1, description="transformer blocks")
     heads: int = Field(default=8, gt=0, description="attention heads")
@@ -104,6 +110,11 @@ class ModelConfig(_Section):
         default=(),
         description="stages whose activations are recomputed in the backward pass, not kept",
     )
+
+    @property
+    def stem_channels(self) -> int:
+        """Channels of the stem, from which the conv tower starts."""
+        return self.stem_dim or self.dim // 2
 
     @property
     def bin_size(self) -> int:

@@ -101,17 +101,19 @@ class Space(nn.Module):
             raise ValueError("model.species is empty; a model needs at least one species")
         self.config = config
         self.species = tuple(config.species)
-        half = config.dim // 2
+        width = config.stem_channels
         self.stem = nn.Sequential(
-            nn.Conv1d(NUM_BASES, half, 15, padding=7), ResidualConvBlock(half), AttentionPool(half)
+            nn.Conv1d(NUM_BASES, width, 15, padding=7),
+            ResidualConvBlock(width),
+            AttentionPool(width),
         )
         channels = tower_channels(
-            half, config.dim, config.num_downsamples - 1, config.dim_divisible_by
+            width, config.dim, config.num_downsamples - 1, config.dim_divisible_by
         )
         self.conv_tower = nn.Sequential(
             *(
                 nn.Sequential(ConvBlock(c_in, c, 5), ResidualConvBlock(c), AttentionPool(c))
-                for c_in, c in zip([half, *channels], channels, strict=False)
+                for c_in, c in zip([width, *channels], channels, strict=False)
             )
         )
         self.species_token: nn.Embedding | None = None

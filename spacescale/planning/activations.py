@@ -116,9 +116,9 @@ class _StageBytes:
 
 def _stem(at: _Setting) -> _StageBytes:
     """One-hot bases; their convolution, which is the residual block's input; the pool's."""
-    positions, half = at.batch * at.config.seq_length, at.config.dim // 2
+    positions, width = at.batch * at.config.seq_length, at.config.stem_channels
     bases = positions * NUM_BASES * at.product
-    kept = bases + positions * half * at.product + _pool(at, positions, half)
+    kept = bases + positions * width * at.product + _pool(at, positions, width)
     return _StageBytes("stem", [{"stem": kept}], inputs=positions * NUM_BASES * FLOAT)
 
 

@@ -86,11 +86,13 @@ def experts_per_track(config: ModelConfig) -> float:
 
 def tower_stages(config: ModelConfig) -> list[tuple[int, int, int]]:
     """(length, channels in, channels out) of each stage of the conv tower."""
-    half = config.dim // 2
-    channels = tower_channels(half, config.dim, config.num_downsamples - 1, config.dim_divisible_by)
+    width = config.stem_channels
+    channels = tower_channels(
+        width, config.dim, config.num_downsamples - 1, config.dim_divisible_by
+    )
     return [
         (config.seq_length >> (stage + 1), c_in, c_out)
-        for stage, (c_in, c_out) in enumerate(zip([half, *channels], channels, strict=False))
+        for stage, (c_in, c_out) in enumerate(zip([width, *channels], channels, strict=False))
     ]
 
 
@@ -100,10 +102,10 @@ def _products(rows: float, width_in: float, width_out: float) -> float:
 
 
 def _stem(config: ModelConfig, batch: int, executed: bool) -> StageFlops:
-    rows, half = batch * config.seq_length, config.dim // 2
-    first = _products(rows, NUM_BASES * STEM_KERNEL, half)
-    residual = _products(rows, half, half)
-    return StageFlops(first + residual + _pool(rows, half, executed), no_input_gradient=first)
+    rows, width = batch * config.seq_length, config.stem_channels
+    first = _products(rows, NUM_BASES * STEM_KERNEL, width)
+    residual = _products(rows, width, width)
+    return StageFlops(first + residual + _pool(rows, width, executed), no_input_gradient=first)
 
 
 def _conv_tower(config: ModelConfig, batch: int, executed: bool) -> StageFlops:

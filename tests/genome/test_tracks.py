@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from spacescale.errors import UserError
@@ -29,8 +31,8 @@ def read(tmp_path, text):
 
 def test_borzoi_header(tmp_path):
     plus, minus = read(tmp_path, BORZOI)
-    assert plus == Track(0, "c+", "c+.bw", 1, 768, 384, 1.0, "sum", "CAGE:liver", "cage",
-                         plus.covered, plus.mean)  # fmt: skip
+    plus = replace(plus, covered=0.5, mean=1.0)  # not known yet: NaN, which equals nothing
+    assert plus == Track(0, "c+", "c+.bw", 1, 768, 384, 1.0, "sum", "CAGE:liver", "cage", 0.5, 1.0)
     assert minus.strand_pair == 0
 
 

@@ -42,6 +42,7 @@ CASES = [
     (("model.batchnorm=per_species",), {"human": 1, "mouse": 1}, "fp32"),
     (("model.decoder=none",), {"human": 1}, "fp32"),
     (("model.decoder=none",), {"human": 4}, "fp32"),
+    (("model.stem_dim=16",), {"human": 4}, "fp32"),
     (("model.decoder=mlp", "model.tracks_num_experts=2"), {"human": 1}, "fp32"),
     (("model.species_num_experts=0", "model.species_token=false"), {"mouse": 4}, "fp32"),
     (("model.dropout=0", "model.attn_dropout=0"), {"human": 1}, "fp32"),
