@@ -1,4 +1,7 @@
-"""Standard output and error on any terminal, pipe or file: every character, closed pipes too."""
+"""Standard output and error on any terminal, pipe or file: every character, closed pipes too.
+
+And tables for them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import io
 import os
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO
 
@@ -100,3 +104,17 @@ def run(command: Callable[[], int], goes_on: bool = False, interrupted: str = "i
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return INTERRUPTED
+
+
+def aligned(rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+    """Return the rows as lines of columns; the columns of `left` begin, all others end together.
+
+    left: numbers of columns, -1 for the last. A row may lack its last cells.
+    """
+    columns = list(zip_longest(*rows, fillvalue=""))
+    at_left = {place % len(columns) for place in left}
+    padded = []
+    for place, column in enumerate(columns):
+        width, put = max(map(len, column)), str.ljust if place in at_left else str.rjust
+        padded.append([put(cell, width) for cell in column])
+    return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]

@@ -97,3 +97,13 @@ def test_an_interrupt_says_what_became_of_the_work(capsys):
 
     assert console.run(command, interrupted="interrupted, nothing written") == console.INTERRUPTED
     assert capsys.readouterr() == ("", "interrupted, nothing written\n")
+
+
+def test_columns_are_aligned_and_a_row_may_be_short():
+    rows = [("name", "n", "note"), ("a", "10"), ("longer", "2", "x")]
+    assert console.aligned(rows, left=(0, -1)) == [
+        "name     n  note",
+        "a       10",
+        "longer   2  x",
+    ]
+    assert console.aligned(rows)[2] == "longer   2     x"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spacescale.checkpoint import found, layout
+from spacescale.console import aligned
 from spacescale.errors import UserError
 from spacescale.files import describe_size, size_below
 from spacescale.parallel.run_folder import lock_run
@@ -76,12 +77,7 @@ def table(rows: Sequence[Row], verified: bool = False) -> str:
         score = "-" if row.score is None else f"{row.score:.4f}"
         size = describe_size(row.num_bytes)
         cells.append((row.path.name, _age(row.age_s), size, score, ", ".join(filter(None, state))))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for name, *numbers, state in cells:
-        aligned = (cell.rjust(width) for cell, width in zip(numbers, widths[1:4], strict=True))
-        lines.append("  ".join([name.ljust(widths[0]), *aligned, state]).rstrip())
-    return "\n".join(lines)
+    return "\n".join(aligned(cells, left=(0, -1)))
 
 
 def prune(run: Path, keep_last: int | None = None, set_aside: bool = False) -> list[Path]:

@@ -10,7 +10,7 @@ from zarr.codecs.numcodecs import PCodec
 from spacescale.dataset.schema import Codec
 
 GENOME_CHUNK_BP = 262_144
-GENOME_CHUNKS_PER_SHARD = 256
+GENOME_SHARD_BP = 256 * GENOME_CHUNK_BP
 
 
 @contextmanager

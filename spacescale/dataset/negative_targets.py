@@ -31,10 +31,9 @@ def refuse_negative_window(data: SpeciesData, row: int, targets: np.ndarray) -> 
     # As integers: a fifth of the time, and only -0 and NaN can look negative without being so.
     if targets.size and targets.view(np.int16).min() < 0 and (below := targets < 0).any():
         named = [data.tracks[i].identifier for i in np.flatnonzero(below.any(axis=0))]
-        windows = data.windows
-        place = f"{windows.chrom[row]}:{windows.start[row]}-{windows.end[row]}"
         raise _refusal(
-            f"{data.path}: row {row} ({place}) has targets below 0 in {_describe_tracks(named)}"
+            f"{data.path}: row {row} ({data.place(row)}) has targets below 0 in "
+            f"{_describe_tracks(named)}"
         )
 
 

@@ -67,7 +67,7 @@ def _read_checked(descriptor: int, offset: int, size: int) -> bytes:
 
 
 def _decode(content: bytes, codec: str) -> np.ndarray:
-    """Return float16 values as data/codecs.py has them compressed."""
+    """Return float16 values as `codecs.targets_codecs` has them compressed."""
     if codec == "pcodec":
         return np.asarray(PCodec().decode(content))
     plain = Zstd().decode(content) if codec == "zstd" else content

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from spacescale.dataset.augment import flip
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
+from spacescale.evals.baseline_input import bases_around
 from spacescale.genome import dna
 from spacescale.metrics.regression import PearsonMoments
 
@@ -109,12 +110,7 @@ def pieces_of(data: SpeciesData, rows: Sequence[int]) -> list[Piece]:
 
 def _codes(data: SpeciesData, piece: Piece, shift: int = 0) -> np.ndarray:
     """Bases of a piece and its context, uint8 (L,); N where the data set does not hold them."""
-    bins, bin_size = data.target_length + 2 * CONTEXT_BINS, data.bin_size
-    length = bins * bin_size
-    held = length if data.contig(piece.row).whole else min(length, data.seq_length)
-    codes = np.pad(
-        data.sequence(piece.row, held, shift), (length - held) // 2, constant_values=dna.N
-    )
+    codes, bin_size = bases_around(data, piece.row, CONTEXT_BINS, shift), data.bin_size
     first = piece.first * bin_size
     return codes[first : first + (piece.count + 2 * CONTEXT_BINS) * bin_size]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spacescale.console import aligned
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.schema import Manifest
 from spacescale.errors import UserError
@@ -69,7 +70,7 @@ def describe_together(datasets: Sequence[SpeciesData]) -> str:
     first = datasets[0]
     lines = [
         f"{len(datasets)} data sets; targets {first.target_length} bins of {first.bin_size} bp",
-        *_aligned(rows),
+        *aligned(rows),
     ]
     for data in datasets:
         if data.manifest.report.warnings:
@@ -256,18 +257,4 @@ def _percent(share: float) -> str:
 
 
 def _table(name: str, rows: list[list[str]]) -> list[str]:
-    return [f"{name if not i else '':<13}{line}" for i, line in enumerate(_aligned(rows))]
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Return lines: first column to the left, the others to the right."""
-    columns = max(len(row) for row in rows)
-    rows = [row + [""] * (columns - len(row)) for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(columns)]
-    return [
-        "  ".join(
-            f"{cell:<{width}}" if not i else f"{cell:>{width}}"
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return [f"{name if not i else '':<13}{line}" for i, line in enumerate(aligned(rows))]

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spacescale.dataset.reader import SpeciesData
+from spacescale.evals.baseline_input import bases_around
 from spacescale.genome import dna
 
 FLANK_BP = 128  # on either side of a bin, at least; a bin's length where that is more
@@ -35,6 +36,10 @@ class Features:
     name: str
     kinds: int
     ids: Callable[[np.ndarray], np.ndarray]
+
+    def of_row(self, data: SpeciesData, row: int) -> np.ndarray:
+        """Count in the bins of a row's target: float32 (N, 3 x kinds)."""
+        return self.of_window(bases_around(data, row, flank_bins(data.bin_size)), data.bin_size)
 
     def of_window(self, codes: np.ndarray, bin_size: int) -> np.ndarray:
         """Count in the bin, left and right of it: float32 (N, 3 x kinds).
@@ -100,21 +105,8 @@ class LinearBaseline:
 
     def predict(self, rows: Sequence[int]) -> Tensor:
         """Predict windows: float32 (B, N, T), in multiples of the track mean."""
-        counts = np.stack(
-            [
-                self.features.of_window(window_codes(self.data, row), self.data.bin_size)
-                for row in rows
-            ]
-        )
+        counts = np.stack([self.features.of_row(self.data, row) for row in rows])
         return torch.from_numpy(counts @ self.coefficients + self.intercept).expm1()
-
-
-def window_codes(data: SpeciesData, row: int) -> np.ndarray:
-    """Bases of a target and its flanks, uint8; N where the data set does not hold them."""
-    length = (data.target_length + 2 * flank_bins(data.bin_size)) * data.bin_size
-    held = length if data.contig(row).whole else min(length, data.seq_length)
-    missing = (length - held) // 2
-    return np.pad(data.sequence(row, held), missing, constant_values=dna.N)
 
 
 @dataclass
@@ -215,9 +207,7 @@ def _moments(
     with tqdm(total=len(rows), unit="window", desc=title, disable=None, leave=False) as bar:
         for first in range(0, len(rows), at_once):
             group = rows[first : first + at_once].tolist()
-            counts = np.concatenate(
-                [features.of_window(window_codes(data, row), data.bin_size) for row in group]
-            )
+            counts = np.concatenate([features.of_row(data, row) for row in group])
             targets = np.concatenate([data.targets(row) for row in group]).astype(np.float32)
             sums.add(np.pad(counts, ((0, 0), (1, 0)), constant_values=1), targets / track_means)
             bar.update(len(group))

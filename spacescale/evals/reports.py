@@ -1,7 +1,7 @@
-"""Accuracy as files others can read, and as a table for the terminal."""
+"""Accuracy as files others can read."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,17 +38,3 @@ def write_metrics_json(path: Path, payload: Any) -> None:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-
-
-def aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
-    """Return the cells in columns; those of `left` and the last, a note, begin at their left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    at_left = {*left, len(widths) - 1}
-    lines = (
-        "  ".join(
-            text.ljust(width) if i in at_left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spacescale.console import aligned
 from spacescale.dataset.reader import SpeciesData
 from spacescale.evals.genes import GeneResult
 from spacescale.evals.intervals import DRAWS, LEVEL, BlockScores, Interval
+from spacescale.evals.profile_baselines import PEAK_QUANTILE
 from spacescale.evals.region import Region
 from spacescale.evals.replicates import Replicates
-from spacescale.evals.reports import AccRow, aligned, write_acc_table, write_metrics_json
+from spacescale.evals.reports import AccRow, write_acc_table, write_metrics_json
 from spacescale.evals.trained_model import Splits
 from spacescale.metrics.routing import ExpertUse
 
@@ -30,7 +32,8 @@ DEFINITION = (
     "Pearson per track over all positions of the split's windows, then the mean over tracks; log1p "
     "of prediction and target in multiples of the track's training mean; intervals: "
     f"{LEVEL:.0%} of {DRAWS} draws of blocks of the genome with replacement; peaks: bins above the "
-    "0.95 quantile of the split; across tracks: correlation over an assay's tracks at each bin"
+    f"{PEAK_QUANTILE:g} quantile of the split; across tracks: correlation over an assay's tracks "
+    "at each bin"
 )
 
 
@@ -174,7 +177,7 @@ def summary(results: Sequence[SpeciesResult]) -> str:
         for row in rows
     ]
     notes = [*filter(None, map(not_beaten, rows)), *genes_table(results)]
-    return "\n".join([aligned([header, *cells], left=(0, 1)), *notes])
+    return "\n".join([*aligned([header, *cells], left=(0, 1, -1)), *notes])
 
 
 def genes_table(results: Sequence[SpeciesResult]) -> list[str]:
@@ -187,7 +190,7 @@ def genes_table(results: Sequence[SpeciesResult]) -> list[str]:
                 figures = (_mean(level, tracks), level[tracks].nanmedian(), _mean(within, tracks))
                 numbers = (f"{float(figure):.3f}" for figure in figures)
                 rows.append((result.data.name, assay, str(found.genes), *numbers, ""))
-    return ["", *aligned(rows, left=(0, 1)).splitlines()] if len(rows) > 1 else []
+    return ["", *aligned(rows, left=(0, 1))] if len(rows) > 1 else []
 
 
 def _with_interval(value: float, interval: Interval) -> str:

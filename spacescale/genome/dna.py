@@ -26,7 +26,7 @@ _LETTERS = _letter_table()
 _COMPLEMENT = np.array([T, G, C, A, N], dtype=np.uint8)
 
 
-def encode(sequence: str | bytes, name: str = "sequence") -> np.ndarray:
+def encode(sequence: str | bytes | bytearray, name: str = "sequence") -> np.ndarray:
     """Return the codes, uint8 [L], of a DNA string of L letters, upper or lower case.
 
     U is T. IUPAC ambiguity letters and X, a hard mask, become N. Any other character raises
@@ -35,19 +35,22 @@ def encode(sequence: str | bytes, name: str = "sequence") -> np.ndarray:
     return encode_counting(sequence, name)[0]
 
 
-def encode_counting(sequence: str | bytes, name: str = "sequence") -> tuple[np.ndarray, int]:
+def encode_counting(
+    sequence: str | bytes | bytearray, name: str = "sequence"
+) -> tuple[np.ndarray, int]:
     """Like `encode`, and also return how many ambiguity letters and X became N."""
     letters = sequence.encode("utf-8") if isinstance(sequence, str) else sequence
-    codes = np.frombuffer(bytearray(letters.translate(_LETTERS)), dtype=np.uint8)
-    ambiguous, masked = codes == _AMBIGUOUS, codes == _MASKED
-    num_ambiguous = int(np.count_nonzero(ambiguous))
+    # A chromosome has hundreds of megabytes: one array of its length at a time beside these two.
+    codes = np.frombuffer(bytearray(letters).translate(_LETTERS), dtype=np.uint8)
+    num_ambiguous = int(np.count_nonzero(codes == _AMBIGUOUS))
+    num_masked = int(np.count_nonzero(codes == _MASKED))
     _refuse_other_alphabets(letters, codes, num_ambiguous, name)
-    codes[ambiguous | masked] = N
-    return codes, num_ambiguous + int(np.count_nonzero(masked))
+    codes[codes > N] = N
+    return codes, num_ambiguous + num_masked
 
 
 def _refuse_other_alphabets(
-    letters: bytes, codes: np.ndarray, num_ambiguous: int, name: str
+    letters: bytes | bytearray, codes: np.ndarray, num_ambiguous: int, name: str
 ) -> None:
     invalid = np.flatnonzero(codes == _INVALID)
     foreign = invalid.size + num_ambiguous

@@ -60,11 +60,12 @@ class IntervalTrack:
 
         lengths: {name in the file: bp of that contig}.
         """
-        return {
-            name: self._ends[name][self._ends[name] > length] - np.uint32(length)
+        past = {
+            name: self._ends[name].astype(np.int64) - length
             for name, length in lengths.items()
             if name in self._ends
         }
+        return {name: by[by > 0] for name, by in past.items()}
 
 
 def read_bedgraph(path: Path) -> IntervalTrack:

@@ -85,7 +85,7 @@ def _encoded(path: Path) -> Iterator[tuple[str, np.ndarray, int]]:
         raise UserError(f"{path} holds no sequence")
 
 
-def _records(path: Path) -> Iterator[tuple[str, bytes]]:
+def _records(path: Path) -> Iterator[tuple[str, bytes | bytearray]]:
     if not path.is_file():
         raise UserError(f"no such FASTA or 2bit file: {path}")
     refuse_other_kinds(path, "a FASTA or 2bit file", {"gzip", "2bit"})
@@ -98,7 +98,7 @@ def _records(path: Path) -> Iterator[tuple[str, bytes]]:
     return _fasta_records(path, gzip.open if is_gzip(path) else Path.open)
 
 
-def _fasta_records(path: Path, opener) -> Iterator[tuple[str, bytes]]:
+def _fasta_records(path: Path, opener) -> Iterator[tuple[str, bytes | bytearray]]:
     try:
         with opener(path, "rb") as file:
             yield from _parse_fasta(path, file)
@@ -106,8 +106,8 @@ def _fasta_records(path: Path, opener) -> Iterator[tuple[str, bytes]]:
         raise UserError(f"{path} is a damaged or truncated gzip file ({error})") from error
 
 
-def _parse_fasta(path: Path, file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-    name, parts = None, []
+def _parse_fasta(path: Path, file: IO[bytes]) -> Iterator[tuple[str, bytes | bytearray]]:
+    name, letters = None, bytearray()
     for number, line in enumerate(_lines(file), start=1):
         if number == 1:
             line = line.removeprefix(_BYTE_ORDER_MARK)
@@ -115,17 +115,17 @@ def _parse_fasta(path: Path, file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
             continue
         if line.startswith(b">"):
             if name is not None:
-                yield name, b"".join(parts)
-            name, parts = _contig_name(path, number, line), []
+                yield name, letters
+            name, letters = _contig_name(path, number, line), bytearray()
         elif name is not None:
-            parts.append(line.rstrip())
+            letters += line.rstrip()
         elif line.strip():
             found = line.strip()[:20].decode("latin-1")
             raise UserError(
                 f"{path}:{number}: expected a FASTA header line '>name', found {found!r}"
             )
     if name is not None:
-        yield name, b"".join(parts)
+        yield name, letters
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:

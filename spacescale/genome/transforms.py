@@ -125,9 +125,10 @@ class Transform:
     def pooled(self, coverage: np.ndarray, track: Track) -> np.ndarray:
         """Return float32 [bins], what the clips of the track are compared with; as `bins`."""
         x = np.where(np.isnan(coverage), np.float32(0), coverage)
-        if self.scale_first:
-            x = x * np.float32(abs(track.scale))
-        with np.errstate(invalid="ignore"):
+        # What is beyond float32 becomes infinite, and is counted as beyond float16.
+        with np.errstate(invalid="ignore", over="ignore"):
+            if self.scale_first:
+                x = x * np.float32(abs(track.scale))
             x = self.pools[track.sum_stat.removeprefix(ABSOLUTE)](x)
         if np.isnan(x).any():
             raise UserError(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from spacescale.console import aligned
 from spacescale.genome.aliases import describe_tried, shorten
 from spacescale.genome.tracks import Track
 from spacescale.prepare.bin_summary import QUANTILES, BinSummary, bases_of_splits
@@ -77,20 +78,12 @@ def _table(rows: Looks, measured: Mapping[int, float]) -> list[str]:
                 better if _needs_clip(track, look) else "",
             ]
         )
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = [
-        "  ".join(
-            f"{cell:<{width}}" if i == 0 else f"{cell:>{width}}"
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in cells
-    ]
     more = [f"… and {len(rows) - _MOST_ROWS} more tracks"] if len(rows) > _MOST_ROWS else []
-    return [f"  {line.rstrip()}" for line in [*lines, *more]]
+    return [f"  {line}" for line in [*aligned(cells), *more]]
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}" if abs(value) < 1e4 or math.isinf(value) else f"{value:,.0f}"
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:.3g}"
 
 
 def _percent(share: float) -> str:

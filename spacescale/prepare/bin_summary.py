@@ -22,8 +22,9 @@ class BinSummary:
 
     measured: {split: bases of targets with a value}, those in two windows counted once, about.
     zeros: share of the bases with a value whose value is 0. quantiles: at QUANTILES, of the bins
-    with a measured base; largest, place: of the highest of them, and largest_share of the signal,
-    which is the sum of the bins above 0, in bins that are as high. removed: the share of the signal
+    with a measured base, infinite ones as float32's largest; largest, place: of the highest of
+    them, and largest_share of the signal, which is the sum of the bins above 0, in bins that are
+    as high. removed: the share of the signal
     that the clip of the targets table takes away. clip, clip_removes: what would take little away,
     None where every bin would be below it.
     """
@@ -60,8 +61,9 @@ class BinSummary:
             none = (math.nan,) * len(QUANTILES)
             return cls(of_split, math.nan, none, math.nan, "", 0.0, 0.0, None, 0.0)
         row, column = divmod(int(np.nanargmax(bins)), bins.shape[1])
-        ascending = known
-        ascending.sort()  # in place: of a large genome it has a hundred megabytes
+        # In place: of a large genome it has a hundred megabytes. Sums beyond float32 are infinite.
+        ascending = np.nan_to_num(known, copy=False)
+        ascending.sort()
         signal = ascending[np.searchsorted(ascending, 0, "right") :]
         total = float(signal.sum(dtype=np.float64))
         as_high = signal[np.searchsorted(signal, ascending[-1]) :]

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from spacescale.dataset.schema import Contig, Storage
+from spacescale.files import failed_writes_explained
 from spacescale.genome.sequence_files import Genome, read_genome
 from spacescale.genome.tracks import Track
 from spacescale.prepare.advice import advice
@@ -61,11 +62,15 @@ class Estimate:
 def estimate(options: DatasetOptions) -> Estimate:
     """Plan a dataset, and read and compress a sample of it in the system's temporary folder.
 
-    Raises UserError as `make_dataset` does for files that do not fit.
+    Raises UserError as `make_dataset` does for files that do not fit, and where that folder is
+    full.
     """
     start = time.perf_counter()
     tracks = read_tracks_table(options)
-    with TemporaryDirectory(prefix="spacescale-plan-") as name:
+    with (
+        TemporaryDirectory(prefix="spacescale-plan-") as name,
+        failed_writes_explained(Path(name).parent),
+    ):
         folder = Path(name)
         genome = read_genome(options.fasta, folder / "codes")
         plan = make_plan(options, genome, tracks)

@@ -89,6 +89,15 @@ def _write_shard(work: WorkFolder, scratch: Scratch, shard: int, rows: np.ndarra
     write_json(work.shard(shard), file_entry(file).model_dump())
 
 
+def refuse_emptied_splits(windows: Sequence[Interval], rows: np.ndarray) -> None:
+    """Raise UserError where none of a split's windows is among `rows`, those that a track has."""
+    kept = {windows[row].split for row in rows.tolist()}
+    if empty := [split for split in windows_per_split(windows) if split not in kept]:
+        raise UserError(
+            f"split {', '.join(empty)} has no window left: no track has a value in any of them"
+        )
+
+
 def complete(
     shards: Shards,
     options: OutputOptions,

@@ -7,7 +7,6 @@ so a killed run continues; nothing in the result depends on that or on the numbe
 """
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
@@ -39,7 +38,7 @@ from spacescale.prepare.jobs import Notify, local_workers, run_rest
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.plan import DatasetPlan, make_plan, track_path
 from spacescale.prepare.scratch import Scratch
-from spacescale.prepare.shards import Shards, complete, publish
+from spacescale.prepare.shards import Shards, complete, publish, refuse_emptied_splits
 from spacescale.prepare.track_reader import ReadTrack, WindowMasks, read_track, source_of
 from spacescale.prepare.work_folder import WorkFolder, locked_exclusively, locked_shared, request_of
 from spacescale.prepare.writer import place_contigs, write_genome
@@ -274,7 +273,7 @@ class _Layout:
         rows = np.arange(scratch.num_windows)
         if options.missing == "nan":
             rows = np.flatnonzero(scratch.measured())
-            _refuse_emptied_splits(plan, rows)
+            refuse_emptied_splits(plan.windows, rows)
             dropped = scratch.num_windows - rows.size
             plan = replace(
                 plan,
@@ -282,14 +281,6 @@ class _Layout:
                 report=plan.report.model_copy(update={"dropped_unmeasured": dropped}),
             )
         return cls(plan, prepared.contigs, Shards(work, scratch, options.storage, rows))
-
-
-def _refuse_emptied_splits(plan: DatasetPlan, rows: np.ndarray) -> None:
-    kept = Counter(plan.windows[row].split for row in rows.tolist())
-    if empty := [split for split in plan.num_windows() if not kept[split]]:
-        raise UserError(
-            f"split {', '.join(empty)} has no window left: no track has a value in any of them"
-        )
 
 
 def _finish(

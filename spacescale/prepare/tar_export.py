@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, BinaryIO
 
 from tqdm import tqdm
@@ -63,8 +63,8 @@ def export_webdataset(
     if workers < 1:
         raise UserError(f"workers {workers} must be at least 1")
     data = SpeciesData.open(source)
-    if target.resolve() == data.path.resolve():
-        raise UserError(f"{target} is the dataset itself: give another --out")
+    if target.resolve().is_relative_to(data.path.resolve()):
+        raise UserError(f"{target} is the dataset itself, or lies in it: give another --out")
     data.verify()
     refuse_existing(target, overwrite)
     with new_folder(target, replace=overwrite) as folder:
@@ -98,7 +98,7 @@ def _copy_shared(source: Path, folder: Path) -> None:
 def _refuse_changed(data: SpeciesData, files: Mapping[str, FileEntry]) -> None:
     """Compare the copies of the shared files with what the source's manifest says of them."""
     for name, entry in data.manifest.files.items():
-        if files.get(name, entry) != entry:
+        if PurePath(name).parts[0] in _SHARED and files.get(name) != entry:
             raise UserError(f"{data.path / name} was not copied unharmed: run the command again")
 
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from spacescale.dataset.codecs import (
     GENOME_CHUNK_BP,
-    GENOME_CHUNKS_PER_SHARD,
+    GENOME_SHARD_BP,
     codec_warning_ignored,
     genome_codecs,
     targets_codecs,
@@ -29,8 +29,6 @@ from spacescale.dataset.schema import (
 from spacescale.files import new_folder, write_text
 from spacescale.genome.intervals import Interval
 from spacescale.genome.tracks import Track, write_tracks
-
-_GENOME_SHARD_BP = GENOME_CHUNK_BP * GENOME_CHUNKS_PER_SHARD
 
 
 class TargetRows(Protocol):
@@ -101,14 +99,14 @@ def write_genome(folder: Path, contigs: Sequence[Contig], codes: Iterable[np.nda
         shape=(sum(contig.length for contig in contigs),),
         dtype=np.uint8,
         chunks=(GENOME_CHUNK_BP,),
-        shards=(_GENOME_SHARD_BP,),
+        shards=(GENOME_SHARD_BP,),
         **genome_codecs(),
         fill_value=255,
         config={"write_empty_chunks": True},
         dimension_names=("base",),
     )
     # Shard by shard, because a shard that is written in two parts is read back and compressed anew.
-    shard, filled, start = np.empty(min(_GENOME_SHARD_BP, array.shape[0]), np.uint8), 0, 0
+    shard, filled, start = np.empty(min(GENOME_SHARD_BP, array.shape[0]), np.uint8), 0, 0
     for contig, bases in zip(contigs, codes, strict=True):
         assert contig.offset == start + filled and contig.length == bases.size
         taken = 0

@@ -55,8 +55,10 @@ def homology_leaks(
     match_names: contig names of the files, as `NamedRegions` has them. tell: called with a line for
     each data set that lacks contigs of the files, whose homology is passed over. One entry for each
     direction and held-out split, of 0 windows, too. Raises UserError for files that cannot be read
-    or do not belong to the datasets.
+    or do not belong to the datasets, and a min_aligned below 1, which every window would reach.
     """
+    if min_aligned < 1:
+        raise UserError(f"min_aligned {min_aligned} must be at least 1")
     targets = {
         name: _Targets(data, (aliases or {}).get(name), match_names)
         for name, data in datasets.items()
@@ -141,8 +143,7 @@ class _Targets:
     def _leak(
         self, split: str, other: str, rows: np.ndarray, bases: np.ndarray, min_aligned: int
     ) -> HomologyLeak:
-        windows, worst = self.data.windows, int(rows[bases.argmax()])
-        place = f"{windows.chrom[worst]}:{windows.start[worst]}-{windows.end[worst]}"
+        place = self.data.place(int(rows[bases.argmax()]))
         leaking = int(np.count_nonzero(bases >= min_aligned))
         return HomologyLeak(
             self.data.name, split, other, leaking, rows.size, int(bases.max()), place

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spacescale.console import aligned
 from spacescale.dataset.reader import SpeciesData
-from spacescale.evals.reports import aligned
 from spacescale.evals.track_prediction import TrackScores, nonzero_means
 from spacescale.metrics.regression import summarise_by_assay
 from spacescale.testing.simulated_genomes import expected_signal
@@ -58,4 +58,4 @@ def share_of_possible(datasets: Iterable[SpeciesData], metrics: Path) -> str:
             for row in found["assays"]
             if row["species"] == data.name and row["assay"] in possible
         ]
-    return aligned(rows, left=(0, 1))
+    return "\n".join(aligned(rows, left=(0, 1)))

@@ -19,8 +19,9 @@ def verify(path: Path, workers: int = 1) -> dict[Path, list[Finding]]:
     """Check a species folder, or a folder of them and that they fit together.
 
     Returns {species folder: findings}, no finding being good. Reads every file twice, once for
-    the checksum and once for the content; memory is bounded by one window per process and a few
-    numbers per track and window. Raises UserError when there is no species folder.
+    the checksum and once for the content. Each process holds one window, a few numbers per track
+    and window, and the bases of a genome of at most 256 MiB. Raises
+    UserError when there is no species folder.
     """
     found = {
         folder: [error("manifest", folder / MANIFEST, "is missing: copy the dataset again")]

@@ -16,7 +16,7 @@ from spacescale.errors import UserError
 from spacescale.genome import dna
 from spacescale.genome.aliases import shorten
 from spacescale.prepare.jobs import local_workers, run_jobs
-from spacescale.verify.files import bases_at, window_name
+from spacescale.verify.files import bases_at, row_name
 from spacescale.verify.findings import Finding, error, warning
 from spacescale.verify.statistics import BaseContent, TargetStatistics
 
@@ -67,7 +67,7 @@ def _scan(data: SpeciesData, rows: np.ndarray) -> Scan:
     content = BaseContent(rows, *np.full((2, len(rows)), np.nan))
     scan = Scan(bases=[content])
     for position, row in enumerate(rows.tolist()):
-        place = window_name(data.windows, row)
+        place = row_name(data, row)
         try:
             codes = data.sequence(row)
         except UserError as problem:
@@ -106,7 +106,7 @@ def _check_stored_sequence(
     data: SpeciesData, store: TarTargets, row: int, codes: np.ndarray
 ) -> Iterator[Finding]:
     """Compare the sequence beside the targets with that of the genome."""
-    path, place = store.file_of(row), window_name(data.windows, row)
+    path, place = store.file_of(row), row_name(data, row)
     try:
         if not np.array_equal(store.sequence(row), codes):
             yield error("sequence", path, "holds another sequence than genome", place)
@@ -153,7 +153,7 @@ def check_bases(data: SpeciesData, bases: list[BaseContent]) -> Iterator[Finding
 
 
 def _window_names(data: SpeciesData, rows: np.ndarray) -> str:
-    return shorten([window_name(data.windows, int(row)) for row in np.sort(rows)])
+    return shorten([row_name(data, int(row)) for row in np.sort(rows)])
 
 
 def check_targets(data: SpeciesData, targets: dict[str, TargetStatistics]) -> Iterator[Finding]:

@@ -10,13 +10,9 @@ import numpy as np
 import zarr
 from tqdm import tqdm
 
-from spacescale.dataset.codecs import (
-    GENOME_CHUNK_BP,
-    GENOME_CHUNKS_PER_SHARD,
-    codec_warning_ignored,
-)
+from spacescale.dataset.codecs import GENOME_SHARD_BP, codec_warning_ignored
 from spacescale.dataset.folder import file_fault, unexpected_files
-from spacescale.dataset.reader import SpeciesData, Windows
+from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.schema import MANIFEST, Contig, Manifest
 from spacescale.dataset.tar_targets import (
     ENDINGS,
@@ -32,10 +28,10 @@ from spacescale.files import stray_files
 from spacescale.genome.aliases import shorten
 from spacescale.genome.intervals import split_hash
 from spacescale.prepare.tar_export import describe_window
+from spacescale.prepare.writer import num_shards, shard_file
 from spacescale.splits.leakage import split_overlaps
 from spacescale.verify.findings import Finding, error, warning
 
-_GENOME_SHARD_BP = GENOME_CHUNK_BP * GENOME_CHUNKS_PER_SHARD
 _SHARD_OF_TARGETS = re.compile(rf"targets/c/(\d+)/0/0|{SHARDS}/targets-(\d+)\.tar")
 _SHARD_OF_GENOME = re.compile(r"genome/c/(\d+)")
 
@@ -62,18 +58,13 @@ def check_files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
 
 def expected_files(manifest: Manifest) -> set[str]:
     """Return the files that a dataset of these counts consists of, without the manifest."""
-    num_windows, per_shard = sum(manifest.num_windows.values()), manifest.storage.windows_per_shard
-    num_shards = -(-num_windows // per_shard)
+    shards = range(num_shards(sum(manifest.num_windows.values()), manifest.storage))
     genome_bp = sum(contig.length for contig in manifest.contigs)
     names = {"zarr.json", "windows.bed", "tracks.tsv", "genome/zarr.json"}
-    names |= {f"genome/c/{shard}" for shard in range(-(-genome_bp // _GENOME_SHARD_BP))}
+    names |= {f"genome/c/{shard}" for shard in range(-(-genome_bp // GENOME_SHARD_BP))}
     if manifest.storage.format == "webdataset":
-        return (
-            names
-            | {f"{SHARDS}/{INDEX}"}
-            | {f"{SHARDS}/{shard_name(shard)}" for shard in range(num_shards)}
-        )
-    return names | {"targets/zarr.json"} | {f"targets/c/{i}/0/0" for i in range(num_shards)}
+        return names | {f"{SHARDS}/{name}" for name in (INDEX, *map(shard_name, shards))}
+    return names | {"targets/zarr.json", *map(shard_file, shards)}
 
 
 def content_of(name: str, manifest: Manifest) -> str:
@@ -84,8 +75,8 @@ def content_of(name: str, manifest: Manifest) -> str:
         last = min(first + per_shard, sum(manifest.num_windows.values())) - 1
         return f"rows {first} to {last}"
     if found := _SHARD_OF_GENOME.fullmatch(name):
-        start = int(found[1]) * _GENOME_SHARD_BP
-        return bases_at(start, start + _GENOME_SHARD_BP, manifest.contigs)
+        start = int(found[1]) * GENOME_SHARD_BP
+        return bases_at(start, start + GENOME_SHARD_BP, manifest.contigs)
     return ""
 
 
@@ -123,12 +114,12 @@ def _check_windows(data: SpeciesData) -> Iterator[Finding]:
     for row in np.flatnonzero(windows.end - windows.start != span):
         length = windows.end[row] - windows.start[row]
         what = f"is {length} bp long, a target of {data.target_length} bins is {span}"
-        yield error("windows", path, what, window_name(windows, int(row)))
+        yield error("windows", path, what, row_name(data, int(row)))
     for row in range(len(data)):
         try:
             data.contig(row)
         except UserError as problem:
-            yield error("windows", path, str(problem), window_name(windows, row))
+            yield error("windows", path, str(problem), row_name(data, row))
     names = dict.fromkeys(contig.name for contig in manifest.contigs)
     order = {name: number for number, name in enumerate(names)}
     places = [
@@ -142,7 +133,7 @@ def _check_windows(data: SpeciesData) -> Iterator[Finding]:
             what = "comes after a window that lies behind it"
         else:
             continue
-        yield error("windows", path, what, window_name(windows, row))
+        yield error("windows", path, what, row_name(data, row))
     counts = dict(Counter(windows.split.tolist()))
     if counts != manifest.num_windows:
         what = (
@@ -187,9 +178,9 @@ def _check_tracks(data: SpeciesData) -> Iterator[Finding]:
             yield error("tracks", path, what, track.identifier)
 
 
-def window_name(windows: Windows, row: int) -> str:
+def row_name(data: SpeciesData, row: int) -> str:
     """Return row and place of a window."""
-    return f"row {row} ({windows.chrom[row]}:{windows.start[row]}-{windows.end[row]})"
+    return f"row {row} ({data.place(row)})"
 
 
 def check_layout(data: SpeciesData) -> Iterator[Finding]:
@@ -247,7 +238,7 @@ def _compare_members(
         return
     for row in rows:
         described, sequence, targets = (found[f"{sample_key(row)}.{end}"] for end in endings)
-        place, name = store.place(row), window_name(data.windows, row)
+        place, name = store.place(row), row_name(data, row)
         indexed = (
             store.file_of(row),
             (place.sequence_offset, place.sequence_bytes),

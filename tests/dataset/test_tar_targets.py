@@ -246,7 +246,16 @@ def test_a_damaged_index_is_refused(copy, old, new, message):
         SpeciesData.open(copy)
 
 
+def test_shards_are_exported_to_other_shards(source, exported, tmp_path):
+    again = export_webdataset(exported, tmp_path / "again", "none", windows_per_shard=7)
+    plain = export_webdataset(source, tmp_path / "plain", "none", windows_per_shard=7)
+    assert filecmp.cmp(again / SHARDS / INDEX, plain / SHARDS / INDEX, shallow=False)
+    assert SpeciesData.open(again).manifest == SpeciesData.open(plain).manifest
+
+
 def test_refusals_leave_nothing_behind(source, exported, tmp_path):
+    with pytest.raises(UserError, match="or lies in it"):
+        export_webdataset(source, source / "tar")
     with pytest.raises(UserError, match="is the dataset itself"):
         export_webdataset(source, source, overwrite=True)
     with pytest.raises(UserError, match="codec 'zstd': tar shards know pcodec, none"):

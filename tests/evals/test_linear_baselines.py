@@ -7,7 +7,8 @@ from small_datasets import BIN_SIZE, BINS, small_genome, small_windows, write_sm
 
 from spacescale.dataset.reader import SpeciesData
 from spacescale.evals import linear_baselines
-from spacescale.evals.linear_baselines import GC, KMERS, fit_ridge, flank_bins, kmers, window_codes
+from spacescale.evals.baseline_input import bases_around
+from spacescale.evals.linear_baselines import GC, KMERS, fit_ridge, flank_bins, kmers
 from spacescale.genome import dna
 
 FLANK = 8  # bins of 16 bp in 128 bp
@@ -111,8 +112,8 @@ def test_large_data_sets_are_read_in_part(tmp_path, monkeypatch):
     monkeypatch.setattr(linear_baselines, "MOST_BINS", {"train": 5 * BINS, "valid": 2 * BINS})
     monkeypatch.setattr(
         linear_baselines,
-        "window_codes",
-        lambda data, row: read.append(row) or window_codes(data, row),
+        "bases_around",
+        lambda data, row, flank: read.append(row) or bases_around(data, row, flank),
     )
     fit_ridge(data, GC, data.track_mean)
     train, valid = data.rows("train"), data.rows("valid")

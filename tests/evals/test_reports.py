@@ -1,6 +1,6 @@
 import json
 
-from spacescale.evals.reports import AccRow, aligned, write_acc_table, write_metrics_json
+from spacescale.evals.reports import AccRow, write_acc_table, write_metrics_json
 
 NAN = float("nan")
 
@@ -19,12 +19,3 @@ def test_metrics_json_has_no_nan(tmp_path):
     path = tmp_path / "metrics.json"
     write_metrics_json(path, {"finch": {"cage": [0.5, NAN]}, "step": 3})
     assert json.loads(path.read_text()) == {"finch": {"cage": [0.5, None]}, "step": 3}
-
-
-def test_columns_are_aligned():
-    rows = [("species", "tracks", "r", ""), ("finch", "12", "0.8", ""), ("a", "3", "nan", "3 out")]
-    assert aligned(rows, left=(0,)).splitlines() == [
-        "species  tracks    r",
-        "finch        12  0.8",
-        "a             3  nan  3 out",
-    ]

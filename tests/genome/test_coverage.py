@@ -261,6 +261,13 @@ def test_intervals_past_the_end_are_counted_line_by_line(tmp_path, value):
         assert bases.tolist() == [0] + [float(value == "1") or 2.0] * 20
 
 
+def test_nothing_lies_past_the_end_of_a_contig_of_billions_of_bases(tmp_path):
+    path = tmp_path / "x.bedGraph"
+    path.write_text("chr1\t0\t10\t1\n")
+    with open_coverage(path, Track(0, "t", "a", 0)) as coverage:
+        assert not coverage.past_end({"chr1": 5_000_000_000})["chr1"].size
+
+
 def test_a_peak_file_covers_contigs_without_peaks(tmp_path):
     peaks = contigs_of(put(tmp_path / "a.bed", "chrI\t0\t9\n"))
     found = peaks.match_genome(tmp_path, {"chrI": 100, "chrII": 50}, {})

@@ -2,6 +2,7 @@ import bz2
 import gzip
 import lzma
 import struct
+import tracemalloc
 
 import pytest
 
@@ -152,3 +153,16 @@ def test_two_bit_with_an_offset_of_64_bits(tmp_path):
     path.write_bytes(content)
     with pytest.raises(UserError, match="damaged or truncated 2bit"):
         read_genome(path)
+
+
+def test_a_long_contig_takes_little_memory(tmp_path):
+    bases = 60 * 40_000
+    (tmp_path / "genome.fa").write_text(">chr1\n" + ("ACGTNacgta" * 6 + "\n") * 40_000)
+    tracemalloc.start()
+    try:
+        genome = read_genome(tmp_path / "genome.fa", tmp_path / "codes")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert genome.lengths == {"chr1": bases}
+    assert peak < 4.5 * bases  # the letters, their codes, and one array more

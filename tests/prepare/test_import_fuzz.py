@@ -66,7 +66,7 @@ def test_a_length_beyond_the_limit_is_refused_at_once(tmp_path, size):
     length = struct.pack("<Q", size)
     path = tmp_path / "huge.tfr"
     path.write_bytes(length + masked(length) + b"x" * 50)
-    with pytest.raises(UserError, match="json allow 100,000"):
+    with pytest.raises(UserError, match="of the set allow 100,000"):
         list(read_records(path, LIMIT))
 
 

@@ -1,5 +1,4 @@
 import json
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -295,6 +294,15 @@ def test_nan_can_mean_not_measured(small, tmp_path):
         convert(folder, tmp_path / "other", missing="nan")
 
 
+def test_a_split_that_was_measured_nowhere_is_refused(small, tmp_path):
+    """Its windows are left out; of train's, the means of all tracks would be NaN."""
+    small.targets[small.numbers_of("train")] = np.nan
+    folder = write_basenji(tmp_path / "set", small)
+    with pytest.raises(UserError, match="split train has no window left"):
+        convert(folder, tmp_path / "out", missing="nan")
+    assert not (tmp_path / "out").exists()
+
+
 def test_float32_beyond_float16_is_cut_and_counted(small, tmp_path):
     values = small.targets.astype(np.float32)
     values[0, 2, 2] = 1e6
@@ -467,62 +475,3 @@ def test_command(small, tmp_path):
     assert done.stderr.startswith("error: ") and "sequences.bed" in done.stderr
     assert SpeciesData.open(tmp_path / "out/tiny").manifest.num_tracks == NUM_TRACKS
     assert BIN_SIZE * TARGET_LENGTH == SPAN
-
-
-BARE_SIZES = ["--record-length", SEQ_LENGTH, "--bin-size", BIN_SIZE,
-              "--target-length", TARGET_LENGTH]  # fmt: skip
-
-
-@pytest.fixture
-def bare(small, tmp_path):
-    """Nothing but shards; the table lies elsewhere."""
-    folder = write_basenji(tmp_path / "set", small)
-    shards = (folder / "tfrecords").rename(tmp_path / "shards")
-    return [SCRIPT, shards, "--species", "tiny", "--out", tmp_path / "out",
-            "--targets", folder / "targets.txt"]  # fmt: skip
-
-
-def test_a_folder_of_shards_alone_is_read_with_its_sizes_given(small, bare, tmp_path):
-    done = run_here(*bare)
-    assert done.returncode == 2
-    assert "A folder of .tfr files alone needs --record-length, --bin-size and" in done.stderr
-    done = run_here(*bare, *BARE_SIZES)
-    assert (done.returncode, done.stderr.count("--no-windows imports all the same")) == (2, 1)
-    done = run_here(*bare, *BARE_SIZES, "--windows", tmp_path / "set/sequences.bed")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert_equal_to_set(small, SpeciesData.open(tmp_path / "out/tiny"))
-    done = run_here(*bare, *BARE_SIZES, "--no-windows", "--overwrite", "--workers", 2)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "train 5, valid 2, test 1" in done.stdout
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        (["--target-length", 6], "does not fit --record-length, --bin-size and --target-length: "),
-        # As many bytes as half the bins have in float32.
-        (["--target-length", TARGET_LENGTH // 2], "4 bins of 3 tracks are 24 bytes of float16"),
-        (
-            ["--record-length", SEQ_LENGTH // 4, "--target-length", 2],
-            "of its sequence is .*not one",
-        ),
-        (["--record-length", 0], "go together"),
-        (["--record-length", 20], "bins of 4 bp do not lie in the centre of sequences of 20 bp"),
-    ],
-)
-def test_wrong_sizes_are_refused(bare, tmp_path, changes, message):
-    done = run_here(*bare, *BARE_SIZES, "--no-windows", *changes)
-    assert done.returncode == 2 and re.search(message, done.stderr), done.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_sizes_beside_statistics_and_shards_without_a_split_are_refused(bare, small, tmp_path):
-    bare[1] = tmp_path / "set"
-    (tmp_path / "shards").rename(tmp_path / "set/tfrecords")
-    done = run_here(*bare, *BARE_SIZES, "--no-windows")
-    assert done.returncode == 2 and "statistics.json tells the sizes" in done.stderr
-    (tmp_path / "set/statistics.json").unlink()
-    shard = tmp_path / "set/tfrecords/train-0.tfr"
-    shard.rename(shard.with_name("0.tfr"))
-    done = run_here(*bare, *BARE_SIZES, "--no-windows")
-    assert done.returncode == 2 and "0.tfr: expected a name such as train-0.tfr" in done.stderr

@@ -13,6 +13,7 @@ from spacescale.dataset.codecs import codec_warning_ignored
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.files import put_in_place
+from spacescale.prepare.estimate import estimate
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.stages import (
     dataset_request,
@@ -470,3 +471,10 @@ def test_real_yeast(tmp_path):
                                                     "species": "yeast2bit"}))  # fmt: skip
     same = SpeciesData.open(make_dataset(from_two_bit))
     assert np.array_equal(same.sequence(row), data.sequence(row))
+
+
+def test_a_plan_tells_of_a_full_temporary_folder(inputs, tmp_path, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("spacescale.prepare.estimate.read_genome", raising(full))
+    with pytest.raises(UserError, match=r"cannot write into .*: No space left on device"):
+        estimate(small_options(inputs, tmp_path / "out"))

@@ -217,3 +217,21 @@ def test_a_full_disk_keeps_what_is_done(given, tmp_path, monkeypatch):
     whole = contents(make(given, tmp_path / "whole"))
     assert contents(make(given, tmp_path / "out", told.append)) == whole
     assert len(told) == 1 and "blocks are read" in told[0]
+
+
+def test_files_given_for_other_splits_do_not_go_on(tmp_path, monkeypatch):
+    """Else the records would keep the splits, and the places, that were given first."""
+    small = with_nan_and_twins()
+    small.places, small.targets = small.places[:5], small.targets[:5]
+    small.places[3] = ("chr1", 260, "valid")
+    files = write_hdf5(tmp_path / "set", small)  # two records in train, in valid; one in test
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{IMPORT}.publish", raising(Killed))
+        with pytest.raises(Killed):
+            make((tmp_path / "set", SpaceHdf5(files, BIN_SIZE)), tmp_path / "out")
+    swapped = files | {"train": files["valid"], "valid": files["train"]}
+    other_order = {split: files[split] for split in ("valid", "train", "test")}
+    for others in (swapped, other_order, {**other_order, **swapped}):
+        with pytest.raises(UserError, match=r"was begun with (imported file 1|records of each)"):
+            make((tmp_path / "set", SpaceHdf5(others, BIN_SIZE)), tmp_path / "out")
+    make((tmp_path / "set", SpaceHdf5(files, BIN_SIZE)), tmp_path / "out")

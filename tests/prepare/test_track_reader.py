@@ -1,5 +1,7 @@
 """Tracks as users have them: of another length, below 0, or named by a URL."""
 
+import warnings
+
 import numpy as np
 import pyBigWig
 import pytest
@@ -91,3 +93,18 @@ def test_files_of_tracks_that_are_urls_or_lie_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(folder))
     (folder / "targets.txt").write_text(TABLE.replace("plus.bw", "~/plus.bw"))
     assert make_dataset(small_options(folder, tmp_path / "out")).is_dir()
+
+
+def test_sums_beyond_float32_are_cut_to_float16(tmp_path):
+    """FLT_MAX, as some tools write what is missing, has no sum in float32."""
+    write_inputs(tmp_path / "in")
+    with pyBigWig.open(str(tmp_path / "in" / "plus.bw"), "w") as file:
+        file.addHeader(list(LENGTHS.items()))
+        for name in LENGTHS:
+            file.addEntries(name, 0, values=[1.0] * 300 + [3.4e38] * 20, span=1, step=1)
+    advice = []
+    with warnings.catch_warnings(action="error"):
+        make_dataset(small_options(tmp_path / "in", tmp_path / "out"), advise=advice.append)
+    data = SpeciesData.open(tmp_path / "out" / "tiny")
+    assert data.tracks[0].saturated == 2 * len(LENGTHS)  # bins, the same of each contig
+    assert any("one bin holds much of the whole signal of plus at chr" in line for line in advice)

@@ -59,6 +59,11 @@ def plain_count(held, trained, bases, split):
     ]
 
 
+def test_no_aligned_base_is_no_leak(datasets):
+    with pytest.raises(UserError, match="min_aligned 0 must be at least 1"):
+        homology_leaks(datasets, [], min_aligned=0)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_leaks_are_those_of_the_bases(datasets, tmp_path, seed):
     finch, perch = datasets["finch"], datasets["perch"]

@@ -56,7 +56,7 @@ from spacescale.prepare.importers.windows import read_windows, unplaced_windows
 from spacescale.prepare.jobs import Notify, local_workers, run_rest
 from spacescale.prepare.options import OutputOptions
 from spacescale.prepare.scratch import Scratch
-from spacescale.prepare.shards import Shards, complete, publish
+from spacescale.prepare.shards import Shards, complete, publish, refuse_emptied_splits
 from spacescale.prepare.track_reader import source_of
 from spacescale.prepare.work_folder import WorkFolder, locked_exclusively, request_of
 from spacescale.prepare.writer import place_contigs, write_genome
@@ -132,7 +132,10 @@ def import_dataset(
 def _request(options: ImportOptions, source: ImportSource) -> dict[str, str]:
     """Return what decides the bytes of the dataset, see `request_of`."""
     settings = vars(options) | {"kind": type(source).__name__, "records": source.geometry}
-    return request_of(settings, source.files)
+    settings["records of each split"] = dict(source.num_records)
+    # By number: which file belongs to which split decides the bytes, too.
+    files = {f"imported file {n}": path for n, path in enumerate(source.files, start=1)}
+    return request_of(settings | files, [])
 
 
 @dataclass(frozen=True)
@@ -344,8 +347,7 @@ def _kept_rows(work: WorkFolder, plan: _ImportPlan) -> np.ndarray:
     if plan.missing == "zero":
         return np.arange(len(plan.windows))
     rows = np.flatnonzero(plan.scratch(work).measured())
-    if not rows.size:
-        raise UserError("nothing was measured in any window of the set")
+    refuse_emptied_splits(plan.windows, rows)
     return rows
 
 

@@ -50,9 +50,7 @@ def _record(place: str, stream: "_Plain | _Inflated", header: bytes, max_bytes: 
         raise UserError(f"{place} has a damaged or truncated header: copy the file again")
     length, _ = _HEADER.unpack(header)
     if length > max_bytes:
-        raise UserError(
-            f"{place} has {length:,} bytes; the sizes in statistics.json allow {max_bytes:,}"
-        )
+        raise UserError(f"{place} has {length:,} bytes; the sizes of the set allow {max_bytes:,}")
     data = stream.read(length + _CRC.size)
     if len(data) < length + _CRC.size:
         raise UserError(f"{place} is truncated: copy the file again")
