@@ -19,6 +19,7 @@ from typing import Any
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.found import list_checkpoints
+from spacescale.config import VALIDATION_LOSS, VALIDATION_SCORE
 from spacescale.errors import UserError
 from spacescale.files import describe_size, read_json, size_below
 from spacescale.metrics.history import Run, read_history, runs, summarise
@@ -160,9 +161,9 @@ def _tells_of_skipping(name: str) -> bool:
 
 
 def _scores(record: dict[str, Any]) -> dict[str, float | None]:
-    """The validation's score in all, and of each species."""
-    prefix = "valid/pearson_log1p"
-    return {n: v for n, v in record.items() if n.startswith(prefix) and n.count("/") <= 2}
+    """The validation's scores and losses: in all, and of each species."""
+    prefixes = VALIDATION_SCORE, VALIDATION_LOSS
+    return {n: v for n, v in record.items() if n.startswith(prefixes) and n.count("/") <= 2}
 
 
 def _plan(path: Path) -> tuple[int, int]:
@@ -235,9 +236,11 @@ def _left(status: Status) -> str:
 def _validation(status: Status) -> str:
     if status.validation_step is None:
         return "none yet"
-    species = {n: v for n, v in status.validation.items() if n.count("/") == 2}
-    text = _numbers(species, "valid/pearson_log1p/")
-    return f"Pearson (log1p) at step {status.validation_step:,}: {text}"
+    score, loss = (
+        _numbers({n: v for n, v in status.validation.items() if n.startswith(of)}, of)
+        for of in (f"{VALIDATION_SCORE}/", f"{VALIDATION_LOSS}/")
+    )
+    return f"Pearson (log1p) at step {status.validation_step:,}: {score}; loss: {loss}"
 
 
 def _speed(status: Status) -> str:

@@ -35,7 +35,16 @@ def run(tmp_path):
                 "speed/data_wait_share": 0.25,
             },
         )
-    log.scalars(20, {"valid/pearson_log1p": 0.5, "valid/pearson_log1p/finch": 0.625})
+    log.scalars(
+        20,
+        {
+            "valid/pearson_log1p": 0.5,
+            "valid/pearson_log1p/finch": 0.625,
+            "valid/pearson_log1p/finch/cage": 0.25,
+            "valid/loss": 0.875,
+            "valid/loss/finch": 0.875,
+        },
+    )
     log.scalars(33, {"nonfinite/loss/rank1": 1.0})
     log.scalars(33, {"nonfinite/gradient_norm": 1.0})
     log.scalars(34, {"nonfinite/statistics": 1.0})  # counts
@@ -66,7 +75,7 @@ def test_a_run_that_goes_on(run):
     text = as_text(status)
     assert "step         40 of 100 (40.0%), 0:00:48 left" in text
     assert "loss         loss 0.025, finch 0.5" in text
-    assert "Pearson (log1p) at step 20: finch 0.625" in text
+    assert "Pearson (log1p) at step 20: finch 0.625; loss: finch 0.875\n" in text
     assert "10 windows/s (-50% against the points before), 25% of the time waiting" in text
     assert json.loads(as_json(status))["step"] == 40
 
