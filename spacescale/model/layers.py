@@ -115,7 +115,10 @@ class _Moments(torch.autograd.Function):
 
 def scale_and_shift(x: Tensor, mean: Tensor, slope: Tensor, level: Tensor) -> Tensor:
     """(x − mean) · slope + level per channel of (B, C, L), in x's type, computed in fp32."""
-    return F.batch_norm(x, mean, torch.ones_like(mean), slope, level, eps=0.0)
+    # Not torch.nn.functional.batch_norm: that of torch 2.11 refuses an eps of 0.
+    return torch.batch_norm(
+        x, slope, level, mean, torch.ones_like(mean), False, 0.0, 0.0, torch.backends.cudnn.enabled
+    )
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
