@@ -6,6 +6,7 @@ import json
 import textwrap
 from dataclasses import asdict
 
+from spacescale.console import aligned
 from spacescale.planning.recommend import Here, Recommendation
 
 _WIDTH = 100
@@ -55,14 +56,7 @@ def _data(found: Recommendation) -> list[str]:
                 f"{sum(above) / len(above):.1%}" if above else "-",
             ]
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            f"{cell:{'<' if i == 0 else '>'}{width}}"
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    return aligned(rows)
 
 
 def _machine(here: Here) -> str:
