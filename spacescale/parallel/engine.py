@@ -24,6 +24,7 @@ from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 from spacescale.config import START_TIMEOUT_S, OptimConfig
 from spacescale.errors import UserError
+from spacescale.model.layers import AttentionPool, ConvBlock
 from spacescale.parallel import comm
 from spacescale.parallel.environment import launch_environment
 from spacescale.parallel.meeting import meet
@@ -253,11 +254,27 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
 
 def build_engine(model: nn.Module, optim: OptimConfig, deepspeed_config: dict[str, Any]) -> Engine:
     """Wrap a model whose experts are already distributed. `deepspeed_config` must be resolved."""
+    if deepspeed_config["zero_optimization"]["stage"] == 3:
+        _register_external_parameters(model)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, optim), lr=optim.lr, betas=(optim.beta1, optim.beta2)
     )
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config)
     return engine
+
+
+def _register_external_parameters(model: nn.Module) -> None:
+    """Tell ZeRO-3 of modules that use their children's parameters without calling the children.
+
+    ZeRO-3 gathers a module's own parameters around its forward and backward pass, no others. Those
+    that it was not told of it finds in its first pass, which in bf16 then computed with other
+    numbers than later ones: a resumed run was no longer the run that was never stopped.
+    """
+    for module in model.modules():
+        if isinstance(module, ConvBlock | AttentionPool):
+            for child in module.children():
+                for parameter in child.parameters():
+                    deepspeed.zero.register_external_parameter(module, parameter)
 
 
 @contextmanager
