@@ -182,14 +182,14 @@ def summary(results: Sequence[SpeciesResult]) -> str:
 
 def genes_table(results: Sequence[SpeciesResult]) -> list[str]:
     """Lines of the scores of genes, [] where none were asked for."""
-    rows: list[tuple[str, ...]] = [("species", "assay", "genes", "level", "median", "within", "")]
+    rows: list[tuple[str, ...]] = [("species", "assay", "genes", "level", "median", "within")]
     for result in results:
         if (found := result.genes) is not None:
             for assay, tracks in result.tracks_of().items():
                 level, within = (torch.from_numpy(part) for part in (found.level, found.within))
                 figures = (_mean(level, tracks), level[tracks].nanmedian(), _mean(within, tracks))
                 numbers = (f"{float(figure):.3f}" for figure in figures)
-                rows.append((result.data.name, assay, str(found.genes), *numbers, ""))
+                rows.append((result.data.name, assay, str(found.genes), *numbers))
     return ["", *aligned(rows, left=(0, 1))] if len(rows) > 1 else []
 
 
