@@ -22,6 +22,7 @@ START_TIMEOUT_S = 600.0
 HANG_TIMEOUT_S = 300.0
 VALIDATION_SCORE = "valid/pearson_log1p"  # mean over species of their mean over tracks
 VALIDATION_LOSS = "valid/loss"  # mean over species of their unweighted Poisson loss
+TrackScaleName = Literal["mean", "log1p", "none"]
 Stage = Literal["stem", "conv_tower", "transformer", "pointwise", "decoder"]
 
 
@@ -180,10 +181,11 @@ class LossConfig(_Section):
         description="weight of a species' Poisson loss, 1 where not named; noisy or sparse data "
         "otherwise rule the shared trunk",
     )
-    track_scale: Literal["mean", "none"] = Field(
+    track_scale: TrackScaleName = Field(
         default="mean",
         description="'mean' divides every target by its track's training mean, so that loud and "
-        "quiet tracks weigh the same; 'none' trains on the stored values (released)",
+        "quiet tracks weigh the same; 'log1p' takes log1p of that, so that spikes do not rule; "
+        "'none' trains on the stored values (released)",
     )
     poisson_reduction: Literal["windows", "species"] = Field(
         default="windows",

@@ -67,7 +67,7 @@ def test_overriding_does_not_change_the_preset():
         ("space_demo", ["optim.lr=-1"], "^optim.lr=-1: .*greater than 0"),
         ("space_demo", ["optim.lr=NaN"], "^optim.lr=nan: .*finite"),
         ("space_demo", ["optim.max_steps=2.5"], "^optim.max_steps=2.5: "),
-        ("space_demo", ["loss.track_scale=max"], "'max': .*'mean' or 'none'"),
+        ("space_demo", ["loss.track_scale=max"], "'max': .*'mean', 'log1p' or 'none'"),
         ("space_demo", ["parallel.ep_size=0"], "^parallel.ep_size.*=0: .*greater than or equal"),
         ("space_demo", ["model.heads=5"], "model.dim=96 must be divisible by heads=5"),
         ("space_demo", ["model.dim=64"], "= 16 must be divisible by 6"),

@@ -36,6 +36,7 @@ from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.files import new_folder, write_text
 from spacescale.genome.tracks import Track
+from spacescale.metrics.track_scale import PREDICTS
 from spacescale.model.space import check_weights, meta_model, read_export
 from spacescale.presets import RELEASED
 
@@ -195,8 +196,8 @@ def export_released(source: Path, out: Path) -> int:
     payload = read_export(source)
     config = model_config(payload["model"], (), str(source / "config.json"))
     _check_expressible(config, source)
-    if payload["track_scale"] == "mean":
-        logger.warning("%s: predicts multiples of each track's training mean", source)
+    if payload["track_scale"] != "none":
+        logger.warning("%s: predicts %s", source, PREDICTS[payload["track_scale"]])
     weights, path = read_weights(source)
     check_weights(weights, meta_model(config).state_dict(), str(path))
     origin = payload.get("origin", {})

@@ -184,7 +184,7 @@ def fit_baselines(
     if not data.manifest.num_windows.get("train"):
         logger.warning("%s: no training windows, so no baselines", data.path)
         return []
-    means = trained.track_means(data.name)
+    means = trained.track_scale(data.name).means
     found: list[Baseline] = [
         MeanProfile(mean_profile(data) / means),
         *(fit_ridge(data, features, means.numpy()) for features in (GC, KMERS)),
@@ -206,7 +206,7 @@ def _score_rows(
     genes: GeneScores | None = None,
 ) -> Scored:
     """Score these rows on all devices; drawn: rows whose predictions are kept."""
-    peak = peak_thresholds(data, rows) / trained.track_means(data.name)
+    peak = peak_thresholds(data, rows) / trained.track_scale(data.name).means
     blocks = blocks_of(data, rows)
     with (
         tqdm(total=len(rows), unit="window", desc=data.name, disable=None) as bar,
@@ -245,7 +245,7 @@ class _Scoring:
         device = next(model.parameters()).device
         if device.type == "cuda":
             torch.cuda.set_device(device)  # of this thread
-        track_means = self.trained.track_means(self.data.name).to(device)
+        scale = self.trained.track_scale(self.data.name).to(device)
         assays = [track.assay for track in self.data.tracks]
         scores = BlockScores(self.blocks, self.peak, assays, device)
         baselines = {
@@ -256,7 +256,7 @@ class _Scoring:
         predicted, observed = {}, {}
 
         def observe(batch: SpeciesBatch, prediction: Tensor, output: SpaceOutput) -> None:
-            target, rows = batch.targets.float() / track_means, batch.rows.tolist()
+            target, rows = scale.in_means(batch.targets), batch.rows.tolist()
             scores.update(rows, prediction, target)
             for baseline in self.baselines:
                 baselines[baseline.name].update(rows, baseline.predict(rows).to(device), target)
@@ -273,8 +273,7 @@ class _Scoring:
                 model,
                 self.data.name,
                 self._batches(rows, model.config.seq_length, device),
-                track_means,
-                self.trained.trained_in_track_means,
+                scale,
                 strand_pair=self.data.strand_pair if self.options.both_strands else None,
                 observe=observe,
             )

@@ -13,6 +13,7 @@ from spacescale.checkpoint.probe import FILE as PROBE
 from spacescale.dataset.loader import open_datasets
 from spacescale.errors import UserError
 from spacescale.evals.data_info import describe_data, describe_together
+from spacescale.metrics.track_scale import PREDICTS
 from spacescale.model.space import read_export
 from spacescale.presets import RELEASED
 
@@ -83,11 +84,10 @@ def _probe(checkpoint: Path) -> str:
 
 def _describe_export(path: Path) -> str:
     payload = read_export(path)
-    means = payload["track_scale"] == "mean"
     lines = [
         f"export       {path}",
         f"step         {payload['trained']['step']}",
-        f"predicts     {'multiples of each track mean' if means else 'stored values'}",
+        f"predicts     {PREDICTS[payload['track_scale']]}",
     ]
     trained = payload["trained"]
     return "\n".join(lines + _model_lines(payload["model"], trained.get("loss", {}), trained))

@@ -10,7 +10,7 @@ import numpy as np
 
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
-from spacescale.evals.track_prediction import nonzero_means
+from spacescale.metrics.track_scale import nonzero_means
 
 BINS_SHOWN = 1000  # of the default region, at most, where one window has not more
 WINDOWS_SHOWN = 4

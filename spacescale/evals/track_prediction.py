@@ -18,6 +18,7 @@ from spacescale.dataset.augment import flip
 from spacescale.dataset.batch import SpeciesBatch
 from spacescale.metrics.regression import PearsonMoments
 from spacescale.metrics.routing import ExpertUse
+from spacescale.metrics.track_scale import TrackScale
 from spacescale.model.space import SpaceOutput
 
 Predict = Callable[[dict[str, Tensor]], SpaceOutput]
@@ -96,12 +97,6 @@ def add_expert_use(use: ExpertUse, output: SpaceOutput) -> None:
     )
 
 
-def nonzero_means(track_mean: np.ndarray) -> Tensor:
-    """Track means (T,) float32 to divide by: over training, or 1 for a track without signal."""
-    mean = torch.from_numpy(np.asarray(track_mean, dtype=np.float32))
-    return torch.where(mean > 0, mean, torch.ones_like(mean))
-
-
 @torch.no_grad()
 def predict_windows(
     predict: Predict,
@@ -130,34 +125,24 @@ def predict_windows(
     return (prediction + other.flip(1)[..., pair]) / 2, output
 
 
-def in_track_means(
-    prediction: Tensor, batch: SpeciesBatch, track_means: Tensor, trained_in_track_means: bool
-) -> tuple[Tensor, Tensor]:
-    """Prediction and target (B, N, T) float32, both in multiples of the track's training mean."""
-    if not trained_in_track_means:
-        prediction = prediction / track_means
-    return prediction, batch.targets.float() / track_means
-
-
 def score_split(
     predict: Predict,
     species: str,
     batches: Iterable[tuple[SpeciesBatch, Tensor | None]],
-    track_means: Tensor,
-    trained_in_track_means: bool,
+    scale: TrackScale,
     strand_pair: np.ndarray | None = None,
     observe: Callable[[SpeciesBatch, Tensor, SpaceOutput], None] | None = None,
 ) -> TrackScores:
     """Score the windows of one species.
 
-    `batches` yields windows on the model's device (where `track_means` lie too) with the weight of
+    `batches` yields windows on the model's device (where `scale` lies too) with the weight of
     each; `observe` is shown every batch with its prediction in track means and the model's output.
     """
-    scores = TrackScores(len(track_means), track_means.device)
+    scores = TrackScores(len(scale.means), scale.means.device)
     for batch, weight in batches:
         prediction, output = predict_windows(predict, species, batch, strand_pair)
-        prediction, target = in_track_means(prediction, batch, track_means, trained_in_track_means)
-        scores.update(prediction, target, weight)
+        prediction = scale.predicted_in_means(prediction)
+        scores.update(prediction, scale.in_means(batch.targets), weight)
         if observe is not None:
             observe(batch, prediction, output)
     return scores

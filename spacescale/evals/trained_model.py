@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from torch import Tensor
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import load_space
 from spacescale.checkpoint.found import find_best
+from spacescale.config import TrackScaleName
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
-from spacescale.evals.track_prediction import nonzero_means
 from spacescale.files import files_below
 from spacescale.genome.tracks import Track, read_tracks
+from spacescale.metrics.track_scale import TrackScale, nonzero_means
 from spacescale.model.space import Space, read_export
 
 logger = logging.getLogger(__name__)
@@ -32,17 +32,17 @@ class TrainedModel:
 
     model: Space
     source: Path
-    trained_in_track_means: bool
+    scale_name: TrackScaleName
     tracks: dict[str, list[Track]]
     data_manifests: dict[str, str]  # identity of each species' data set
     data_splits: dict[str, str | None]  # and the hash of its splits, where it is known
     data_paths: list[Path]  # where they lay; [] for an export
     run: Path | None  # the run folder, if it comes from one
 
-    def track_means(self, species: str) -> Tensor:
-        """What each track is divided by in training, (T,) float32: see `nonzero_means`."""
+    def track_scale(self, species: str) -> TrackScale:
+        """What the model predicts of each track of a species."""
         means = np.array([track.mean for track in self.tracks[species]], dtype=np.float32)
-        return nonzero_means(means)
+        return TrackScale(self.scale_name, nonzero_means(means))
 
     def check_data(self, data: SpeciesData, other_split: bool = False) -> None:
         """Refuse data whose species, tracks, geometry or splits are not the model's.
@@ -114,7 +114,7 @@ def load_trained(path: Path) -> TrainedModel:
         return TrainedModel(
             model=Space.from_pretrained(path),
             source=path,
-            trained_in_track_means=payload["track_scale"] == "mean",
+            scale_name=payload["track_scale"],
             tracks=_read_tracks(path),
             data_manifests=payload["trained"]["data_manifests"],
             data_splits=layout.data_splits(payload["trained"]),
@@ -132,7 +132,7 @@ def load_trained(path: Path) -> TrainedModel:
     return TrainedModel(
         model=model,
         source=checkpoint,
-        trained_in_track_means=config.loss.track_scale == "mean",
+        scale_name=config.loss.track_scale,
         tracks=_read_tracks(checkpoint),
         data_manifests=state["data_manifests"],
         data_splits=layout.data_splits(state),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from spacescale.config import ModelConfig, Stage, describe_errors
+from spacescale.config import ModelConfig, Stage, TrackScaleName, describe_errors
 from spacescale.errors import UserError
 from spacescale.files import read_json
 from spacescale.model.attention import Attention, positional_basis
@@ -290,7 +290,7 @@ class _Export(BaseModel):
     """What is read of an export's `config.json`, and its types."""
 
     model: ModelConfig
-    track_scale: Literal["mean", "none"]
+    track_scale: TrackScaleName
     trained: _Trained
 
 

@@ -13,6 +13,7 @@ from spacescale.config import Config
 from spacescale.dataset.batch import Batch
 from spacescale.dataset.loader import BatchesOnDevice, TrainingWindows, training_batches
 from spacescale.metrics.throughput import memory_gib
+from spacescale.metrics.track_scale import TrackScale, nonzero_means
 from spacescale.model.losses import training_losses
 from spacescale.model.space import Space
 from spacescale.parallel import comm
@@ -46,13 +47,16 @@ def try_out(config: Config, windows: TrainingWindows) -> Trial:
         windows, 0, MOST_MICRO_STEPS + 1, config.data.num_workers, device.type == "cuda"
     )
     batches = BatchesOnDevice(read, device)
-    means = _track_means(windows, device)
+    scales = {
+        n: TrackScale(config.loss.track_scale, nonzero_means(d.track_mean)).to(device)
+        for n, d in windows.datasets.items()
+    }
     unmeasured = {n for n, d in windows.datasets.items() if d.manifest.missing == "nan"}
 
     def forward(batch: Batch) -> Tensor:
         with _autocast(device):
             output = model({name: part.codes for name, part in batch.items()})
-        targets = {name: part.targets.float() / means[name] for name, part in batch.items()}
+        targets = {name: scales[name].targets(part.targets) for name, part in batch.items()}
         losses = training_losses(output, targets, config.loss, lambda x: x, unmeasured)
         return torch.stack(list(losses.values())).sum()
 
@@ -85,11 +89,6 @@ def try_out(config: Config, windows: TrainingWindows) -> Trial:
         memory_gib=memory_gib(device),
         cpu_share=processor / (start - began) / torch.get_num_threads() if on_cpu else 1.0,
     )
-
-
-def _track_means(windows: TrainingWindows, device: torch.device) -> dict[str, Tensor]:
-    means = {n: torch.from_numpy(d.track_mean) for n, d in windows.datasets.items()}
-    return {n: torch.where(mean > 0, mean, 1.0).to(device) for n, mean in means.items()}
 
 
 def _autocast(device: torch.device):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.manager import CheckpointManager
@@ -18,13 +17,12 @@ from spacescale.checkpoint.saving import Saved
 from spacescale.config import Config
 from spacescale.dataset.batch import Batch, Replaced
 from spacescale.dataset.loader import BatchesOnDevice, training_batches
-from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.run_data import RunData
 from spacescale.errors import UserError
-from spacescale.evals.track_prediction import nonzero_means
 from spacescale.files import write_text
 from spacescale.metrics.history import Record
 from spacescale.metrics.throughput import Throughput, memory_gib
+from spacescale.metrics.track_scale import TrackScale, nonzero_means
 from spacescale.metrics.writer import RunLog, TrainingProgress
 from spacescale.model.losses import species_losses, weighted_losses
 from spacescale.parallel import comm
@@ -68,7 +66,10 @@ class Trainer:
         self.record = record  # of the run's history
         self.accumulation = engine.gradient_accumulation_steps()
         self.gradient_order = GradientOrder(manager.model)
-        self.track_means = {name: self._track_means(d) for name, d in data.datasets.items()}
+        self.track_scales = {
+            name: TrackScale(config.loss.track_scale, nonzero_means(d.track_mean)).to(device)
+            for name, d in data.datasets.items()
+        }
         self.scores: dict[str, float] = {}  # of the last validation, and its step
         self.validation_due = False  # a stop did not wait for that of the last step
         self.validations = ValidationWatch(config.run)
@@ -82,12 +83,6 @@ class Trainer:
         self.save_stall_s = math.nan  # what training waited for at the last save
         self.statistics = StatisticsWatch(manager.model)
         self.grace = Grace()
-
-    def _track_means(self, data: SpeciesData) -> Tensor:
-        """What training divides each track's targets by, float32 (T,)."""
-        means = nonzero_means(data.track_mean)
-        in_means = self.config.loss.track_scale == "mean"
-        return (means if in_means else torch.ones_like(means)).to(self.device)
 
     def restore(self, checkpoint: Path) -> int:
         """Load a checkpoint that was just checked; returns the first step to run."""
@@ -197,7 +192,7 @@ class Trainer:
 
     def _forward_and_backward(self, batch: Batch, report: StepReport) -> None:
         output = self.engine({name: part.codes for name, part in batch.items()})
-        targets = {name: p.targets.float() / self.track_means[name] for name, p in batch.items()}
+        targets = {name: self.track_scales[name].targets(p.targets) for name, p in batch.items()}
         of_species = species_losses(
             output,
             targets,

@@ -17,11 +17,11 @@ from spacescale.evals.track_prediction import (
     TrackScores,
     add_expert_use,
     empty_expert_use,
-    nonzero_means,
     score_split,
 )
 from spacescale.metrics.regression import summarise_by_assay
 from spacescale.metrics.routing import ExpertUse
+from spacescale.metrics.track_scale import TrackScale, nonzero_means
 from spacescale.model.losses import poisson_sums
 from spacescale.model.space import SpaceOutput
 from spacescale.parallel import comm
@@ -111,13 +111,12 @@ def _score_species(
 ) -> tuple[TrackScores, float]:
     """A species' accuracy and its loss, over all ranks."""
     mine, filler = _rank_share(data, config)
-    track_means = nonzero_means(data.track_mean).to(device)
-    in_track_means = config.loss.track_scale == "mean"
+    scale = TrackScale(config.loss.track_scale, nonzero_means(data.track_mean)).to(device)
     loss = torch.zeros(2, dtype=torch.float64, device=device)  # sum, and measured targets
 
     def observe(batch: SpeciesBatch, prediction: Tensor, output: SpaceOutput) -> None:
         add_expert_use(use, output)
-        targets = batch.targets.float() / (track_means if in_track_means else 1.0)
+        targets = scale.targets(batch.targets)
         own = torch.isin(batch.rows, torch.from_numpy(mine).to(device))  # the rest fills up
         heads = [part[data.name] for part in (output.prediction, output.enhanced) if part]
         loss.add_(torch.stack([poisson_sums(p[own], targets[own]) for p in heads]).mean(0))
@@ -126,8 +125,7 @@ def _score_species(
         predict,
         data.name,
         _batches(data, mine, filler, config.model.seq_length, batch_size, device, stop_asked),
-        track_means,
-        in_track_means,
+        scale,
         observe=observe,
     )
     total, measured = comm.add_over_ranks(loss).tolist()

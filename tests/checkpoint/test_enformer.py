@@ -161,7 +161,7 @@ def test_dense_import_keeps_every_bit_and_predicts_the_same(tmp_path):
     codes = some_codes()
     expected = {name: enformer(weights, part, name) for name, part in codes.items()}
     assert_close(predict(model, codes), expected)
-    assert not load_trained(tmp_path / "ours").trained_in_track_means
+    assert load_trained(tmp_path / "ours").scale_name == "none"
 
 
 def upcycled_config(**changes) -> ModelConfig:

@@ -167,11 +167,11 @@ def test_older_names(tmp_path):
 def test_imported_tracks_are_numbered_and_grouped(tmp_path):
     import_released(write_released(tmp_path / "hub"), tmp_path / "ours")
     trained = load_trained(tmp_path / "ours")
-    assert not trained.trained_in_track_means
+    assert trained.scale_name == "none"
     assert [t.identifier for t in trained.tracks["mouse"][:2]] == ["mouse_0", "mouse_1"]
     assert tuple(t.assay for t in trained.tracks["human"]) == released_grouping("human")
     assert trained.model.config.species["human"] == released_grouping("human")
-    assert float(trained.track_means("human").sum()) == HEADS["human"]
+    assert float(trained.track_scale("human").means.sum()) == HEADS["human"]
 
 
 def targets_table(path: Path, count: int) -> Path:

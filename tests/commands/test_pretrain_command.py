@@ -96,7 +96,7 @@ def test_the_validation_loss_is_trainings_own_definition(finished, data):
     for name, of_species in open_datasets([data]).items():
         rows = of_species.rows("valid")[:8]
         (batch,) = evaluation_batches(of_species, rows, trained.model.config.seq_length, 8)
-        targets = {name: batch.targets.float() / trained.track_means(name)}
+        targets = {name: trained.track_scale(name).targets(batch.targets)}
         with torch.no_grad():
             loss = species_losses(trained.model({name: batch.codes}), targets, lambda x: x)[name]
         assert logged[6][f"valid/loss/{name}"] == pytest.approx(float(loss.mean), rel=1e-4)

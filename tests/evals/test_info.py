@@ -133,7 +133,7 @@ def test_an_export_says_what_it_predicts(export):
     assert describe(export).splitlines() == [
         f"export       {export}",
         "step         40",
-        "predicts     multiples of each track mean",
+        "predicts     multiples of each track's training mean",
         *OF_THE_MODEL,
     ]
     payload = json.loads((export / "config.json").read_text())

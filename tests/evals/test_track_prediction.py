@@ -7,15 +7,16 @@ from spacescale.dataset.augment import flip
 from spacescale.dataset.batch import SpeciesBatch
 from spacescale.evals.track_prediction import (
     TrackScores,
-    nonzero_means,
     predict_windows,
     score_split,
 )
+from spacescale.metrics.track_scale import TrackScale
 from spacescale.model.space import SpaceOutput
 
 BINS, BIN_SIZE, TRACKS = 6, 4, 3
 STRAND_PAIR = np.array([1, 0, 2])
-SCALE = torch.tensor([0.5, 2.0, 1.0])
+MEANS = torch.tensor([0.5, 2.0, 1.0])
+SCALE = TrackScale("mean", MEANS)
 
 
 def predict(codes: dict[str, Tensor]) -> SpaceOutput:
@@ -51,12 +52,6 @@ def correlations(prediction: Tensor, target: Tensor) -> list[float]:
     return [float(np.corrcoef(x[:, t], y[:, t])[0, 1]) for t in range(TRACKS)]
 
 
-def test_tracks_without_signal_are_divided_by_one():
-    scale = nonzero_means(np.array([2.0, 0.0, 0.25, np.nan]))
-    assert scale.tolist() == [2.0, 1.0, 0.25, 1.0]
-    assert scale.dtype == torch.float32
-
-
 def test_one_strand_is_the_prediction_itself():
     batch = some_batch(2)
     prediction, output = predict_windows(predict, "finch", batch)
@@ -84,16 +79,18 @@ def test_the_average_of_both_strands_does_not_depend_on_the_strand_given():
     assert (here - one_strand).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("trained_in_track_means", [False, True])
-def test_scores_equal_numpy_over_all_windows(trained_in_track_means):
+@pytest.mark.parametrize("trained_on", ["mean", "log1p", "none"])
+def test_scores_equal_numpy_over_all_windows(trained_on):
     batches = [some_batch(2, seed=1), some_batch(1, seed=2)]
     scores = score_split(
-        predict, "finch", ((batch, None) for batch in batches), SCALE, trained_in_track_means
+        predict, "finch", ((batch, None) for batch in batches), TrackScale(trained_on, MEANS)
     )
     prediction = torch.cat([predict({"finch": b.codes}).prediction["finch"] for b in batches])
-    target = torch.cat([b.targets.float() for b in batches]) / SCALE
-    if not trained_in_track_means:
-        prediction = prediction / SCALE
+    target = torch.cat([b.targets.float() for b in batches]) / MEANS
+    if trained_on == "none":
+        prediction = prediction / MEANS
+    if trained_on == "log1p":
+        prediction = prediction.double().exp().sub(1).float()
     found = scores.raw.pearson().tolist()
     assert found == pytest.approx(correlations(prediction, target), abs=1e-9)
     expected = correlations(prediction.log1p(), target.log1p())
@@ -104,20 +101,16 @@ def test_windows_of_weight_zero_do_not_count():
     batch = some_batch(3)
     batch.codes[2], batch.targets[2] = 0, torch.nan
     weight = torch.tensor([1.0, 1.0, 0.0])
-    padded = score_split(predict, "finch", [(batch, weight)], SCALE, True)
+    padded = score_split(predict, "finch", [(batch, weight)], SCALE)
     kept = SpeciesBatch(batch.codes[:2], batch.targets[:2], batch.rows[:2])
-    alone = score_split(predict, "finch", [(kept, None)], SCALE, True)
+    alone = score_split(predict, "finch", [(kept, None)], SCALE)
     torch.testing.assert_close(padded.tensor(), alone.tensor())
     assert torch.isfinite(padded.log1p.pearson()).all()
 
 
 def test_scores_of_parts_add_up_to_those_of_the_whole():
-    parts = [
-        score_split(predict, "finch", [(some_batch(2, seed), None)], SCALE, True) for seed in (1, 2)
-    ]
-    whole = score_split(
-        predict, "finch", [(some_batch(2, seed), None) for seed in (1, 2)], SCALE, True
-    )
+    parts = [score_split(predict, "finch", [(some_batch(2, seed), None)], SCALE) for seed in (1, 2)]
+    whole = score_split(predict, "finch", [(some_batch(2, seed), None) for seed in (1, 2)], SCALE)
     added = TrackScores.from_tensor(parts[0].tensor() + parts[1].tensor())
     torch.testing.assert_close(added.raw.pearson(), whole.raw.pearson())
     torch.testing.assert_close(added.log1p.pearson(), whole.log1p.pearson())
@@ -139,13 +132,12 @@ def test_observers_see_every_batch_in_track_means():
         predict,
         "finch",
         [(batch, None) for batch in batches],
-        SCALE,
-        trained_in_track_means=False,
+        TrackScale("none", MEANS),
         observe=lambda batch, prediction, output: seen.append((batch, prediction, output)),
     )
     assert [batch for batch, _, _ in seen] == batches
     for batch, prediction, output in seen:
-        torch.testing.assert_close(prediction, output.prediction["finch"] / SCALE)
+        torch.testing.assert_close(prediction, output.prediction["finch"] / MEANS)
         assert len(prediction) == len(batch.codes)
 
 
