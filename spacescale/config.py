@@ -48,6 +48,11 @@ class ModelConfig(_Section):
         description="channels at single bases, where most of a small model's time goes; the conv "
         "tower grows from there to dim. None = dim / 2 (published)",
     )
+    pool_sharpness: NonNegative = Field(
+        default=2.0,
+        description="attention pooling of base pairs starts with this times the identity: 2, close "
+        "to max pooling (published); 0, at the mean, from which little data learn more",
+    )
     dim_divisible_by: int = Field(default=128, gt=0, description="rounding of tower channels")
     depth: int = Field(default=11, ge=1, description="transformer blocks")
     heads: int = Field(default=8, gt=0, description="attention heads")

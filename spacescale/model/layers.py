@@ -263,15 +263,16 @@ class ResidualConvBlock(nn.Module):
 class AttentionPool(nn.Module):
     """Softmax-weighted pooling of neighbouring pairs: (B, C, L) → (B, C, ⌈L/2⌉).
 
-    Logits are a 1×1 product initialised at twice the identity, so that training starts close to
-    max pooling. The missing partner of an odd last position gets no weight.
+    Logits are a 1×1 product initialised at `sharpness` times the identity: at 2, as Enformer's,
+    training starts close to max pooling, at 0 with the mean. The missing partner of an odd last
+    position gets no weight.
     """
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, sharpness: float = 2.0):
         super().__init__()
         self.to_logits = nn.Conv1d(dim, dim, 1, bias=False)
         with torch.no_grad():
-            self.to_logits.weight.copy_(2 * torch.eye(dim)[:, :, None])
+            self.to_logits.weight.copy_(sharpness * torch.eye(dim)[:, :, None])
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, L) → (B, C, ⌈L/2⌉)."""

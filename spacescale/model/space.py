@@ -105,14 +105,18 @@ class Space(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv1d(NUM_BASES, width, 15, padding=7),
             ResidualConvBlock(width),
-            AttentionPool(width),
+            AttentionPool(width, config.pool_sharpness),
         )
         channels = tower_channels(
             width, config.dim, config.num_downsamples - 1, config.dim_divisible_by
         )
         self.conv_tower = nn.Sequential(
             *(
-                nn.Sequential(ConvBlock(c_in, c, 5), ResidualConvBlock(c), AttentionPool(c))
+                nn.Sequential(
+                    ConvBlock(c_in, c, 5),
+                    ResidualConvBlock(c),
+                    AttentionPool(c, config.pool_sharpness),
+                )
                 for c_in, c in zip([width, *channels], channels, strict=False)
             )
         )

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck
 
+from spacescale.config import ModelConfig
 from spacescale.model.layers import (
     GELU,
     AttentionPool,
@@ -16,6 +17,7 @@ from spacescale.model.layers import (
     scale_and_shift,
     tower_channels,
 )
+from spacescale.model.space import Space
 
 
 def random_pool(channels: int) -> AttentionPool:
@@ -58,6 +60,21 @@ def test_attention_pool_survives_logits_of_any_size():
     assert pooled.tolist() == [[[pytest.approx(1e30), pytest.approx(-1e30)]]]
     pooled.sum().backward()
     assert torch.isfinite(x.grad).all()
+
+
+def test_attention_pool_starts_as_sharp_as_asked():
+    x = torch.tensor([[[0.0, 8.0]], [[4.0, -4.0]]])
+    assert AttentionPool(1)(x).flatten().tolist() == pytest.approx([8.0, 4.0], abs=1e-4)
+    assert AttentionPool(1, sharpness=0.0)(x).flatten().tolist() == [4.0, 0.0]
+    config = ModelConfig(
+        species={"finch": ("rna",)}, seq_length=256, target_length=4, num_downsamples=5, dim=48,
+        dim_divisible_by=12, depth=1, heads=2, pool_sharpness=0.5,
+    )  # fmt: skip
+    pools = [m for m in Space(config).modules() if isinstance(m, AttentionPool)]
+    assert len(pools) == config.num_downsamples
+    for pool in pools:
+        weight = pool.to_logits.weight[:, :, 0]
+        assert torch.equal(weight, 0.5 * torch.eye(len(weight)))
 
 
 def test_attention_pool_gradients():
