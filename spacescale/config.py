@@ -192,6 +192,12 @@ class LossConfig(_Section):
         "quiet tracks weigh the same; 'log1p' takes log1p of that, so that spikes do not rule; "
         "'none' trains on the stored values (released)",
     )
+    track_balance: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.0,
+        description="0 weighs all tracks of a species the same; 1 inversely to how far their "
+        "targets' variance exceeds their mean, so that spiky tracks do not rule; between, by that "
+        "power. The weights' mean is 1",
+    )
     poisson_reduction: Literal["windows", "species"] = Field(
         default="windows",
         description="mean over all windows; or the sum of one mean per species (released)",

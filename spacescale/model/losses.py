@@ -18,11 +18,12 @@ from spacescale.model.router import RoutingSums
 from spacescale.model.space import SpaceOutput
 
 SumOverRanks = Callable[[Tensor], Tensor]
+Weights = Tensor | float  # of each track, (T,), or one for all
 
 
 @dataclass(frozen=True)
 class SpeciesLoss:
-    """The Poisson loss of one species in one micro-step, without any weight."""
+    """The Poisson loss of one species in one micro-step, without its `species_weight`."""
 
     mean: Tensor  # of this rank; its mean over ranks is that over all ranks' measured targets
     windows: int  # of all ranks
@@ -37,26 +38,31 @@ def poisson_terms(prediction: Tensor, target: Tensor) -> Tensor:
     return prediction - target * prediction.clamp(min=1e-20).log()
 
 
-def poisson_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean of `poisson_terms` over targets (B, N, T) float32; 0 where there are no windows."""
-    terms = poisson_terms(prediction, target)
+def poisson_loss(prediction: Tensor, target: Tensor, track_weights: Weights = 1.0) -> Tensor:
+    """Mean of `poisson_terms` over targets (B, N, T) float32; 0 where there are no windows.
+
+    Each track's terms are multiplied by its weight (T,).
+    """
+    terms = track_weights * poisson_terms(prediction, target)
     return terms.mean() if len(terms) else terms.sum()
 
 
-def measured_poisson_loss(prediction: Tensor, target: Tensor, share_of_measured: Tensor) -> Tensor:
+def measured_poisson_loss(
+    prediction: Tensor, target: Tensor, share_of_measured: Tensor, track_weights: Weights = 1.0
+) -> Tensor:
     """`poisson_loss` over the targets that are not NaN: their sum times `share_of_measured`.
 
     What is NaN gets a gradient of exactly 0: it is replaced before the loss and left out after it.
     """
     measured = ~target.isnan()
-    terms = poisson_terms(prediction, torch.where(measured, target, 0.0))
+    terms = track_weights * poisson_terms(prediction, torch.where(measured, target, 0.0))
     return torch.where(measured, terms, 0.0).sum() * share_of_measured
 
 
-def poisson_sums(prediction: Tensor, target: Tensor) -> Tensor:
-    """Sum of `poisson_terms` over the targets that are not NaN, and their number: float64 (2,)."""
+def poisson_sums(prediction: Tensor, target: Tensor, track_weights: Weights = 1.0) -> Tensor:
+    """Sum of weighted `poisson_terms` over what is not NaN, and its number: float64 (2,)."""
     measured = ~target.isnan()
-    terms = poisson_terms(prediction, torch.where(measured, target, 0.0))
+    terms = track_weights * poisson_terms(prediction, torch.where(measured, target, 0.0))
     total = torch.where(measured, terms, 0.0).sum(dtype=torch.float64)
     return torch.stack([total, measured.sum().double()])
 
@@ -144,8 +150,9 @@ def species_losses(
     sum_over_ranks: SumOverRanks,
     with_unmeasured: Collection[str] = (),
     on_all_ranks: Mapping[str, int] | None = None,
+    track_weights: Mapping[str, Weights] | None = None,
 ) -> dict[str, SpeciesLoss]:
-    """The unweighted Poisson loss of each species, of both predictions where there is a decoder.
+    """The Poisson loss of each species, of both predictions where there is a decoder.
 
     `targets` are (B_s, N, T_s) float32 per species, the same species in the same order on all
     ranks. `on_all_ranks` says how many windows of each all ranks hold together; without it, each
@@ -155,15 +162,17 @@ def species_losses(
     species, 0 where this rank has none. `sum_over_ranks` adds a tensor over ranks, differentiably.
 
     Targets of the species `with_unmeasured`, the same on all ranks, may be NaN, not measured. The
-    mean is then over what all ranks measured; one collective counts that.
+    mean is then over what all ranks measured; one collective counts that. `track_weights` (T_s,)
+    multiply each track's terms, 1 where a species is not named.
     """
     here = {name: len(target) for name, target in targets.items()}
     everywhere = here if on_all_ranks is None else on_all_ranks
     ranks = sum(everywhere[name] for name in targets) // sum(here.values())
     own_shares = {name: ranks * count / everywhere[name] for name, count in here.items()}
+    weights = dict.fromkeys(targets, 1.0) | dict(track_weights or {})
     poisson: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        name: lambda p, t, share=share: poisson_loss(p, t) * share
-        for name, share in own_shares.items()
+        name: lambda p, t, name=name: poisson_loss(p, t, weights[name]) * own_shares[name]
+        for name in targets
     }
     measured: dict[str, Tensor | float] = dict.fromkeys(targets, 1.0)
     if names := [name for name in targets if name in with_unmeasured]:
@@ -172,7 +181,11 @@ def species_losses(
         sums = sum_over_ranks(torch.stack([*counts, torch.ones_like(counts[0])]).double())
         for name, count in zip(names, sums, strict=False):
             share = (sums[-1] / count.clamp(min=1)).to(targets[name].dtype)
-            poisson[name] = partial(measured_poisson_loss, share_of_measured=share)
+            poisson[name] = partial(
+                measured_poisson_loss,
+                share_of_measured=share,
+                track_weights=weights[name],
+            )
             measured[name] = count / (everywhere[name] * targets[name].shape[1:].numel())
     found = {}
     for name, target in targets.items():

@@ -162,7 +162,7 @@ def windows_of_all(run: PreparedRun, step: int) -> list[Windows]:
             )
             for name, part in of_rank[micro_step].items():
                 part = part.to(trainer.device)
-                targets = trainer.track_scales[name].targets(part.targets)
+                targets = trainer.objectives[name].scale.targets(part.targets)
                 parts.setdefault(name, []).append((part.codes, targets))
         found.append(
             {

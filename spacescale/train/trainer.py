@@ -22,7 +22,6 @@ from spacescale.errors import UserError
 from spacescale.files import write_text
 from spacescale.metrics.history import Record
 from spacescale.metrics.throughput import Throughput, memory_gib
-from spacescale.metrics.track_scale import TrackScale, nonzero_means
 from spacescale.metrics.writer import RunLog, TrainingProgress
 from spacescale.model.losses import species_losses, weighted_losses
 from spacescale.parallel import comm
@@ -32,6 +31,7 @@ from spacescale.parallel.run_folder import DONE, REQUEUE
 from spacescale.parallel.step_gate import veto_steps
 from spacescale.train.grace import Grace
 from spacescale.train.interval_losses import IntervalLosses
+from spacescale.train.objective import Objective
 from spacescale.train.quarantine import Quarantine
 from spacescale.train.schedule import learning_rate
 from spacescale.train.signals import StopRequest
@@ -66,9 +66,8 @@ class Trainer:
         self.record = record  # of the run's history
         self.accumulation = engine.gradient_accumulation_steps()
         self.gradient_order = GradientOrder(manager.model)
-        self.track_scales = {
-            name: TrackScale(config.loss.track_scale, nonzero_means(d.track_mean)).to(device)
-            for name, d in data.datasets.items()
+        self.objectives = {
+            name: Objective.of(d, config.loss, device) for name, d in data.datasets.items()
         }
         self.scores: dict[str, float] = {}  # of the last validation, and its step
         self.validation_due = False  # a stop did not wait for that of the last step
@@ -192,13 +191,16 @@ class Trainer:
 
     def _forward_and_backward(self, batch: Batch, report: StepReport) -> None:
         output = self.engine({name: part.codes for name, part in batch.items()})
-        targets = {name: self.track_scales[name].targets(p.targets) for name, p in batch.items()}
+        targets = {
+            name: self.objectives[name].scale.targets(p.targets) for name, p in batch.items()
+        }
         of_species = species_losses(
             output,
             targets,
             comm.sum_over_ranks,
             self.data.with_unmeasured,
             {name: part.on_all_ranks for name, part in batch.items()},
+            {name: objective.track_weights for name, objective in self.objectives.items()},
         )
         losses = weighted_losses(output, of_species, self.config.loss, comm.sum_over_ranks)
         total = torch.stack(list(losses.values())).sum()
@@ -285,6 +287,7 @@ class Trainer:
         scores = validate(
             self.engine,
             self.data.datasets,
+            self.objectives,
             self.config,
             batch_size,
             self.device,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -21,10 +21,10 @@ from spacescale.evals.track_prediction import (
 )
 from spacescale.metrics.regression import summarise_by_assay
 from spacescale.metrics.routing import ExpertUse
-from spacescale.metrics.track_scale import TrackScale, nonzero_means
 from spacescale.model.losses import poisson_sums
 from spacescale.model.space import SpaceOutput
 from spacescale.parallel import comm
+from spacescale.train.objective import Objective
 
 
 def score_names(model: ModelConfig) -> list[str]:
@@ -40,6 +40,7 @@ def score_names(model: ModelConfig) -> list[str]:
 def validate(
     predict: Predict,
     datasets: dict[str, SpeciesData],
+    objectives: Mapping[str, Objective],
     config: Config,
     batch_size: int,
     device: torch.device,
@@ -49,7 +50,7 @@ def validate(
 
     Returns the scores, named as they are logged, and which experts were used. The first two are
     means over species: of their mean log1p Pearson, NaN if no track varies, and of their loss. That
-    is training's, unweighted: Poisson per measured target, over all windows.
+    is training's, each track with its weight: Poisson per measured target, over all windows.
     Each rank takes `batch_size` windows at a time. The number is training's, which fits its memory.
     The model must be in evaluation mode. A species without validation windows is left out.
 
@@ -57,7 +58,7 @@ def validate(
     it is true.
     """
     try:
-        return _scores(predict, datasets, config, batch_size, device, stop_asked)
+        return _scores(predict, datasets, objectives, config, batch_size, device, stop_asked)
     except _Stopped:
         return None
 
@@ -69,6 +70,7 @@ class _Stopped(Exception):
 def _scores(
     predict: Predict,
     datasets: dict[str, SpeciesData],
+    objectives: Mapping[str, Objective],
     config: Config,
     batch_size: int,
     device: torch.device,
@@ -80,7 +82,9 @@ def _scores(
     for name, data in datasets.items():
         if not data.manifest.num_windows.get("valid"):
             continue
-        accuracy, loss = _score_species(predict, data, config, batch_size, device, stop_asked, use)
+        accuracy, loss = _score_species(
+            predict, data, objectives[name], config, batch_size, device, stop_asked, use
+        )
         log1p = float(accuracy.log1p.pearson().nanmean())
         overall[VALIDATION_SCORE].append(log1p)
         overall[VALIDATION_LOSS].append(loss)
@@ -103,6 +107,7 @@ def _mean(values: list[float]) -> float:
 def _score_species(
     predict: Predict,
     data: SpeciesData,
+    objective: Objective,
     config: Config,
     batch_size: int,
     device: torch.device,
@@ -111,21 +116,21 @@ def _score_species(
 ) -> tuple[TrackScores, float]:
     """A species' accuracy and its loss, over all ranks."""
     mine, filler = _rank_share(data, config)
-    scale = TrackScale(config.loss.track_scale, nonzero_means(data.track_mean)).to(device)
     loss = torch.zeros(2, dtype=torch.float64, device=device)  # sum, and measured targets
 
     def observe(batch: SpeciesBatch, prediction: Tensor, output: SpaceOutput) -> None:
         add_expert_use(use, output)
-        targets = scale.targets(batch.targets)
+        targets = objective.scale.targets(batch.targets)
         own = torch.isin(batch.rows, torch.from_numpy(mine).to(device))  # the rest fills up
         heads = [part[data.name] for part in (output.prediction, output.enhanced) if part]
-        loss.add_(torch.stack([poisson_sums(p[own], targets[own]) for p in heads]).mean(0))
+        sums = [poisson_sums(p[own], targets[own], objective.track_weights) for p in heads]
+        loss.add_(torch.stack(sums).mean(0))
 
     local = score_split(
         predict,
         data.name,
         _batches(data, mine, filler, config.model.seq_length, batch_size, device, stop_asked),
-        scale,
+        objective.scale,
         observe=observe,
     )
     total, measured = comm.add_over_ranks(loss).tolist()

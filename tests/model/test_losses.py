@@ -10,7 +10,10 @@ from spacescale.model.losses import (
     measured_poisson_loss,
     mi_loss,
     poisson_loss,
+    poisson_sums,
+    poisson_terms,
     routing_losses,
+    species_losses,
     training_losses,
     z_loss,
 )
@@ -236,6 +239,31 @@ def test_a_species_weight_scales_its_poisson_term_alone():
     for name, value in plain.items():
         factor = 0.25 if name == "poisson/perch" else 1.0
         torch.testing.assert_close(weighted[name], factor * value)
+
+
+@pytest.mark.parametrize("unmeasured", [False, True])
+def test_track_weights_scale_the_terms_of_their_tracks(unmeasured):
+    with torch.no_grad():
+        output = tiny_model()({"finch": some_codes(2), "perch": some_codes(1)})
+    targets = some_targets(output)
+    if unmeasured:
+        targets["finch"] = some_unmeasured(targets["finch"])
+    weights = torch.linspace(0.5, 1.5, targets["finch"].shape[2])
+    named = {"finch"} if unmeasured else set()
+    plain = species_losses(output, targets, no_ranks, named)
+    found = species_losses(output, targets, no_ranks, named, track_weights={"finch": weights})
+    measured = ~targets["finch"].isnan()
+    expected = np.mean(
+        [
+            float((weights * poisson_terms(p, targets["finch"]))[measured].mean())
+            for p in (output.prediction["finch"], output.enhanced["finch"])
+        ]
+    )
+    assert float(found["finch"].mean) == pytest.approx(expected, rel=1e-6)
+    assert torch.equal(found["perch"].mean, plain["perch"].mean)
+    sums = poisson_sums(output.prediction["finch"], targets["finch"], weights)
+    by_hand = (weights * poisson_terms(output.prediction["finch"], targets["finch"]))[measured]
+    torch.testing.assert_close(sums[0], by_hand.sum(dtype=torch.float64))
 
 
 def test_released_poisson_terms_are_one_mean_per_species():
