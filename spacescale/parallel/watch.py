@@ -149,14 +149,17 @@ class Watch:
     # ---- The watching thread ---------------------------------------------------------------------
 
     def _run(self) -> None:
-        last = time.monotonic()
+        last = beaten = time.monotonic()
+        self._beat()
         while not self._closed:
-            self._beat()
-            for key, _ in self._selector.select(BEAT_S):
+            for key, _ in self._selector.select(max(0.0, beaten + BEAT_S - last)):
                 if self._closed:
                     return
                 self._hear(key.data)
             now = time.monotonic()
+            if now >= beaten + BEAT_S:  # not at each message: a beat would answer a beat at once
+                self._beat()
+                beaten = now
             if now - last > PAUSE_S:
                 self._restart_clocks(now)
             last = now

@@ -2,13 +2,17 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 
 from torch.distributed import HashStore
 
 from spacescale.files import sha256
+from spacescale.parallel import watch as watch_module
+from spacescale.parallel.lines import Line
 from spacescale.parallel.watch import Beat, Watch, _blamed, _where
 
 
@@ -77,3 +81,21 @@ def test_its_thread_has_ended_when_its_block_has(monkeypatch):
         watch.open(HashStore())
         assert "watch" in {thread.name for thread in threading.enumerate()}
     assert "watch" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_beats_do_not_answer_each_other(monkeypatch):
+    """Else two ranks beat as fast as they can, and take the interpreter from their main threads."""
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    here, there = (Line(end) for end in socket.socketpair())
+    monkeypatch.setattr(watch_module, "open_lines", lambda store: ({1: here}, {}))
+    monkeypatch.setattr(watch_module, "BEAT_S", 0.2)
+    heard = 0
+    with Watch(lambda number: os._exit(1)) as watch:
+        watch.open(HashStore())
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            heard += len(there.receive() or [])
+            there.send({"beat": [heard, "somewhere", False, heard]})  # at once, as the other would
+        there.send({"bye": True})
+    assert 3 <= heard < 20  # thousands, if each answered
