@@ -6,7 +6,8 @@
 Each run is `deepspeed spacescale/pretrain.py` and `spacescale evaluate` (with --cnn also against a
 plain CNN, of the first seed's runs alone), as a user would give them; what follows `--` goes to
 every run. A variant changes the recipe by one override each (several joined by commas). Runs that
-are DONE are not made again, so that a stopped benchmark goes on. Prints per species and assay the
+are done are not made again, so that a stopped benchmark goes on. --core-each makes as many runs at
+once as there are cores, each in one process on one core. Prints per species and assay the
 mean over seeds of Pearson log1p on the test split and its standard deviation, the best baseline,
 and the difference with its interval (mean of the seeds' 95 % intervals); writes results.json.
 """
@@ -14,51 +15,90 @@ and the difference with its interval (mean of the seeds' 95 % intervals); writes
 from __future__ import annotations
 
 import argparse
-import json
+import os
+import queue
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from spacescale.console import aligned
-from spacescale.files import write_json
+from spacescale.files import read_json, write_json
 from spacescale.parallel.comm import free_port
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 
 
-def train(args: argparse.Namespace, run: Path, overrides: list[str]) -> float:
-    """Train and evaluate once, or read what was found before; seconds of the training."""
-    took = run / "seconds.json"
+@dataclass(frozen=True)
+class Run:
+    """One training of a variant with one seed."""
+
+    variant: str
+    seed: int
+    folder: Path
+    overrides: list[str]
+
+
+def train_and_evaluate(args: argparse.Namespace, run: Run, core: int | None) -> None:
+    """Train, then score the best checkpoint on the test split; what was done before is kept.
+
+    core: the one to use; None for all, with `args.processes` processes.
+    """
+    took, scores = run.folder / "seconds.json", scores_of(run)
     if not took.is_file():
+        processes = args.processes if core is None else 1
         began = time.time()
-        command = [str(BIN / "deepspeed"), "--num_gpus", str(args.processes)]
+        command = [str(BIN / "deepspeed"), "--num_gpus", str(processes)]
         command += ["--master_port", str(free_port()), "spacescale/pretrain.py"]
         command += ["--deepspeed", "ds_configs/zero2_moe.json", "--preset", args.preset]
-        command += ["--data", *map(str, args.data), "--output", str(run), "--resume", "auto"]
-        _run([*command, *overrides], run.with_suffix(".log"))
-        write_json(took, time.time() - began)
-    return json.loads(took.read_text())
+        command += ["--data", *map(str, args.data), "--output", str(run.folder)]
+        call([*command, "--resume", "auto", *run.overrides], core, run.folder)
+        write_json(took, {"seconds": time.time() - began})
+    if not scores.is_file():
+        baseline = ["--baseline", "cnn"] if args.cnn and run.seed == 0 else []
+        call([str(BIN / "spacescale"), "evaluate", str(run.folder), *baseline], core, run.folder)
 
 
-def evaluate(run: Path, cnn: bool) -> list[dict[str, Any]]:
-    """Rows of every species and assay of the run's best checkpoint, on the test split."""
-    found = run / "evaluation" / "test" / "metrics.json"
-    if not found.is_file():
-        baseline = ["--baseline", "cnn"] if cnn else []
-        _run([str(BIN / "spacescale"), "evaluate", str(run), *baseline], run.with_suffix(".log"))
-    return json.loads(found.read_text())["assays"]
+def scores_of(run: Run) -> Path:
+    """Where `spacescale evaluate` leaves its figures."""
+    return run.folder / "evaluation" / "test" / "metrics.json"
 
 
-def _run(command: list[str], log: Path) -> None:
+def call(command: list[str], core: int | None, folder: Path) -> None:
+    """Run a command on a core, its output in FOLDER.log."""
+    command = command if core is None else ["taskset", "-c", str(core), *command]
+    log = folder.with_suffix(".log")
     with log.open("a") as out:
         done = subprocess.run(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}: exit status {done.returncode}; see {log}")
+
+
+def do_all(args: argparse.Namespace, runs: list[Run]) -> None:
+    """One run after another, or as many at once as there are cores."""
+    if not args.core_each:
+        for run in runs:
+            train_and_evaluate(args, run, None)
+        return
+    free = queue.SimpleQueue[int]()
+    cores = sorted(os.sched_getaffinity(0))
+    for core in cores:
+        free.put(core)
+
+    def on_a_core(run: Run) -> None:
+        core = free.get()
+        train_and_evaluate(args, run, core)
+        free.put(core)
+
+    with ThreadPoolExecutor(len(cores)) as pool:
+        for _ in pool.map(on_a_core, runs):
+            pass
 
 
 def table(rows: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
@@ -94,26 +134,30 @@ def main() -> None:
     parser.add_argument("--preset", default="space_tiny")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--core-each", action="store_true", help="runs beside each other")
     parser.add_argument("--cnn", action="store_true")
     parser.add_argument("--vary", nargs="*", default=[], metavar="OVERRIDE[,OVERRIDE…]")
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
     args.data, args.out = [path.resolve() for path in args.data], args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
-    results = {}
-    for variant in ["", *args.vary]:
-        rows, seconds = defaultdict(list), []
-        for seed in range(args.seeds):
+    runs = []
+    for seed in range(args.seeds):
+        for variant in ["", *args.vary]:
             name = "".join(c if c.isalnum() or c in "._=-" else "_" for c in variant) or "recipe"
-            run = args.out / f"{name}-seed{seed}"
             changed = [*args.overrides, *filter(None, variant.split(",")), f"run.seed={seed}"]
-            seconds.append(train(args, run, changed))
-            for row in evaluate(run, args.cnn and seed == 0):
-                rows[row["species"], row["assay"]].append(row)
-        title = variant or "recipe"
-        print(f"\n{title}: {args.seeds} seeds, {mean(seconds) / 60:.1f} minutes of training each")
+            runs.append(Run(variant or "recipe", seed, args.out / f"{name}-seed{seed}", changed))
+    do_all(args, runs)
+    results = {}
+    for variant in dict.fromkeys(run.variant for run in runs):
+        own = [run for run in runs if run.variant == variant]
+        seconds = [read_json(run.folder / "seconds.json")["seconds"] for run in own]
+        rows = defaultdict(list)
+        for row in (row for run in own for row in read_json(scores_of(run))["assays"]):
+            rows[row["species"], row["assay"]].append(row)
+        print(f"\n{variant}: {len(own)} seeds, {mean(seconds) / 60:.1f} minutes of training each")
         print("\n".join(table(rows)), flush=True)
-        results[title] = {"seconds": seconds, "rows": [r for part in rows.values() for r in part]}
+        results[variant] = {"seconds": seconds, "rows": [r for part in rows.values() for r in part]}
     write_json(args.out / "results.json", results, indent=1)
 
 

@@ -24,6 +24,8 @@ RELEASED: dict[str, dict[str, Any]] = {
 }
 _LARGE = {"seq_length": 196_608, "unused_layer_norm": True}
 _SMALL = {"dim": 768, "tracks_num_experts": 10, "unused_layer_norm": True}
+# What little data are learnt from best: found on real sets of 2 to 3 Mb, see docs/choosing.md.
+_LITTLE_DATA = {"track_scale": "log1p", "track_balance": 1.0}
 _ON_GPUS = {"micro_batch_size": 2, "num_workers": 4}
 # Each preset names only what differs from the defaults above (the published large model).
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -72,16 +74,19 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "model": {
             "seq_length": 16_384,
             "target_length": 112,
-            "dim": 192,
+            "stem_dim": 32,
+            "pool_sharpness": 0.25,
+            "dim": 96,
             "dim_divisible_by": 16,
             "depth": 4,
             "heads": 4,
             "attn_dim_key": 32,
             "dropout": 0.1,
         },
-        "optim": {"lr": 1e-3, "max_steps": 1200, "warmup_steps": 50},
-        "data": {"micro_batch_size": 2},
-        "run": {"valid_every": 250, "save_every": 250},
+        "loss": _LITTLE_DATA,
+        "optim": {"lr": 5e-4, "max_steps": 3000, "warmup_steps": 100},
+        "data": {"micro_batch_size": 1},
+        "run": {"valid_every": 500, "save_every": 500},
     },
     "space_demo": {
         "model": {
