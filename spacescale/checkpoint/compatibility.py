@@ -25,7 +25,8 @@ FREE_SETTINGS = {
     *(("run", name) for name in RunConfig.model_fields if name != "seed"),
 }
 CHANGEABLE_SETTINGS = {
-    *(("loss", name) for name in LossConfig.model_fields),
+    # Not the scale on which the model predicts.
+    *(("loss", name) for name in LossConfig.model_fields if name != "track_scale"),
     *(("optim", name) for name in ("lr", "max_steps", "warmup_steps", "final_lr_fraction")),
 }
 

@@ -179,6 +179,11 @@ def another_seed(place):
     return place.arguments("--resume", "must", "run.seed=5")
 
 
+def another_scale(place):
+    place.copied_run()
+    return place.arguments("--resume", "must", "loss.track_scale=none")
+
+
 def checkpoints_gone(place):
     shutil.rmtree(place.copied_run())
     return place.arguments("--resume", "auto")
@@ -280,6 +285,7 @@ CASES = [
     Case("elsewhere", damaged_elsewhere, "other/.*state-00000.safetensors: damaged"),
     Case("other run", another_run, "run: holds a run, which .*elsewhere.* is not of"),
     Case("seed", another_seed, "step-00000003: run.seed was 0, is now 5; resume with the same"),
+    Case("scale", another_scale, r"loss.track_scale was \w+, is now none; resume with the same"),
     Case("gone", checkpoints_gone, r"held checkpoints \(latest, best\) and holds none"),
     Case("metric", another_metric, "run.best_metric=.*finhc .did you mean '.*finch'"),
 ]  # fmt: skip
