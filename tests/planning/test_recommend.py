@@ -131,7 +131,8 @@ def test_memory_decides_how_large_preset_and_micro_batch_are(monkeypatch, tmp_pa
     assert (roomy.config.preset, roomy.accumulation) == ("space_tiny", 1)
     tight = plan(int((roomy.total_bytes - 1) / recipe.MEMORY_SHARE))
     assert (tight.config.preset, tight.windows, tight.accumulation) == ("space_tiny", {"ant": 2}, 2)
-    assert plan(int(roomy.states.total / 2)).config.preset == "space_demo"
+    too_little = int(0.7 * roomy.states.total / recipe.MEMORY_SHARE)
+    assert plan(too_little).config.preset == "space_demo"
     with pytest.raises(UserError, match="no preset fits"):
         plan(2**20)
 
