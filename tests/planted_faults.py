@@ -381,4 +381,35 @@ FAULTS = {
         "self.total + 2 * other.total,",
         ("tests/train/test_interval_losses.py",),
     ),
+    # --- what training holds predictions against
+    "predictions of log1p are scored as they are": Fault(
+        "spacescale/metrics/track_scale.py",
+        'prediction.expm1() if self.name == "log1p"',
+        'prediction if self.name == "log1p"',
+        ("tests/metrics/test_track_scale.py",),
+    ),
+    "spiky tracks weigh more": Fault(
+        "spacescale/train/objective.py",
+        "(dispersion + LEAST_DISPERSION) ** -balance",
+        "(dispersion + LEAST_DISPERSION) ** balance",
+        ("tests/train/test_objective.py",),
+    ),
+    "track weights reach only species without gaps": Fault(
+        LOSSES,
+        "track_weights=weights[name],",
+        "track_weights=1.0,",
+        ("tests/model/test_losses.py",),
+    ),
+    "a resumed run may predict on another scale": Fault(
+        "spacescale/checkpoint/compatibility.py",
+        'for name in LossConfig.model_fields if name != "track_scale"',
+        "for name in LossConfig.model_fields",
+        ("tests/commands/test_pretrain_refusals.py",),
+    ),
+    "every beat is answered by a beat": Fault(
+        "spacescale/parallel/watch.py",
+        "if now >= beaten + BEAT_S:",
+        "if True:",
+        ("tests/parallel/test_watch.py",),
+    ),
 }
