@@ -194,9 +194,9 @@ class LossConfig(_Section):
     )
     track_balance: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         default=0.0,
-        description="0 weighs all tracks of a species the same; 1 inversely to how far their "
-        "targets' variance exceeds their mean, so that spiky tracks do not rule; between, by that "
-        "power. The weights' mean is 1",
+        description="0 weighs all tracks the same; 1 inversely to how far their targets' variance "
+        "exceeds their mean, within and across species, so that spiky tracks and species do not "
+        "rule; between, by that power. The mean over all species is 1",
     )
     poisson_reduction: Literal["windows", "species"] = Field(
         default="windows",

@@ -394,6 +394,12 @@ FAULTS = {
         "(dispersion + LEAST_DISPERSION) ** balance",
         ("tests/train/test_objective.py",),
     ),
+    "species weigh the same however spiky": Fault(
+        "spacescale/train/objective.py",
+        "(weights[name] / mean).float()",
+        "(weights[name] / weights[name].mean()).float()",
+        ("tests/train/test_objective.py",),
+    ),
     "track weights reach only species without gaps": Fault(
         LOSSES,
         "track_weights=weights[name],",

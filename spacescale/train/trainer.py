@@ -31,7 +31,7 @@ from spacescale.parallel.run_folder import DONE, REQUEUE
 from spacescale.parallel.step_gate import veto_steps
 from spacescale.train.grace import Grace
 from spacescale.train.interval_losses import IntervalLosses
-from spacescale.train.objective import Objective
+from spacescale.train.objective import objectives
 from spacescale.train.quarantine import Quarantine
 from spacescale.train.schedule import learning_rate
 from spacescale.train.signals import StopRequest
@@ -66,9 +66,7 @@ class Trainer:
         self.record = record  # of the run's history
         self.accumulation = engine.gradient_accumulation_steps()
         self.gradient_order = GradientOrder(manager.model)
-        self.objectives = {
-            name: Objective.of(d, config.loss, device) for name, d in data.datasets.items()
-        }
+        self.objectives = objectives(data.datasets, config.loss, device)
         self.scores: dict[str, float] = {}  # of the last validation, and its step
         self.validation_due = False  # a stop did not wait for that of the last step
         self.validations = ValidationWatch(config.run)
