@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--preset", default="space_tiny")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--core-each", action="store_true", help="runs beside each other")
     parser.add_argument("--cnn", action="store_true")
     parser.add_argument("--vary", nargs="*", default=[], metavar="OVERRIDE[,OVERRIDE…]")

@@ -84,8 +84,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "dropout": 0.1,
         },
         "loss": _LITTLE_DATA,
-        "optim": {"lr": 5e-4, "max_steps": 3000, "warmup_steps": 100},
-        "data": {"micro_batch_size": 1},
+        "optim": {"lr": 5e-4, "max_steps": 4000, "warmup_steps": 100},
+        "data": {"micro_batch_size": 2},
         "run": {"valid_every": 500, "save_every": 500},
     },
     "space_demo": {

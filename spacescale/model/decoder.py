@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spacescale.config import ModelConfig
 from spacescale.model.experts import StackedExperts
-from spacescale.model.precision import at_least_float32
+from spacescale.model.precision import WideLinear, at_least_float32
 from spacescale.model.router import LEAKY_SLOPE, ExpertChoice, RoutingSums, gate_weights
 
 
@@ -29,9 +29,9 @@ class ProfileDecoder(nn.Module):
         self.num_types = len(config.profile_types)
         self.softmax_of_sum = config.group_weights == "softmax_of_sum"
         num_gates = self.num_types * self.groups
-        self.from_sequence = nn.Linear(2 * config.dim, num_gates)
-        self.from_species = nn.Linear(config.dim, num_gates) if config.species_token else None
-        self.gates = nn.Linear(bins, num_gates * config.tracks_num_experts)
+        self.from_sequence = WideLinear(2 * config.dim, num_gates)
+        self.from_species = WideLinear(config.dim, num_gates) if config.species_token else None
+        self.gates = WideLinear(bins, num_gates * config.tracks_num_experts)
         self.type_embedding = nn.Parameter(torch.randn(self.num_types, bins))
         self.experts = StackedExperts(
             config.tracks_num_experts, bins, 2 * bins, config.dropout, out_dropout=False
@@ -59,14 +59,15 @@ class ProfileDecoder(nn.Module):
             sums = self._sums(gates, logits, views, track_types)
         enhanced = base + self._mix(profiles, gates, chosen).transpose(1, 2)
         if self.layer_norm is not None:  # on no profile: gradient buckets need every parameter
-            enhanced = enhanced + self.layer_norm(profiles[:0]).sum()
+            none = profiles[:0].to(self.layer_norm.weight.dtype)
+            enhanced = enhanced + self.layer_norm(none).sum()
         return enhanced, sums
 
     def _group_logits(self, features: Tensor, species_state: Tensor | None) -> Tensor:
         """What the sequence, and the species where the model knows it, say of each gate."""
         views = [self.from_sequence(at_least_float32(features).mean(1))]
         if self.from_species is not None and species_state is not None:
-            views.append(self.from_species(at_least_float32(species_state)))
+            views.append(self.from_species(species_state))
         return torch.stack(views).unflatten(-1, (self.num_types, self.groups))
 
     def _group_weights(self, views: Tensor) -> Tensor:
@@ -127,5 +128,6 @@ class MLPDecoder(nn.Module):
 
     def forward(self, base: Tensor) -> Tensor:
         """(B, N, T) base predictions before softplus → base + refinement (B, N, T)."""
-        h = self.dropout(torch.relu(self.input(base.transpose(1, 2))))
+        profiles = base.transpose(1, 2).to(self.input.weight.dtype)
+        h = self.dropout(torch.relu(self.input(profiles)))
         return base + self.output(h).transpose(1, 2)

@@ -67,6 +67,7 @@ class StackedExperts(nn.Module):
         return self.out_dropout(run(rows, counts))
 
     def _run_in_turn(self, rows: Tensor, counts: Tensor) -> Tensor:
+        rows = rows.to(self.w1.dtype)  # of weights kept in 16 bits
         bias_in, bias_out = self.w3[:, 0].split([self.hidden, self.dim], dim=1)
         # Taken one by one with [expert], each gradient would be a full stack of zeros but for one.
         stacks = (self.w1.unbind(), bias_in.unbind(), self.w2.unbind(), bias_out.unbind())
