@@ -151,6 +151,10 @@ class ModelConfig(_Section):
                 f"model.tracks_top_k={self.tracks_top_k} exceeds "
                 f"tracks_num_experts={self.tracks_num_experts}"
             )
+        if self.decoder == "moe" and self.species and not self.profile_types:
+            raise ValueError(
+                "model.decoder=moe, but no species has tracks; model.decoder=none would do"
+            )
         if self.dim % self.dim_divisible_by:
             raise ValueError(
                 f"model.dim={self.dim} must be divisible by "

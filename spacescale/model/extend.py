@@ -12,21 +12,21 @@ from spacescale.config import ModelConfig
 from spacescale.model.space import Space
 
 
-def add_species(model: Space, name: str, tracks: Sequence[str], like: str | None = None) -> Space:
-    """Return a model that also predicts `tracks` of species `name`; what it knew stays the same.
+def add_species(
+    model: Space, name: str, tracks: Sequence[str] = (), like: str | None = None
+) -> Space:
+    """Return a model that also knows species `name`; what it knew stays the same.
 
-    `tracks` holds the profile type (assay) of each track. The new token and gates start as those
+    `tracks` holds the profile type (assay) of each track to predict; a species without any gets
+    embeddings alone. The new token and gates start as those
     of the species `like`, or as the mean over all species; head and gates of profile types that
-    are new start afresh. Raises ValueError for a name that is taken, an unknown `like` or no
-    tracks.
+    are new start afresh. Raises ValueError for a name that is taken or an unknown `like`.
     """
     known = list(model.species)
     if name in known:
         raise ValueError(f"species {name!r}: the model knows it already")
     if like is not None and like not in known:
         raise ValueError(f"like={like!r}: this model knows {known}")
-    if not tracks:
-        raise ValueError(f"species {name!r}: no tracks")
     values = model.config.model_dump()
     values["species"][name] = tuple(tracks)
     extended = Space(ModelConfig.model_validate(values))

@@ -127,35 +127,42 @@ class Space(nn.Module):
         self.pointwise = ConvBlock(config.dim, 2 * config.dim, 1)
         self.pointwise_out = nn.Sequential(nn.Dropout(config.dropout / 8), GELU())
         self.heads = nn.ModuleDict(
-            {name: nn.Linear(2 * config.dim, len(t)) for name, t in config.species.items()}
+            {name: nn.Linear(2 * config.dim, len(t)) for name, t in config.species.items() if t}
         )
         self.decoder: ProfileDecoder | MLPDecoder | None = None
         if config.decoder == "moe":
             self.decoder = ProfileDecoder(config)
         elif config.decoder == "mlp":
             self.decoder = MLPDecoder(config)
-        self._number_track_types()
+        # What follows from the configuration alone is computed when first used: a buffer made here
+        # that no file holds would be left as garbage by a loader that builds on the meta device.
         self._basis: Tensor | None = None
+        self._track_types: dict[str, Tensor] = {}
 
-    def _number_track_types(self) -> None:
-        types = self.config.profile_types
-        for name, assays in self.config.species.items():
-            numbers = torch.tensor([types.index(assay) for assay in assays])
-            self.register_buffer(f"track_types_{name}", numbers, persistent=False)
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What `embed` can give: the stem, the stages of the tower, the blocks, the last layer."""
+        tower = (f"conv_tower.{i}" for i in range(len(self.conv_tower)))
+        blocks = (f"transformer.{i}" for i in range(len(self.transformer)))
+        return ("stem", *tower, *blocks, "pointwise")
 
-    def forward(self, codes: dict[str, Tensor]) -> SpaceOutput:
-        """Predict tracks from base codes, species name → (B_s, L) uint8.
+    def forward(self, sequences: dict[str, Tensor]) -> SpaceOutput:
+        """Predict tracks from species name → base codes (B_s, L) uint8.
 
-        B_s may be 0, but not for all species. Raises ValueError naming an unknown species.
+        Or → bases (B_s, 4, L) float, in the order A C G T, through which gradients flow; of all
+        species the same. B_s may be 0, but not for all species. Raises ValueError naming a species
+        that is unknown or has no tracks.
         """
-        if not sum(map(len, codes.values())):
+        if not sum(map(len, sequences.values())):
             raise ValueError("an empty batch: give the sequences of at least one species")
-        if unknown := set(codes) - set(self.species):
-            raise ValueError(f"species {sorted(unknown)}: this model knows {list(self.species)}")
-        present = [name for name in self.species if name in codes]
-        sizes = [codes[name].shape[0] for name in present]
+        for name in sequences:
+            self._require_species(name)
+            if name not in self.heads:
+                raise ValueError(f"species {name!r} has no tracks: only `embed` takes it")
+        present = [name for name in self.species if name in sequences]
+        sizes = [sequences[name].shape[0] for name in present]
         features, state, encoder_routing = self._trunk(
-            torch.cat([codes[name] for name in present]), present, sizes
+            torch.cat([sequences[name] for name in present]), present, sizes
         )
         features = features + self._touch_absent_heads(features, present)
         states = [None] * len(present) if state is None else state.split(sizes)
@@ -182,15 +189,47 @@ class Space(nn.Module):
     ) -> tuple[Tensor, RoutingSums | None]:
         if isinstance(self.decoder, MLPDecoder):
             return self._stage("decoder", self.decoder, base), None
-        track_types = getattr(self, f"track_types_{name}")
+        track_types = self._types_of_tracks(name, base.device)
         return self._stage("decoder", self.decoder, base, features, state, track_types)
 
-    def _trunk(
-        self, codes: Tensor, present: list[str], sizes: list[int]
-    ) -> tuple[Tensor, Tensor | None, list[RoutingSums]]:
-        """Codes (B, L) → features (B, N, 2D), species tokens' final states (B, D), routing."""
-        x = torch.cat([self._convolve(part) for part in self._normalised_apart(codes, sizes)])
-        x = x.transpose(1, 2)  # (B, bins, D)
+    def embed(self, sequences: Tensor, species: str, layer: str = "pointwise") -> Tensor:
+        """Features of sequences of one species: without crop, head and decoder, of any length.
+
+        sequences: base codes (B, L) uint8, or bases (B, 4, L) float, through which gradients flow;
+        L ≥ 1 bp. layer: one of `layers`. Returns (B, positions, channels): a position is
+        `bin_size` bp, in `stem` 2 and in `conv_tower.K` 2^(K+2), the last one perhaps fewer, and
+        channels are 2D in `pointwise`, D in the blocks. Raises ValueError for an unknown species
+        or layer, and for empty sequences.
+        """
+        self._require_species(species)
+        if layer not in self.layers:
+            raise ValueError(f"layer {layer!r}: this model has {', '.join(self.layers)}")
+        if not sequences.shape[-1]:
+            raise ValueError("sequences of 0 bp have no features")
+        x = self.stem(self._bases(sequences))
+        if layer == "stem":
+            return x.transpose(1, 2)
+        for i, stage in enumerate(self.conv_tower):
+            x = stage(x)
+            if layer == f"conv_tower.{i}":
+                return x.transpose(1, 2)
+        bins = x.shape[2]
+        x, basis, numbers = self._enter_transformer(x, [species], [len(x)])
+        for i, block in enumerate(self.transformer):
+            x, _ = block(x, basis, numbers)
+            if layer == f"transformer.{i}":
+                return x[:, :bins]
+        return self.pointwise_out(self.pointwise(x[:, :bins].transpose(1, 2)).transpose(1, 2))
+
+    def _require_species(self, name: str) -> None:
+        if name not in self.species:
+            raise ValueError(f"species {name!r}: this model knows {list(self.species)}")
+
+    def _enter_transformer(
+        self, x: Tensor, present: list[str], sizes: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, D, bins) → bins and species token (B, N, D), positional basis, species (B,)."""
+        x = x.transpose(1, 2)
         # Built on the host and sent without waiting: neither the host nor the device stops here.
         species = torch.repeat_interleave(
             torch.tensor([self.species.index(name) for name in present]), torch.tensor(sizes)
@@ -198,7 +237,15 @@ class Space(nn.Module):
         if self.species_token is not None:
             # The released code appends the token at the end (the paper draws it in front).
             x = torch.cat([x, self.species_token(species)[:, None].to(x.dtype)], dim=1)
-        basis = self._positional_basis(x.shape[1], x.device)
+        return x, self._positional_basis(x.shape[1], x.device), species
+
+    def _trunk(
+        self, sequences: Tensor, present: list[str], sizes: list[int]
+    ) -> tuple[Tensor, Tensor | None, list[RoutingSums]]:
+        """Sequences → features (B, N, 2D), species tokens' final states (B, D), routing."""
+        parts = self._normalised_apart(sequences, sizes)
+        x = torch.cat([self._convolve(part) for part in parts])
+        x, basis, species = self._enter_transformer(x, present, sizes)
         routing = []
         for block in self.transformer:
             x, sums = self._stage("transformer", block, x, basis, species)
@@ -217,10 +264,21 @@ class Space(nn.Module):
         apart = self.training and self.config.batchnorm == "per_species"
         return x.split(sizes) if apart else (x,)
 
-    def _convolve(self, codes: Tensor) -> Tensor:
-        """(B, L) uint8 → (B, D, bins)."""
-        x = one_hot(codes, self.stem[0].weight.dtype)  # pyright: ignore[reportArgumentType]
-        x = self._stage("stem", self.stem, x)
+    def _bases(self, sequences: Tensor) -> Tensor:
+        """Codes (B, L) uint8 or bases (B, 4, L) float → (B, 4, L) in the weights' type."""
+        dtype = next(self.stem.parameters()).dtype
+        if sequences.ndim == 2 and not sequences.is_floating_point():
+            return one_hot(sequences, dtype)
+        if sequences.ndim == 3 and sequences.shape[1] == NUM_BASES:
+            return sequences.to(dtype)
+        raise ValueError(
+            f"sequences {sequences.dtype} {tuple(sequences.shape)}: expected codes (B, L) uint8 or "
+            f"bases (B, {NUM_BASES}, L) float"
+        )
+
+    def _convolve(self, sequences: Tensor) -> Tensor:
+        """Sequences → (B, D, bins)."""
+        x = self._stage("stem", self.stem, self._bases(sequences))
         for layer in self.conv_tower:
             x = self._stage("conv_tower", layer, x)
         return x
@@ -245,6 +303,17 @@ class Space(nn.Module):
                 )
             self._basis = basis
         return basis
+
+    def _types_of_tracks(self, species: str, device: torch.device) -> Tensor:
+        """Number of each track's profile type (T,) int64, kept once it was computed."""
+        kept = self._track_types.get(species)
+        if kept is None or kept.device != device:
+            types = self.config.profile_types
+            numbers = [types.index(assay) for assay in self.config.species[species]]
+            with torch.inference_mode(False):  # later passes may need gradients
+                kept = torch.tensor(numbers).to(device)
+            self._track_types[species] = kept
+        return kept
 
     def _touch_absent_heads(self, features: Tensor, present: list[str]) -> Tensor:
         """Zero that depends on the heads of species that the batch does not name."""

@@ -218,7 +218,7 @@ def test_predicted_bins_are_the_central_ones_without_the_token_at_the_end(bins, 
 
 
 def test_unknown_species_are_named():
-    with pytest.raises(ValueError, match=r"\['moth'\]: this model knows \['finch', 'perch'\]"):
+    with pytest.raises(ValueError, match=r"species 'moth': this model knows \['finch', 'perch'\]"):
         tiny_model()({"finch": some_codes(1), "moth": some_codes(1)})
     with pytest.raises(ValueError, match="an empty batch"):
         tiny_model()({})
