@@ -89,6 +89,8 @@ class AssayResult:
     pearson_log1p: float
     interval: Interval
     pearson_raw: float
+    median_log1p: float  # over tracks, in place of the mean
+    median_raw: float
     peaks: float  # in log1p, over the bins of peaks alone
     across_tracks: float | None  # None where an assay has too few tracks, and for ALL
     train: float | None
@@ -115,6 +117,8 @@ def assay_results(result: SpeciesResult) -> list[AssayResult]:
                 pearson_log1p=_mean(log1p, tracks),
                 interval=Interval.of(result.draws[""][:, tracks].nanmean(1)),
                 pearson_raw=_mean(raw, tracks),
+                median_log1p=float(log1p[tracks].nanmedian()),
+                median_raw=float(raw[tracks].nanmedian()),
                 peaks=_mean(peaks, tracks),
                 across_tracks=across.get(assay),
                 train=None if train is None else _mean(train, tracks),

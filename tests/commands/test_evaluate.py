@@ -1,6 +1,7 @@
 """Scores do not depend on how many windows are taken at a time, nor on the number of devices."""
 
 import json
+import statistics
 import time
 
 import pytest
@@ -40,6 +41,10 @@ def test_windows_are_dealt_out_to_the_devices(alone, tmp_path):
     assert len(numbers(one)) > 30
     assert numbers(three) == pytest.approx(numbers(one), abs=1e-5)
     assert three["species"]["finch"]["windows"] == one["species"]["finch"]["windows"] > 3
+    for row in one["assays"]:
+        tracks = one["species"][row["species"]]["tracks"]
+        raw = [t["pearson_raw"] for t in tracks if row["assay"] in (t["assay"], "all")]
+        assert row["median_raw"] == pytest.approx(statistics.median_low(raw))
 
 
 def test_a_failure_on_one_device_ends_the_work_of_all(alone, tmp_path, monkeypatch):

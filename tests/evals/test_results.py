@@ -7,7 +7,8 @@ from spacescale.evals.results import AssayResult, Beside, not_beaten
 def row(**baselines):
     return AssayResult(
         species="finch", assay="cage", tracks=4, pearson_log1p=0.3, interval=Interval(0.2, 0.4),
-        pearson_raw=0.2, peaks=0.1, across_tracks=None, train=None, baselines=baselines,
+        pearson_raw=0.2, median_log1p=0.2, median_raw=0.2, peaks=0.1, across_tracks=None,
+        train=None, baselines=baselines,
         left_out={}, beaten_on=2,
     )  # fmt: skip
 
