@@ -10,6 +10,7 @@ from pathlib import Path
 from spacescale import __version__, console
 from spacescale.arguments import given_path, path_option
 from spacescale.errors import UserError
+from spacescale.predict import commands as predict_commands
 from spacescale.pretrain import begin
 from spacescale.selfcheck import add_options as add_selfcheck_options
 from spacescale.selfcheck import run as run_selfcheck
@@ -68,6 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="score genes, too: their levels over the exons, and the shape within",
     )
     evaluate.set_defaults(run=_evaluate)
+
+    predict_commands.add_to(commands)
 
     convert = commands.add_parser("convert", help="export plain PyTorch weights, proved equal")
     convert.add_argument(

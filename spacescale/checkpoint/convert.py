@@ -52,6 +52,7 @@ def _write_export(checkpoint: Path, folder: Path) -> None:
             "metrics": state["metrics"],
             "data_manifests": state["data_manifests"],
             "data_splits": layout.data_splits(state),
+            "data_transforms": state.get("data_transforms", {}),
             "versions": state["versions"],
             "exported_with": __version__,
         },

@@ -183,6 +183,7 @@ class _State(BaseModel):
     layout: _Layout
     data_manifests: dict[str, str]
     data_splits: dict[str, str | None] = {}
+    data_transforms: dict[str, str] = {}  # {} where an earlier spacescale did not keep them
     versions: dict[str, str]
     time: float = 0.0
     run: str = ""

@@ -218,6 +218,7 @@ class CheckpointManager:
             "layout": self.laid_out,
             "data_manifests": self.data.manifest_hashes,
             "data_splits": self.data.split_hashes,
+            "data_transforms": self.data.transforms,
             "versions": {
                 "spacescale": __version__,
                 "torch": torch.__version__,

@@ -32,6 +32,11 @@ class RunData:
         return {name: data.manifest.split.hash for name, data in self.datasets.items()}
 
     @property
+    def transforms(self) -> dict[str, str]:
+        """Species → name of the transform that made its targets of coverage."""
+        return {name: data.manifest.transform.name for name, data in self.datasets.items()}
+
+    @property
     def with_unmeasured(self) -> set[str]:
         """Species whose targets are NaN where a track was not measured."""
         return {name for name, data in self.datasets.items() if data.manifest.missing == "nan"}

@@ -34,11 +34,11 @@ from spacescale.evals.region import Region, choose_regions
 from spacescale.evals.replicates import Replicates
 from spacescale.evals.results import SpeciesResult, summary, write_tables
 from spacescale.evals.track_prediction import add_expert_use, empty_expert_use, score_split
-from spacescale.evals.trained_model import OTHER_SPLIT, TrainedModel, load_trained
 from spacescale.metrics.routing import ExpertUse
 from spacescale.metrics.writer import METRICS_FILE
 from spacescale.model.space import Space, SpaceOutput
 from spacescale.parallel import comm
+from spacescale.predict.trained_model import OTHER_SPLIT, TrainedModel, load_trained
 
 logger = logging.getLogger(__name__)
 

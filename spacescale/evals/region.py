@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.metrics.track_scale import nonzero_means
+from spacescale.predict.places import parse_place
 
 BINS_SHOWN = 1000  # of the default region, at most, where one window has not more
 WINDOWS_SHOWN = 4
@@ -57,9 +57,9 @@ def choose_regions(
     with_windows = {n: d for n, d in datasets.items() if d.manifest.num_windows.get(split)}
     found, problems = {}, []
     if asked is not None:
-        place = _parse(asked)
+        place = parse_place(asked, "--region")
         for name, data in with_windows.items():
-            region = _cover(data, data.rows(split), *place)
+            region = _cover(data, data.rows(split), place.chrom, place.start, place.end)
             if isinstance(region, Region):
                 found[name] = region
             else:
@@ -71,17 +71,6 @@ def choose_regions(
         if name not in found:
             found[name] = with_signal(data, data.rows(split))
     return found
-
-
-def _parse(text: str) -> tuple[str, int, int]:
-    if match := re.fullmatch(r"(.+):(\d[\d,]*)-(\d[\d,]*)", text):
-        start, end = (int(number.replace(",", "")) for number in match.groups()[1:])
-        if start < end:
-            return match.group(1), start, end
-    raise UserError(
-        f"--region {text}: expected CONTIG:START-END, 0-based half-open in bp, such as "
-        "chrII:120000-150000"
-    )
 
 
 def with_signal(data: SpeciesData, rows: np.ndarray) -> Region:

@@ -24,8 +24,8 @@ from spacescale.evals.profile_baselines import PEAK_QUANTILE
 from spacescale.evals.region import Region
 from spacescale.evals.replicates import Replicates
 from spacescale.evals.reports import AccRow, write_acc_table, write_metrics_json
-from spacescale.evals.trained_model import Splits
 from spacescale.metrics.routing import ExpertUse
+from spacescale.predict.trained_model import Splits
 
 ALL = "all"  # assays together
 DEFINITION = (

@@ -42,6 +42,7 @@ NEGATIVE_TARGETS = (
 )
 
 _Pool = Callable[[np.ndarray], np.ndarray]
+_Inverse = Callable[[np.ndarray], np.ndarray]
 
 
 def _sum(x: np.ndarray) -> np.ndarray:
@@ -72,6 +73,7 @@ class Transform:
     name: str
     version: int
     pools: dict[str, _Pool]
+    roots: dict[str, _Inverse]  # what undoes the root of a sum_stat that takes one
     scale_first: bool
     soft_offset: float
     clip_low_share: float
@@ -148,6 +150,25 @@ class Transform:
             x = x * np.float32(abs(track.scale))
         return x.astype(np.float32, copy=False)
 
+    def coverage(self, targets: np.ndarray, track: Track) -> np.ndarray:
+        """Return what `pooled` of the coverage was, from targets: float32 of the same shape.
+
+        In the units of the track's file, its sign included, as the sum_stat summarises a bin, of
+        which the root is undone. What a hard clip took stays taken.
+        """
+        x = np.asarray(targets, dtype=np.float32)
+        scale = np.float32(abs(track.scale))
+        if not self.scale_first:
+            x = x / scale
+        if track.clip_soft is not None:
+            above = np.maximum(x - track.clip_soft + self.soft_offset, 0.0)
+            x = np.where(x > track.clip_soft, track.clip_soft - self.soft_offset + above**2, x)
+        if root := self.roots.get(track.sum_stat.removeprefix(ABSOLUTE)):
+            x = root(np.maximum(x, 0.0))
+        if self.scale_first:
+            x = x / scale
+        return (-x if track.scale < 0 else x).astype(np.float32, copy=False)
+
     def _soft_clip(self, x: np.ndarray, limit: float) -> np.ndarray:
         above = np.maximum(x - limit, 0.0)
         soft = limit - self.soft_offset + np.sqrt(above + self.soft_offset)
@@ -191,6 +212,7 @@ TRANSFORMS = {
             name="basenji2020",
             version=1,
             pools=_PLAIN_POOLS,
+            roots={},
             scale_first=False,
             soft_offset=0.0,
             clip_low_share=0.0,
@@ -206,6 +228,7 @@ TRANSFORMS = {
                 "sum_sqrt": lambda x: _sum(x) ** 0.75,
                 "mean_sqrt": lambda x: _mean(x) ** 0.75,
             },
+            roots=dict.fromkeys(("sum_sqrt", "mean_sqrt"), lambda x: x ** (4 / 3)),
             scale_first=False,
             soft_offset=0.0,
             clip_low_share=-1.0,
@@ -221,6 +244,11 @@ TRANSFORMS = {
                 "sum_sqrt": lambda x: np.sqrt(1 + _sum(x)) - 1,
                 "mean_sqrt": lambda x: np.sqrt(1 + _mean(x)) - 1,
                 "sum_exp75": lambda x: (1 + _sum(x)) ** 0.75 - 1,
+            },
+            roots={
+                "sum_sqrt": lambda x: (x + 1) ** 2 - 1,
+                "mean_sqrt": lambda x: (x + 1) ** 2 - 1,
+                "sum_exp75": lambda x: (x + 1) ** (4 / 3) - 1,
             },
             scale_first=True,
             soft_offset=1.0,

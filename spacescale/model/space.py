@@ -356,6 +356,7 @@ class _Trained(BaseModel):
     loss: dict[str, Any] = {}
     data_manifests: dict[str, str | None]
     data_splits: dict[str, str | None] = {}
+    data_transforms: dict[str, str] = {}
     versions: dict[str, str]
 
 

@@ -17,8 +17,8 @@ from spacescale.checkpoint.convert import convert
 from spacescale.checkpoint.found import find_start
 from spacescale.errors import UserError
 from spacescale.evals.info import describe
-from spacescale.evals.trained_model import load_trained
 from spacescale.metrics.writer import RunLog, read_metrics
+from spacescale.predict.trained_model import load_trained
 
 TRACKS = "index\tidentifier\tfile\n0\t{0}1\t{0}1.bw\n"
 

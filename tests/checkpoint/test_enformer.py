@@ -22,10 +22,10 @@ from spacescale.checkpoint.foreign_config import released_grouping
 from spacescale.cli import main
 from spacescale.config import ModelConfig
 from spacescale.errors import UserError
-from spacescale.evals.trained_model import load_trained
 from spacescale.model.attention import positional_basis
 from spacescale.model.layers import one_hot
 from spacescale.model.space import Space, meta_model
+from spacescale.predict.trained_model import load_trained
 
 FOREIGN = {
     "use_tf_gamma": False,

@@ -29,9 +29,9 @@ from spacescale.checkpoint.released import (
 from spacescale.checkpoint.weight_files import read_weights
 from spacescale.cli import main
 from spacescale.errors import UserError
-from spacescale.evals.trained_model import load_trained
 from spacescale.genome.tracks import Track, read_targets, write_tracks
 from spacescale.model.space import Space, meta_model
+from spacescale.predict.trained_model import load_trained
 
 DATA = Path(__file__).with_name("data")
 PUBLISHED_PARAMETERS = 588_750_036

@@ -44,10 +44,10 @@ from spacescale.dataset.folder import list_files
 from spacescale.dataset.loader import evaluation_batches, open_datasets
 from spacescale.dataset.manifest import read_manifest, save_manifest
 from spacescale.dataset.sampler import SampleOrder
-from spacescale.evals.trained_model import load_trained
 from spacescale.metrics.writer import read_metrics
 from spacescale.model.losses import species_losses
 from spacescale.parallel.comm import free_port
+from spacescale.predict.trained_model import load_trained
 
 FAULTY = Path("tests/commands/faulty_pretrain.py")
 FEW_STEPS = 6  # no window is drawn twice in them

@@ -210,3 +210,20 @@ def test_abs_takes_the_magnitude_of_every_base(name):
     assert np.array_equal(found, TRANSFORMS[name].bins(np.abs(coverage), plain))
     with pytest.raises(UserError, match="give one of them"):
         TRANSFORMS[name].check(replace(track, scale=-1.0))
+
+
+@pytest.mark.parametrize("name", sorted(TRANSFORMS))
+@pytest.mark.parametrize("scale", [SCALE, -SCALE])
+def test_coverage_comes_back_from_targets(coverage, name, scale):
+    """All but what a hard clip took; values lie on both sides of the soft clip."""
+    transform = TRANSFORMS[name]
+    for sum_stat in transform.pools:
+        made = track(sum_stat, clip=None, scale=scale)
+        pooled = transform.pooled(coverage, made)
+        targets = transform.limited(pooled, made)
+        plain = replace(made, sum_stat=sum_stat.partition("_")[0])
+        expected = transform.pooled(coverage, replace(plain, scale=1.0))
+        found = transform.coverage(targets, made)
+        expected = -expected if scale < 0 else expected
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5, err_msg=sum_stat)
+        assert pooled.max() > CLIP_SOFT or sum_stat.startswith(("mean", "median"))

@@ -12,4 +12,5 @@ def no_data(species: Iterable[str]) -> Any:
         tracks={name: [] for name in names},
         manifest_hashes=dict.fromkeys(names, ""),
         split_hashes=dict.fromkeys(names, ""),
+        transforms=dict.fromkeys(names, ""),
     )

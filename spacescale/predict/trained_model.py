@@ -36,12 +36,13 @@ class TrainedModel:
     tracks: dict[str, list[Track]]
     data_manifests: dict[str, str]  # identity of each species' data set
     data_splits: dict[str, str | None]  # and the hash of its splits, where it is known
+    data_transforms: dict[str, str]  # of coverage to targets, where they are known
     data_paths: list[Path]  # where they lay; [] for an export
     run: Path | None  # the run folder, if it comes from one
 
     def track_scale(self, species: str) -> TrackScale:
         """What the model predicts of each track of a species."""
-        means = np.array([track.mean for track in self.tracks[species]], dtype=np.float32)
+        means = np.array([track.mean for track in self.tracks.get(species, [])], dtype=np.float32)
         return TrackScale(self.scale_name, nonzero_means(means))
 
     def check_data(self, data: SpeciesData, other_split: bool = False) -> None:
@@ -118,6 +119,7 @@ def load_trained(path: Path) -> TrainedModel:
             tracks=_read_tracks(path),
             data_manifests=payload["trained"]["data_manifests"],
             data_splits=layout.data_splits(payload["trained"]),
+            data_transforms=payload["trained"].get("data_transforms", {}),
             data_paths=[],
             run=None,
         )
@@ -136,6 +138,7 @@ def load_trained(path: Path) -> TrainedModel:
         tracks=_read_tracks(checkpoint),
         data_manifests=state["data_manifests"],
         data_splits=layout.data_splits(state),
+        data_transforms=state.get("data_transforms", {}),
         data_paths=[Path(data) for data in config.data.paths],
         run=checkpoint.parent.parent if in_run else None,
     )

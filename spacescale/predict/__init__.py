@@ -1,0 +1,1 @@
+"""Use a trained model: on sequences, on regions of a genome."""

@@ -1,0 +1,247 @@
+"""A trained model that takes sequences as people have them, and names the unit of its answers.
+
+Shapes: B sequences, L bases, N bins, T tracks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spacescale.errors import UserError
+from spacescale.genome.aliases import suggest
+from spacescale.genome.dna import N, encode, reverse_complement
+from spacescale.genome.tracks import Track
+from spacescale.genome.transforms import TRANSFORMS
+from spacescale.predict.trained_model import TrainedModel, load_trained
+
+Unit = Literal["means", "stored", "coverage"]
+UNITS: dict[Unit, str] = {
+    "means": "multiples of each track's mean over its training windows",
+    "stored": "targets as the data set stores them, clipped and scaled",
+    "coverage": "values of the track's own file in each bin, as its sum_stat adds them up; scale, "
+    "soft clip and root undone, a hard clip is not",
+}
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class Predictor:
+    """One species of a trained model, on one device.
+
+        predictor = Predictor.load("exports/yeast")
+        tracks = predictor.predict(window)  # (N, T), multiples of each track's mean
+        features = predictor.embed("ACGTTGCA")  # (positions, channels)
+
+    species, tracks (of the species, in the order of T), bin_size and window (bp that `predict`
+    takes) and span (bp that it predicts, the window's centre) say what it is.
+    """
+
+    def __init__(
+        self,
+        trained: TrainedModel,
+        species: str | None = None,
+        device: torch.device | str | None = None,
+        precision: Precision = "float32",
+        batch_size: int = 4,
+    ):
+        """Take one species of a model that is loaded.
+
+        species: may be left out where the model has one. device: default the first GPU there is,
+        else the CPU. precision: of weights and activations; routing and predictions are float32.
+        Raises UserError for a species that is not given or unknown.
+        """
+        self.trained = trained
+        self.species = _one_species(trained, species)
+        self.tracks: list[Track] = trained.tracks.get(self.species, [])
+        config = trained.model.config
+        self.bin_size, self.window = config.bin_size, config.seq_length
+        self.span = config.target_length * config.bin_size
+        self.batch_size = batch_size
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = trained.model.to(self.device, getattr(torch, precision)).eval()
+        self._scale = trained.track_scale(self.species)
+        self._strand_pair = np.array([track.strand_pair for track in self.tracks], dtype=np.int64)
+
+    @classmethod
+    def load(
+        cls,
+        weights: str | Path,
+        species: str | None = None,
+        device: torch.device | str | None = None,
+        precision: Precision = "float32",
+        batch_size: int = 4,
+    ) -> Predictor:
+        """Load an export, a checkpoint or a run folder (its best), and take one species of it.
+
+        Raises UserError where there is none of them, it is damaged, or the species is unclear.
+        """
+        return cls(load_trained(Path(weights)), species, device, precision, batch_size)
+
+    def predict(
+        self,
+        sequences: str | Sequence[str] | np.ndarray | Tensor,
+        unit: Unit = "means",
+        both_strands: bool = False,
+    ) -> np.ndarray:
+        """Predict the tracks of windows: float32 (B, N, T), or (N, T) of a single one.
+
+        sequences: of `window` bp each, as strings, base codes (L,) or (B, L) uint8 (A0 C1 G2 T3
+        N4), or bases (4, L) or (B, 4, L) float in the order A C G T. both_strands: the mean of
+        both, each track of the reverse complement as its opposite strand. Raises UserError for
+        another length, other letters, a species without tracks, or a unit that is not known of it.
+        """
+        self.require_unit(unit)
+        batch, single = as_batch(sequences)
+        if batch.shape[-1] != self.window:
+            raise UserError(
+                f"sequences of {batch.shape[-1]:,} bp: this model predicts from {self.window:,} "
+                "bp; `embed` takes any length"
+            )
+        parts = [self._predict(part, both_strands) for part in batch.split(self.batch_size)]
+        found = self._in_unit(np.concatenate(parts), unit)
+        return found[0] if single else found
+
+    def embed(
+        self,
+        sequences: str | Sequence[str] | np.ndarray | Tensor,
+        layer: str = "pointwise",
+        both_strands: bool = False,
+    ) -> np.ndarray:
+        """Features of sequences of one length: float32 (B, positions, channels), or without B.
+
+        sequences: as of `predict`, of 1 bp or more. layer: see `Space.embed`. both_strands: the
+        mean of both, that of the reverse complement turned round.
+        """
+        batch, single = as_batch(sequences)
+        parts = []
+        for part in batch.split(self.batch_size):
+            found = self._embed(part, layer)
+            if both_strands:
+                found = (found + self._embed(_flipped(part), layer)[:, ::-1]) / 2
+            parts.append(found)
+        found = np.concatenate(parts)
+        return found[0] if single else found
+
+    def choose_tracks(self, words: Sequence[str]) -> list[int]:
+        """Rows of the tracks that words ask for, ascending; of all where there are none.
+
+        A word is an identifier, an assay, an index of the table, or a pattern with * and ? of
+        identifiers and descriptions. Raises UserError with names near to a word that fits none.
+        """
+        return choose_tracks(self.tracks, words, str(self.trained.source))
+
+    def require_unit(self, unit: Unit) -> None:
+        """Raise UserError where predictions cannot be given in this unit."""
+        if not self.tracks:
+            raise UserError(f"species {self.species!r} of {self.trained.source} has no tracks")
+        if unit == "coverage" and self._transform not in TRANSFORMS:
+            known = f"they were made as {self._transform!r}" if self._transform else "not recorded"
+            raise UserError(
+                f"{self.trained.source}: how the targets of {self.species} were made of coverage: "
+                f"{known}; take unit stored or means"
+            )
+
+    @property
+    def _transform(self) -> str | None:
+        return self.trained.data_transforms.get(self.species)
+
+    @torch.inference_mode()
+    def _predict(self, batch: Tensor, both_strands: bool) -> np.ndarray:
+        """Windows → (B, N, T) in the model's scale."""
+        found = self.model({self.species: batch.to(self.device)}).prediction[self.species]
+        if both_strands:
+            flipped = {self.species: _flipped(batch).to(self.device)}
+            other = self.model(flipped).prediction[self.species].flip(1)
+            found = (found + other[..., torch.from_numpy(self._strand_pair).to(self.device)]) / 2
+        return found.cpu().numpy()
+
+    @torch.inference_mode()
+    def _embed(self, batch: Tensor, layer: str) -> np.ndarray:
+        return self.model.embed(batch.to(self.device), self.species, layer).float().cpu().numpy()
+
+    def _in_unit(self, predicted: np.ndarray, unit: Unit) -> np.ndarray:
+        means = self._scale.predicted_in_means(torch.from_numpy(predicted)).numpy()
+        if unit == "means":
+            return means
+        stored = means * self._scale.means.numpy()
+        if unit == "stored":
+            return stored
+        transform = TRANSFORMS[self._transform or ""]
+        by_track = [
+            transform.coverage(stored[..., t], track) for t, track in enumerate(self.tracks)
+        ]
+        return np.stack(by_track, axis=-1)
+
+
+def as_batch(sequences: str | Sequence[str] | np.ndarray | Tensor) -> tuple[Tensor, bool]:
+    """Sequences as a tensor (B, L) uint8 or (B, 4, L) float, and whether it was a single one.
+
+    Raises UserError for letters that are no DNA, strings of several lengths, or other arrays.
+    """
+    if isinstance(sequences, str):
+        return torch.from_numpy(encode(sequences)[None]), True
+    if not isinstance(sequences, np.ndarray | Tensor):
+        codes = [encode(text, f"sequence {i + 1}") for i, text in enumerate(sequences)]
+        lengths = sorted({len(one) for one in codes})
+        if len(lengths) != 1:
+            found = f"{len(codes)} sequences" + (
+                f" of {lengths[0]} to {lengths[-1]} bp" if lengths else ""
+            )
+            raise UserError(f"{found}: expected one length, and at least one sequence")
+        return torch.from_numpy(np.stack(codes)), False
+    array = torch.as_tensor(sequences)
+    last = 2 if array.is_floating_point() else 1
+    if array.ndim not in (last, last + 1) or (last == 2 and array.shape[-2] != 4):
+        raise UserError(
+            f"sequences {array.dtype} {tuple(array.shape)}: expected codes (L,) or (B, L) uint8, "
+            "or bases (4, L) or (B, 4, L) float"
+        )
+    single = array.ndim == last
+    return (array[None] if single else array), single
+
+
+def _flipped(batch: Tensor) -> Tensor:
+    """Reverse complements of codes (B, L) or bases (B, 4, L), of which A C G T are T G C A."""
+    if batch.is_floating_point():
+        return batch.flip(1, 2)
+    return torch.from_numpy(reverse_complement(batch.clamp(max=N).cpu().numpy()))
+
+
+def _one_species(trained: TrainedModel, species: str | None) -> str:
+    known = trained.model.species
+    if species is None and len(known) == 1:
+        return known[0]
+    if species is None:
+        raise UserError(f"{trained.source} knows {', '.join(known)}: say which species is meant")
+    if species not in known:
+        raise UserError(f"{trained.source}: no species {species!r}{suggest(species, known)}")
+    return species
+
+
+def choose_tracks(tracks: Sequence[Track], words: Sequence[str], source: str) -> list[int]:
+    """As `Predictor.choose_tracks`, of any tracks; `source` is named where a word fits none."""
+    if not words:
+        return list(range(len(tracks)))
+    rows: set[int] = set()
+    for word in words:
+        found = [row for row, track in enumerate(tracks) if _fits(track, word)]
+        if not found:
+            names = [name for t in tracks for name in (t.identifier, t.assay)]
+            raise UserError(f"{source}: no track {word!r}{suggest(word, dict.fromkeys(names))}")
+        rows.update(found)
+    return sorted(rows)
+
+
+def _fits(track: Track, word: str) -> bool:
+    if word in (track.identifier, track.assay, str(track.index)):
+        return True
+    is_pattern = any(sign in word for sign in "*?[")
+    return is_pattern and any(
+        fnmatchcase(text, word) for text in (track.identifier, track.description)
+    )

@@ -1,0 +1,169 @@
+"""Predict stretches of a genome, window by window. Positions are 0-based, half-open, in bp.
+
+Windows lie on one grid that starts with each contig, wherever a stretch begins: so that a base
+gets the same value whatever else is asked for. Shapes: N bins, T tracks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spacescale.errors import UserError
+from spacescale.genome.aliases import describe_unknown
+from spacescale.genome.dna import N
+from spacescale.genome.interval_tracks import read_peaks
+from spacescale.genome.sequence_files import Genome
+from spacescale.predict.places import Place, parse_place
+from spacescale.predict.predictor import Predictor, Unit
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive bins of a contig; the last may end with the contig, short of a whole bin."""
+
+    chrom: str
+    start: int
+    values: np.ndarray  # float32 (N, T)
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """Over what a prediction is the mean: both strands, and windows moved by some bp."""
+
+    both_strands: bool = False
+    shifts: tuple[int, ...] = (0,)
+
+
+def read_places(words: Sequence[str], genome: Genome) -> list[Place]:
+    """What is asked for: words that are a CONTIG, CONTIG:START-END or a BED file.
+
+    In the order of the genome, what touches joined. Raises UserError for a contig that
+    the genome lacks, a stretch off its contig or a file that cannot be read.
+    """
+    places = []
+    for word in words:
+        path = Path(word)
+        if word in genome.lengths:
+            places.append(Place(word, 0, genome.lengths[word]))
+        elif path.is_file():
+            places += _from_bed(path)
+        else:
+            places.append(parse_place(word, "--regions"))
+    if unknown := {place.chrom for place in places} - set(genome.lengths):
+        raise UserError(f"{genome.path}: {describe_unknown(sorted(unknown), genome.lengths)}")
+    for place in places:
+        length = genome.lengths[place.chrom]
+        if place.end > length:
+            raise UserError(f"{place}: {genome.path} has {length:,} bp of {place.chrom}")
+    return list(_joined(places, list(genome.lengths)))
+
+
+def _from_bed(path: Path) -> list[Place]:
+    with read_peaks(path) as bed:
+        return [
+            Place(chrom, int(start), int(end))
+            for chrom, found in bed.by_contig.items()
+            for start, end in zip(found.starts, found.ends, strict=True)
+        ]
+
+
+def _joined(places: Iterable[Place], order: Sequence[str]) -> Iterator[Place]:
+    last: Place | None = None
+    for place in sorted(places, key=lambda p: (order.index(p.chrom), p.start, p.end)):
+        if last is not None and place.chrom == last.chrom and place.start <= last.end:
+            last = Place(last.chrom, last.start, max(last.end, place.end))
+            continue
+        if last is not None:
+            yield last
+        last = place
+    if last is not None:
+        yield last
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One window of the grid, and which of its bins are asked for."""
+
+    chrom: str
+    start: int  # of its targets
+    first: int
+    last: int  # bins, half-open
+
+
+class RegionPredictions:
+    """Predictions of places of one genome by one model, computed while they are iterated over."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        genome: Genome,
+        places: Sequence[Place],
+        averaging: Averaging | None = None,
+        unit: Unit = "means",
+    ):
+        """Raises UserError where the model cannot predict in this unit."""
+        predictor.require_unit(unit)
+        self.predictor, self.genome = predictor, genome
+        self.averaging = averaging or Averaging()
+        self.unit: Unit = unit
+        size = predictor.bin_size
+        whole_bins = [
+            Place(p.chrom, p.start // size * size, -(-p.end // size) * size) for p in places
+        ]
+        self._places = list(_joined(whole_bins, list(genome.lengths)))
+
+    def __len__(self) -> int:
+        """How many windows the places take."""
+        return sum(1 for _ in self._tiles())
+
+    def __iter__(self) -> Iterator[Stretch]:
+        """Bins that touch the places, in the genome's order: a stretch for each window."""
+        waiting: list[_Tile] = []
+        for tile in self._tiles():
+            waiting.append(tile)
+            if len(waiting) == self.predictor.batch_size:
+                yield from self._predict(waiting)
+                waiting = []
+        if waiting:
+            yield from self._predict(waiting)
+
+    def _tiles(self) -> Iterator[_Tile]:
+        span, bin_size = self.predictor.span, self.predictor.bin_size
+        for place in self._places:
+            for start in range(place.start // span * span, place.end, span):
+                first = max(place.start - start, 0) // bin_size
+                last = min(place.end - start, span) // bin_size
+                yield _Tile(place.chrom, start, first, last)
+
+    def _predict(self, tiles: Sequence[_Tile]) -> Iterator[Stretch]:
+        bin_size, shifts = self.predictor.bin_size, self.averaging.shifts
+        found = [
+            self.predictor.predict(
+                np.stack([self._window(tile, shift) for tile in tiles]),
+                self.unit,
+                self.averaging.both_strands,
+            )
+            for shift in shifts
+        ]
+        for tile, values in zip(tiles, np.mean(found, axis=0), strict=True):
+            start = tile.start + tile.first * bin_size
+            yield Stretch(tile.chrom, start, values[tile.first : tile.last])
+
+    def _window(self, tile: _Tile, shift: int) -> np.ndarray:
+        """Bases around a tile's targets, N beyond the ends of the contig."""
+        margin = (self.predictor.window - self.predictor.span) // 2
+        start = tile.start - margin + shift
+        return bases(self.genome.contigs[tile.chrom], start, self.predictor.window)
+
+
+def bases(contig: np.ndarray, start: int, length: int) -> np.ndarray:
+    """Codes uint8 (length,) of a contig from `start` on, N beyond its ends."""
+    codes = np.full(length, N, dtype=np.uint8)
+    first, last = max(start, 0), min(start + length, len(contig))
+    if first < last:
+        codes[first - start : last - start] = contig[first:last]
+    return codes
