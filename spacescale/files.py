@@ -158,6 +158,30 @@ def new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
             raise
 
 
+@contextmanager
+def new_files(*targets: Path) -> Iterator[list[Path]]:
+    """Give a sibling for each file, which take their names on success and vanish otherwise.
+
+    All lie in one folder; the first takes its name last. Raises UserError when one exists, and as
+    `new_folder`.
+    """
+    for target in targets:
+        if target.exists():
+            raise UserError(f"{target}: already exists; choose another --out")
+    parts = [t.with_name(f".{t.name}{PARTIAL}-{os.getpid()}") for t in targets]
+    with made_parents(targets[0]), failed_writes_explained(targets[0].parent):
+        try:
+            yield parts
+            for part, target in reversed(list(zip(parts, targets, strict=True))):
+                sync(part)
+                part.rename(target)
+            sync_entries(targets[0].parent)
+        except BaseException:
+            for part in parts:
+                part.unlink(missing_ok=True)
+            raise
+
+
 def put_in_place(folder: Path, target: Path) -> None:
     """Force a complete folder onto the disk, rename it to `target`, remove what stood there.
 

@@ -69,7 +69,8 @@ _PATTERNS: list[tuple[bytes, FileKind]] = [
     (rb"version https://git-lfs", FileKind("lfs", "a pointer of Git LFS", "run git lfs pull")),
     (rb"(\xef\xbb\xbf)?\s*<[!?A-Za-z]",
      FileKind("html", "an HTML or XML page", "a failed download?")),
-    (rb"##fileformat=VCF|BCF[\x02-\x04]", FileKind("vcf", "a file of variants")),
+    (rb"##fileformat=VCF", FileKind("vcf", "a file of variants")),
+    (rb"BCF[\x02-\x04]", FileKind("bcf", "a binary file of variants", "bcftools view makes a VCF")),
     (rb"##gff-version", FileKind("gff", "a GFF file of annotations")),
     (rb"LOCUS  ", FileKind("genbank", "a GenBank record", "take the FASTA of it")),
     (rb"ID   \S+;", FileKind("embl", "an EMBL record", "take the FASTA of it")),
@@ -85,13 +86,17 @@ def kind_of(start: bytes) -> FileKind | None:
 
 
 def refuse_other_kinds(
-    path: Path, wanted: str, accepted: Collection[str] = (), cures: Mapping[str, str] | None = None
+    path: Path,
+    wanted: str,
+    accepted: Collection[str] = (),
+    cures: Mapping[str, str] | None = None,
+    inside: Collection[str] = (),
 ) -> None:
     """Raise UserError naming what a file is and the cure, if it is of a kind not accepted.
 
     wanted: what it should be, with its article. accepted: names of kinds; where gzip is one, what
-    is inside must not be of any kind. cures: {name of a kind: what to do where this is wanted}. A
-    file of no known kind passes.
+    is inside must be of no kind but those of `inside`. cures: {name of a kind: what to do where
+    this is wanted}. A file of no known kind passes.
     """
     cures = cures or {}
     try:
@@ -104,8 +109,9 @@ def refuse_other_kinds(
         return
     if kind.name not in accepted:
         raise UserError(f"{path} is {_described(kind, wanted, cures)}")
-    if kind is _GZIP and (inside := kind_of(_unpacked(start))):
-        raise UserError(f"{path} is {_described_inside(inside, wanted, accepted, cures)}")
+    packed = kind_of(_unpacked(start)) if kind is _GZIP else None
+    if packed is not None and packed.name not in inside:
+        raise UserError(f"{path} is {_described_inside(packed, wanted, accepted, cures)}")
 
 
 def _described(kind: FileKind, wanted: str, cures: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -50,9 +50,12 @@ def numbered_lines(path: Path, what: str) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def text_lines(path: Path, what: str) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line) of all lines; UserError as `numbered_lines` and `decoded`"""
-    for number, line in _lines(path, what):
+def text_lines(path: Path, what: str, kinds: Collection[str] = ()) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line) of all lines.
+
+    kinds: of file_kinds.py, those that it may be. UserError as `numbered_lines` and `decoded`.
+    """
+    for number, line in _lines(path, what, kinds):
         yield number, decoded(f"{path}:{number}", line)
 
 
@@ -112,11 +115,11 @@ def _names_no_interval(line: bytes) -> bool:
     return line.startswith(b"#") or line.split(maxsplit=1)[0] in (b"track", b"browser")
 
 
-def _lines(path: Path, what: str) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path, what: str, kinds: Collection[str] = ()) -> Iterator[tuple[int, bytes]]:
     """Yield (line number from 1, line in UTF-8 without its end)."""
     try:
         with gzip.open(path, "rb") if is_gzip(path) else path.open("rb") as file:
-            refuse_other_kinds(path, what, {"gzip"})
+            refuse_other_kinds(path, what, {"gzip", *kinds}, inside=kinds)
             for number, content in enumerate(_as_utf8(file), start=1):
                 line = content.rstrip(b"\r\n")
                 if len(line) > _LONGEST_LINE or b"\0" in line:

@@ -57,6 +57,50 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     predict.add_argument("--out", type=path_option, required=True, help="folder to make")
     predict.set_defaults(run=_predict)
 
+    effects = commands.add_parser(
+        "score-variants", help="what the variants of a VCF file do to predicted tracks"
+    )
+    effects.add_argument("vcf", type=path_option, help="plain or gzipped")
+    _add_weights(effects)
+    effects.add_argument(
+        "--fasta", type=path_option, required=True, help="the genome that REF is of"
+    )
+    effects.add_argument(
+        "--tracks",
+        nargs="+",
+        default=[],
+        metavar="TRACK",
+        help="identifiers, assays, indices, or patterns with * of identifiers and descriptions",
+    )
+    effects.add_argument(
+        "--scores",
+        nargs="+",
+        default=["log2_ratio"],
+        choices=("log2_ratio", "sum", "log_sum", "d2", "log_d2"),
+        help="default: log2((sum of ALT + c) / (sum of REF + c)) over the mask",
+    )
+    effects.add_argument("--unit", choices=("means", "stored", "coverage"), default="stored")
+    effects.add_argument(
+        "--pseudocount", type=float, default=1.0, help="c, in the unit (default: 1)"
+    )
+    effects.add_argument(
+        "--mask-bp",
+        type=int,
+        help="bases around the variant that count (default: 2001 for histone marks, else 501)",
+    )
+    effects.add_argument(
+        "--shifts",
+        nargs="+",
+        type=int,
+        default=[-1, 0, 1],
+        metavar="BP",
+        help="average over windows moved by these, on both strands (default: -1 0 1)",
+    )
+    effects.add_argument(
+        "--out", type=path_option, required=True, help="table to make: .parquet or .tsv"
+    )
+    effects.set_defaults(run=_score_variants)
+
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:
     """Options of every command that uses a trained model."""
@@ -99,3 +143,19 @@ def _predict(args: argparse.Namespace) -> None:
     )
     files = predict(_predictor(args), request, args.out)
     print(f"{args.out}: {len(files)} tracks in {args.unit}; igv_session.xml opens all of them")
+
+
+def _score_variants(args: argparse.Namespace) -> None:
+    from spacescale.predict.effect_tables import score_variants
+    from spacescale.predict.variant_effects import Scoring
+
+    if args.pseudocount <= 0:
+        raise UserError(f"--pseudocount {args.pseudocount:g}: must be above 0")
+    if args.mask_bp is not None and args.mask_bp < 1:
+        raise UserError(f"--mask-bp {args.mask_bp}: must be 1 or more")
+    scoring = Scoring(
+        tuple(args.scores), args.unit, args.pseudocount, args.mask_bp, tuple(args.shifts)
+    )
+    found = score_variants(_predictor(args), args.vcf, args.fasta, args.out, scoring, args.tracks)
+    skipped = "".join(f"; {count:,} skipped: {why}" for why, count in found.skipped.items())
+    print(f"{args.out}: {found.scored:,} variants scored{skipped}")

@@ -28,6 +28,7 @@ UNITS: dict[Unit, str] = {
     "coverage": "values of the track's own file in each bin, as its sum_stat adds them up; scale, "
     "soft clip and root undone, a hard clip is not",
 }
+Strands = Literal["forward", "reverse", "both"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -87,14 +88,15 @@ class Predictor:
         self,
         sequences: str | Sequence[str] | np.ndarray | Tensor,
         unit: Unit = "means",
-        both_strands: bool = False,
+        strands: Strands = "forward",
     ) -> np.ndarray:
         """Predict the tracks of windows: float32 (B, N, T), or (N, T) of a single one.
 
         sequences: of `window` bp each, as strings, base codes (L,) or (B, L) uint8 (A0 C1 G2 T3
-        N4), or bases (4, L) or (B, 4, L) float in the order A C G T. both_strands: the mean of
-        both, each track of the reverse complement as its opposite strand. Raises UserError for
-        another length, other letters, a species without tracks, or a unit that is not known of it.
+        N4), or bases (4, L) or (B, 4, L) float in the order A C G T. strands: `reverse` is what
+        the reverse complement says of the same bins, each track as its opposite strand; `both` is
+        the mean. Raises UserError for another length, other letters, a species without tracks, or
+        a unit that is not known of it.
         """
         self.require_unit(unit)
         batch, single = as_batch(sequences)
@@ -103,7 +105,7 @@ class Predictor:
                 f"sequences of {batch.shape[-1]:,} bp: this model predicts from {self.window:,} "
                 "bp; `embed` takes any length"
             )
-        parts = [self._predict(part, both_strands) for part in batch.split(self.batch_size)]
+        parts = [self._predict(part, strands) for part in batch.split(self.batch_size)]
         found = self._in_unit(np.concatenate(parts), unit)
         return found[0] if single else found
 
@@ -152,14 +154,17 @@ class Predictor:
         return self.trained.data_transforms.get(self.species)
 
     @torch.inference_mode()
-    def _predict(self, batch: Tensor, both_strands: bool) -> np.ndarray:
+    def _predict(self, batch: Tensor, strands: Strands) -> np.ndarray:
         """Windows → (B, N, T) in the model's scale."""
-        found = self.model({self.species: batch.to(self.device)}).prediction[self.species]
-        if both_strands:
-            flipped = {self.species: _flipped(batch).to(self.device)}
-            other = self.model(flipped).prediction[self.species].flip(1)
-            found = (found + other[..., torch.from_numpy(self._strand_pair).to(self.device)]) / 2
-        return found.cpu().numpy()
+        found = []
+        if strands != "reverse":
+            found.append(self._forward(batch))
+        if strands != "forward":
+            found.append(self._forward(_flipped(batch)).flip(1)[..., self._strand_pair])
+        return torch.stack(found).mean(0).cpu().numpy()
+
+    def _forward(self, batch: Tensor) -> Tensor:
+        return self.model({self.species: batch.to(self.device)}).prediction[self.species]
 
     @torch.inference_mode()
     def _embed(self, batch: Tensor, layer: str) -> np.ndarray:

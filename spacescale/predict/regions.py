@@ -145,7 +145,7 @@ class RegionPredictions:
             self.predictor.predict(
                 np.stack([self._window(tile, shift) for tile in tiles]),
                 self.unit,
-                self.averaging.both_strands,
+                "both" if self.averaging.both_strands else "forward",
             )
             for shift in shifts
         ]

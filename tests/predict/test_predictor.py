@@ -56,9 +56,10 @@ def test_both_strands_swap_strand_pairs():
     flipped = torch.from_numpy(np.array([3, 2, 1, 0, 4], np.uint8)[codes.flip(1).numpy()])
     other = model.predict(flipped)[:, ::-1][..., [2, 1, 0, 3, 4]]
     expected = (model.predict(codes) + other) / 2
-    np.testing.assert_allclose(model.predict(codes, both_strands=True), expected, rtol=1e-5)
+    np.testing.assert_allclose(model.predict(codes, strands="both"), expected, rtol=1e-5)
+    np.testing.assert_allclose(model.predict(codes, strands="reverse"), other, rtol=1e-5)
     bases = one_hot(codes, torch.float32)
-    np.testing.assert_allclose(model.predict(bases, both_strands=True), expected, rtol=1e-5)
+    np.testing.assert_allclose(model.predict(bases, strands="both"), expected, rtol=1e-5)
 
 
 def test_embeddings_of_any_length():

@@ -59,7 +59,7 @@ def test_strands_and_shifts_are_averaged():
     places, model, dna = [Place("chr1", 80, 160)], predictor(), genome()
     (found,) = predictions(places, both_strands=True, shifts=(-1, 2))
     windows = [bases(dna.contigs["chr1"], 80 - 24 + shift, WINDOW) for shift in (-1, 2)]
-    expected = model.predict(np.stack(windows), both_strands=True).mean(0)
+    expected = model.predict(np.stack(windows), strands="both").mean(0)
     np.testing.assert_allclose(found.values, expected, rtol=1e-5)
 
 
