@@ -18,23 +18,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "predict", help="tracks of any region of a genome, as BigWigs a browser opens"
     )
     _add_weights(predict)
-    predict.add_argument(
-        "--fasta", type=path_option, required=True, help="the genome: FASTA (.gz) or 2bit"
-    )
-    predict.add_argument(
-        "--regions",
-        nargs="+",
-        required=True,
-        metavar="CONTIG[:START-END]|BED",
-        help="0-based half-open",
-    )
-    predict.add_argument(
-        "--tracks",
-        nargs="+",
-        default=[],
-        metavar="TRACK",
-        help="identifiers, assays, indices, or patterns with * of identifiers and descriptions",
-    )
+    _add_genome(predict)
+    _add_regions(predict)
+    _add_tracks(predict, "a file each")
     predict.add_argument(
         "--unit",
         choices=("means", "stored", "coverage"),
@@ -62,16 +48,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     effects.add_argument("vcf", type=path_option, help="plain or gzipped")
     _add_weights(effects)
-    effects.add_argument(
-        "--fasta", type=path_option, required=True, help="the genome that REF is of"
-    )
-    effects.add_argument(
-        "--tracks",
-        nargs="+",
-        default=[],
-        metavar="TRACK",
-        help="identifiers, assays, indices, or patterns with * of identifiers and descriptions",
-    )
+    _add_genome(effects)
+    _add_tracks(effects, "a row each")
     effects.add_argument(
         "--scores",
         nargs="+",
@@ -101,6 +79,26 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     effects.set_defaults(run=_score_variants)
 
+    attribute = commands.add_parser(
+        "attribute", help="which bases of a region its predicted tracks rest on"
+    )
+    _add_weights(attribute)
+    _add_genome(attribute)
+    _add_regions(attribute)
+    _add_tracks(attribute, "explained together, their mean")
+    attribute.add_argument(
+        "--method",
+        choices=("ism", "gradient", "integrated"),
+        default="ism",
+        help="in silico mutagenesis (default); corrected gradients; integrated gradients",
+    )
+    attribute.add_argument(
+        "--steps", type=int, default=64, help="of integrated gradients (default: 64)"
+    )
+    attribute.add_argument("--no-figures", action="store_true", help="draw no logos")
+    attribute.add_argument("--out", type=path_option, required=True, help="folder to make")
+    attribute.set_defaults(run=_attribute)
+
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:
     """Options of every command that uses a trained model."""
@@ -113,6 +111,33 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=("float32", "bfloat16", "float16"), default="float32"
     )
     parser.add_argument("--batch", type=int, default=4, help="windows at a time (default: 4)")
+
+
+def _add_genome(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fasta", type=path_option, required=True, help="the genome: FASTA (.gz) or 2bit"
+    )
+
+
+def _add_regions(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--regions",
+        nargs="+",
+        required=True,
+        metavar="CONTIG[:START-END]|BED",
+        help="0-based half-open",
+    )
+
+
+def _add_tracks(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--tracks",
+        nargs="+",
+        default=[],
+        metavar="TRACK",
+        help=f"{what}: identifiers, assays, indices, or patterns with * of identifiers and "
+        "descriptions (default: all)",
+    )
 
 
 def _predictor(args: argparse.Namespace) -> Predictor:
@@ -159,3 +184,15 @@ def _score_variants(args: argparse.Namespace) -> None:
     found = score_variants(_predictor(args), args.vcf, args.fasta, args.out, scoring, args.tracks)
     skipped = "".join(f"; {count:,} skipped: {why}" for why, count in found.skipped.items())
     print(f"{args.out}: {found.scored:,} variants scored{skipped}")
+
+
+def _attribute(args: argparse.Namespace) -> None:
+    from spacescale.predict.region_attributions import Request, attribute
+
+    if args.steps < 1:
+        raise UserError(f"--steps {args.steps}: must be 1 or more")
+    request = Request(
+        args.fasta, args.regions, args.tracks, args.method, args.steps, not args.no_figures
+    )
+    count = attribute(_predictor(args), request, args.out)
+    print(f"{args.out}: {count} regions attributed by {args.method}")

@@ -166,6 +166,13 @@ class Predictor:
     def _forward(self, batch: Tensor) -> Tensor:
         return self.model({self.species: batch.to(self.device)}).prediction[self.species]
 
+    def in_means(self, batch: Tensor) -> Tensor:
+        """Windows (B, L) codes or (B, 4, L) bases → multiples of track means (B, N, T).
+
+        Differentiable by bases; on the model's device.
+        """
+        return self._scale.to(self.device).predicted_in_means(self._forward(batch))
+
     @torch.inference_mode()
     def _embed(self, batch: Tensor, layer: str) -> np.ndarray:
         return self.model.embed(batch.to(self.device), self.species, layer).float().cpu().numpy()
