@@ -17,7 +17,7 @@ REPO = Path(__file__).parents[1]
 DOCUMENTS = [
     "README.md", "docs/yeast.md", "docs/human_mouse.md", "docs/new_species.md",
     "docs/splits.md", "docs/coordinates.md", "docs/architecture.md", "docs/gallery.md",
-    "docs/examples/README.md", "docs/evaluating.md", "docs/reliability.md",
+    "docs/examples/README.md", "docs/evaluating.md", "docs/using.md", "docs/reliability.md",
     "docs/training_log.md", "docs/choosing.md", "slurm/README.md",
 ]  # fmt: skip
 PRETRAIN = "spacescale/pretrain.py"

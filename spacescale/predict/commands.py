@@ -99,6 +99,29 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     attribute.add_argument("--out", type=path_option, required=True, help="folder to make")
     attribute.set_defaults(run=_attribute)
 
+    embed = commands.add_parser("embed", help="features of sequences of any length")
+    _add_weights(embed)
+    embed.add_argument(
+        "--sequences",
+        type=path_option,
+        help="a sequence for each record of a FASTA file, or row of a .csv or .tsv file with a "
+        "column `sequence`",
+    )
+    embed.add_argument("--fasta", type=path_option, help="a genome, with --regions")
+    embed.add_argument("--regions", nargs="+", default=[], metavar="CONTIG[:START-END]|BED")
+    embed.add_argument(
+        "--layer", default="pointwise", help="default: the last; a wrong one lists all"
+    )
+    embed.add_argument(
+        "--pool",
+        choices=("mean", "max", "sum", "none"),
+        default="mean",
+        help="over positions (default: mean)",
+    )
+    embed.add_argument("--both-strands", action="store_true", help="average over both strands")
+    embed.add_argument("--out", type=path_option, required=True, help=".npz to make")
+    embed.set_defaults(run=_embed)
+
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:
     """Options of every command that uses a trained model."""
@@ -196,3 +219,18 @@ def _attribute(args: argparse.Namespace) -> None:
     )
     count = attribute(_predictor(args), request, args.out)
     print(f"{args.out}: {count} regions attributed by {args.method}")
+
+
+def _embed(args: argparse.Namespace) -> None:
+    from spacescale.predict.sequence_embeddings import embed, read_sequences, sequences_of_places
+
+    if (args.sequences is None) == (args.fasta is None) or bool(args.fasta) != bool(args.regions):
+        raise UserError("give either --sequences, or --fasta and --regions")
+    sequences = (
+        read_sequences(args.sequences)
+        if args.sequences
+        else sequences_of_places(args.fasta, args.regions)
+    )
+    predictor = _predictor(args)
+    shape = embed(predictor, sequences, args.out, args.layer, args.pool, args.both_strands)
+    print(f"{args.out}: features {shape} of {args.layer}")

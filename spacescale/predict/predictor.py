@@ -120,6 +120,8 @@ class Predictor:
         sequences: as of `predict`, of 1 bp or more. layer: see `Space.embed`. both_strands: the
         mean of both, that of the reverse complement turned round.
         """
+        if layer not in self.model.layers:
+            raise UserError(f"layer {layer!r}: this model has {', '.join(self.model.layers)}")
         batch, single = as_batch(sequences)
         parts = []
         for part in batch.split(self.batch_size):
