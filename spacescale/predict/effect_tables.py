@@ -228,7 +228,7 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow.parquet
     except ImportError:
         raise UserError(
-            "Parquet is written by pyarrow: pip install '.[predict]', or let --out end "
+            "Parquet is written by pyarrow: pip install 'spacescale[predict]', or let --out end "
             "with .tsv"
         ) from None
     return pyarrow, pyarrow.parquet

@@ -93,7 +93,7 @@ def _pybigwig() -> Any:
         import pyBigWig
     except ImportError:
         raise UserError(
-            "BigWigs are written by pyBigWig: pip install '.[predict]', or take "
+            "BigWigs are written by pyBigWig: pip install 'spacescale[predict]', or take "
             "--format bedgraph"
         ) from None
     return pyBigWig
