@@ -9,7 +9,8 @@ from torch import Tensor
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.pieces import WEIGHT, StoredPieces, read_buffers
 from spacescale.config import Config
-from spacescale.model.space import Space, load_weights, meta_model
+from spacescale.model.exports import load_weights
+from spacescale.model.space import Space, meta_model
 
 
 def consolidate(checkpoint: Path) -> dict[str, Tensor]:

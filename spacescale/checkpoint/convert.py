@@ -14,7 +14,8 @@ from spacescale.checkpoint.probe import Agreement, compare_with_probe
 from spacescale.checkpoint.weight_files import save_weights
 from spacescale.errors import UserError
 from spacescale.files import new_folder, write_json
-from spacescale.model.space import EXPORT_FORMAT, EXPORT_VERSION, Space
+from spacescale.model.exports import EXPORT_FORMAT, EXPORT_VERSION
+from spacescale.model.space import Space
 
 
 def convert(source: Path, out: Path) -> Agreement | None:

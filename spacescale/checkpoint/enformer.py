@@ -32,7 +32,8 @@ from spacescale.checkpoint.weight_files import (
 from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.genome.tracks import Track
-from spacescale.model.space import Space, check_weights, meta_model
+from spacescale.model.exports import check_weights
+from spacescale.model.space import Space, meta_model
 from spacescale.presets import PRESETS
 
 SHARED_SHAPE = ("dim", "depth", "heads", "attn_dim_key", "num_downsamples", "dim_divisible_by")

@@ -65,7 +65,8 @@ def probe_codes(config: ModelConfig) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(20250612)
     return {
         name: torch.randint(0, 4, (1, config.seq_length), generator=generator, dtype=torch.uint8)
-        for name in config.species
+        for name, tracks in config.species.items()
+        if tracks
     }
 
 

@@ -37,7 +37,8 @@ from spacescale.errors import UserError
 from spacescale.files import new_folder, write_text
 from spacescale.genome.tracks import Track
 from spacescale.metrics.track_scale import PREDICTS
-from spacescale.model.space import check_weights, meta_model, read_export
+from spacescale.model.exports import check_weights, read_export
+from spacescale.model.space import meta_model
 from spacescale.presets import RELEASED
 
 __all__ = [

@@ -19,7 +19,7 @@ from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.files import new_folder, write_json
 from spacescale.genome.tracks import Track, write_tracks
-from spacescale.model.space import EXPORT_FORMAT, EXPORT_VERSION
+from spacescale.model.exports import EXPORT_FORMAT, EXPORT_VERSION
 
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 

@@ -14,7 +14,7 @@ from spacescale.dataset.loader import open_datasets
 from spacescale.errors import UserError
 from spacescale.evals.data_info import describe_data, describe_together
 from spacescale.metrics.track_scale import PREDICTS
-from spacescale.model.space import read_export
+from spacescale.model.exports import read_export
 from spacescale.presets import RELEASED
 
 

@@ -7,21 +7,15 @@ is followed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from spacescale.config import ModelConfig, Stage, TrackScaleName, describe_errors
-from spacescale.errors import UserError
-from spacescale.files import read_json
+from spacescale.config import ModelConfig, Stage
 from spacescale.model.attention import Attention, positional_basis
 from spacescale.model.decoder import MLPDecoder, ProfileDecoder
 from spacescale.model.layers import (
@@ -38,9 +32,6 @@ from spacescale.model.moe import DenseFeedForward, SpeciesMoE
 from spacescale.model.precision import at_least_float32
 from spacescale.model.recompute import recompute_in_backward
 from spacescale.model.router import RoutingSums
-
-EXPORT_FORMAT, EXPORT_VERSION = "spacescale-model", 1
-LISTED_PROBLEMS = 5
 
 
 @dataclass
@@ -336,83 +327,9 @@ class Space(nn.Module):
         Reads `config.json` and `model.safetensors`. Raises UserError naming the file and what is
         missing, unexpected or of another shape.
         """
-        folder = Path(folder)
-        config = ModelConfig.model_validate(read_export(folder)["model"])
-        weights_file = folder / "model.safetensors"
-        if not weights_file.is_file():
-            raise UserError(f"{weights_file}: no such file")
-        try:
-            weights = load_file(weights_file)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{weights_file}: cannot be read: {error}") from None
-        model = cls(config)
-        load_weights(model, weights, str(weights_file))
-        return model.eval()
+        from spacescale.model.exports import load_export
 
-
-class _Trained(BaseModel):
-    step: int | None
-    metrics: dict[str, float | None]
-    loss: dict[str, Any] = {}
-    data_manifests: dict[str, str | None]
-    data_splits: dict[str, str | None] = {}
-    data_transforms: dict[str, str] = {}
-    versions: dict[str, str]
-
-
-class _Export(BaseModel):
-    """What is read of an export's `config.json`, and its types."""
-
-    model: ModelConfig
-    track_scale: TrackScaleName
-    trained: _Trained
-
-
-def read_export(folder: Path) -> dict[str, Any]:
-    """Read an export's `config.json`; UserError if it is missing or not one of ours."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a folder written by `spacescale convert`")
-    payload = read_json(path)
-    found = payload.get("format"), payload.get("format_version")
-    if found != (EXPORT_FORMAT, EXPORT_VERSION):
-        raise UserError(
-            f"{path}: format {found[0]!r} version {found[1]!r}; "
-            f"expected {EXPORT_FORMAT!r} version {EXPORT_VERSION}"
-        )
-    try:
-        _Export.model_validate(payload)
-    except ValidationError as error:
-        raise UserError(f"{path}: {describe_errors(error)}") from None
-    return payload
-
-
-def check_weights(
-    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str
-) -> None:
-    """Hold weights against what is expected; the values of `expected` are not looked at.
-
-    Raises UserError naming the first keys that are missing, unexpected, of another shape, or
-    whole numbers instead of floating point or the reverse.
-    """
-    problems = [f"missing {key}" for key in expected if key not in weights]
-    problems += [f"unexpected {key}" for key in weights if key not in expected]
-    for key in expected.keys() & weights.keys():
-        found, wanted = weights[key], expected[key]
-        if found.shape != wanted.shape:
-            problems.append(f"{key} is {tuple(found.shape)}, expected {tuple(wanted.shape)}")
-        elif found.is_floating_point() != wanted.is_floating_point():
-            problems.append(f"{key} is {found.dtype}, expected {wanted.dtype}")
-    if problems:
-        more = len(problems) - LISTED_PROBLEMS
-        rest = f" and {more} more" if more > 0 else ""
-        raise UserError(f"{source}: {'; '.join(sorted(problems)[:LISTED_PROBLEMS])}{rest}")
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Load a complete state dict; UserError names the first keys that do not fit."""
-    check_weights(weights, model.state_dict(), source)
-    model.load_state_dict(weights)
+        return load_export(Path(folder))
 
 
 def meta_model(config: ModelConfig) -> Space:

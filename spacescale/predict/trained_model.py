@@ -18,7 +18,8 @@ from spacescale.errors import UserError
 from spacescale.files import files_below
 from spacescale.genome.tracks import Track, read_tracks
 from spacescale.metrics.track_scale import TrackScale, nonzero_means
-from spacescale.model.space import Space, read_export
+from spacescale.model.exports import read_export
+from spacescale.model.space import Space
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from spacescale.checkpoint.probe import TOLERANCE, take_probe
 from spacescale.dataset.loader import TrainingWindows
 from spacescale.errors import UserError
 from spacescale.files import sha256
-from spacescale.model.space import Space, load_weights
+from spacescale.model.exports import load_weights
+from spacescale.model.space import Space
 from spacescale.parallel import comm
 from spacescale.parallel.engine import parameter_groups
 from spacescale.testing.certificate import Check

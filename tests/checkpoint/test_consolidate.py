@@ -26,7 +26,8 @@ from spacescale.checkpoint.probe import (
 )
 from spacescale.checkpoint.writing import save_tensors
 from spacescale.errors import UserError
-from spacescale.model.space import Space, read_export
+from spacescale.model.exports import read_export
+from spacescale.model.space import Space
 
 
 @pytest.fixture

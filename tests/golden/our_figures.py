@@ -17,9 +17,10 @@ from spacescale.checkpoint.key_map import PROFILE_TYPES
 from spacescale.checkpoint.released import from_released, to_released
 from spacescale.config import LossConfig
 from spacescale.model.decoder import ProfileDecoder
+from spacescale.model.exports import load_weights
 from spacescale.model.losses import poisson_loss, routing_losses, training_losses
 from spacescale.model.router import LEAKY_SLOPE, RoutingSums
-from spacescale.model.space import Space, SpaceOutput, load_weights
+from spacescale.model.space import Space, SpaceOutput
 from spacescale.presets import RELEASED
 
 LOSS_NAMES = {

@@ -9,9 +9,9 @@ from tiny_models import SPECIES, no_ranks, some_codes, some_targets, tiny_config
 from spacescale.config import LossConfig
 from spacescale.errors import UserError
 from spacescale.model import Space, experts
+from spacescale.model.exports import load_weights
 from spacescale.model.layers import BatchNorm
 from spacescale.model.losses import training_losses
-from spacescale.model.space import load_weights
 from spacescale.parallel.sync_batchnorm import SyncBatchNorm
 from spacescale.presets import RELEASED
 
