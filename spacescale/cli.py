@@ -77,6 +77,13 @@ def build_parser() -> argparse.ArgumentParser:
         "checkpoint", type=path_option, help="checkpoint, or run folder (its best)"
     )
     convert.add_argument("--out", type=path_option, required=True, help="folder to make")
+    convert.add_argument(
+        "--to",
+        choices=("pytorch", "hub"),
+        default="pytorch",
+        help="weights and config.json (default); or these with code, proof and card, which "
+        "transformers loads, too",
+    )
     convert.set_defaults(run=_convert)
 
     importer = commands.add_parser("import", help="make an export of weights of another layout")
@@ -257,7 +264,10 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from spacescale.checkpoint.convert import convert
+    if args.to == "hub":
+        from spacescale.hub.export import convert_for_hub as convert
+    else:
+        from spacescale.checkpoint.convert import convert
 
     agreement = convert(args.checkpoint, args.out)
     without = (

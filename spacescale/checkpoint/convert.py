@@ -31,14 +31,22 @@ def convert(source: Path, out: Path) -> Agreement | None:
     if checkpoint is None:
         raise UserError(f"{source}: no checkpoint here")
     with new_folder(out) as partial:
-        _write_export(checkpoint, partial)
-        model = Space.from_pretrained(partial)
-        if not (checkpoint / PROBE).is_file():
-            return None
-        return compare_with_probe(checkpoint / PROBE, model, model.config)
+        return write_export(checkpoint, partial)
 
 
-def _write_export(checkpoint: Path, folder: Path) -> None:
+def write_export(checkpoint: Path, folder: Path) -> Agreement | None:
+    """Write an export into an empty folder, and hold it against the checkpoint's probe.
+
+    Returns and raises as `convert`.
+    """
+    _write_files(checkpoint, folder)
+    model = Space.from_pretrained(folder)
+    if not (checkpoint / PROBE).is_file():
+        return None
+    return compare_with_probe(checkpoint / PROBE, model, model.config)
+
+
+def _write_files(checkpoint: Path, folder: Path) -> None:
     model, config = load_space(checkpoint)
     state = layout.read_state(checkpoint)
     save_weights(model.state_dict(), folder)

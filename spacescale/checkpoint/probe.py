@@ -8,8 +8,6 @@ strictly; what it would have chosen itself is compared apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 from spacescale.checkpoint.pieces import read_tensors
 from spacescale.config import ModelConfig
 from spacescale.errors import UserError
-from spacescale.model.router import ExpertChoice
+from spacescale.model.choices import experts_decided_by
 
 FILE = "probe.safetensors"  # in a checkpoint that holds one
 TOLERANCE = 1e-4  # of the largest prediction, or logit; float32 sums in another order
@@ -78,7 +76,7 @@ def take_probe(model: nn.Module, config: ModelConfig, device: torch.device) -> P
         experts[name] = chosen.to("cpu", torch.int16)
         return chosen
 
-    with _experts_decided_by(model, keep):
+    with experts_decided_by(model, keep):
         return Probe(_predict(model, config, device), experts)
 
 
@@ -92,33 +90,6 @@ def _predict(model: nn.Module, config: ModelConfig, device: torch.device) -> dic
         output = model({name: c.to(device) for name, c in probe_codes(config).items()})
     model.train(training)
     return {name: p.float().cpu().contiguous() for name, p in output.prediction.items()}
-
-
-@contextmanager
-def _experts_decided_by(model: nn.Module, decide) -> Iterator[None]:
-    """Let `decide(MODULE/CALL, logits, chosen)` return the experts that count.
-
-    CALL numbers the calls of a module: the decoder chooses for one species after the other.
-    """
-    calls: dict[str, int] = {}
-
-    def hook_of(module_name: str):
-        def hook(module, inputs: tuple[Tensor], chosen: Tensor) -> Tensor:
-            call = calls[module_name] = calls.get(module_name, -1) + 1
-            return decide(f"{module_name}/{call}", inputs[0], chosen)
-
-        return hook
-
-    hooks = [
-        module.register_forward_hook(hook_of(name))
-        for name, module in model.named_modules()
-        if isinstance(module, ExpertChoice)
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def probe_tensors(probe: Probe) -> dict[str, Tensor]:
@@ -158,7 +129,7 @@ def compare_with_probe(path: Path, model: nn.Module, config: ModelConfig) -> Agr
         widest = max(widest, float(margin.max() / logits.abs().max()))
         return chosen
 
-    with _experts_decided_by(model, hold):
+    with experts_decided_by(model, hold):
         predictions = _predict(model, config, torch.device("cpu"))
     if stored.predictions.keys() != predictions.keys():
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,16 @@ from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.files import new_folder, write_json
 from spacescale.genome.tracks import Track, write_tracks
-from spacescale.model.exports import EXPORT_FORMAT, EXPORT_VERSION
+from spacescale.model.exports import (
+    EXPORT_FORMAT,
+    EXPORT_VERSION,
+    SAFETENSORS,
+    SHARD_INDEX,
+    weight_files,
+)
 
-SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
+PICKLED = "pytorch_model.bin"
+SHARD_BYTES = 5 * 10**9
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -44,9 +51,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_weights(folder: Path) -> tuple[dict[str, Tensor], Path]:
     """Every tensor of a folder's `model.safetensors`, else `pytorch_model.bin`; and that file.
 
+    Of safetensors in several files, the index counts as the file.
+
     Nothing in the file is executed. Raises UserError if there is neither, or it is damaged or
     holds anything but named tensors.
     """
+    if (folder / SHARD_INDEX).is_file():
+        parts = [_read_safetensors(path) for path in weight_files(folder)]
+        return {key: t for part in parts for key, t in part.items()}, folder / SHARD_INDEX
     for name, read in ((SAFETENSORS, _read_safetensors), (PICKLED, _read_pickled)):
         if (folder / name).is_file():
             return read(folder / name), folder / name
@@ -77,16 +89,47 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def save_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Write `model.safetensors` into a folder, readable by whoever may read the folder."""
-    path = folder / SAFETENSORS
-    save_file(
-        {key: tensor.contiguous() for key, tensor in weights.items()},
-        path,
-        metadata={"format": "pt"},
-    )
+def save_weights(
+    weights: Mapping[str, Tensor], folder: Path, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write `model.safetensors` into a folder, readable by whoever may read the folder.
+
+    Weights of more than `shard_bytes` become several files with an index, as transformers names
+    them; no tensor is divided.
+    """
+    shards = list(_shards(weights, shard_bytes))
+    if len(shards) == 1:
+        _save(shards[0], folder / SAFETENSORS)
+        return
+    names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    for shard, name in zip(shards, names, strict=True):
+        _save(shard, folder / name)
+    index = {
+        "metadata": {"total_size": sum(t.nbytes for t in weights.values())},
+        "weight_map": {
+            key: name for shard, name in zip(shards, names, strict=True) for key in shard
+        },
+    }
+    write_json(folder / SHARD_INDEX, index, indent=1)
+
+
+def _shards(weights: Mapping[str, Tensor], shard_bytes: int) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    size = 0
+    for key, tensor in weights.items():
+        if shard and size + tensor.nbytes > shard_bytes:
+            yield shard
+            shard, size = {}, 0
+        shard[key] = tensor
+        size += tensor.nbytes
+    yield shard
+
+
+def _save(weights: Mapping[str, Tensor], path: Path) -> None:
+    contiguous = {key: tensor.contiguous() for key, tensor in weights.items()}
+    save_file(contiguous, path, metadata={"format": "pt"})
     # The library writes through a temporary file, which is its owner's alone.
-    path.chmod(folder.stat().st_mode & 0o666)
+    path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def write_imported(

@@ -14,6 +14,7 @@ from spacescale.dataset.loader import open_datasets
 from spacescale.errors import UserError
 from spacescale.evals.data_info import describe_data, describe_together
 from spacescale.metrics.track_scale import PREDICTS
+from spacescale.model import exports
 from spacescale.model.exports import read_export
 from spacescale.presets import RELEASED
 
@@ -30,7 +31,7 @@ def describe(path: Path, verify: bool = False) -> str:
             f"{path}: a file; info takes folders: a run, checkpoint, export or dataset, or a "
             "folder of datasets"
         )
-    is_export = (path / "model.safetensors").is_file()
+    is_export = exports.is_export(path)
     checkpoint = None if is_export else find_checkpoint(path)
     if checkpoint is not None:
         return _describe_checkpoint(checkpoint, verify)

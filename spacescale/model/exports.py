@@ -17,22 +17,38 @@ from spacescale.files import read_json
 from spacescale.model.space import Space
 
 EXPORT_FORMAT, EXPORT_VERSION = "spacescale-model", 1
+SAFETENSORS, SHARD_INDEX = "model.safetensors", "model.safetensors.index.json"
 LISTED_PROBLEMS = 5
 
 
 def load_export(folder: Path) -> Space:
     """The model of a folder, in evaluation mode, on the CPU; UserError as `from_pretrained`."""
     config = ModelConfig.model_validate(read_export(folder)["model"])
-    weights_file = folder / "model.safetensors"
-    if not weights_file.is_file():
-        raise UserError(f"{weights_file}: no such file")
-    try:
-        weights = load_file(weights_file)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{weights_file}: cannot be read: {error}") from None
+    weights: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        try:
+            weights |= load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: cannot be read: {error}") from None
     model = Space(config)
-    load_weights(model, weights, str(weights_file))
+    load_weights(model, weights, str(folder))
     return model.eval()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The one file of weights, or those that an index names; UserError where one is not there."""
+    names = [SAFETENSORS]
+    if (folder / SHARD_INDEX).is_file():
+        names = sorted(set(read_json(folder / SHARD_INDEX)["weight_map"].values()))
+    for name in names:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: no such file")
+    return [folder / name for name in names]
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds exported weights, in one file or several."""
+    return (folder / SAFETENSORS).is_file() or (folder / SHARD_INDEX).is_file()
 
 
 class _Trained(BaseModel):

@@ -160,20 +160,30 @@ class Space(nn.Module):
         output = SpaceOutput({}, {}, {}, encoder_routing, None)
         decoder_sums = {}
         for name, f, s in zip(present, features.split(sizes), states, strict=True):
-            base = at_least_float32(self.heads[name](f))  # (B_s, N, T_s)
             output.embedding[name] = f
-            if self.decoder is None:
-                output.prediction[name] = F.softplus(base)
-                continue
-            enhanced, sums = self._decode(name, base, f, s)
+            output.prediction[name], enhanced, sums = self.tracks_of(f, name, s)
+            if enhanced is not None:
+                output.enhanced[name] = enhanced
             if sums is not None:
                 decoder_sums[name] = sums
-            enhanced = at_least_float32(enhanced)
-            output.enhanced[name] = F.softplus(enhanced)
-            output.prediction[name] = F.softplus((base + enhanced) / 2)
         if decoder_sums:
             output.decoder_routing = self._stack_species(decoder_sums)
         return output
+
+    def tracks_of(
+        self, features: Tensor, species: str, state: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, RoutingSums | None]:
+        """Features (B, N, 2D) and token's state (B, D) of a species → its tracks (B, N, T).
+
+        Returns the prediction, that of the decoder alone and the decoder's routing, the latter two
+        where there is one.
+        """
+        base = at_least_float32(self.heads[species](features))  # (B, N, T)
+        if self.decoder is None:
+            return F.softplus(base), None, None
+        enhanced, sums = self._decode(species, base, features, state)
+        enhanced = at_least_float32(enhanced)
+        return F.softplus((base + enhanced) / 2), F.softplus(enhanced), sums
 
     def _decode(
         self, name: str, base: Tensor, features: Tensor, state: Tensor | None

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from spacescale.errors import UserError
 from spacescale.files import new_files, sha256, write_json
 from spacescale.genome.sequence_files import Genome, read_genome
+from spacescale.model.exports import is_export, weight_files
 from spacescale.predict.predictor import UNITS, Predictor
 from spacescale.predict.variant_effects import (
     MASK_BP,
@@ -157,11 +158,12 @@ def _record(
     predictor: Predictor, vcf: Path, fasta: Path, scoring: Scoring, rows: Sequence[int]
 ) -> dict[str, Any]:
     """What the numbers are, for whoever finds the table later."""
-    weights = predictor.trained.source / "model.safetensors"
+    source = predictor.trained.source
+    weights = weight_files(source) if is_export(source) else []
     wide = f"{WIDE_MASK_BP} for {', '.join(sorted(WIDE_ASSAYS))}, {MASK_BP} for others"
     return {
-        "model": str(predictor.trained.source),
-        "model_sha256": sha256(weights) if weights.is_file() else None,
+        "model": str(source),
+        "model_sha256": {path.name: sha256(path) for path in weights},
         "species": predictor.species,
         "vcf": str(vcf),
         "fasta": str(fasta),

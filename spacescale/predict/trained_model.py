@@ -18,7 +18,7 @@ from spacescale.errors import UserError
 from spacescale.files import files_below
 from spacescale.genome.tracks import Track, read_tracks
 from spacescale.metrics.track_scale import TrackScale, nonzero_means
-from spacescale.model.exports import read_export
+from spacescale.model.exports import is_export, read_export
 from spacescale.model.space import Space
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def load_trained(path: Path) -> TrainedModel:
 
     Raises UserError where there is none of them, or it is damaged.
     """
-    if (path / "model.safetensors").is_file():
+    if is_export(path):
         payload = read_export(path)
         return TrainedModel(
             model=Space.from_pretrained(path),

@@ -1,0 +1,135 @@
+"""The model card, `README.md` of the folder, written from what the run recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spacescale import __version__
+
+SCALES = {
+    "mean": "multiples of each track's mean over its training windows",
+    "log1p": "multiples of each track's mean over its training windows (trained on log1p of them)",
+    "none": "stored targets of training, divided by the track's mean where it is known",
+}
+LIMITS = (
+    "Predictions are of bins, not of bases: a change of one base shows in its bin and around it. "
+    "The model knows the species and assays that are listed and no others, and sequence alone: "
+    "neither cell state nor genotype. Scores are of held-out stretches of the genomes it was "
+    "trained on."
+)
+
+
+def card(config: dict[str, Any], parameters: int, evaluated: dict[str, Any] | None) -> str:
+    """The card's text.
+
+    config: the folder's `config.json`. evaluated: an evaluation's metrics.json, or None.
+    """
+    model, trained = config["model"], config["trained"]
+    species = list(model["species"])
+    bin_bp = 2 ** model["num_downsamples"]
+    first = species[0]
+    parts = [
+        _front_matter(config, evaluated),
+        f"# SPACE, {parameters / 1e6:,.1f} M parameters: {', '.join(species)}\n",
+        "A sequence-to-function model with mixtures of experts (SPACE, arXiv 2506.01833), trained "
+        f"and exported by spacescale {__version__}.\n",
+        "## Load it\n",
+        "```python",
+        "from transformers import AutoModel  # 5.x, and torch: nothing else",
+        "",
+        'model = AutoModel.from_pretrained("FOLDER or org/name", trust_remote_code=True)',
+        f'output = model(windows, species="{first}")  # strings of {model["seq_length"]:,} bp',
+        f"output.tracks  # (B, {model['target_length']}, {len(model['species'][first])})",
+        f'features = model.embed("ACGT…", species="{first}")  # any length',
+        "```",
+        "",
+        "or, with spacescale, which adds strands, units, regions, variants and attributions:\n",
+        "```python",
+        "import spacescale",
+        "",
+        f'model = spacescale.Predictor.load("FOLDER", species="{first}")',
+        "```",
+        "",
+        "The first use asks the model a question whose answer lies in `proof.safetensors`, and it "
+        "refuses to work if what was loaded does not give it. There is no tokenizer: the model "
+        "takes strings, codes (A 0, C 1, G 2, T 3, N 4) or one-hot bases (B, 4, L).\n",
+        "## What comes out\n",
+        f"The {model['target_length']} central bins of {bin_bp} bp of each window of "
+        f"{model['seq_length']:,} bp, in {SCALES[config['track_scale']]}. Names, assays and means "
+        "of all tracks are in `config.json` and `tracks/`.\n",
+        _species_table(model["species"]),
+        "## How it was trained\n",
+        *_training(trained),
+        "## How good it is\n",
+        _scores(evaluated),
+        "## Limits\n",
+        LIMITS + "\n",
+        "## Licences\n",
+        "Code and weights: Apache-2.0 unless whoever trained them says otherwise. The tracks and "
+        "genomes it was trained on have licences of their own.\n",
+    ]
+    return "\n".join(parts)
+
+
+def _front_matter(config: dict[str, Any], evaluated: dict[str, Any] | None) -> str:
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: feature-extraction",
+        "license: apache-2.0",
+        "tags: [dna, genomics, sequence-to-function, mixture-of-experts, custom_code]",
+    ]
+    rows = [row for row in (evaluated or {}).get("assays", []) if row["assay"] == "all"]
+    if rows:
+        lines += ["model-index:", "- name: SPACE", "  results:"]
+    for row in rows:
+        lines += [
+            "  - task: {type: other, name: track prediction}",
+            f"    dataset: {{type: other, name: {row['species']}, split: test}}",
+            "    metrics:",
+            "    - {type: pearson_log1p, name: Pearson of log1p per track, "
+            f"value: {row['pearson_log1p']:.4f}, verified: false}}",
+        ]
+    return "\n".join([*lines, "---", ""])
+
+
+def _species_table(species: dict[str, list[str]]) -> str:
+    rows = ["| species | tracks | assays |", "|---|---|---|"]
+    for name, assays in species.items():
+        counts = [f"{assay} {assays.count(assay)}" for assay in dict.fromkeys(assays)]
+        rows.append(f"| {name} | {len(assays)} | {', '.join(counts)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _training(trained: dict[str, Any]) -> list[str]:
+    if trained.get("step") is None:
+        return ["Imported weights: see `origin` in `config.json`.\n"]
+    lines = [f"{trained['step']:,} optimiser steps."]
+    versions = ", ".join(f"{name} {v}" for name, v in trained.get("versions", {}).items())
+    lines.append(f"With {versions}.\n")
+    rows = ["| species | data set (sha256 of its manifest) | split |", "|---|---|---|"]
+    splits = trained.get("data_splits", {})
+    for name, manifest in trained.get("data_manifests", {}).items():
+        rows.append(f"| {name} | `{manifest}` | `{splits.get(name)}` |")
+    return [*lines, "\n".join(rows) + "\n", "What was held out is what these splits call valid and "
+            "test.\n"]  # fmt: skip
+
+
+def _scores(evaluated: dict[str, Any] | None) -> str:
+    if evaluated is None:
+        return "It came without an evaluation: `spacescale evaluate` makes one.\n"
+    names = list(dict.fromkeys(n for row in evaluated["assays"] for n in row["baselines"]))
+    rows = [
+        f"| species | assay | tracks | Pearson log1p | 95 % | {' | '.join(names)} |",
+        "|---|---|---|---|---|" + "---|" * len(names),
+    ]
+    for row in evaluated["assays"]:
+        low, high = row["interval"]
+        beside = [
+            f"{row['baselines'][n]['value']:.3f}" if n in row["baselines"] else "" for n in names
+        ]
+        rows.append(
+            f"| {row['species']} | {row['assay']} | {row['tracks']} | {row['pearson_log1p']:.3f} | "
+            f"{low:.3f} to {high:.3f} | {' | '.join(beside)} |"
+        )
+    return f"{evaluated['definition']}. Split: {evaluated['split']}.\n\n" + "\n".join(rows) + "\n"

@@ -1,0 +1,123 @@
+"""Write the folder that transformers, and we, load: weights, one `config.json`, code, proof, card.
+
+The folder is an export as `spacescale convert` writes it, with more in it. Nothing of what is
+added needs this package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from spacescale.checkpoint.convert import write_export
+from spacescale.checkpoint.found import find_best
+from spacescale.checkpoint.probe import Agreement
+from spacescale.errors import UserError
+from spacescale.files import files_below, new_folder, read_json, write_json, write_text
+from spacescale.genome.dna import encode
+from spacescale.genome.tracks import read_tracks
+from spacescale.hub.card import card
+from spacescale.hub.sources import CONFIGURATION, MODELING, configuration_source, modeling_source
+from spacescale.model.exports import is_export
+from spacescale.model.proof import PROOF_BP, PROOF_FILE, make_proof, proof_sequence
+from spacescale.model.space import Space
+
+ARCHITECTURE = "SpaceModel"
+AUTO_MAP = {
+    "AutoConfig": "configuration_space.SpaceConfig",
+    "AutoModel": "modeling_space.SpaceModel",
+    "AutoModelForSequenceClassification": "modeling_space.SpaceForSequenceClassification",
+}
+
+
+def convert_for_hub(source: Path, out: Path) -> Agreement | None:
+    """Write a folder for the Hub from a run (its best checkpoint), a checkpoint or an export.
+
+    Offline, on one CPU; one copy of the weights is in memory. Returns and raises as
+    `checkpoint.convert`; of an export there is no agreement.
+    """
+    evaluated = None
+    with new_folder(out) as partial:
+        agreement = None
+        if is_export(source):
+            shutil.copytree(source, partial, dirs_exist_ok=True)
+            evaluated = _evaluation(source)
+        else:
+            checkpoint = find_best(source)
+            if checkpoint is None:
+                raise UserError(f"{source}: no run folder, checkpoint or export")
+            agreement = write_export(checkpoint, partial)
+            evaluated = _evaluation(checkpoint.parent.parent, checkpoint)
+        complete(partial, evaluated)
+    return agreement
+
+
+def complete(folder: Path, evaluated: dict[str, Any] | None) -> None:
+    """Make an export's folder one that transformers loads.
+
+    evaluated: content of an evaluation's metrics.json, for the card.
+    """
+    code = modeling_source()
+    write_text(folder / CONFIGURATION, configuration_source())
+    write_text(folder / MODELING, code)
+    model = Space.from_pretrained(folder)
+    _write_proof(folder / PROOF_FILE, model)
+    config = read_json(folder / "config.json") | {
+        "architectures": [ARCHITECTURE],
+        "model_type": "spacescale",
+        "auto_map": AUTO_MAP,
+        "dtype": "float32",
+        "tracks": _tracks(folder),
+        "code_sha256": hashlib.sha256(code.encode()).hexdigest(),
+    }
+    write_json(folder / "config.json", config, indent=1)
+    parameters = sum(p.numel() for p in model.parameters())
+    write_text(folder / "README.md", card(config, parameters, evaluated))
+    licence = Path(__file__).parents[2] / "LICENSE"
+    if licence.is_file():
+        shutil.copy(licence, folder / "LICENSE")
+
+
+def _write_proof(path: Path, model: Space) -> None:
+    # As long as bins that are predicted take, where that is less: no window of a large model.
+    length = min(PROOF_BP, model.config.seq_length)
+    sequence = proof_sequence(length)
+    codes = torch.from_numpy(encode(sequence))[None]
+    save_file(make_proof(model, codes), path, metadata={"format": "pt", "sequence": sequence})
+    path.chmod(path.parent.stat().st_mode & 0o666)
+
+
+def _tracks(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """What a user of the weights must know of each track, by species, in the order of the heads."""
+    tables = [path for path in files_below(folder / "tracks") if path.suffix == ".tsv"]
+    return {
+        path.stem: [
+            {
+                "name": track.identifier,
+                "assay": track.assay,
+                "description": track.description,
+                "mean": None if math.isnan(track.mean) else track.mean,
+                "strand_pair": track.strand_pair,
+            }
+            for track in read_tracks(path)
+        ]
+        for path in sorted(tables)
+    }
+
+
+def _evaluation(folder: Path, model: Path | None = None) -> dict[str, Any] | None:
+    """The test scores that lie with a run or an export, of this checkpoint where one is named."""
+    path = folder / "evaluation" / "test" / "metrics.json"
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text())
+    if model is not None and Path(found["model"]).name != model.name:
+        return None
+    return found

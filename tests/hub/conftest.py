@@ -1,0 +1,37 @@
+"""The tiny model of the model's tests, exported."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Read when transformers is imported: where it copies a folder's code to.
+os.environ |= {"HF_HOME": tempfile.mkdtemp(prefix="hf-"), "HF_HUB_OFFLINE": "1"}
+
+sys.path += [str(Path(__file__).parents[1] / "model"), str(Path(__file__).parents[1] / "predict")]
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """An export of the tiny model, as of imported weights; tests must not change it."""
+    from small_models import tracks_of, trained
+
+    from spacescale.checkpoint.weight_files import write_imported
+
+    model = trained().model
+    folder = tmp_path_factory.mktemp("exported") / "tiny"
+    tracks = {name: tracks_of(name) for name in model.species}
+    write_imported(folder, model.state_dict(), model.config, tracks, {"from": "a test"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hub_folder(exported, tmp_path_factory):
+    """The same as a folder for the Hub; tests must not change it."""
+    from spacescale.hub.export import convert_for_hub
+
+    folder = tmp_path_factory.mktemp("hub") / "tiny"
+    convert_for_hub(exported, folder)
+    return folder
