@@ -18,7 +18,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.utils import ModelOutput, cached_file
+from transformers.utils.generic import ModelOutput
+from transformers.utils.hub import cached_file
 
 from spacescale.config import ModelConfig
 from spacescale.hub.hub_config import SpaceConfig
@@ -61,8 +62,9 @@ class SpacePreTrainedModel(PreTrainedModel):
     config_class = SpaceConfig
     base_model_prefix = "space"
     main_input_name = "sequences"
-    _no_split_modules = ("TransformerBlock",)
+    _no_split_modules = ["TransformerBlock"]  # noqa: RUF012
     _proof: Path | None = None  # what is still to be proved
+    space: Space
 
     def _init_weights(self, module: nn.Module) -> None:
         """Do nothing: every module initialises its weights where it is made, and a model whose
@@ -79,9 +81,10 @@ class SpacePreTrainedModel(PreTrainedModel):
         of a classifier, may be missing.
         """
         asked_for_info = options.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
+        loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **options
         )
+        model, info = loaded
         wrong = {
             kind: sorted(map(str, info.get(kind) or ()))
             for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -139,11 +142,12 @@ class SpacePreTrainedModel(PreTrainedModel):
         self, sequences: str | Sequence[str] | Tensor, species: str | None
     ) -> tuple[Tensor, str]:
         self.prove()
-        known = self.space.species
-        if species is None and len(known) > 1:
-            raise ValueError(f"say which species is meant: {', '.join(known)}")
+        if species is None:
+            species, *others = self.space.species
+            if others:
+                raise ValueError(f"say which species is meant: {', '.join(self.space.species)}")
         batch = sequences if isinstance(sequences, Tensor) else encode(sequences)
-        return batch.to(self.device), species or known[0]
+        return batch.to(self.device), species
 
 
 class SpaceModel(SpacePreTrainedModel):
@@ -201,15 +205,14 @@ class SpaceForSequenceClassification(SpacePreTrainedModel):
 
     def __init__(self, config: SpaceConfig):
         super().__init__(config)
-        self.num_labels = config.num_labels
         self.space = Space(ModelConfig(**config.model))
-        self.classifier = nn.Linear(2 * self.space.config.dim, config.num_labels)
+        self.classifier = nn.Linear(2 * self.space.config.dim, config.num_labels or 2)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         """The classifier is new, and no file holds it."""
-        if module is getattr(self, "classifier", None):
-            module.reset_parameters()
+        if module is self.classifier:
+            self.classifier.reset_parameters()
 
     def forward(
         self,
@@ -222,7 +225,7 @@ class SpaceForSequenceClassification(SpacePreTrainedModel):
         batch, name = self._prepared(sequences, species)
         logits = self.classifier(self.space.embed(batch, name).mean(1))
         loss = None
-        if labels is not None and self.num_labels == 1:
+        if labels is not None and logits.shape[1] == 1:
             loss = F.mse_loss(logits[:, 0], labels.to(logits.dtype))
         elif labels is not None:
             loss = F.cross_entropy(logits, labels)

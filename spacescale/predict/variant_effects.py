@@ -131,7 +131,7 @@ class EffectPredictor:
 
     def _compare(self, ref: np.ndarray, alt: np.ndarray) -> Effect:
         """(A, N, T) each."""
-        by_average = {
+        by_average: dict[Score, np.ndarray] = {
             score: SCORES[score][1](ref, alt, self.scoring.pseudocount)
             for score in self.scoring.scores
         }
