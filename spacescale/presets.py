@@ -93,6 +93,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "seq_length": 2048,
             "target_length": 48,
             "num_downsamples": 5,
+            "pool_sharpness": 0.25,
             "dim": 96,
             "dim_divisible_by": 16,
             "depth": 2,
@@ -100,9 +101,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "attn_dim_key": 16,
             "dropout": 0.1,
         },
-        "optim": {"lr": 2e-3, "max_steps": 600, "warmup_steps": 50},
-        "data": {"micro_batch_size": 12},
-        "run": {"valid_every": 150, "save_every": 150},
+        "loss": _LITTLE_DATA,
+        "optim": {"lr": 1e-3, "max_steps": 8000, "warmup_steps": 100},
+        "data": {"micro_batch_size": 3},
+        "run": {"valid_every": 1000, "save_every": 1000},
     },
 }
 EMBEDDED_PRESET, DEFAULT_PRESET = "space_demo", "space_tiny"
