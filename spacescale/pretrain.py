@@ -31,7 +31,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         prog="pretrain.py",
         description="Pretrain a SPACE model on species data sets.",
         usage="%(prog)s --deepspeed JSON [--preset P] [--data DIR ...] [--output DIR] "
-        "[--resume auto|must|PATH] [section.field=value ...]",
+        "[--init WEIGHTS] [--resume auto|must|PATH] [section.field=value ...]",
     )
     parser.add_argument("--deepspeed", type=Path, required=True, help="DeepSpeed's JSON")
     parser.add_argument(
@@ -48,6 +48,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help="'auto': go on from the newest sound checkpoint, or begin where there never was one; "
         "'must': fail if there is none; PATH: from that checkpoint or run; one of this run's own "
         "goes back to it",
+    )
+    parser.add_argument(
+        "--init",
+        type=Path,
+        help="begin with the weights of an export, a checkpoint or a run (its best): species, "
+        "tracks and profile types are matched by name",
     )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # added by deepspeed
     overrides = [a for a in arguments if re.match(r"[\w.]+=", a)]
@@ -114,11 +120,15 @@ def main(arguments: list[str]) -> int:
         try:
             device = init_distributed(settings.start_timeout_s, met=watch.open)
             config = comm.on_all(lambda: build_config(preset, args.overrides))
-            named = {"--output": str(args.output), "--resume": args.resume}
+            named = {
+                "--output": str(args.output),
+                "--resume": args.resume,
+                "--init": args.init and str(args.init),
+            }
             require_agreement({"--data": "given" if args.data else "left out", **named})
             paths = args.data or [Path(comm.on_main(lambda: str(embedded_data())))]
             places = (args.deepspeed, args.output, args.resume)
-            run = prepare(config, paths, *places, device, stop, watch)
+            run = prepare(config, paths, *places, device, stop, watch, args.init)
         except comm.NotMet as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             return 2

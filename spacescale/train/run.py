@@ -37,6 +37,7 @@ from spacescale.parallel.run_folder import lock_run, remove_markers
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
 from spacescale.parallel.watch import Watch
 from spacescale.planning.flops import num_tokens
+from spacescale.train.initial_weights import start_from
 from spacescale.train.signals import StopRequest
 from spacescale.train.trainer import Trainer
 from spacescale.train.validation import score_names
@@ -64,8 +65,11 @@ def prepare(
     device: torch.device,
     stop: StopRequest,
     watch: Watch,
+    init: Path | None = None,
 ) -> PreparedRun:
     """Build everything up to the first step. Called by every rank alike.
+
+    init: weights that a run begins with; one that goes on from a checkpoint has its own.
 
     From the moment that the run begins in its folder, `stop` and `watch` write the end into its
     history.
@@ -88,13 +92,15 @@ def prepare(
     # A run that still ends there may yet save; a folder is made only where nothing is refused.
     lock = comm.on_main_only(lambda: lock_run(output) if output.exists() else None)
     start: Start = comm.on_main(lambda: find_start(output, resume))
+    torch.manual_seed(config.run.seed)  # the same weights on every rank, whatever ep_size
+    model = Space(config.model)
+    if init is not None:
+        _initialise(model, data, config, init, start.checkpoint)
     lock = comm.on_main_only(lambda: lock or lock_run(output))
     laid_out = lay_out(deepspeed_config, ep_size)
     record, checkpoint = comm.on_main(lambda: _begin(output, start, config, data, laid_out))
     stop.record = watch.record = record
 
-    torch.manual_seed(config.run.seed)  # the same weights on every rank, whatever ep_size
-    model = Space(config.model)
     distribute_experts(model, ep_size)
     synchronise_batchnorm(model)
     torch.manual_seed(config.run.seed + 1 + comm.rank())  # dropout differs between ranks
@@ -108,6 +114,18 @@ def prepare(
     _warn_of_single_species(config, data.windows.order)
     _announce_attention(model, deepspeed_config, device)
     return PreparedRun(trainer, first_step, lock)
+
+
+def _initialise(
+    model: Space, data: RunData, config: Config, init: Path, checkpoint: Path | None
+) -> None:
+    """Take weights over on every rank alike, or say why not."""
+    if checkpoint is not None:
+        logger.info("going on from %s: --init %s is not read again", checkpoint, init)
+        return
+    taken = comm.on_all(lambda: start_from(model, data.tracks, init))
+    for line in taken.lines(config.loss.track_scale):
+        logger.info("%s", line)
 
 
 def _resolve(

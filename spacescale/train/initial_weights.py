@@ -1,0 +1,152 @@
+"""Start a run from weights that exist: what the two models share is taken over by its name.
+
+Species are matched by name, tracks by identifier, profile types by assay. Shapes: S species, P
+profile types, D dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from spacescale.config import TrackScaleName
+from spacescale.errors import UserError
+from spacescale.genome.aliases import shorten
+from spacescale.genome.tracks import Track
+from spacescale.metrics.track_scale import PREDICTS
+from spacescale.model.space import Space
+from spacescale.predict.trained_model import TrainedModel, load_trained
+
+TRUNK = ("stem.", "conv_tower.", "transformer.", "pointwise.")
+BY_TYPE = ("from_sequence", "from_species", "gates", "type_embedding")  # of the decoder
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What came of weights: what starts afresh, and what was left over, each as words."""
+
+    source: Path
+    scale: TrackScaleName
+    fresh: list[str]
+    left_over: list[str]
+
+    def lines(self, scale: TrackScaleName) -> list[str]:
+        """What to tell of it. scale: of this run's predictions."""
+        lines = [
+            f"weights of {self.source}",
+            f"new, and initialised: {'; '.join(self.fresh) or 'nothing'}",
+            f"left over: {'; '.join(self.left_over) or 'nothing'}",
+        ]
+        if scale != self.scale:
+            lines.append(
+                f"its heads predicted {PREDICTS[self.scale]}; this run's predict {PREDICTS[scale]} "
+                "(loss.track_scale)"
+            )
+        return lines
+
+
+def start_from(model: Space, tracks: Mapping[str, Sequence[Track]], weights: Path) -> Taken:
+    """Give a fresh model what it shares with a run's best, a checkpoint or an export.
+
+    A new species' token and gates start as the mean of those that are known. Its head, tracks that
+    are new and the decoder's gates of profile types that are new stay as they are initialised.
+    Raises UserError where the trunks differ in shape, or no weights are there.
+    """
+    old = load_trained(weights)
+    _require_same_trunk(model, old)
+    fresh: list[str] = []
+    state, known = model.state_dict(), old.model.state_dict()
+    for key, tensor in state.items():
+        if key == "species_token.weight" or ".moe.router." in key:
+            _place_species(tensor, known[key], model.species, old.model.species)
+        elif key.startswith("heads."):
+            _place_tracks(tensor, known.get(key), *_identifiers(key.split(".")[1], tracks, old))
+        elif key.startswith("decoder."):
+            if not _place_decoder(key, tensor, known.get(key), model, old.model):
+                fresh.append(key)
+        else:
+            tensor.copy_(known[key])
+    return Taken(
+        old.source, old.scale_name, fresh + _new(model, tracks, old), _left_over(model, tracks, old)
+    )
+
+
+def _require_same_trunk(model: Space, old: TrainedModel) -> None:
+    known = old.model.state_dict()
+    for key, tensor in model.state_dict().items():
+        if not key.startswith(TRUNK) or ".moe.router." in key:
+            continue
+        if key not in known or known[key].shape != tensor.shape:
+            found = tuple(known[key].shape) if key in known else "none"
+            raise UserError(
+                f"--init {old.source}: {key} is {found}, and {tuple(tensor.shape)} in this run: "
+                "only models of one shape can start from each other (model.dim, stem_dim, depth, "
+                "num_downsamples, species_num_experts …)"
+            )
+
+
+def _place_species(new: Tensor, old: Tensor, names: Sequence[str], known: Sequence[str]) -> None:
+    """(S', …) ← (S, …): rows of the same name, the mean for the others."""
+    for row, name in enumerate(names):
+        new[row] = old[list(known).index(name)] if name in known else old.mean(0)
+
+
+def _identifiers(
+    species: str, tracks: Mapping[str, Sequence[Track]], old: TrainedModel
+) -> tuple[list[str], list[str]]:
+    return (
+        [track.identifier for track in tracks[species]],
+        [track.identifier for track in old.tracks.get(species, [])],
+    )
+
+
+def _place_tracks(
+    new: Tensor, old: Tensor | None, names: Sequence[str], known: Sequence[str]
+) -> None:
+    """Rows of a head, (T', …) ← (T, …), by the tracks' identifiers."""
+    for row, name in enumerate(names):
+        if old is not None and name in known:
+            new[row] = old[known.index(name)]
+
+
+def _place_decoder(key: str, new: Tensor, old: Tensor | None, model: Space, from_: Space) -> bool:
+    """Whether the tensor could be taken over; by profile type where it has rows of them."""
+    if old is None:
+        return False
+    if key.split(".")[1] not in BY_TYPE:
+        fits = new.shape == old.shape
+        if fits:
+            new.copy_(old)
+        return fits
+    types, known = model.config.profile_types, from_.config.profile_types
+    by_type, of_old = new.unflatten(0, (len(types), -1)), old.unflatten(0, (len(known), -1))
+    if by_type.shape[1:] != of_old.shape[1:]:
+        return False
+    for row, name in enumerate(types):
+        if name in known:
+            by_type[row] = of_old[known.index(name)]
+    return True
+
+
+def _new(model: Space, tracks: Mapping[str, Sequence[Track]], old: TrainedModel) -> list[str]:
+    found = [f"species {name}" for name in model.species if name not in old.model.species]
+    for name in model.species:
+        names, known = _identifiers(name, tracks, old)
+        new = [n for n in names if n not in known]
+        if new and name in old.model.species:
+            found.append(f"{len(new)} tracks of {name} ({shorten(new)})")
+    types = set(model.config.profile_types) - set(old.model.config.profile_types)
+    return found + [f"profile type {name}" for name in sorted(types)]
+
+
+def _left_over(model: Space, tracks: Mapping[str, Sequence[Track]], old: TrainedModel) -> list[str]:
+    found = [f"species {name}" for name in old.model.species if name not in model.species]
+    for name in model.species:
+        names, known = _identifiers(name, tracks, old)
+        gone = [n for n in known if n not in names]
+        if gone:
+            found.append(f"{len(gone)} tracks of {name} ({shorten(gone)})")
+    return found

@@ -1,0 +1,38 @@
+"""`pretrain.py --init`: a run that begins with the weights of another."""
+
+import json
+import sys
+
+from commands import SCRIPT, arguments, run
+
+
+def begin(data, output, weights, *more):
+    command = [sys.executable, SCRIPT, *arguments(data, output, *more), "--init", str(weights)]
+    return run(*command)
+
+
+def first_loss(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return next(row["train/loss"] for row in map(json.loads, lines) if row["step"] == 1)
+
+
+def test_a_run_begins_with_weights_of_another(alone, data, tmp_path):
+    output = tmp_path / "run"
+    more = ["optim.max_steps=2", "optim.warmup_steps=1", "run.valid_every=2", "run.save_every=2"]
+    done = begin(data, output, alone[0], *more)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    assert f"weights of {alone[0]}" in said and "left over: nothing" in said
+    assert first_loss(output) < first_loss(alone[0])  # of the same windows
+    again = begin(data, output, alone[0], *more, "optim.max_steps=3", "--resume", "auto")
+    assert again.returncode == 0, again.stderr
+    assert "is not read again" in again.stdout + again.stderr
+
+
+def test_weights_of_another_shape_are_refused_and_nothing_is_left(alone, data, tmp_path):
+    refused = begin(data, tmp_path / "run", alone[0], "model.dim=72", "model.dim_divisible_by=8")
+    assert refused.returncode == 2
+    assert "only models of one shape can start from each other" in refused.stderr
+    nowhere = begin(data, tmp_path / "run", tmp_path / "nowhere")
+    assert nowhere.returncode == 2 and "neither a run folder, a checkpoint nor" in nowhere.stderr
+    assert not (tmp_path / "run").exists()
