@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,29 @@ def load_export(folder: Path) -> Space:
     model = Space(config)
     load_weights(model, weights, str(folder))
     return model.eval()
+
+
+def local_folder(where: str | Path, revision: str | None = None) -> Path:
+    """The folder itself or, of ORG/NAME where no folder ORG is here, its copy from the Hub.
+
+    revision: branch, tag or commit there. Raises UserError where it is neither here nor there, or
+    cannot be reached.
+    """
+    folder = Path(where)
+    named = re.fullmatch(r"[\w.-]+/[\w.-]+", str(where))
+    if folder.exists() or not named or folder.parent.exists():
+        return folder
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise UserError(
+            f"{where}: no such folder; of the Hub, it is loaded with: pip install 'spacescale[hub]'"
+        ) from None
+    try:
+        return Path(snapshot_download(str(where), revision=revision))
+    except Exception as error:  # of whatever the library and the network may raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(f"{where}: no such folder, and not from the Hub: {reason}") from None
 
 
 def weight_files(folder: Path) -> list[Path]:

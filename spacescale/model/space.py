@@ -331,15 +331,16 @@ class Space(nn.Module):
         return RoutingSums(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Space:
+    def from_pretrained(cls, folder: str | Path, revision: str | None = None) -> Space:
         """Load a folder written by `spacescale convert`, in evaluation mode, on the CPU.
 
-        Reads `config.json` and `model.safetensors`. Raises UserError naming the file and what is
-        missing, unexpected or of another shape.
+        folder: or ORG/NAME of the Hub, where revision is a branch, tag or commit. Reads
+        `config.json` and `model.safetensors`, or the files that its index names. Raises UserError
+        naming the file and what is missing, unexpected or of another shape.
         """
-        from spacescale.model.exports import load_export
+        from spacescale.model.exports import load_export, local_folder
 
-        return load_export(Path(folder))
+        return load_export(local_folder(folder, revision))
 
 
 def meta_model(config: ModelConfig) -> Space:

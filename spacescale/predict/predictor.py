@@ -19,6 +19,7 @@ from spacescale.genome.aliases import suggest
 from spacescale.genome.dna import N, encode, reverse_complement
 from spacescale.genome.tracks import Track
 from spacescale.genome.transforms import TRANSFORMS
+from spacescale.model.exports import local_folder
 from spacescale.predict.trained_model import TrainedModel, load_trained
 
 Unit = Literal["means", "stored", "coverage"]
@@ -77,12 +78,15 @@ class Predictor:
         device: torch.device | str | None = None,
         precision: Precision = "float32",
         batch_size: int = 4,
+        revision: str | None = None,
     ) -> Predictor:
         """Load an export, a checkpoint or a run folder (its best), and take one species of it.
 
-        Raises UserError where there is none of them, it is damaged, or the species is unclear.
+        weights: or ORG/NAME of the Hub, where revision is a branch, tag or commit. Raises
+        UserError where there is none of them, it is damaged, or the species is unclear.
         """
-        return cls(load_trained(Path(weights)), species, device, precision, batch_size)
+        folder = local_folder(weights, revision)
+        return cls(load_trained(folder), species, device, precision, batch_size)
 
     def predict(
         self,
