@@ -102,14 +102,16 @@ def predict_windows(
     predict: Predict,
     species: str,
     batch: SpeciesBatch,
+    scale: TrackScale,
     strand_pair: np.ndarray | None = None,
 ) -> tuple[Tensor, SpaceOutput]:
-    """Predict one batch of a species: float32 (B, N, T) in the model's units, and the output.
+    """Predict one batch of a species: float32 (B, N, T) in track means, and the model's output.
 
-    With `strand_pair` (T,) the mean of the predictions for both strands is taken.
+    With `strand_pair` (T,) the mean of the predictions for both strands is taken: of the reverse
+    complement each track says what its opposite strand stores.
     """
     output = predict({species: batch.codes})
-    prediction = output.prediction[species].float()
+    prediction = scale.predicted_in_means(output.prediction[species].float())
     if strand_pair is None:
         return prediction, output
     flipped = torch.from_numpy(
@@ -120,9 +122,9 @@ def predict_windows(
             ]
         )
     ).to(batch.codes.device)
-    other = predict({species: flipped}).prediction[species].float()
+    other = scale.predicted_stored(predict({species: flipped}).prediction[species].float())
     pair = torch.from_numpy(strand_pair).to(other.device)
-    return (prediction + other.flip(1)[..., pair]) / 2, output
+    return (prediction + other.flip(1)[..., pair] / scale.means) / 2, output
 
 
 def score_split(
@@ -140,8 +142,7 @@ def score_split(
     """
     scores = TrackScores(len(scale.means), scale.means.device)
     for batch, weight in batches:
-        prediction, output = predict_windows(predict, species, batch, strand_pair)
-        prediction = scale.predicted_in_means(prediction)
+        prediction, output = predict_windows(predict, species, batch, scale, strand_pair)
         scores.update(prediction, scale.in_means(batch.targets), weight)
         if observe is not None:
             observe(batch, prediction, output)

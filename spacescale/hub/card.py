@@ -50,8 +50,8 @@ def card(config: dict[str, Any], parameters: int, evaluated: dict[str, Any] | No
         f'model = spacescale.Predictor.load("FOLDER", species="{first}")',
         "```",
         "",
-        "The first use asks the model a question whose answer lies in `proof.safetensors`, and it "
-        "refuses to work if what was loaded does not give it. There is no tokenizer: the model "
+        "When it is loaded, either way, it is asked a question whose answer lies in "
+        "`proof.safetensors`, and refused if it does not give it. There is no tokenizer: the model "
         "takes strings, codes (A 0, C 1, G 2, T 3, N 4) or one-hot bases (B, 4, L).\n",
         "## What comes out\n",
         f"The {model['target_length']} central bins of {bin_bp} bp of each window of "

@@ -7,6 +7,7 @@ added needs this package.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import math
 import shutil
@@ -80,9 +81,16 @@ def complete(folder: Path, evaluated: dict[str, Any] | None) -> None:
     write_json(folder / "config.json", config, indent=1)
     parameters = sum(p.numel() for p in model.parameters())
     write_text(folder / "README.md", card(config, parameters, evaluated))
-    licence = Path(__file__).parents[2] / "LICENSE"
-    if licence.is_file():
-        shutil.copy(licence, folder / "LICENSE")
+    write_text(folder / "LICENSE", _licence())
+
+
+def _licence() -> str:
+    """Of the package: beside its sources, or with what was installed."""
+    beside = Path(__file__).parents[2]
+    if (beside / "pyproject.toml").is_file():
+        return (beside / "LICENSE").read_text()
+    installed = importlib.metadata.distribution("spacescale").read_text("licenses/LICENSE")
+    return installed or "Apache-2.0: https://www.apache.org/licenses/LICENSE-2.0\n"
 
 
 def _write_proof(path: Path, model: Space) -> None:

@@ -76,9 +76,8 @@ class SpacePreTrainedModel(PreTrainedModel):
     ) -> Any:
         """As of every transformers model; raises ValueError where weights are missing or left over.
 
-        prove: before the model is first used, have it answer the question of `proof.safetensors`,
-        and refuse to work if the answer is not the one that was exported. Heads that are new, as
-        of a classifier, may be missing.
+        prove: have the model answer the question of `proof.safetensors`; RuntimeError if the answer
+        is not the one that was exported. Heads that are new, as of a classifier, may be missing.
         """
         asked_for_info = options.pop("output_loading_info", False)
         loaded: Any = super().from_pretrained(
@@ -111,7 +110,14 @@ class SpacePreTrainedModel(PreTrainedModel):
                 logger.warning("%s holds no proof of its weights", pretrained_model_name_or_path)
             else:
                 model._proof = Path(proof)
+        if model.device.type != "meta":  # else weights come when it is used
+            model.prove()
         return (model, info) if asked_for_info else model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **options: Any) -> None:
+        """As of every transformers model; a proof that lies there is that of other weights."""
+        super().save_pretrained(save_directory, *args, **options)
+        (Path(save_directory) / PROOF_FILE).unlink(missing_ok=True)
 
     def is_new(self, key: str) -> bool:
         """Whether a weight is none of those that were exported."""
@@ -133,8 +139,7 @@ class SpacePreTrainedModel(PreTrainedModel):
         if wrong:
             raise RuntimeError(
                 f"{self._proof.parent}: this model does not compute what it did when it was "
-                f"exported: {wrong}. Nothing was predicted; from_pretrained(…, prove=False) "
-                "switches this check off"
+                f"exported: {wrong}. from_pretrained(…, prove=False) switches this check off"
             )
         self._proof = None
 

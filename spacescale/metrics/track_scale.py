@@ -59,3 +59,10 @@ class TrackScale:
         if self.name == "none":
             return prediction / self.means
         return prediction.expm1() if self.name == "log1p" else prediction
+
+    def predicted_stored(self, prediction: Tensor) -> Tensor:
+        """A model's predictions (B, N, T) as values that the data set stores.
+
+        In these two strands of a pair can change places, whose means differ.
+        """
+        return self.predicted_in_means(prediction) * self.means

@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spacescale.config import ModelConfig, TrackScaleName, describe_errors
 from spacescale.errors import UserError
 from spacescale.files import read_json
+from spacescale.genome.dna import encode
+from spacescale.model.proof import PROOF_FILE, disproof
 from spacescale.model.space import Space
 
 EXPORT_FORMAT, EXPORT_VERSION = "spacescale-model", 1
@@ -22,8 +25,12 @@ SAFETENSORS, SHARD_INDEX = "model.safetensors", "model.safetensors.index.json"
 LISTED_PROBLEMS = 5
 
 
-def load_export(folder: Path) -> Space:
-    """The model of a folder, in evaluation mode, on the CPU; UserError as `from_pretrained`."""
+def load_export(folder: Path, prove: bool = True) -> Space:
+    """The model of a folder, in evaluation mode, on the CPU; UserError as `from_pretrained`.
+
+    prove: where the folder holds a proof, have the model answer its question; UserError if the
+    answer is another.
+    """
     config = ModelConfig.model_validate(read_export(folder)["model"])
     weights: dict[str, Tensor] = {}
     for path in weight_files(folder):
@@ -33,7 +40,25 @@ def load_export(folder: Path) -> Space:
             raise UserError(f"{path}: cannot be read: {error}") from None
     model = Space(config)
     load_weights(model, weights, str(folder))
-    return model.eval()
+    model.eval()
+    if prove and (folder / PROOF_FILE).is_file():
+        _prove(model, folder / PROOF_FILE)
+    return model
+
+
+def _prove(model: Space, path: Path) -> None:
+    try:
+        with safe_open(str(path), "pt") as file:
+            sequence = file.metadata()["sequence"]
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    wrong = disproof(model, torch.from_numpy(encode(sequence))[None], stored)
+    if wrong:
+        raise UserError(
+            f"{path.parent}: these weights do not compute what they did when they were exported: "
+            f"{wrong}"
+        )
 
 
 def local_folder(where: str | Path, revision: str | None = None) -> Path:

@@ -81,7 +81,7 @@ def disproof(space: Space, codes: Tensor, stored: dict[str, Tensor]) -> str:
         return chosen.to(own.device, own.dtype)
 
     training, parameter = space.training, next(space.parameters())
-    allowed = TOLERANCES[parameter.dtype]
+    allowed = TOLERANCES.get(parameter.dtype, TOLERANCES[torch.bfloat16])
     if parameter.device.type != "cpu":
         allowed = max(allowed, OTHER_DEVICES * TOLERANCES[torch.float32])
     space.eval()

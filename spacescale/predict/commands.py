@@ -217,8 +217,7 @@ def _attribute(args: argparse.Namespace) -> None:
     request = Request(
         args.fasta, args.regions, args.tracks, args.method, args.steps, not args.no_figures
     )
-    count = attribute(_predictor(args), request, args.out)
-    print(f"{args.out}: {count} regions attributed by {args.method}")
+    print(f"{args.out}: {attribute(_predictor(args), request, args.out)}")
 
 
 def _embed(args: argparse.Namespace) -> None:

@@ -62,7 +62,7 @@ def score_variants(
     if out.suffix not in ENDINGS:
         raise UserError(f"--out {out}: expected a name that ends with {' or '.join(ENDINGS)}")
     rows = predictor.choose_tracks(tracks)
-    effects = EffectPredictor(predictor, genome := read_genome(fasta), scoring)
+    effects = EffectPredictor(predictor, genome := read_genome(fasta), scoring, rows)
     skipped, scorable = _look_through(vcf, genome, fasta)
     others = out.with_suffix(".skipped.tsv"), out.with_suffix(".json")
     columns = _columns(scoring)
@@ -73,8 +73,8 @@ def score_variants(
             for batch in _batches(vcf, genome, predictor.batch_size):
                 found = effects.score(batch)
                 for variant, effect in zip(batch, found, strict=True):
-                    for row in rows:
-                        table.add(_row(predictor, variant, effect, row, scoring))
+                    for place, row in enumerate(rows):
+                        table.add(_row(predictor, variant, effect, row, place, scoring))
                 bar.update(len(batch))
             bar.close()
         _write_skipped(skipped_file, vcf, genome)
@@ -132,16 +132,18 @@ def _columns(scoring: Scoring) -> list[str]:
 
 
 def _row(
-    predictor: Predictor, variant: Variant, effect: Effect, row: int, scoring: Scoring
+    predictor: Predictor, variant: Variant, effect: Effect, row: int, place: int, scoring: Scoring
 ) -> list[Any]:
     track = predictor.tracks[row]
     scores = [
-        float(part[score][row]) for score in scoring.scores for part in (effect.mean, effect.spread)
+        float(part[score][place])
+        for score in scoring.scores
+        for part in (effect.mean, effect.spread)
     ]
     return [
         variant.chrom, variant.start + 1, variant.name, variant.ref, variant.alt,
         predictor.species, row, track.identifier, track.assay,
-        float(effect.ref[row]), float(effect.alt[row]), *scores, effect.averages,
+        float(effect.ref[place]), float(effect.alt[place]), *scores, effect.averages,
     ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,9 @@ Format = Literal["bigwig", "bedgraph"]
 ENDINGS: dict[Format, str] = {"bigwig": ".bw", "bedgraph": ".bedGraph"}
 
 
+SPARE_DESCRIPTORS = 64  # that the process holds besides
+
+
 class _Writer(Protocol):
     def add(self, chrom: str, starts: np.ndarray, ends: np.ndarray, values: np.ndarray) -> None: ...
     def close(self) -> None: ...
@@ -33,13 +37,14 @@ def write_tracks(
     bin_size: int,
     file_format: Format = "bigwig",
 ) -> list[Path]:
-    """Write the rows of `tracks` into a folder, a file each, while stretches come in order.
+    """Write the rows of `tracks` into a folder, a file each, while stretches of them come in order.
 
     lengths: of all contigs, in the order of the FASTA, in bp. Bins are half-open; the last of a
     contig ends with it. Nothing but the stretch at hand is in memory. Raises UserError where the
     library for BigWigs is not installed.
     """
     paths = [folder / name for name in file_names(tracks, rows, ENDINGS[file_format])]
+    _require_descriptors(len(paths))
     with ExitStack() as stack:
         writers = []
         for path in paths:
@@ -49,9 +54,22 @@ def write_tracks(
         for stretch in stretches:
             starts = stretch.start + bin_size * np.arange(len(stretch.values), dtype=np.int64)
             ends = np.minimum(starts + bin_size, lengths[stretch.chrom])
-            for writer, row in zip(writers, rows, strict=True):
-                writer.add(stretch.chrom, starts, ends, stretch.values[:, row])
+            for writer, values in zip(writers, stretch.values.T, strict=True):
+                writer.add(stretch.chrom, starts, ends, values)
     return paths
+
+
+def _require_descriptors(files: int) -> None:
+    """Let so many files be open at once, or raise UserError: pyBigWig crashes where it cannot."""
+    needed = files + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and needed > soft:
+        if hard != resource.RLIM_INFINITY and needed > hard:
+            raise UserError(
+                f"{files:,} tracks are {files:,} open files, and this system allows {hard:,} "
+                "(ulimit -n): take fewer by --tracks"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def file_names(tracks: Sequence[Track], rows: Sequence[int], ending: str) -> list[str]:

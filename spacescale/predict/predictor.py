@@ -5,6 +5,7 @@ Shapes: B sequences, L bases, N bins, T tracks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -66,7 +67,10 @@ class Predictor:
         self.span = config.target_length * config.bin_size
         self.batch_size = batch_size
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = trained.model.to(self.device, getattr(torch, precision)).eval()
+        try:
+            self.model = trained.model.to(self.device, getattr(torch, precision)).eval()
+        except (RuntimeError, AssertionError) as error:  # no such device, or no memory on it
+            raise UserError(f"device {self.device}: {str(error).splitlines()[0]}") from None
         self._scale = trained.track_scale(self.species)
         self._strand_pair = np.array([track.strand_pair for track in self.tracks], dtype=np.int64)
 
@@ -93,14 +97,16 @@ class Predictor:
         sequences: str | Sequence[str] | np.ndarray | Tensor,
         unit: Unit = "means",
         strands: Strands = "forward",
+        rows: Sequence[int] | None = None,
     ) -> np.ndarray:
         """Predict the tracks of windows: float32 (B, N, T), or (N, T) of a single one.
 
         sequences: of `window` bp each, as strings, base codes (L,) or (B, L) uint8 (A0 C1 G2 T3
         N4), or bases (4, L) or (B, 4, L) float in the order A C G T. strands: `reverse` is what
         the reverse complement says of the same bins, each track as its opposite strand; `both` is
-        the mean. Raises UserError for another length, other letters, a species without tracks, or
-        a unit that is not known of it.
+        the mean. rows: of the tracks, default all. Raises UserError for another length, other
+        letters, a species without tracks, a unit that is not known of it, or a prediction that is
+        not finite.
         """
         self.require_unit(unit)
         batch, single = as_batch(sequences)
@@ -109,8 +115,15 @@ class Predictor:
                 f"sequences of {batch.shape[-1]:,} bp: this model predicts from {self.window:,} "
                 "bp; `embed` takes any length"
             )
-        parts = [self._predict(part, strands) for part in batch.split(self.batch_size)]
-        found = self._in_unit(np.concatenate(parts), unit)
+        chosen = list(range(len(self.tracks)) if rows is None else rows)
+        found = np.concatenate(
+            [self._predict(part, unit, strands, chosen) for part in batch.split(self.batch_size)]
+        )
+        if not np.isfinite(found).all():
+            raise UserError(
+                f"{self.trained.source}: predictions are not finite; float16 may be too narrow for "
+                "this model (--precision)"
+            )
         return found[0] if single else found
 
     def embed(
@@ -148,6 +161,13 @@ class Predictor:
         """Raise UserError where predictions cannot be given in this unit."""
         if not self.tracks:
             raise UserError(f"species {self.species!r} of {self.trained.source} has no tracks")
+        if unit == "means" and self._scale.name == "none":
+            unknown = sum(math.isnan(track.mean) for track in self.tracks)
+            if unknown:
+                raise UserError(
+                    f"{self.trained.source}: the means of {unknown} tracks of {self.species} are "
+                    "not known; take unit stored"
+                )
         if unit == "coverage" and self._transform not in TRANSFORMS:
             known = f"they were made as {self._transform!r}" if self._transform else "not recorded"
             raise UserError(
@@ -160,14 +180,17 @@ class Predictor:
         return self.trained.data_transforms.get(self.species)
 
     @torch.inference_mode()
-    def _predict(self, batch: Tensor, strands: Strands) -> np.ndarray:
-        """Windows → (B, N, T) in the model's scale."""
-        found = []
+    def _predict(self, batch: Tensor, unit: Unit, strands: Strands, rows: list[int]) -> np.ndarray:
+        """Windows → (B, N, rows) in a unit."""
+        scale, found = self._scale.to(self.device), []
         if strands != "reverse":
-            found.append(self._forward(batch))
+            found.append(scale.predicted_stored(self._forward(batch))[..., rows])
         if strands != "forward":
-            found.append(self._forward(_flipped(batch)).flip(1)[..., self._strand_pair])
-        return torch.stack(found).mean(0).cpu().numpy()
+            # A track says of the reverse complement what its opposite strand stores.
+            stored = scale.predicted_stored(self._forward(_flipped(batch))).flip(1)
+            found.append(stored[..., self._strand_pair[rows]])
+        in_unit = [self._in_unit(stored.cpu().numpy(), unit, rows) for stored in found]
+        return in_unit[0] if len(in_unit) == 1 else (in_unit[0] + in_unit[1]) / 2
 
     def _forward(self, batch: Tensor) -> Tensor:
         return self.model({self.species: batch.to(self.device)}).prediction[self.species]
@@ -183,16 +206,15 @@ class Predictor:
     def _embed(self, batch: Tensor, layer: str) -> np.ndarray:
         return self.model.embed(batch.to(self.device), self.species, layer).float().cpu().numpy()
 
-    def _in_unit(self, predicted: np.ndarray, unit: Unit) -> np.ndarray:
-        means = self._scale.predicted_in_means(torch.from_numpy(predicted)).numpy()
+    def _in_unit(self, stored: np.ndarray, unit: Unit, rows: Sequence[int]) -> np.ndarray:
+        """Stored values (B, N, rows) in a unit."""
         if unit == "means":
-            return means
-        stored = means * self._scale.means.numpy()
+            return stored / self._scale.means.numpy()[list(rows)]
         if unit == "stored":
             return stored
         transform = TRANSFORMS[self._transform or ""]
         by_track = [
-            transform.coverage(stored[..., t], track) for t, track in enumerate(self.tracks)
+            transform.coverage(stored[..., i], self.tracks[row]) for i, row in enumerate(rows)
         ]
         return np.stack(by_track, axis=-1)
 

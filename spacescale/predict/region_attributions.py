@@ -25,7 +25,7 @@ from spacescale.predict.places import Place
 from spacescale.predict.predictor import Predictor
 from spacescale.predict.regions import bases, read_places
 
-MOST_FIGURES = 50
+MOST_FIGURES, LONGEST_FIGURE = 50, 2_000  # bp
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Request:
     figures: bool = True
 
 
-def attribute(predictor: Predictor, request: Request, out: Path) -> int:
+def attribute(predictor: Predictor, request: Request, out: Path) -> str:
     """Write `attributions.tsv`, logos, the files of TF-MoDISco and `attributed.json` into a folder.
 
     Each place lies in the middle of its window, and the bins that touch it are explained. Returns
-    how many places there were. Raises UserError for what cannot be explained; nothing half-written
-    is left.
+    what was made, and what was left out, in words. Raises UserError for what cannot be explained;
+    nothing half-written is left.
     """
-    predictor.require_unit("means")
+    predictor.require_unit("stored")  # that it has tracks at all
     rows = tuple(predictor.choose_tracks(request.tracks))
     genome = read_genome(request.fasta)
     places = read_places(request.places, genome)
@@ -57,6 +57,7 @@ def attribute(predictor: Predictor, request: Request, out: Path) -> int:
                 f"{place}: {place.end - place.start:,} bp; this model explains at most "
                 f"{predictor.span:,} bp at once, the bases whose tracks it predicts"
             )
+    said = [f"{len(places)} regions attributed by {request.method}"]
     with new_folder(out) as partial:
         found = []
         for place in tqdm(places, unit="region", desc="attributing", disable=None):
@@ -71,10 +72,18 @@ def attribute(predictor: Predictor, request: Request, out: Path) -> int:
             save_for_modisco(
                 [s for _, s, _ in found], [v for _, _, v in found], str(partial / "modisco")
             )
+        else:
+            said.append("no files for TF-MoDISco: regions are of several lengths")
         if request.figures:
-            _draw(partial, found[:MOST_FIGURES], request.method)
+            drawn = [part for part in found if part[2].shape[1] <= LONGEST_FIGURE][:MOST_FIGURES]
+            _draw(partial, drawn, request.method)
+            if len(drawn) < len(found):
+                said.append(
+                    f"{len(drawn)} logos: of the first {MOST_FIGURES} regions up to "
+                    f"{LONGEST_FIGURE:,} bp"
+                )
         write_json(partial / "attributed.json", _record(predictor, request, rows), indent=1)
-    return len(places)
+    return "; ".join(said)
 
 
 def _window(predictor: Predictor, genome: Genome, place: Place) -> tuple[np.ndarray, int]:
@@ -130,7 +139,7 @@ def _record(predictor: Predictor, request: Request, rows: Sequence[int]) -> dict
         "method": f"{request.method}: {METHODS[request.method]}",
         "steps": request.steps if request.method == "integrated" else None,
         "explains": "sum over the bins that touch the region, mean over the tracks, in multiples "
-        "of track means",
+        "of track means (stored values where a mean is not known)",
         "tracks": [predictor.tracks[row].identifier for row in rows],
         "places": list(map(str, request.places)),
     }

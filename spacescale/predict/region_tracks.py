@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,8 @@ def predict(predictor: Predictor, request: Request, out: Path) -> list[Path]:
     genome = read_genome(request.fasta)
     places = read_places(request.places, genome)
     averaging = Averaging(request.both_strands, request.shifts)
-    regions = RegionPredictions(predictor, genome, places, averaging, request.unit)
+    regions = RegionPredictions(predictor, genome, places, averaging, request.unit, rows)
+    record = _record(predictor, request, rows)
     with new_folder(out) as partial:
         stretches = tqdm(regions, unit="window", desc="predicting", disable=None)
         files = write_tracks(
@@ -59,7 +61,7 @@ def predict(predictor: Predictor, request: Request, out: Path) -> list[Path]:
         first = places[0]
         locus = f"{first.chrom}:{first.start + 1}-{first.end}"  # IGV counts from 1, both ends in
         write_session(partial / "igv_session.xml", files, request.fasta, locus)
-        write_json(partial / "predicted.json", _record(predictor, request, rows), indent=1)
+        write_json(partial / "predicted.json", record, indent=1)
     return [out / file.name for file in files]
 
 
@@ -79,7 +81,7 @@ def _record(predictor: Predictor, request: Request, rows: Sequence[int]) -> dict
                 "identifier": (track := predictor.tracks[row]).identifier,
                 "assay": track.assay,
                 "description": track.description,
-                "training_mean": track.mean,
+                "training_mean": None if math.isnan(track.mean) else track.mean,
             }
             for row in rows
         ],

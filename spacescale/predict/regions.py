@@ -15,8 +15,8 @@ import numpy as np
 from spacescale.errors import UserError
 from spacescale.genome.aliases import describe_unknown
 from spacescale.genome.dna import N
-from spacescale.genome.interval_tracks import read_peaks
 from spacescale.genome.sequence_files import Genome
+from spacescale.genome.text_files import decoded, numbered_lines
 from spacescale.predict.places import Place, parse_place
 from spacescale.predict.predictor import Predictor, Unit
 
@@ -38,11 +38,23 @@ class Averaging:
     shifts: tuple[int, ...] = (0,)
 
 
+def require_shifts(shifts: Sequence[int], bin_size: int) -> None:
+    """Raise UserError unless windows may be moved by these bp: distinct, and less than a bin."""
+    if not shifts or len(set(shifts)) < len(shifts):
+        raise UserError(f"--shifts {' '.join(map(str, shifts))}: expected different numbers of bp")
+    for shift in shifts:
+        if abs(shift) >= bin_size:
+            raise UserError(
+                f"--shifts {shift}: expected less than a bin, {bin_size} bp: bins stay in place"
+            )
+
+
 def read_places(words: Sequence[str], genome: Genome) -> list[Place]:
     """What is asked for: words that are a CONTIG, CONTIG:START-END or a BED file.
 
-    In the order of the genome, what touches joined. Raises UserError for a contig that
-    the genome lacks, a stretch off its contig or a file that cannot be read.
+    In the order of words and lines, each as it stands; strands of a BED count for nothing. Raises
+    UserError for a contig that the genome lacks, a stretch off its contig or a file that cannot be
+    read.
     """
     places = []
     for word in words:
@@ -59,16 +71,22 @@ def read_places(words: Sequence[str], genome: Genome) -> list[Place]:
         length = genome.lengths[place.chrom]
         if place.end > length:
             raise UserError(f"{place}: {genome.path} has {length:,} bp of {place.chrom}")
-    return list(_joined(places, list(genome.lengths)))
+    if not places:
+        raise UserError(f"--regions {' '.join(words)}: no region in it")
+    return places
 
 
 def _from_bed(path: Path) -> list[Place]:
-    with read_peaks(path) as bed:
-        return [
-            Place(chrom, int(start), int(end))
-            for chrom, found in bed.by_contig.items()
-            for start, end in zip(found.starts, found.ends, strict=True)
-        ]
+    places = []
+    for number, line in numbered_lines(path, "a BED file of regions"):
+        cells = decoded(f"{path}:{number}", line).split()
+        if len(cells) < 3 or not (cells[1].isdecimal() and cells[2].isdecimal()):
+            raise UserError(f"{path}:{number}: expected CONTIG START END, whole numbers of bp")
+        place = Place(cells[0], int(cells[1]), int(cells[2]))
+        if place.start >= place.end:
+            raise UserError(f"{path}:{number}: {place}: expected a start before the end")
+        places.append(place)
+    return places
 
 
 def _joined(places: Iterable[Place], order: Sequence[str]) -> Iterator[Place]:
@@ -104,11 +122,13 @@ class RegionPredictions:
         places: Sequence[Place],
         averaging: Averaging | None = None,
         unit: Unit = "means",
+        rows: Sequence[int] | None = None,
     ):
         """Raises UserError where the model cannot predict in this unit."""
         predictor.require_unit(unit)
-        self.predictor, self.genome = predictor, genome
         self.averaging = averaging or Averaging()
+        require_shifts(self.averaging.shifts, predictor.bin_size)
+        self.predictor, self.genome, self.rows = predictor, genome, rows
         self.unit: Unit = unit
         size = predictor.bin_size
         whole_bins = [
@@ -146,6 +166,7 @@ class RegionPredictions:
                 np.stack([self._window(tile, shift) for tile in tiles]),
                 self.unit,
                 "both" if self.averaging.both_strands else "forward",
+                self.rows,
             )
             for shift in shifts
         ]

@@ -22,6 +22,7 @@ from spacescale.predict.regions import bases, read_places
 Pool = Literal["mean", "max", "sum", "none"]
 TABLES = (".csv", ".tsv")
 COLUMN = "sequence"
+LONGEST_CELL = 2**24  # letters
 
 
 @dataclass(frozen=True)
@@ -38,23 +39,29 @@ def read_sequences(path: Path) -> list[Named]:
     Rows of a table are called by their number from 1, without the header. Raises UserError naming
     file and line.
     """
-    if path.suffix in TABLES:
+    if path.suffix.lower() in TABLES:
         return list(_from_table(path))
     return [Named(name, codes) for name, codes in read_genome(path).contigs.items()]
 
 
 def _from_table(path: Path) -> Iterator[Named]:
     lines = text_lines(path, "a table of sequences")
-    rows = csv.reader((line for _, line in lines), delimiter="," if path.suffix == ".csv" else "\t")
+    csv.field_size_limit(LONGEST_CELL)
+    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
+    rows = csv.reader((line for _, line in lines), delimiter=delimiter)
     header = next(rows, [])
     if COLUMN not in header:
         raise UserError(f"{path}:1: no column {COLUMN!r}; it has {', '.join(header) or 'none'}")
     column = header.index(COLUMN)
     for number, cells in enumerate(rows, start=1):
+        if not cells:
+            continue
         if len(cells) <= column:
             raise UserError(
                 f"{path}:{number + 1}: {len(cells)} cells; the header has {len(header)}"
             )
+        if not cells[column]:
+            raise UserError(f"{path}:{number + 1}: a sequence of 0 bp")
         yield Named(str(number), encode(cells[column], f"{path}:{number + 1}"))
 
 
@@ -77,15 +84,14 @@ def embed(
 ) -> tuple[int, ...]:
     """Write an .npz of `names` (N,) and `features` float32 (N, C); with pool none (N, positions, C)
 
-    pool: over positions. Returns the shape of the features. Raises UserError for an empty
-    sequence, or for several lengths without pooling.
+    pool: over positions. Returns the shape of the features. Raises UserError for no sequence, or
+    for several lengths without pooling.
     """
     if out.suffix != ".npz":
         raise UserError(f"--out {out}: expected a name that ends with .npz")
     lengths = sorted({len(one.codes) for one in sequences})
-    if not lengths or not lengths[0]:
-        empty = next((one.name for one in sequences), None)
-        raise UserError("no sequence to embed" if empty is None else f"{empty}: a sequence of 0 bp")
+    if not lengths:
+        raise UserError("no sequence to embed")
     if pool == "none" and len(lengths) > 1:
         raise UserError(
             f"sequences of {lengths[0]} to {lengths[-1]} bp: --pool none needs one length"

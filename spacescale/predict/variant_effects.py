@@ -16,23 +16,23 @@ from spacescale.genome.dna import encode
 from spacescale.genome.sequence_files import Genome
 from spacescale.genome.tracks import Track
 from spacescale.predict.predictor import Predictor, Strands, Unit
-from spacescale.predict.regions import bases
+from spacescale.predict.regions import bases, require_shifts
 from spacescale.predict.vcf import Variant
 
 Score = Literal["log2_ratio", "sum", "log_sum", "d2", "log_d2"]
 WIDE_MASK_BP, MASK_BP = 2_001, 501  # of histone marks, which are broad, and of all else
 WIDE_ASSAYS = frozenset({"histone_chip"})
 
-# Reference and alternative (A, N, T), masked by bins that are NaN, and a pseudocount → (A, T).
+# Reference and alternative (A, N, T), 0 outside the mask, and a pseudocount → (A, T).
 _Scorer = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 
 
 def _total(x: np.ndarray) -> np.ndarray:
-    return np.nansum(x, axis=1)
+    return x.sum(axis=1)
 
 
 def _norm(x: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.nansum(x * x, axis=1))
+    return np.sqrt((x * x).sum(axis=1))
 
 
 SCORES: dict[Score, tuple[str, _Scorer]] = {
@@ -70,7 +70,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Effect:
-    """Of one variant on every track, float32 (T,) each: means over the averages, and their spread.
+    """Of one variant on the tracks chosen, float32 (T,) each.
 
     mean, spread: of each score; the spread is the standard deviation over the averages: an effect
     that is smaller is noise. ref, alt: sums over the mask.
@@ -92,25 +92,36 @@ class EffectPredictor:
     right one, and both take part in the averages.
     """
 
-    def __init__(self, predictor: Predictor, genome: Genome, scoring: Scoring):
-        """Raises UserError where the model cannot predict in the unit asked for."""
+    def __init__(
+        self,
+        predictor: Predictor,
+        genome: Genome,
+        scoring: Scoring,
+        rows: Sequence[int] | None = None,
+    ):
+        """rows: of the tracks, default all.
+
+        Raises UserError for a unit that is not known or shifts of a bin or more.
+        """
         predictor.require_unit(scoring.unit)
+        require_shifts(scoring.shifts, predictor.bin_size)
         self.predictor, self.genome, self.scoring = predictor, genome, scoring
+        self.rows = list(range(len(predictor.tracks)) if rows is None else rows)
         bins, bin_size = predictor.span // predictor.bin_size, predictor.bin_size
         self._before = (predictor.window - predictor.span) // 2 + bins // 2 * bin_size
         self._before += bin_size // 2  # bp of the window before the variant, unshifted
         centre = bins // 2 * bin_size + bin_size // 2  # of the span
         self._masks = np.stack(
-            [self._mask(track, centre, bins) for track in predictor.tracks], axis=1
+            [self._mask(predictor.tracks[row], centre, bins) for row in self.rows], axis=1
         )
 
     def _mask(self, track: Track, centre: int, bins: int) -> np.ndarray:
-        """1 where a bin counts for a track, else NaN: float32 (N,)."""
+        """1 where a bin counts for a track, else 0: float32 (N,)."""
         wide = WIDE_MASK_BP if track.assay in WIDE_ASSAYS else MASK_BP
         half = (self.scoring.mask_bp or wide) // 2
         starts = self.predictor.bin_size * np.arange(bins)
         counts = (starts <= centre + half) & (starts + self.predictor.bin_size > centre - half)
-        return np.where(counts, np.float32(1), np.float32("nan"))
+        return counts.astype(np.float32)
 
     def score(self, variants: Sequence[Variant]) -> list[Effect]:
         """Effects of variants that `reason_to_skip` has passed, in their order."""
@@ -127,7 +138,8 @@ class EffectPredictor:
         return effects
 
     def _predict(self, codes: np.ndarray, strand: Strands) -> np.ndarray:
-        return self.predictor.predict(codes, self.scoring.unit, strand)
+        # Magnitudes: files of one strand may hold it below 0.
+        return np.abs(self.predictor.predict(codes, self.scoring.unit, strand, self.rows))
 
     def _compare(self, ref: np.ndarray, alt: np.ndarray) -> Effect:
         """(A, N, T) each."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spacescale.errors import UserError
-from spacescale.genome.dna import encode
+from spacescale.genome.dna import N, encode
 from spacescale.genome.sequence_files import Genome
 from spacescale.genome.text_files import text_lines
 
@@ -56,8 +56,8 @@ def read_vcf(path: Path) -> Iterator[Variant]:
                 f"ALT at least"
             )
         chrom, position, name, ref, alts = cells[:_COLUMNS]
-        if not position.isdecimal() or position == "0":
-            raise UserError(f"{path}:{number}: POS {position!r}; expected a whole number from 1")
+        if not position.isdecimal():
+            raise UserError(f"{path}:{number}: POS {position!r}; expected a whole number")
         for alt in alts.split(","):
             yield Variant(number, chrom, int(position) - 1, name, ref.upper(), alt.upper())
 
@@ -79,14 +79,16 @@ def reason_to_skip(variant: Variant, genome: Genome, longest: int) -> str:
         return "REF and ALT are the same"
     if variant.chrom not in genome.contigs:
         return "contig not in the FASTA"
-    if variant.end > len(genome.contigs[variant.chrom]):
-        return "beyond the end of the contig"
+    if variant.start < 0 or variant.end > len(genome.contigs[variant.chrom]):
+        return "beyond the ends of the contig"
+    if (genome.contigs[variant.chrom][variant.start : variant.end] == N).any():
+        return "N in the genome there"
     if max(len(variant.ref), len(variant.alt)) > longest:
         return f"allele longer than {longest} bp"
     return ""
 
 
 def ref_matches(variant: Variant, genome: Genome) -> bool:
-    """Whether the genome has REF there, N in it aside."""
+    """Whether the genome has REF there."""
     there = genome.contigs[variant.chrom][variant.start : variant.end]
     return bool((there == encode(variant.ref)).all())

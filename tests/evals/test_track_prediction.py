@@ -54,27 +54,29 @@ def correlations(prediction: Tensor, target: Tensor) -> list[float]:
 
 def test_one_strand_is_the_prediction_itself():
     batch = some_batch(2)
-    prediction, output = predict_windows(predict, "finch", batch)
+    plain = TrackScale("mean", MEANS)
+    prediction, output = predict_windows(predict, "finch", batch, plain)
     assert torch.equal(prediction, predict({"finch": batch.codes}).prediction["finch"])
     assert torch.equal(prediction, output.prediction["finch"])
 
 
 def test_both_strands_are_averaged_in_the_order_of_the_first():
     batch = some_batch(2)
-    found, _ = predict_windows(predict, "finch", batch, STRAND_PAIR)
+    found, _ = predict_windows(predict, "finch", batch, SCALE, STRAND_PAIR)
     forward = predict({"finch": batch.codes}).prediction["finch"]
     backward = predict({"finch": other_strand(batch).codes}).prediction["finch"]
     for n in range(BINS):
         for t, opposite in enumerate(STRAND_PAIR):
-            expected = (forward[:, n, t] + backward[:, BINS - 1 - n, opposite]) / 2
+            stored = backward[:, BINS - 1 - n, opposite] * MEANS[opposite]
+            expected = (forward[:, n, t] + stored / MEANS[t]) / 2
             torch.testing.assert_close(found[:, n, t], expected)
 
 
 def test_the_average_of_both_strands_does_not_depend_on_the_strand_given():
     batch = some_batch(2)
-    here, _ = predict_windows(predict, "finch", batch, STRAND_PAIR)
-    there, _ = predict_windows(predict, "finch", other_strand(batch), STRAND_PAIR)
-    torch.testing.assert_close(there.flip(1)[..., STRAND_PAIR], here)
+    here, _ = predict_windows(predict, "finch", batch, SCALE, STRAND_PAIR)
+    there, _ = predict_windows(predict, "finch", other_strand(batch), SCALE, STRAND_PAIR)
+    torch.testing.assert_close((there * MEANS).flip(1)[..., STRAND_PAIR] / MEANS, here)
     one_strand = predict({"finch": batch.codes}).prediction["finch"]
     assert (here - one_strand).abs().max() > 0.01
 

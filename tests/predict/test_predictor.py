@@ -1,3 +1,6 @@
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -50,16 +53,52 @@ def test_units():
         predictor("perch").predict(codes, "coverage")
 
 
-def test_both_strands_swap_strand_pairs():
-    model = predictor()
+@pytest.mark.parametrize("unit", ["means", "stored", "coverage"])
+@pytest.mark.parametrize("scale", ["mean", "log1p"])
+def test_the_other_strand_says_what_the_opposite_tracks_store(unit, scale):
+    """Tracks 0 and 2 are a pair, and their means are 0.5 and 2.5."""
+    model = predictor(scale=scale)
     codes = some_codes(2, WINDOW)
     flipped = torch.from_numpy(np.array([3, 2, 1, 0, 4], np.uint8)[codes.flip(1).numpy()])
-    other = model.predict(flipped)[:, ::-1][..., [2, 1, 0, 3, 4]]
-    expected = (model.predict(codes) + other) / 2
-    np.testing.assert_allclose(model.predict(codes, strands="both"), expected, rtol=1e-5)
-    np.testing.assert_allclose(model.predict(codes, strands="reverse"), other, rtol=1e-5)
+    stored = model.predict(flipped, "stored")[:, ::-1][..., [2, 1, 0, 3, 4]]
+    if unit == "means":
+        other = stored / [0.5, 1.5, 2.5, 3.5, 4.5]
+    elif unit == "coverage":
+        transform = TRANSFORMS["basenji2020"]
+        other = [transform.coverage(stored[..., i], t) for i, t in enumerate(model.tracks)]
+        other = np.stack(other, axis=-1)
+    else:
+        other = stored
+    np.testing.assert_allclose(model.predict(codes, unit, "reverse"), other, rtol=1e-5)
+    both = (model.predict(codes, unit) + other) / 2
+    np.testing.assert_allclose(model.predict(codes, unit, "both"), both, rtol=1e-5)
     bases = one_hot(codes, torch.float32)
-    np.testing.assert_allclose(model.predict(bases, strands="both"), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        model.predict(bases, unit, "both", [4, 0]), both[..., [4, 0]], rtol=1e-5
+    )
+
+
+def test_predictions_that_are_not_finite_are_refused():
+    model = predictor()
+    model.model.pointwise[2].weight.data.fill_(float("nan"))
+    with pytest.raises(UserError, match="predictions are not finite"):
+        model.predict(some_codes(1, WINDOW))
+
+
+def test_means_that_are_not_known_are_not_made_up():
+    unnamed = trained("none")
+    unnamed.tracks["finch"] = [replace(track, mean=math.nan) for track in unnamed.tracks["finch"]]
+    model = Predictor(unnamed, "finch", "cpu")
+    with pytest.raises(
+        UserError, match="means of 5 tracks of finch are not known; take unit stored"
+    ):
+        model.predict(some_codes(1, WINDOW))
+    assert np.isfinite(model.predict(some_codes(1, WINDOW), "stored")).all()
+
+
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(UserError, match="device cuda:77: "):
+        Predictor(trained(), "finch", "cuda:77")
 
 
 def test_embeddings_of_any_length():

@@ -26,7 +26,7 @@ def fasta(tmp_path):
 def test_regions_are_explained_in_the_middle_of_their_windows(fasta, tmp_path, method):
     model, out = predictor(), tmp_path / "out"
     request = Request(fasta, ["chr1:500-510", "chr2:1-11"], ["cage"], method)
-    assert attribute(model, request, out) == 2
+    assert attribute(model, request, out) == f"2 regions attributed by {method}"
     # 10 bp in a window of 128: 59 to 69; the span of 80 begins at 24, so bins 4 and 5 touch them.
     window = bases(DNA.contigs["chr1"], 500 - 59, 128)
     expected = Attributor(model, Scope((0, 2), 4, 6)).attribute(window, method, 59, 69)
@@ -57,3 +57,13 @@ def test_longer_regions_than_the_model_predicts_are_refused(fasta, tmp_path):
     with pytest.raises(UserError, match="chr1:500-581: 81 bp; this model explains at most 80 bp"):
         attribute(predictor(), request, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_left_out_is_said(fasta, tmp_path, monkeypatch):
+    monkeypatch.setattr("spacescale.predict.region_attributions.LONGEST_FIGURE", 15)
+    request = Request(fasta, ["chr1:500-520", "chr1:510-520", "chr1:500-520"], ["cage"], "gradient")
+    said = attribute(predictor(), request, tmp_path / "out")
+    assert said.startswith("3 regions") and "several lengths" in said and "1 logos" in said
+    with (tmp_path / "out" / "attributions.tsv").open() as file:
+        starts = [int(row["start"]) for row in csv.DictReader(file, delimiter="\t")]
+    assert starts == [*range(500, 520), *range(510, 520), *range(500, 520)]

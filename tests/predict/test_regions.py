@@ -63,11 +63,38 @@ def test_strands_and_shifts_are_averaged():
     np.testing.assert_allclose(found.values, expected, rtol=1e-5)
 
 
-def test_places_come_in_order_and_joined(tmp_path):
+def test_places_stand_as_they_are_given(tmp_path):
     bed = tmp_path / "some.bed"
-    bed.write_text("chrX\t10\t20\nchr1\t0\t5\nchr1\t5\t9\tname\n")
+    bed.write_text("# peaks\nchrX\t10\t20\nchr1\t0\t5\nchr1\t5\t9\tname\nchr1\t0\t5\n")
     found = read_places(["chr1:8-100", str(bed), "chr2"], genome())
-    assert found == [Place("chr1", 0, 100), Place("chr2", 0, 57), Place("chrX", 10, 20)]
+    assert found == [
+        Place("chr1", 8, 100), Place("chrX", 10, 20), Place("chr1", 0, 5), Place("chr1", 5, 9),
+        Place("chr1", 0, 5), Place("chr2", 0, 57),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# nothing\n", "some.bed: no region in it"),
+        ("chr1\t5\t5\n", "some.bed:1: chr1:5-5: expected a start before the end"),
+        ("chr1\t5\n", "some.bed:1: expected CONTIG START END"),
+        ("chr1\t-5\t9\n", "some.bed:1: expected CONTIG START END"),
+    ],
+)
+def test_beds_without_regions_are_refused(tmp_path, text, message):
+    (tmp_path / "some.bed").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_places([str(tmp_path / "some.bed")], genome())
+
+
+@pytest.mark.parametrize(
+    ("shifts", "message"),
+    [((), "different"), ((1, 1), "different"), ((0, -8), "less than a bin, 8")],
+)
+def test_shifts_stay_within_a_bin(shifts, message):
+    with pytest.raises(UserError, match=message):
+        predictions(WHOLE, shifts=shifts)
 
 
 @pytest.mark.parametrize(

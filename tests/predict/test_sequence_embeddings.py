@@ -37,7 +37,7 @@ def test_without_pooling_every_position_is_kept(tmp_path):
 def test_sequences_from_fasta_and_tables(tmp_path):
     fasta, table = tmp_path / "a.fa", tmp_path / "a.csv"
     fasta.write_text(">one\nACGT\n>two\nGG\n")
-    table.write_text("label,sequence\n0,ACGT\n1,GG\n")
+    table.write_text("label,sequence\n0,ACGT\n1,GG\n\n")
     (tmp_path / "a.tsv").write_text("sequence\tlabel\nacgt\t0\nGG\t1\n")
     for path, names in (
         (fasta, ["one", "two"]),
@@ -62,6 +62,7 @@ def test_sequences_of_places(tmp_path):
     [
         ("seq,label\nACGT,0\n", r"a.csv:1: no column 'sequence'; it has seq, label"),
         ("label,sequence\n0\n", r"a.csv:2: 1 cells; the header has 2"),
+        ("sequence,label\nACG,0\n,1\n", r"a.csv:3: a sequence of 0 bp"),
         ("sequence\nACGTACGZ\n", r"a.csv:2:8 has 'Z'"),
     ],
 )

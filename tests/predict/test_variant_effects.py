@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small_models import BIN, SPAN, WINDOW, genome, predictor
@@ -99,6 +101,24 @@ def test_variants_are_scored_alike_in_any_batch():
         np.testing.assert_allclose(
             alone.mean["log2_ratio"], effect.mean["log2_ratio"], rtol=1e-3, atol=1e-6
         )
+
+
+def test_coverage_below_0_is_scored_by_its_magnitude():
+    model = predictor()
+    model.tracks[0] = replace(model.tracks[0], scale=-1.0)
+    (effect,) = effects(Scoring(unit="coverage"), model).score([snv()])
+    (plain,) = effects(Scoring(unit="stored")).score([snv()])
+    for found, expected in (
+        (effect.ref, plain.ref),
+        (effect.mean["log2_ratio"], plain.mean["log2_ratio"]),
+    ):
+        assert found[0] == pytest.approx(expected[0], rel=1e-4)
+
+
+def test_only_the_tracks_asked_for_are_scored():
+    (some,) = EffectPredictor(predictor(), DNA, Scoring(unit="means"), [3, 1]).score([snv()])
+    (everything,) = effects(Scoring(unit="means")).score([snv()])
+    np.testing.assert_allclose(some.ref, everything.ref[[3, 1]], rtol=1e-5)
 
 
 def test_masks_follow_the_assay():

@@ -34,7 +34,6 @@ def test_gzip_and_files_without_column_names(tmp_path, header):
     ("row", "message"),
     [
         (("chr1", "1", ".", "A"), r"a.vcf:3: 4 columns parted by tabs"),
-        (("chr1", "0", ".", "A", "C"), r"a.vcf:3: POS '0'; expected a whole number from 1"),
         (("chr1", "x", ".", "A", "C"), r"a.vcf:3: POS 'x'"),
     ],
 )
@@ -71,7 +70,14 @@ def test_places_that_are_not_there_have_a_reason():
     there = Variant(1, "chr2", 56, ".", "A", "C")
     assert reason_to_skip(there, genome(), 30) == ""
     beyond = Variant(1, "chr2", 56, ".", "AC", "C")
-    assert reason_to_skip(beyond, genome(), 30) == "beyond the end of the contig"
+    assert reason_to_skip(beyond, genome(), 30) == "beyond the ends of the contig"
+    telomere = Variant(1, "chr2", -1, ".", "A", "C")
+    assert reason_to_skip(telomere, genome(), 30) == "beyond the ends of the contig"
+    masked = genome()
+    masked.contigs["chr2"][10] = 4
+    assert (
+        reason_to_skip(Variant(1, "chr2", 9, ".", "AC", "C"), masked, 30) == "N in the genome there"
+    )
     assert (
         reason_to_skip(Variant(1, "2", 5, ".", "A", "C"), genome(), 30) == "contig not in the FASTA"
     )
