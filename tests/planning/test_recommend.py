@@ -61,7 +61,7 @@ def test_the_command_at_the_end_fits_the_data(ask, tmp_path):
     config = complete_config(build_config(args.preset, args.overrides), open_datasets(args.data))
     assert (config.model.bin_size, config.model.target_length) == (16, 8)
     assert config.data.global_batch_size == 2
-    assert config.optim.max_steps == recipe.most_steps(46, 4)
+    assert config.optim.max_steps == recipe.most_steps(46, 2)
     assert config.run.patience == recipe.PATIENCE
     assert "space_demo" in out and "(a guess)" in out
     assert "ant: 23 training windows, each read" in out
