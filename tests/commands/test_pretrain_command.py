@@ -48,6 +48,8 @@ from spacescale.metrics.writer import read_metrics
 from spacescale.model.losses import species_losses
 from spacescale.parallel.comm import free_port
 from spacescale.predict.trained_model import load_trained
+from spacescale.presets import EMBEDDED_PRESET
+from spacescale.train.objective import objectives
 
 FAULTY = Path("tests/commands/faulty_pretrain.py")
 FEW_STEPS = 6  # no window is drawn twice in them
@@ -93,12 +95,17 @@ def test_the_validation_loss_is_trainings_own_definition(finished, data):
     """Logged by two ranks; here, of the last checkpoint, all windows of a species at once."""
     output, _ = finished
     logged, trained = by_step(output), load_trained(output / "checkpoints/step-00000006")
-    for name, of_species in open_datasets([data]).items():
+    datasets = open_datasets([data])
+    weights = objectives(datasets, build_config(EMBEDDED_PRESET, []).loss, "cpu")
+    for name, of_species in datasets.items():
         rows = of_species.rows("valid")[:8]
         (batch,) = evaluation_batches(of_species, rows, trained.model.config.seq_length, 8)
         targets = {name: trained.track_scale(name).targets(batch.targets)}
         with torch.no_grad():
-            loss = species_losses(trained.model({name: batch.codes}), targets, lambda x: x)[name]
+            output = trained.model({name: batch.codes})
+            track_weights = {name: weights[name].track_weights}
+            found = species_losses(output, targets, lambda x: x, track_weights=track_weights)
+        loss = found[name]
         assert logged[6][f"valid/loss/{name}"] == pytest.approx(float(loss.mean), rel=1e-4)
         since = [(r[f"train/windows/{name}"], r.get(f"train/loss/{name}")) for r in logged.values()]
         seen = [(count, mean) for count, mean in since[3:] if count]
