@@ -23,6 +23,7 @@ PRESETS_ON_GPU = (*PRESETS_ON_CPU, (1_000_000, "space_small"), (10_000_000, "spa
 
 # By training windows of a species, the mean over species.
 WINDOWS_PER_STEP = ((0, 2), (1_000, 8), (10_000, 32), (30_000, 128))
+WINDOWS_PER_SPECIES = 1  # of a step, at least
 MAX_EPOCHS = 40
 LEARNING_RATE = 5e-4
 WARMUP_SHARE, MOST_WARMUP = 0.1, 5_000  # of the steps; steps
@@ -43,8 +44,7 @@ LITTLE_MEASURED = 0.5  # of a track's bins
 # yet; what is printed says so.
 BECAUSE = {
     "preset": "larger ones are worth their size from more measured bins on",
-    "windows per step": "few for small data: of as many windows, more steps of fewer were worth "
-    "more, also of four species (one seed)",
+    "windows per step": f"few for small data; {WINDOWS_PER_SPECIES} of each species at least",
     "steps": f"as many as the time allows, up to {MAX_EPOCHS} epochs",
     "warm-up": f"{WARMUP_SHARE:.0%} of the steps, {MOST_WARMUP:,} at most",
     "learning rate": "1e-3 was worse on mouse windows and no better on human ones (one seed)",
@@ -53,7 +53,7 @@ BECAUSE = {
     "species weights": "no other has been tried enough (loss.species_weight)",
     "validation": f"{VALIDATIONS} times, a checkpoint each",
 }
-GUESSES = frozenset(BECAUSE) - {"learning rate", "windows per step"}
+GUESSES = frozenset(BECAUSE) - {"learning rate"}
 
 
 def presets(measured_bins: float, on_gpu: bool) -> list[str]:
@@ -64,7 +64,8 @@ def presets(measured_bins: float, on_gpu: bool) -> list[str]:
 
 def windows_per_step(train_windows: int, num_species: int) -> int:
     """Windows of an optimiser step, of all processes and species together."""
-    return _row(WINDOWS_PER_STEP, train_windows // num_species)
+    at_least = WINDOWS_PER_SPECIES * num_species
+    return max(_row(WINDOWS_PER_STEP, train_windows // num_species), at_least)
 
 
 def most_steps(train_windows: int, windows_a_step: int) -> int:
