@@ -3,12 +3,15 @@
 import json
 import sys
 
-from commands import SCRIPT, arguments, run
+from commands import REPO, SCRIPT, arguments, run, run_here
 
 
 def begin(data, output, weights, *more):
-    command = [sys.executable, SCRIPT, *arguments(data, output, *more), "--init", str(weights)]
-    return run(*command)
+    return run(sys.executable, SCRIPT, *words(data, output, weights, *more))
+
+
+def words(data, output, weights, *more):
+    return [*arguments(data, output, *more), "--init", weights]
 
 
 def first_loss(folder):
@@ -30,9 +33,10 @@ def test_a_run_begins_with_weights_of_another(alone, data, tmp_path):
 
 
 def test_weights_of_another_shape_are_refused_and_nothing_is_left(alone, data, tmp_path):
-    refused = begin(data, tmp_path / "run", alone[0], "model.dim=72", "model.dim_divisible_by=8")
+    changed = words(data, tmp_path / "run", alone[0], "model.dim=72", "model.dim_divisible_by=8")
+    refused = run_here(REPO / SCRIPT, *changed)
     assert refused.returncode == 2
     assert "only models of one shape can start from each other" in refused.stderr
-    nowhere = begin(data, tmp_path / "run", tmp_path / "nowhere")
+    nowhere = run_here(REPO / SCRIPT, *words(data, tmp_path / "run", tmp_path / "nowhere"))
     assert nowhere.returncode == 2 and "neither a run folder, a checkpoint nor" in nowhere.stderr
     assert not (tmp_path / "run").exists()
