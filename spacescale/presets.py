@@ -102,9 +102,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "dropout": 0.1,
         },
         "loss": _LITTLE_DATA,
-        "optim": {"lr": 1e-3, "max_steps": 8000, "warmup_steps": 100},
+        "optim": {"lr": 1e-3, "max_steps": 4500, "warmup_steps": 100},
         "data": {"micro_batch_size": 3},
-        "run": {"valid_every": 1000, "save_every": 1000},
+        "run": {"valid_every": 500, "save_every": 500},
     },
 }
 EMBEDDED_PRESET, DEFAULT_PRESET = "space_demo", "space_tiny"
