@@ -93,7 +93,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "seq_length": 2048,
             "target_length": 48,
             "num_downsamples": 5,
-            "pool_sharpness": 0.25,
             "dim": 96,
             "dim_divisible_by": 16,
             "depth": 2,
@@ -101,10 +100,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "attn_dim_key": 16,
             "dropout": 0.1,
         },
-        "loss": _LITTLE_DATA,
-        "optim": {"lr": 1e-3, "max_steps": 4500, "warmup_steps": 100},
-        "data": {"micro_batch_size": 3},
-        "run": {"valid_every": 500, "save_every": 500},
+        "optim": {"lr": 2e-3, "max_steps": 600, "warmup_steps": 50},
+        "data": {"micro_batch_size": 12},
+        "run": {"valid_every": 150, "save_every": 150},
     },
 }
 EMBEDDED_PRESET, DEFAULT_PRESET = "space_demo", "space_tiny"
