@@ -15,15 +15,6 @@ DNA = genome()
 SCORING = Scoring(scores=("log2_ratio", "d2"), unit="means", shifts=(0,))
 
 
-@pytest.fixture
-def fasta(tmp_path):
-    path = tmp_path / "genome.fa"
-    path.write_text(
-        "".join(f">{n}\n{''.join('ACGTN'[c] for c in codes)}\n" for n, codes in DNA.contigs.items())
-    )
-    return path
-
-
 def row(chrom, start, ref=None, alt=None, name="."):
     base = "ACGT"[DNA.contigs[chrom][start]]
     alt = alt or "CGTA"["ACGT".index(base)]

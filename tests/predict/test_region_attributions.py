@@ -13,15 +13,6 @@ from spacescale.predict.regions import bases
 DNA = genome()
 
 
-@pytest.fixture
-def fasta(tmp_path):
-    path = tmp_path / "genome.fa"
-    path.write_text(
-        "".join(f">{n}\n{''.join('ACGTN'[c] for c in codes)}\n" for n, codes in DNA.contigs.items())
-    )
-    return path
-
-
 @pytest.mark.parametrize("method", ["ism", "gradient"])
 def test_regions_are_explained_in_the_middle_of_their_windows(fasta, tmp_path, method):
     model, out = predictor(), tmp_path / "out"
