@@ -331,16 +331,19 @@ class Space(nn.Module):
         return RoutingSums(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, revision: str | None = None) -> Space:
+    def from_pretrained(
+        cls, folder: str | Path, revision: str | None = None, prove: bool = True
+    ) -> Space:
         """Load a folder written by `spacescale convert`, in evaluation mode, on the CPU.
 
         folder: or ORG/NAME of the Hub, where revision is a branch, tag or commit. Reads
-        `config.json` and `model.safetensors`, or the files that its index names. Raises UserError
-        naming the file and what is missing, unexpected or of another shape.
+        `config.json` and `model.safetensors`, or the files that its index names. prove: hold it
+        against the folder's proof, if there is one. Raises UserError naming the file and what is
+        missing, unexpected or of another shape, or what is computed otherwise.
         """
         from spacescale.model.exports import load_export, local_folder
 
-        return load_export(local_folder(folder, revision))
+        return load_export(local_folder(folder, revision), prove)
 
 
 def meta_model(config: ModelConfig) -> Space:

@@ -73,12 +73,11 @@ def _require_descriptors(files: int) -> None:
 
 
 def file_names(tracks: Sequence[Track], rows: Sequence[int], ending: str) -> list[str]:
-    """Names of files that are each track's own: its identifier, by number where that is shared."""
+    """Names of files that are each track's own: identifiers, all numbered where two would clash."""
     names = [re.sub(r"[^\w.+-]+", "_", tracks[row].identifier) or "track" for row in rows]
-    return [
-        f"{name}.{row}{ending}" if names.count(name) > 1 else f"{name}{ending}"
-        for name, row in zip(names, rows, strict=True)
-    ]
+    if len(set(names)) < len(names):
+        names = [f"{name}.{row}" for name, row in zip(names, rows, strict=True)]
+    return [f"{name}{ending}" for name in names]
 
 
 class _BigWig:

@@ -119,11 +119,7 @@ class Predictor:
         found = np.concatenate(
             [self._predict(part, unit, strands, chosen) for part in batch.split(self.batch_size)]
         )
-        if not np.isfinite(found).all():
-            raise UserError(
-                f"{self.trained.source}: predictions are not finite; float16 may be too narrow for "
-                "this model (--precision)"
-            )
+        self.require_finite(found, "predictions")
         return found[0] if single else found
 
     def embed(
@@ -147,7 +143,16 @@ class Predictor:
                 found = (found + self._embed(_flipped(part), layer)[:, ::-1]) / 2
             parts.append(found)
         found = np.concatenate(parts)
+        self.require_finite(found, "features")
         return found[0] if single else found
+
+    def require_finite(self, found: np.ndarray, what: str) -> None:
+        """Raise UserError where a number that the model gave is infinite or NaN."""
+        if not np.isfinite(found).all():
+            raise UserError(
+                f"{self.trained.source}: {what} are not finite; float16 may be too narrow for "
+                "this model (--precision)"
+            )
 
     def choose_tracks(self, words: Sequence[str]) -> list[int]:
         """Rows of the tracks that words ask for, ascending; of all where there are none.

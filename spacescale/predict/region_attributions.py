@@ -66,6 +66,7 @@ def attribute(predictor: Predictor, request: Request, out: Path) -> str:
             scope = _scope(predictor, rows, first, end)
             attributor = Attributor(predictor, scope)
             values = attributor.attribute(window, request.method, first, end, request.steps)
+            predictor.require_finite(values, "attributions")
             found.append((place, sequence_of(window[first:end]), values))
         _write_table(partial / "attributions.tsv", found)
         if len({values.shape for _, _, values in found}) == 1:

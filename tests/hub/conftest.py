@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 # Read when transformers is imported: where it copies a folder's code to.
-os.environ |= {"HF_HOME": tempfile.mkdtemp(prefix="hf-"), "HF_HUB_OFFLINE": "1"}
+CACHE = tempfile.TemporaryDirectory(prefix="hf-")
+os.environ |= {"HF_HOME": CACHE.name, "HF_HUB_OFFLINE": "1"}
 
 sys.path += [str(Path(__file__).parents[1] / "model"), str(Path(__file__).parents[1] / "predict")]
 

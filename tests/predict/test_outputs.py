@@ -1,3 +1,4 @@
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -50,8 +51,9 @@ def test_bedgraphs_hold_the_same(tmp_path):
 
 
 def test_files_of_one_name_are_told_apart():
-    one = tracks_of("finch")[0]
+    one, like = tracks_of("finch")[0], replace(tracks_of("finch")[0], identifier="finch_cage_0.0")
     assert file_names([one, one], [0, 1], ".bw") == ["finch_cage_0.0.bw", "finch_cage_0.1.bw"]
+    assert len(set(file_names([one, one, like], [0, 1, 2], ".bw"))) == 3
 
 
 def test_a_session_names_the_files_beside_it(tmp_path):

@@ -83,6 +83,8 @@ def test_predictions_that_are_not_finite_are_refused():
     model.model.pointwise[2].weight.data.fill_(float("nan"))
     with pytest.raises(UserError, match="predictions are not finite"):
         model.predict(some_codes(1, WINDOW))
+    with pytest.raises(UserError, match="features are not finite"):
+        model.embed("ACGT")
 
 
 def test_means_that_are_not_known_are_not_made_up():

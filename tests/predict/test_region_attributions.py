@@ -58,3 +58,11 @@ def test_what_is_left_out_is_said(fasta, tmp_path, monkeypatch):
     with (tmp_path / "out" / "attributions.tsv").open() as file:
         starts = [int(row["start"]) for row in csv.DictReader(file, delimiter="\t")]
     assert starts == [*range(500, 520), *range(510, 520), *range(500, 520)]
+
+
+def test_attributions_that_are_not_finite_are_refused(fasta, tmp_path):
+    model = predictor()
+    model.model.pointwise[2].weight.data.fill_(float("nan"))
+    with pytest.raises(UserError, match="attributions are not finite"):
+        attribute(model, Request(fasta, ["chr1:500-510"], [], "gradient"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
