@@ -54,6 +54,13 @@ class ModelConfig(_Section):
         "to max pooling (published); 0, at the mean, from which little data learn more",
     )
     dim_divisible_by: int = Field(default=128, gt=0, description="rounding of tower channels")
+    dilated_convs: int = Field(
+        default=0,
+        ge=0,
+        description="residual convolutions of 3 bins between tower and transformer, the reach of "
+        "each twice that of the one before (as Basenji's, Kelley 2018); attention takes long to "
+        "learn from little data what lies next to a bin. 0 = none (published)",
+    )
     depth: int = Field(default=11, ge=1, description="transformer blocks")
     heads: int = Field(default=8, gt=0, description="attention heads")
     attn_dim_key: int = Field(default=64, gt=0, description="key and query width per head")

@@ -216,6 +216,10 @@ def _check_expressible(config: ModelConfig, source: Path) -> None:
     wrong = None
     if not config.species_token:
         wrong = "model.species_token=False: the released layout needs species tokens"
+    elif config.stem_channels != config.dim // 2:
+        wrong = f"model.stem_dim={config.stem_dim}: the released stem has dim / 2 channels"
+    elif config.dilated_convs:
+        wrong = f"model.dilated_convs={config.dilated_convs}: the released trunk has none"
     elif config.decoder == "mlp":
         wrong = "model.decoder=mlp: the released layout knows moe and none"
     elif config.decoder == "moe" and grouping_of(config.species) != "released":

@@ -134,27 +134,30 @@ class _NormActivateConvolve(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, mean, variance, gamma, beta, weight, bias, eps: float) -> Tensor:
+    def forward(ctx, x, mean, variance, gamma, beta, weight, bias, eps, dilation) -> Tensor:
         dtype = product_dtype(x, weight)
-        ctx.eps, ctx.dtype = eps, dtype
+        ctx.eps, ctx.dilation, ctx.dtype = eps, dilation, dtype
         ctx.save_for_backward(x, mean, variance, gamma, beta, weight)
         if not len(x):  # not every kernel takes no windows
             return x.new_zeros(0, len(weight), x.shape[2], dtype=dtype)
         with torch.autocast(x.device.type, enabled=False):
             scaled = _scaled_norm(x, mean, variance, gamma, beta, eps)
             activated = F.silu(scaled, inplace=True).to(dtype)
-            return convolve(activated, (weight / GELU_SLOPE).to(dtype), bias.to(dtype))
+            return convolve(activated, (weight / GELU_SLOPE).to(dtype), bias.to(dtype), dilation)
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, mean, variance, gamma, beta, weight = ctx.saved_tensors
         if not len(x):
             zeros = [torch.zeros_like(t) for t in (x, mean, variance, gamma, beta, weight)]
-            return *zeros, gamma.new_zeros(len(weight)), None
+            return *zeros, gamma.new_zeros(len(weight)), None, None
         with torch.autocast(x.device.type, enabled=False):
             scaled = _scaled_norm(x, mean, variance, gamma, beta, ctx.eps)
-            grad_weight = convolve_backward_weight(grad, F.silu(scaled).to(ctx.dtype), weight)
-            grad_act = convolve_backward_input(grad, weight.to(ctx.dtype)).to(scaled.dtype)
+            activated = F.silu(scaled).to(ctx.dtype)
+            grad_weight = convolve_backward_weight(grad, activated, weight, ctx.dilation)
+            del activated
+            grad_act = convolve_backward_input(grad, weight.to(ctx.dtype), ctx.dilation)
+            grad_act = grad_act.to(scaled.dtype)
             grad_norm = torch.ops.aten.silu_backward(grad_act, scaled)
             del scaled, grad_act
             inverse_std = torch.rsqrt(variance + ctx.eps)
@@ -168,7 +171,7 @@ class _NormActivateConvolve(torch.autograd.Function):
         grad_bias = grad.sum((0, 2), dtype=gamma.dtype)
         return (
             grad_x, grad_mean, grad_variance, grad_gamma, grad_beta,
-            grad_weight.to(weight.dtype) / GELU_SLOPE, grad_bias, None,
+            grad_weight.to(weight.dtype) / GELU_SLOPE, grad_bias, None, None,
         )  # fmt: skip
 
 
@@ -184,7 +187,7 @@ def _scaled_norm(
     return F.batch_norm(x, mean, variance, GELU_SLOPE * gamma, GELU_SLOPE * beta, eps=eps)
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
     """'Same' convolution of (B, C, L) with (C', C, odd K): (B, C', L).
 
     On CPUs one matrix product per tap, which is as fast as oneDNN's forward convolution and twice
@@ -193,8 +196,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     kernel = weight.shape[2]
     if kernel > 1 and not _can_accumulate_taps(x):
-        return F.conv1d(x, weight, bias, padding=kernel // 2)
-    taps = _taps(x, kernel)
+        return F.conv1d(x, weight, bias, padding=kernel // 2 * dilation, dilation=dilation)
+    taps = _taps(x, kernel, dilation)
     w = weight.permute(2, 0, 1)[:, None].expand(-1, x.shape[0], -1, -1)  # (K, B, C', C)
     out = torch.bmm(w[0], taps[0])
     for i in range(1, kernel):
@@ -205,17 +208,19 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out + bias[:, None] if torch.compiler.is_compiling() else out.add_(bias[:, None])
 
 
-def convolve_backward_input(grad: Tensor, weight: Tensor) -> Tensor:
+def convolve_backward_input(grad: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
     """Gradient of `convolve`'s input: grad (B, C', L), weight (C', C, K) → (B, C, L)."""
-    return convolve(grad, weight.transpose(0, 1).flip(2), None)
+    return convolve(grad, weight.transpose(0, 1).flip(2), None, dilation)
 
 
-def convolve_backward_weight(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+def convolve_backward_weight(grad: Tensor, x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
     """Gradient of `convolve`'s weight: grad (B, C', L), x (B, C, L) → (C', C, K)."""
     kernel = weight.shape[2]
     if kernel > 1 and not _can_accumulate_taps(x):
-        return conv1d_weight(x, weight.shape, grad, padding=kernel // 2)
-    return torch.stack([torch.bmm(grad, tap.mT).sum(0) for tap in _taps(x, kernel)], dim=2)
+        padding = kernel // 2 * dilation
+        return conv1d_weight(x, weight.shape, grad, padding=padding, dilation=dilation)
+    taps = _taps(x, kernel, dilation)
+    return torch.stack([torch.bmm(grad, tap.mT).sum(0) for tap in taps], dim=2)
 
 
 def _can_accumulate_taps(x: Tensor) -> bool:
@@ -223,20 +228,22 @@ def _can_accumulate_taps(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
-def _taps(x: Tensor, kernel: int) -> list[Tensor]:
+def _taps(x: Tensor, kernel: int, dilation: int) -> list[Tensor]:
     """Views of the padded input, one per tap: K × (B, C, L)."""
-    padded = F.pad(x, (kernel // 2, kernel // 2)) if kernel > 1 else x
-    return [padded[..., i : i + x.shape[2]] for i in range(kernel)]
+    reach = kernel // 2 * dilation
+    padded = F.pad(x, (reach, reach)) if kernel > 1 else x
+    return [padded[..., i * dilation : i * dilation + x.shape[2]] for i in range(kernel)]
 
 
 class ConvBlock(nn.Sequential):
     """BatchNorm → GELU → Conv1d with 'same' padding: (B, C, L) → (B, C', L)."""
 
-    def __init__(self, dim: int, dim_out: int, kernel_size: int):
+    def __init__(self, dim: int, dim_out: int, kernel_size: int, dilation: int = 1):
+        padding = kernel_size // 2 * dilation
         super().__init__(
             BatchNorm(dim),
             GELU(),
-            nn.Conv1d(dim, dim_out, kernel_size, padding=kernel_size // 2),
+            nn.Conv1d(dim, dim_out, kernel_size, padding=padding, dilation=dilation),
         )
 
     def forward(self, input: Tensor) -> Tensor:
@@ -244,16 +251,23 @@ class ConvBlock(nn.Sequential):
         norm, conv = self[0], self[2]
         assert isinstance(norm, BatchNorm) and isinstance(conv, nn.Conv1d)
         return _NormActivateConvolve.apply(
-            input, *norm.statistics(input), norm.weight, norm.bias, conv.weight, conv.bias, norm.eps
+            input,
+            *norm.statistics(input),
+            norm.weight,
+            norm.bias,
+            conv.weight,
+            conv.bias,
+            norm.eps,
+            conv.dilation[0],
         )  # pyright: ignore[reportReturnType]
 
 
 class ResidualConvBlock(nn.Module):
-    """x + ConvBlock(x) with kernel 1."""
+    """x + ConvBlock(x)."""
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, kernel_size: int = 1, dilation: int = 1):
         super().__init__()
-        self.block = ConvBlock(dim, dim, 1)
+        self.block = ConvBlock(dim, dim, kernel_size, dilation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, L) → (B, C, L)."""

@@ -111,6 +111,9 @@ class Space(nn.Module):
                 for c_in, c in zip([width, *channels], channels, strict=False)
             )
         )
+        self.dilated = nn.Sequential(
+            *(ResidualConvBlock(config.dim, 3, 2**i) for i in range(config.dilated_convs))
+        )
         self.species_token: nn.Embedding | None = None
         if config.species_token:
             self.species_token = nn.Embedding(len(self.species), config.dim)
@@ -132,10 +135,10 @@ class Space(nn.Module):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """What `embed` can give: the stem, the stages of the tower, the blocks, the last layer."""
-        tower = (f"conv_tower.{i}" for i in range(len(self.conv_tower)))
-        blocks = (f"transformer.{i}" for i in range(len(self.transformer)))
-        return ("stem", *tower, *blocks, "pointwise")
+        """What `embed` can give: the stem, then each member of these stages, then the last one."""
+        stages = ("conv_tower", "dilated", "transformer")
+        members = (f"{stage}.{i}" for stage in stages for i in range(len(getattr(self, stage))))
+        return ("stem", *members, "pointwise")
 
     def forward(self, sequences: dict[str, Tensor]) -> SpaceOutput:
         """Predict tracks from species name → base codes (B_s, L) uint8.
@@ -199,7 +202,7 @@ class Space(nn.Module):
         sequences: base codes (B, L) uint8, or bases (B, 4, L) float, through which gradients flow;
         L ≥ 1 bp. layer: one of `layers`. Returns (B, positions, channels): a position is
         `bin_size` bp, in `stem` 2 and in `conv_tower.K` 2^(K+2), the last one perhaps fewer, and
-        channels are 2D in `pointwise`, D in the blocks. Raises ValueError for an unknown species
+        channels are 2D in `pointwise`, D behind the tower. Raises ValueError for an unknown species
         or layer, and for empty sequences.
         """
         self._require_species(species)
@@ -213,6 +216,10 @@ class Space(nn.Module):
         for i, stage in enumerate(self.conv_tower):
             x = stage(x)
             if layer == f"conv_tower.{i}":
+                return x.transpose(1, 2)
+        for i, block in enumerate(self.dilated):
+            x = block(x)
+            if layer == f"dilated.{i}":
                 return x.transpose(1, 2)
         bins = x.shape[2]
         x, basis, numbers = self._enter_transformer(x, [species], [len(x)])
@@ -282,6 +289,8 @@ class Space(nn.Module):
         x = self._stage("stem", self.stem, self._bases(sequences))
         for layer in self.conv_tower:
             x = self._stage("conv_tower", layer, x)
+        for block in self.dilated:
+            x = self._stage("conv_tower", block, x)
         return x
 
     def _stage(self, stage: Stage, module: nn.Module | None, *inputs: Any) -> Any:

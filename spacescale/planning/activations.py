@@ -130,7 +130,9 @@ def _conv_tower(at: _Setting) -> _StageBytes:
         blocks = positions * (c_in + c_out) * at.product
         parts.append({"conv_tower": blocks + _pool(at, positions, c_out)})
         inputs += positions * c_in * at.product
-    return _StageBytes("conv_tower", parts, inputs)
+    bins = at.batch * at.config.seq_length // at.config.bin_size * at.config.dim * at.product
+    parts += [{"conv_tower": bins}] * at.config.dilated_convs
+    return _StageBytes("conv_tower", parts, inputs + at.config.dilated_convs * bins)
 
 
 def _pool(at: _Setting, positions: int, width: int) -> float:

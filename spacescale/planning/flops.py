@@ -114,7 +114,8 @@ def _conv_tower(config: ModelConfig, batch: int, executed: bool) -> StageFlops:
         rows = batch * length
         work += _products(rows, c_in * TOWER_KERNEL, c_out)
         work += _products(rows, c_out, c_out) + _pool(rows, c_out, executed)
-    return StageFlops(work)
+    bins = batch * config.seq_length // config.bin_size
+    return StageFlops(work + config.dilated_convs * _products(bins, 3 * config.dim, config.dim))
 
 
 def _pool(rows: float, width: int, executed: bool) -> float:

@@ -20,7 +20,7 @@ from spacescale.metrics.track_scale import PREDICTS
 from spacescale.model.space import Space
 from spacescale.predict.trained_model import TrainedModel, load_trained
 
-TRUNK = ("stem.", "conv_tower.", "transformer.", "pointwise.")
+TRUNK = ("stem.", "conv_tower.", "dilated.", "transformer.", "pointwise.")
 BY_TYPE = ("from_sequence", "from_species", "gates", "type_embedding")  # of the decoder
 
 

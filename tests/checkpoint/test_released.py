@@ -344,6 +344,8 @@ def test_export_of_own_weights_adds_what_nothing_reads(tmp_path):
 INEXPRESSIBLE = {
     "token": ({"species_token": False}, "model.species_token=False"),
     "mlp": ({"decoder": "mlp"}, "model.decoder=mlp"),
+    "stem": ({"stem_dim": 4}, "model.stem_dim=4"),
+    "dilated": ({"dilated_convs": 2}, "model.dilated_convs=2"),
     "groups": ({"groups_per_type": 3}, "model.groups_per_type=3: the released layout has 2"),
     "weights": ({"group_weights": "softmax_of_sum"}, "model.group_weights=softmax_of_sum"),
     "tracks": (

@@ -20,7 +20,7 @@ def positions(model: Space, layer: str, length: int) -> int:
 
 @pytest.mark.parametrize("length", [1, 2, 7, 70, 300, 515])
 def test_every_layer_takes_any_length(length):
-    model = tiny_model()
+    model = tiny_model(dilated_convs=3)
     codes = some_codes(2, length)
     for layer in model.layers:
         with torch.no_grad():
@@ -30,7 +30,7 @@ def test_every_layer_takes_any_length(length):
     assert found.shape[2] == 2 * model.config.dim
 
 
-@pytest.mark.parametrize("changes", [{}, {"species_token": False}])
+@pytest.mark.parametrize("changes", [{}, {"species_token": False}, {"dilated_convs": 2}])
 def test_the_last_layer_is_what_the_heads_see(changes):
     model = tiny_model(**changes)
     codes = some_codes(2)

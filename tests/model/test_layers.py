@@ -111,15 +111,21 @@ def plain_block(block: ConvBlock) -> nn.Sequential:
     plain = nn.Sequential(
         nn.BatchNorm1d(norm.num_features, momentum=norm.momentum),
         GELU(),
-        nn.Conv1d(conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding),
+        nn.Conv1d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            padding=conv.padding,
+            dilation=conv.dilation,
+        ),
     ).to(conv.weight.dtype)
     plain.load_state_dict(block.state_dict())
     return plain.train(block.training)
 
 
-def random_block(channels: int, out: int, kernel: int) -> ConvBlock:
+def random_block(channels: int, out: int, kernel: int, dilation: int = 1) -> ConvBlock:
     torch.manual_seed(kernel)
-    block = ConvBlock(channels, out, kernel)
+    block = ConvBlock(channels, out, kernel, dilation)
     with torch.no_grad():
         for tensor in (block[0].weight, block[0].bias, block[0].running_mean):
             tensor += 0.3 * torch.randn_like(tensor)
@@ -138,9 +144,10 @@ def run_block(block: nn.Module, x: torch.Tensor, bf16: bool = False) -> dict[str
 
 
 @pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dilation", [1, 3])
 @pytest.mark.parametrize("kernel, length", [(1, 1), (1, 7), (5, 1), (5, 2), (5, 12)])
-def test_conv_block_is_norm_then_activation_then_convolution(training, kernel, length):
-    block = random_block(4, 3, kernel).double().train(training)
+def test_conv_block_is_norm_then_activation_then_convolution(training, dilation, kernel, length):
+    block = random_block(4, 3, kernel, dilation).double().train(training)
     x = 2 * torch.randn(3, 4, length, dtype=torch.float64) + 1
     plain = plain_block(block)
     torch.testing.assert_close(run_block(block, x), run_block(plain, x))
@@ -185,9 +192,9 @@ def test_conv_block_needs_two_values_for_batch_statistics():
         random_block(4, 3, 1)(torch.randn(1, 4, 1))
 
 
-@pytest.mark.parametrize("kernel", [1, 5])
-def test_conv_block_under_autocast_convolves_in_bf16_and_counts_in_float32(kernel):
-    block, x = random_block(8, 8, kernel), torch.randn(2, 8, 300)
+@pytest.mark.parametrize("kernel, dilation", [(1, 1), (5, 1), (5, 4)])
+def test_conv_block_under_autocast_convolves_in_bf16_and_counts_in_float32(kernel, dilation):
+    block, x = random_block(8, 8, kernel, dilation), torch.randn(2, 8, 300)
     exact = run_block(plain_block(block).double(), x.double())
     usual = run_block(plain_block(block), x.bfloat16(), bf16=True)
     found = run_block(block, x.bfloat16(), bf16=True)

@@ -33,6 +33,7 @@ VARIANTS = [
         id="one expert",
     ),
     pytest.param({"groups_per_type": 1}, id="one group"),
+    pytest.param({"dilated_convs": 3}, id="dilated"),
 ]
 
 

@@ -42,13 +42,17 @@ CASES = [
     (("model.batchnorm=per_species",), {"human": 1, "mouse": 1}, "fp32"),
     (("model.decoder=none",), {"human": 1}, "fp32"),
     (("model.decoder=none",), {"human": 4}, "fp32"),
-    (("model.stem_dim=16",), {"human": 4}, "fp32"),
+    (("model.stem_dim=16", "model.dilated_convs=4"), {"human": 4}, "fp32"),
     (("model.decoder=mlp", "model.tracks_num_experts=2"), {"human": 1}, "fp32"),
     (("model.species_num_experts=0", "model.species_token=false"), {"mouse": 4}, "fp32"),
     (("model.dropout=0", "model.attn_dropout=0"), {"human": 1}, "fp32"),
     (('model.checkpoint_stages=["stem", "conv_tower"]',), {"human": 1}, "fp32"),
     ((f"model.checkpoint_stages={ALL_STAGES}",), {"human": 2, "mouse": 2}, "fp32"),
-    ((f"model.checkpoint_stages={ALL_STAGES}",), {"human": 1}, "bf16"),
+    (
+        (f"model.checkpoint_stages={ALL_STAGES}", "model.dilated_convs=4"),
+        {"human": 1},
+        "bf16",
+    ),
 ]
 
 
