@@ -288,7 +288,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("weights", type=Path, help="of the demo: an export, checkpoint or run")
     trained = load_trained(parser.parse_args().weights)
-    rows = [("species", "tool", "effect", "orientation", "species")]
+    rows: list[tuple[str, ...]] = [("species", "tool", "effect", "orientation", "species")]
     for species in trained.model.species:
         predictor = Predictor(trained, species, batch_size=16)
         for tool, ask in TOOLS.items():
