@@ -2,8 +2,9 @@
 
 So links from one document to another hold on the site as they do in the repository. What documents
 link to besides documents is led elsewhere: a module of the package to its place in the API
-reference, another file to a page that shows it; of a link to a folder its text is left. MkDocs
-calls the functions `on_…`; mkdocs.yml lists the pages.
+reference, another file to a page that shows it; of a link to a folder its text is left. Notebooks
+become pages with the outputs that they hold. MkDocs calls the functions `on_…`; mkdocs.yml lists
+the pages.
 """
 
 import posixpath
@@ -11,6 +12,7 @@ import re
 from pathlib import Path
 
 from mkdocs.structure.files import File, InclusionLevel
+from nbconvert import MarkdownExporter
 
 REPO = Path(__file__).parents[1]
 SOURCES = (
@@ -30,6 +32,12 @@ def on_files(files, config):
     pages = {uri: (REPO / uri).read_text("utf-8") for uri in uris if uri.endswith(".md")}
     for uri in uris:
         files.append(File.generated(config, uri, abs_src_path=str(REPO / uri)))
+    for path in sorted(REPO.glob("docs/*.ipynb")):
+        uris.append(uri := path.relative_to(REPO).as_posix())
+        pages[uri], figures = _read_notebook(path)
+        files.append(File.generated(config, _page_of(uri), content=pages[uri]))
+        for name, content in figures.items():
+            files.append(File.generated(config, f"docs/{name}", content=content))
     linked = {_resolve(uri, link[2]) for uri, text in pages.items() for link in LINK.finditer(text)}
     for uri in sorted(linked - set(uris)):
         if (REPO / uri).is_file() and not _is_module(uri):
@@ -72,6 +80,13 @@ def _page_of(uri):
     names = uri.removesuffix(".py").split("/")
     room = names[1] if len(names) > 2 else names[0]
     return f"api/{room}.md#{'.'.join(names)}"
+
+
+def _read_notebook(path):
+    """Its Markdown, and the figures of its outputs: relative path → bytes."""
+    names = {"unique_key": path.stem, "output_files_dir": f"{path.stem}_files"}
+    text, resources = MarkdownExporter().from_filename(str(path), resources=names)
+    return text, resources["outputs"]
 
 
 def _shown_file(config, uri):

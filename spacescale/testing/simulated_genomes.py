@@ -189,7 +189,7 @@ def grammar_of(species: str) -> SpeciesGrammar:
 def expected_signal(codes: np.ndarray, species: str) -> np.ndarray:
     """Return the noise-free signal, float32 [T, L], of base codes, uint8 [L], in a species."""
     grammar = grammar_of(species)
-    hits = {motif.name: _find(codes, motif) for motif in MOTIFS}
+    hits = {motif.name: find_motif(codes, motif) for motif in MOTIFS}
     hits[INTERACTION.motif] = _interact(hits[INTERACTION.motif], hits[INTERACTION.partner])
     signal = np.full((len(grammar.tracks), len(codes)), BACKGROUND, dtype=np.float32)
     for row, track in zip(signal, grammar.tracks, strict=True):
@@ -203,8 +203,8 @@ def expected_signal(codes: np.ndarray, species: str) -> np.ndarray:
 _Hits = tuple[np.ndarray, np.ndarray, np.ndarray]  # centres in bp, directions ±1, strengths
 
 
-def _find(codes: np.ndarray, motif: Motif) -> _Hits:
-    """Return all hits of a motif, full or weak, on both strands."""
+def find_motif(codes: np.ndarray, motif: Motif) -> _Hits:
+    """Return centres in bp, directions ±1 and strengths of a motif, full or weak, in codes (L,)."""
     found = []
     for letters, strength in ((motif.full, 1.0), (motif.weak, WEAK_STRENGTH)):
         forward = encode(letters)
