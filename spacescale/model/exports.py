@@ -23,6 +23,18 @@ from spacescale.model.space import Space
 EXPORT_FORMAT, EXPORT_VERSION = "spacescale-model", 1
 SAFETENSORS, SHARD_INDEX = "model.safetensors", "model.safetensors.index.json"
 LISTED_PROBLEMS = 5
+# By the names of huggingface_hub's errors, and by HTTP status; their own texts take several lines.
+HUB_ERRORS = {
+    "RevisionNotFoundError": "it has no such branch, tag or commit",
+    "GatedRepoError": "who wants it must first accept its terms there",
+    "RepositoryNotFoundError": "no such repository, or one that this login must not see",
+    "LocalEntryNotFoundError": "it cannot be reached, and no copy is here",
+    "OfflineModeIsEnabled": "HF_HUB_OFFLINE is set",
+}
+HUB_REFUSALS = {
+    401: "no valid login (`hf auth login`, or a token in HF_TOKEN)",
+    403: "this login has no right to do so",
+}
 
 
 def load_export(folder: Path, prove: bool = True) -> Space:
@@ -80,8 +92,21 @@ def local_folder(where: str | Path, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(str(where), revision=revision))
     except Exception as error:  # of whatever the library and the network may raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        reason = reason_of_the_hub(error)
         raise UserError(f"{where}: no such folder, and not from the Hub: {reason}") from None
+
+
+def reason_of_the_hub(error: Exception) -> str:
+    """One line on why the Hub, its library or the network did not do what was asked."""
+    for kind in type(error).__mro__:
+        if kind.__name__ in HUB_ERRORS:
+            return HUB_ERRORS[kind.__name__]
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    said = getattr(error, "server_message", None) or ""
+    if status in HUB_REFUSALS:
+        return ": ".join([HUB_REFUSALS[status], *said.splitlines()[:1]])
+    lines = [str(e).strip().splitlines() for e in (error, error.__cause__) if e is not None]
+    return ": ".join(line[0] for line in lines if line) or repr(error)
 
 
 def weight_files(folder: Path) -> list[Path]:
