@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spacescale.config import ModelConfig, TrackScaleName, describe_errors
@@ -18,7 +17,7 @@ from spacescale.errors import UserError
 from spacescale.files import read_json
 from spacescale.genome.dna import encode
 from spacescale.model.proof import PROOF_FILE, disproof
-from spacescale.model.space import Space
+from spacescale.model.space import Space, meta_model
 
 EXPORT_FORMAT, EXPORT_VERSION = "spacescale-model", 1
 SAFETENSORS, SHARD_INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -46,16 +45,21 @@ def load_export(folder: Path, prove: bool = True) -> Space:
     config = ModelConfig.model_validate(read_export(folder)["model"])
     weights: dict[str, Tensor] = {}
     for path in weight_files(folder):
-        try:
-            weights |= load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: cannot be read: {error}") from None
-    model = Space(config)
+        weights |= _read(path)
+    model = meta_model(config).eval()
     load_weights(model, weights, str(folder))
-    model.eval()
     if prove and (folder / PROOF_FILE).is_file():
         _prove(model, folder / PROOF_FILE)
     return model
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Each tensor in memory of its own, aligned as torch aligns it; nothing stays mapped."""
+    try:
+        with safe_open(str(path), "pt", backend="pread") as file:
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
 
 
 def _prove(model: Space, path: Path) -> None:
@@ -185,6 +189,11 @@ def check_weights(
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Load a complete state dict; UserError names the first keys that do not fit."""
-    check_weights(weights, model.state_dict(), source)
-    model.load_state_dict(weights)
+    """Make a complete state dict the model's own, without a copy of tensors that fit as they are.
+
+    model: may be on the meta device. UserError names the first keys that do not fit.
+    """
+    expected = model.state_dict()
+    check_weights(weights, expected, source)
+    fitting = {name: tensor.to(expected[name].dtype) for name, tensor in weights.items()}
+    model.load_state_dict(fitting, assign=True)
