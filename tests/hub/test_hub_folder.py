@@ -16,6 +16,7 @@ from tiny_models import some_codes
 
 from spacescale.checkpoint.weight_files import save_weights
 from spacescale.errors import UserError
+from spacescale.hub.export import convert_for_hub
 from spacescale.hub.sources import modeling_source
 from spacescale.model.space import Space
 
@@ -207,9 +208,15 @@ def test_it_is_saved_in_shards_and_pickled(hub_folder, tmp_path):
     torch.testing.assert_close(tracks(again), tracks(model))
 
 
-def test_our_shards_load_in_both(exported, tmp_path):
-    from spacescale.hub.export import convert_for_hub
+def test_a_model_that_predicts_no_numbers_is_not_converted(exported, tmp_path):
+    spoiled = shutil.copytree(exported, tmp_path / "spoiled")
+    rewrite(spoiled / "model.safetensors", lambda w: w["heads.perch.bias"].fill_(torch.nan))
+    with pytest.raises(UserError, match="what the model predicts is not finite: perch"):
+        convert_for_hub(spoiled, tmp_path / "hub")
+    assert list(tmp_path.iterdir()) == [spoiled]
 
+
+def test_our_shards_load_in_both(exported, tmp_path):
     parts = shutil.copytree(exported, tmp_path / "parts")
     weights = load_file(parts / "model.safetensors")
     (parts / "model.safetensors").unlink()
