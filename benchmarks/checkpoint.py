@@ -33,6 +33,7 @@ from spacescale.checkpoint.pieces import name_pieces
 from spacescale.checkpoint.probe import probe_tensors, take_probe
 from spacescale.config import Config, ModelConfig, RunConfig
 from spacescale.files import files_below, sha256, sync
+from spacescale.genome.tracks import Track
 from spacescale.model.space import Space
 from spacescale.parallel import comm
 from spacescale.parallel.engine import build_engine, resolve_deepspeed_config
@@ -66,11 +67,11 @@ class Run:
     folder: Path
 
 
-def start(folder: Path) -> Run:
+def start(folder: Path, settings: ModelConfig = MODEL, ep_size: int = 1) -> Run:
     """The model, with Adam's moments filled."""
     torch.manual_seed(0)
-    model = Space(MODEL)
-    distribute_experts(model, 1)
+    model = Space(settings)
+    distribute_experts(model, ep_size)
     synchronise_batchnorm(model)
     config = {
         "train_micro_batch_size_per_gpu": 1,
@@ -78,19 +79,26 @@ def start(folder: Path) -> Run:
         "zero_optimization": {"stage": 2},
     }
     runs = [RunConfig(save_in_background=here, keep_last=1) for here in (True, False)]
-    configs = [Config(model=MODEL, run=run) for run in runs]
+    configs = [Config(model=settings, run=run) for run in runs]
     resolved = resolve_deepspeed_config(config, "benchmark", 1)
     engine = build_engine(model, configs[0].optim, resolved)
     for piece in Partitions(engine).pieces():
         for numbers in piece.fields.values():
             numbers.uniform_(0.1, 1)
-    names = list(MODEL.species)
+    names = list(settings.species)
     data: Any = SimpleNamespace(
-        tracks={name: [] for name in names},
+        tracks={
+            name: [
+                Track(row, f"{name}{row}", "made.bw", row, assay=assay)
+                for row, assay in enumerate(kinds)
+            ]
+            for name, kinds in settings.species.items()
+        },
         manifest_hashes=dict.fromkeys(names, ""),
         split_hashes=dict.fromkeys(names, ""),
+        transforms=dict.fromkeys(names, ""),
     )
-    laid_out, cpu = lay_out(resolved, 1), torch.device("cpu")
+    laid_out, cpu = lay_out(resolved, ep_size), torch.device("cpu")
     beside, waiting = (
         CheckpointManager(folder / name, config, data, engine, laid_out, model, cpu)
         for name, config in zip(("beside", "waiting"), configs, strict=True)

@@ -15,6 +15,11 @@ from spacescale.pretrain import begin
 from spacescale.selfcheck import add_options as add_selfcheck_options
 from spacescale.selfcheck import run as run_selfcheck
 
+WITHOUT_PROBE = (
+    "the checkpoint holds no probe, so that these weights are known to be those that were "
+    "saved, but not held against predictions of training (run.probe_every_save keeps some)"
+)
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `spacescale`."""
@@ -74,15 +79,28 @@ def build_parser() -> argparse.ArgumentParser:
 
     convert = commands.add_parser("convert", help="export plain PyTorch weights, proved equal")
     convert.add_argument(
-        "checkpoint", type=path_option, help="checkpoint, or run folder (its best)"
+        "checkpoint",
+        type=path_option,
+        help="checkpoint, or run folder (its best); to hub and released also an export",
     )
-    convert.add_argument("--out", type=path_option, required=True, help="folder to make")
+    convert.add_argument(
+        "--out", type=path_option, help="folder to make; not needed to push a folder for the Hub"
+    )
     convert.add_argument(
         "--to",
-        choices=("pytorch", "hub"),
+        choices=("pytorch", "hub", "released"),
         default="pytorch",
-        help="weights and config.json (default); or these with code, proof and card, which "
-        "transformers loads, too",
+        help="weights and config.json (default); these with code, proof and card, which "
+        "transformers loads, too; or the released SPACE's layout, as `export` writes it",
+    )
+    convert.add_argument(
+        "--push", metavar="ORG/NAME", help="with --to hub: also put the folder onto the Hub"
+    )
+    convert.add_argument(
+        "--private", action="store_true", help="a repository that the push makes is private"
+    )
+    convert.add_argument(
+        "--revision", metavar="BRANCH", help="to push to, made if it is not there (default: main)"
     )
     convert.set_defaults(run=_convert)
 
@@ -264,17 +282,30 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    if args.to == "hub":
-        from spacescale.hub.export import convert_for_hub as convert
-    else:
-        from spacescale.checkpoint.convert import convert
+    from spacescale.checkpoint.convert import convert
+    from spacescale.checkpoint.released import convert_to_released
+    from spacescale.hub.export import convert_for_hub
+    from spacescale.hub.push import check_name, is_for_the_hub, push
+    from spacescale.model.exports import is_export
 
-    agreement = convert(args.checkpoint, args.out)
-    without = (
-        "the checkpoint holds no probe, so that these weights are known to be those that were "
-        "saved, but not held against predictions of training (run.probe_every_save keeps some)"
-    )
-    print(f"{args.out}: converted; {agreement or without}")
+    source, folder = args.checkpoint, args.out
+    if args.push is None and (args.private or args.revision is not None):
+        raise UserError("--private and --revision are options of --push")
+    if args.push is not None:
+        if args.to != "hub":
+            raise UserError(f"--push {args.push}: needs --to hub")
+        check_name(args.push)
+    if folder is not None:
+        converters = {"pytorch": convert, "hub": convert_for_hub, "released": convert_to_released}
+        agreement = converters[args.to](source, folder)
+        proved = "" if is_export(source) else f"; {agreement or WITHOUT_PROBE}"
+        print(f"{folder}: converted{proved}", flush=True)
+    elif args.push is not None and is_for_the_hub(source):
+        folder = source
+    else:
+        raise UserError("--out: needed, unless a folder made by --to hub is pushed")
+    if args.push is not None:
+        print(f"{args.push}: pushed: {push(folder, args.push, args.private, args.revision)}")
 
 
 def _paths_by_species(option: str, texts: list[str]) -> dict[str, Path]:

@@ -17,6 +17,8 @@ READER, ZARR = "spacescale/dataset/reader.py", "spacescale/dataset/zarr_targets.
 LINEAR = "spacescale/evals/linear_baselines.py"
 SCRATCH, WRITER = "spacescale/prepare/scratch.py", "spacescale/prepare/writer.py"
 
+PUSH, PUSHES = "spacescale/hub/push.py", "tests/hub/test_push.py"
+
 RELEASED = "tests/golden/test_parity.py::test_evaluation"
 TWO_RANKS = "tests/distributed/test_expert_parallel.py"
 CURVES = "tests/distributed/test_equivalence.py"
@@ -417,5 +419,39 @@ FAULTS = {
         "if now >= beaten + BEAT_S:",
         "if True:",
         ("tests/parallel/test_watch.py",),
+    ),
+    # --- the Hub
+    "a push that broke off leaves its empty repository": Fault(
+        PUSH, "self.api.delete_repo(self.name)", "pass", (PUSHES,)
+    ),
+    "a push takes away a commit that came after all": Fault(
+        PUSH, "if head != self.head:", "if False:", (PUSHES,)
+    ),
+    "a push leaves older shards beside its own": Fault(
+        PUSH, "for name in sorted(there - files.keys())", "for name in sorted(())", (PUSHES,)
+    ),
+    "private weights go into a public repository": Fault(
+        PUSH, "if private and not info.private:", "if False:", (PUSHES,)
+    ),
+    "the branch that a push is for is not named": Fault(
+        PUSH, "            revision=revision,\n", "", (PUSHES,)
+    ),
+    "weights are copied when they are loaded": Fault(
+        "spacescale/model/exports.py",
+        "model.load_state_dict(fitting, assign=True)",
+        "model.to_empty(device='cpu').load_state_dict(fitting)",
+        ("tests/checkpoint/test_consolidate.py",),
+    ),
+    "files that are not whole are not named": Fault(
+        "spacescale/hub/hub_model.py",
+        "            where = path\n",
+        "",
+        ("tests/hub/test_half_downloads.py",),
+    ),
+    "adapters of attention are passed over": Fault(
+        ATTENTION,
+        "self.to_q(x)) * self.dim_key**-0.5",
+        "F.linear(x, self.to_q.weight)) * self.dim_key**-0.5",
+        ("tests/hub/test_fine_tuning.py",),
     ),
 }

@@ -34,6 +34,6 @@ def load_space(checkpoint: Path) -> tuple[Space, Config]:
     """Build the plain model of a checkpoint, verified against its manifest, in evaluation mode."""
     layout.verify(checkpoint)
     config = layout.read_config(checkpoint, layout.read_state(checkpoint))
-    model = Space(config.model)
+    model = meta_model(config.model)
     load_weights(model, consolidate(checkpoint), str(checkpoint))
     return model.eval(), config

@@ -104,7 +104,7 @@ class StoredPieces:
 
     def _index(self, path: Path) -> None:
         try:
-            file: Any = safe_open(path, "pt")  # its type stubs lack the methods
+            file: Any = safe_open(path, "pt", backend="pread")  # its type stubs lack the methods
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: cannot be read: {error}") from None
         for key in file.keys():  # noqa: SIM118  not a dict

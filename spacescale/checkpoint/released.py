@@ -10,12 +10,14 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from spacescale.checkpoint import key_map
+from spacescale.checkpoint.convert import write_export
 from spacescale.checkpoint.foreign_config import (
     assays_of,
     grouping_of,
@@ -25,6 +27,8 @@ from spacescale.checkpoint.foreign_config import (
     read_fields,
     released_grouping,
 )
+from spacescale.checkpoint.found import find_best
+from spacescale.checkpoint.probe import Agreement
 from spacescale.checkpoint.tensor_map import TensorMap
 from spacescale.checkpoint.weight_files import (
     PICKLED,
@@ -37,11 +41,12 @@ from spacescale.errors import UserError
 from spacescale.files import new_folder, write_text
 from spacescale.genome.tracks import Track
 from spacescale.metrics.track_scale import PREDICTS
-from spacescale.model.exports import check_weights, read_export
+from spacescale.model.exports import check_weights, is_export, read_export
 from spacescale.model.space import meta_model
 from spacescale.presets import RELEASED
 
 __all__ = [
+    "convert_to_released",
     "export_released",
     "from_released",
     "import_released",
@@ -188,26 +193,48 @@ def import_released(
     return len(weights)
 
 
+def convert_to_released(source: Path, out: Path) -> Agreement | None:
+    """`export_released` of a run (its best checkpoint), a checkpoint or an export.
+
+    Returns and raises as `checkpoint.convert`; of an export there is no agreement.
+    """
+    if is_export(source):
+        export_released(source, out)
+        return None
+    checkpoint = find_best(source)
+    if checkpoint is None:
+        raise UserError(f"{source}: no run folder, checkpoint or export")
+    with new_folder(out) as folder, TemporaryDirectory(dir=folder) as between:
+        agreement = write_export(checkpoint, Path(between))
+        _write_released(Path(between), folder, checkpoint)
+    return agreement
+
+
 def export_released(source: Path, out: Path) -> int:
     """Write an export of ours as a folder of the released layout; returns the number of tensors.
 
     Of weights that were imported the tensors come back bit by bit. Raises UserError, leaving
     nothing behind, for weights that are damaged or have no place in that layout.
     """
-    payload = read_export(source)
-    config = model_config(payload["model"], (), str(source / "config.json"))
+    with new_folder(out) as folder:
+        return _write_released(source, folder, source)
+
+
+def _write_released(export: Path, folder: Path, source: Path) -> int:
+    """source: what the export was made from, for messages."""
+    payload = read_export(export)
+    config = model_config(payload["model"], (), str(export / "config.json"))
     _check_expressible(config, source)
     if payload["track_scale"] != "none":
         logger.warning("%s: predicts %s", source, PREDICTS[payload["track_scale"]])
-    weights, path = read_weights(source)
+    weights, path = read_weights(export)
     check_weights(weights, meta_model(config).state_dict(), str(path))
     origin = payload.get("origin", {})
     original = origin["config"] if origin.get("layout") == "released" else {}
     text = json.dumps(to_released_config(config, original), indent=2, sort_keys=True)
     tensors = _with_unused(to_released(weights, config), config)
-    with new_folder(out) as folder:
-        write_text(folder / "config.json", text + "\n")
-        torch.save(tensors, folder / PICKLED)
+    write_text(folder / "config.json", text + "\n")
+    torch.save(tensors, folder / PICKLED)
     return len(tensors)
 
 

@@ -98,7 +98,11 @@ def _write_proof(path: Path, model: Space) -> None:
     length = min(PROOF_BP, model.config.seq_length)
     sequence = proof_sequence(length)
     codes = torch.from_numpy(encode(sequence))[None]
-    save_file(make_proof(model, codes), path, metadata={"format": "pt", "sequence": sequence})
+    proof = make_proof(model, codes)
+    for name, answer in proof.items():
+        if not answer.isfinite().all():
+            raise UserError(f"not converted: what the model predicts is not finite: {name}")
+    save_file(proof, path, metadata={"format": "pt", "sequence": sequence})
     path.chmod(path.parent.stat().st_mode & 0o666)
 
 

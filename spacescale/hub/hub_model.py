@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -74,15 +74,19 @@ class SpacePreTrainedModel(PreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, prove: bool = True, **options: Any
     ) -> Any:
-        """As of every transformers model; raises ValueError where weights are missing or left over.
+        """As of every transformers model; raises ValueError where weights are missing, left over or
+        cannot be read.
 
         prove: have the model answer the question of `proof.safetensors`; RuntimeError if the answer
         is not the one that was exported. Heads that are new, as of a classifier, may be missing.
         """
         asked_for_info = options.pop("output_loading_info", False)
-        loaded: Any = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **options
-        )
+        try:
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **options
+            )
+        except SafetensorError as error:
+            raise _unreadable(pretrained_model_name_or_path, error) from None
         model, info = loaded
         wrong = {
             kind: sorted(map(str, info.get(kind) or ()))
@@ -129,9 +133,12 @@ class SpacePreTrainedModel(PreTrainedModel):
         """Raise RuntimeError unless the model answers as it did when it was exported."""
         if self._proof is None:
             return
-        with safe_open(str(self._proof), "pt") as file:
-            sequence = file.metadata()["sequence"]
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        try:
+            with safe_open(str(self._proof), "pt") as file:
+                sequence = file.metadata()["sequence"]
+                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise _unreadable(self._proof.parent, error) from None
         wrong = disproof(self.space, encode(sequence).to(self.device), stored)
         code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
         if self.config.code_sha256 not in (None, code) and wrong:
@@ -153,6 +160,18 @@ class SpacePreTrainedModel(PreTrainedModel):
                 raise ValueError(f"say which species is meant: {', '.join(self.space.species)}")
         batch = sequences if isinstance(sequences, Tensor) else encode(sequences)
         return batch.to(self.device), species
+
+
+def _unreadable(where: Any, error: SafetensorError) -> ValueError:
+    """Which of a folder's files is not whole, which the library does not say."""
+    for path in sorted(Path(where).glob("*.safetensors")):
+        try:
+            with safe_open(str(path), "pt"):
+                pass
+        except SafetensorError:
+            where = path
+            break
+    return ValueError(f"{where}: damaged, or not downloaded as a whole: {error}")
 
 
 class SpaceModel(SpacePreTrainedModel):

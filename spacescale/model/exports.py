@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spacescale.config import ModelConfig, TrackScaleName, describe_errors
@@ -18,11 +17,23 @@ from spacescale.errors import UserError
 from spacescale.files import read_json
 from spacescale.genome.dna import encode
 from spacescale.model.proof import PROOF_FILE, disproof
-from spacescale.model.space import Space
+from spacescale.model.space import Space, meta_model
 
 EXPORT_FORMAT, EXPORT_VERSION = "spacescale-model", 1
 SAFETENSORS, SHARD_INDEX = "model.safetensors", "model.safetensors.index.json"
 LISTED_PROBLEMS = 5
+# By the names of huggingface_hub's errors, and by HTTP status; their own texts take several lines.
+HUB_ERRORS = {
+    "RevisionNotFoundError": "it has no such branch, tag or commit",
+    "GatedRepoError": "who wants it must first accept its terms there",
+    "RepositoryNotFoundError": "no such repository, or one that this login must not see",
+    "LocalEntryNotFoundError": "it cannot be reached, and no copy is here",
+    "OfflineModeIsEnabled": "HF_HUB_OFFLINE is set",
+}
+HUB_REFUSALS = {
+    401: "no valid login (`hf auth login`, or a token in HF_TOKEN)",
+    403: "this login has no right to do so",
+}
 
 
 def load_export(folder: Path, prove: bool = True) -> Space:
@@ -34,16 +45,21 @@ def load_export(folder: Path, prove: bool = True) -> Space:
     config = ModelConfig.model_validate(read_export(folder)["model"])
     weights: dict[str, Tensor] = {}
     for path in weight_files(folder):
-        try:
-            weights |= load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: cannot be read: {error}") from None
-    model = Space(config)
+        weights |= _read(path)
+    model = meta_model(config).eval()
     load_weights(model, weights, str(folder))
-    model.eval()
     if prove and (folder / PROOF_FILE).is_file():
         _prove(model, folder / PROOF_FILE)
     return model
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Each tensor in memory of its own, aligned as torch aligns it; nothing stays mapped."""
+    try:
+        with safe_open(str(path), "pt", backend="pread") as file:
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
 
 
 def _prove(model: Space, path: Path) -> None:
@@ -80,8 +96,21 @@ def local_folder(where: str | Path, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(str(where), revision=revision))
     except Exception as error:  # of whatever the library and the network may raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        reason = reason_of_the_hub(error)
         raise UserError(f"{where}: no such folder, and not from the Hub: {reason}") from None
+
+
+def reason_of_the_hub(error: Exception) -> str:
+    """One line on why the Hub, its library or the network did not do what was asked."""
+    for kind in type(error).__mro__:
+        if kind.__name__ in HUB_ERRORS:
+            return HUB_ERRORS[kind.__name__]
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    said = getattr(error, "server_message", None) or ""
+    if status in HUB_REFUSALS:
+        return ": ".join([HUB_REFUSALS[status], *said.splitlines()[:1]])
+    lines = [str(e).strip().splitlines() for e in (error, error.__cause__) if e is not None]
+    return ": ".join(line[0] for line in lines if line) or repr(error)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -160,6 +189,11 @@ def check_weights(
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Load a complete state dict; UserError names the first keys that do not fit."""
-    check_weights(weights, model.state_dict(), source)
-    model.load_state_dict(weights)
+    """Make a complete state dict the model's own, without a copy of tensors that fit as they are.
+
+    model: may be on the meta device. UserError names the first keys that do not fit.
+    """
+    expected = model.state_dict()
+    check_weights(weights, expected, source)
+    fitting = {name: tensor.to(expected[name].dtype) for name, tensor in weights.items()}
+    model.load_state_dict(fitting, assign=True)

@@ -26,8 +26,8 @@ from spacescale.checkpoint.probe import (
 )
 from spacescale.checkpoint.writing import save_tensors
 from spacescale.errors import UserError
-from spacescale.model.exports import read_export
-from spacescale.model.space import Space
+from spacescale.model.exports import load_weights, read_export
+from spacescale.model.space import Space, meta_model
 
 
 @pytest.fixture
@@ -51,6 +51,15 @@ def test_counters_stay_integers(written):
     assert (
         consolidate(written.checkpoint)["stem.1.block.0.num_batches_tracked"].dtype == torch.int64
     )
+
+
+def test_loading_makes_no_second_copy(written):
+    weights = consolidate(written.checkpoint)
+    model = meta_model(MODEL)
+    load_weights(model, weights, "here")
+    for name, tensor in model.state_dict().items():
+        assert tensor.data_ptr() == weights[name].data_ptr(), name
+    assert {p.requires_grad for p in model.parameters()} == {True}
 
 
 def test_load_space_gives_the_trained_predictions(written):

@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import checkpoints
 import pytest
 import torch
 from foreign_folders import (
@@ -18,6 +19,7 @@ from foreign_folders import (
 from safetensors.torch import load_file, save_file
 
 from spacescale.checkpoint.released import (
+    convert_to_released,
     export_released,
     from_released,
     import_released,
@@ -339,6 +341,35 @@ def test_export_of_own_weights_adds_what_nothing_reads(tmp_path):
     again = load_file(tmp_path / "again" / "model.safetensors")
     own = load_file(source / "model.safetensors")
     assert same_bits({key: again[key] for key in own}, own)
+
+
+@pytest.mark.parametrize("kind", ["export", "run"])
+def test_convert_to_released(tmp_path, monkeypatch, capsys, kind):
+    source, out = tmp_path / "source", tmp_path / "out"
+    if kind == "export":
+        weights = load_file(write_export(source) / "model.safetensors")
+    else:
+        plain = checkpoints.MODEL.model_copy(update={"decoder": "none"})
+        monkeypatch.setattr(checkpoints, "MODEL", plain)
+        weights = checkpoints.write_run(source).model.state_dict()
+    words = ["spacescale", "convert", source, "--to", "released", "--out", out]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    assert main() == 0
+    proved = "predictions equal the checkpoint's own" in capsys.readouterr().out
+    assert proved == (kind == "run")
+    assert {path.name for path in out.iterdir()} == {"config.json", "pytorch_model.bin"}
+    import_released(out, tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert same_bits({key: again[key] for key in weights}, weights)
+
+
+def test_convert_to_released_refuses_what_does_not_fit(tmp_path):
+    run = checkpoints.write_run(tmp_path / "run")
+    with pytest.raises(UserError, match=r"step-00000007: its tracks are not grouped as released"):
+        convert_to_released(run.run, tmp_path / "out")
+    with pytest.raises(UserError, match=r"out: no run folder, checkpoint or export"):
+        convert_to_released(tmp_path / "out", tmp_path / "more")
+    assert list(tmp_path.iterdir()) == [run.run]
 
 
 INEXPRESSIBLE = {
