@@ -11,15 +11,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
 from spacescale.errors import UserError
 from spacescale.files import new_files, sha256, write_json
-from spacescale.genome.sequence_files import Genome, read_genome
+from spacescale.genome.open_genome import OpenGenome
 from spacescale.model.exports import is_export, weight_files
+from spacescale.predict.genomes import genome_for
+from spacescale.predict.pool import pool_on
 from spacescale.predict.predictor import UNITS, Predictor
+from spacescale.predict.tables import require_table_name, table_of
 from spacescale.predict.variant_effects import (
     MASK_BP,
     SCORES,
@@ -32,8 +35,6 @@ from spacescale.predict.variant_effects import (
 from spacescale.predict.vcf import Variant, read_vcf, reason_to_skip, ref_matches
 
 LONGEST_ALLELE = 500  # bp
-ENDINGS = (".parquet", ".tsv")
-ROWS_AT_ONCE = 50_000  # of a table, in memory
 MISMATCHES_NAMED = 3
 
 
@@ -52,26 +53,30 @@ def score_variants(
     out: Path,
     scoring: Scoring,
     tracks: Sequence[str] = (),
+    any_genome: bool = False,
+    devices: Sequence[str] = (),
 ) -> Scored:
     """Write OUT, and beside it STEM.skipped.tsv and STEM.json.
 
-    out: ends with .parquet or .tsv. tracks: as `Predictor.choose_tracks`. Raises UserError for
+    out: ends with .parquet or .tsv. tracks: as `Predictor.choose_tracks`. any_genome: also one
+    that contradicts what the model was trained on. devices: of a process each, none for the
+    predictor itself. Raises UserError for
     what cannot be scored, such as a REF that is not what the genome has; nothing half-written is
     left.
     """
-    if out.suffix not in ENDINGS:
-        raise UserError(f"--out {out}: expected a name that ends with {' or '.join(ENDINGS)}")
+    require_table_name(out)
     rows = predictor.choose_tracks(tracks)
-    effects = EffectPredictor(predictor, genome := read_genome(fasta), scoring, rows)
+    genome = genome_for(predictor, fasta, any_genome)
+    effects = EffectPredictor(predictor, genome, scoring, rows)
     skipped, scorable = _look_through(vcf, genome, fasta)
     others = out.with_suffix(".skipped.tsv"), out.with_suffix(".json")
     columns = _columns(scoring)
     with new_files(out, *others) as (table_file, skipped_file, record_file):
-        writer = _Parquet if out.suffix == ".parquet" else _Tsv
-        with closing(writer(table_file, columns)) as table:
+        table = table_of(out)(table_file, columns)
+        with closing(table), pool_on(predictor, devices) as pool:
             bar = tqdm(total=scorable, unit="variant", desc="scoring", disable=None)
-            for batch in _batches(vcf, genome, predictor.batch_size):
-                found = effects.score(batch)
+            batches = _batches(vcf, genome, predictor.batch_size)
+            for batch, found in effects.score_batches(batches, pool):
                 for variant, effect in zip(batch, found, strict=True):
                     for place, row in enumerate(rows):
                         table.add(_row(predictor, variant, effect, row, place, scoring))
@@ -83,7 +88,7 @@ def score_variants(
     return Scored(scorable, skipped)
 
 
-def _look_through(vcf: Path, genome: Genome, fasta: Path) -> tuple[Counter[str], int]:
+def _look_through(vcf: Path, genome: OpenGenome, fasta: Path) -> tuple[Counter[str], int]:
     """Count what is skipped and what can be scored; refuse another genome's variants."""
     skipped: Counter[str] = Counter()
     scorable, wrong = 0, []
@@ -110,7 +115,7 @@ def _look_through(vcf: Path, genome: Genome, fasta: Path) -> tuple[Counter[str],
     return skipped, scorable
 
 
-def _batches(vcf: Path, genome: Genome, size: int) -> Iterator[list[Variant]]:
+def _batches(vcf: Path, genome: OpenGenome, size: int) -> Iterator[list[Variant]]:
     batch: list[Variant] = []
     for variant in read_vcf(vcf):
         if reason_to_skip(variant, genome, LONGEST_ALLELE):
@@ -147,7 +152,7 @@ def _row(
     ]  # fmt: skip
 
 
-def _write_skipped(path: Path, vcf: Path, genome: Genome) -> None:
+def _write_skipped(path: Path, vcf: Path, genome: OpenGenome) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(["line", "chrom", "pos", "id", "ref", "alt", "reason"])
@@ -178,61 +183,3 @@ def _record(
         "scores": {score: SCORES[score][0] for score in scoring.scores},
         "tracks": len(rows),
     }
-
-
-class _Table(Protocol):
-    def __init__(self, path: Path, columns: Sequence[str]): ...
-    def add(self, row: Sequence[Any]) -> None: ...
-    def close(self) -> None: ...
-
-
-class _Tsv:
-    def __init__(self, path: Path, columns: Sequence[str]):
-        self.file = path.open("w", newline="")
-        self.writer = csv.writer(self.file, delimiter="\t", lineterminator="\n")
-        self.writer.writerow(columns)
-
-    def add(self, row: Sequence[Any]) -> None:
-        self.writer.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row])
-
-    def close(self) -> None:
-        self.file.close()
-
-
-class _Parquet:
-    def __init__(self, path: Path, columns: Sequence[str]):
-        self.arrow, self.parquet = _pyarrow()
-        self.path, self.columns = path, columns
-        self.waiting: list[Sequence[Any]] = []
-        self.writer: Any = None
-
-    def add(self, row: Sequence[Any]) -> None:
-        self.waiting.append(row)
-        if len(self.waiting) == ROWS_AT_ONCE:
-            self._flush()
-
-    def _flush(self) -> None:
-        columns = dict(zip(self.columns, zip(*self.waiting, strict=True), strict=True))
-        table = self.arrow.table({name: list(cells) for name, cells in columns.items()})
-        if self.writer is None:
-            self.writer = self.parquet.ParquetWriter(str(self.path), table.schema)
-        self.writer.write_table(table)
-        self.waiting = []
-
-    def close(self) -> None:
-        if self.waiting:
-            self._flush()
-        if self.writer is not None:
-            self.writer.close()
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UserError(
-            "Parquet is written by pyarrow: pip install 'spacescale[predict]', or let --out end "
-            "with .tsv"
-        ) from None
-    return pyarrow, pyarrow.parquet
