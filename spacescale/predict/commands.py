@@ -69,6 +69,37 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     effects.set_defaults(run=_score_variants)
 
+    mpra = commands.add_parser(
+        "score-mpra", help="hold predicted effects against saturation mutagenesis by MPRA"
+    )
+    mpra.add_argument(
+        "table",
+        type=path_option,
+        help="elements.tsv[.gz] of Kircher et al. 2019: Chrom Pos Ref Alt Barcodes Coefficient "
+        "pValue Element Release",
+    )
+    _add_weights(mpra)
+    mpra.add_argument(
+        "--fasta",
+        type=path_option,
+        help="see the elements where they lie in this genome (default: alone, N around them)",
+    )
+    _add_any_genome(mpra)
+    mpra.add_argument("--release", default="GRCh38", help="rows to take (default: %(default)s)")
+    mpra.add_argument(
+        "--elements", nargs="+", default=[], metavar="NAME", help="or patterns (default: all)"
+    )
+    mpra.add_argument(
+        "--min-barcodes", type=int, default=10, help="of a variant (default: %(default)s)"
+    )
+    _add_tracks(mpra, "their mean is correlated")
+    _add_scoring(mpra)
+    _add_jobs(mpra)
+    mpra.add_argument(
+        "--out", type=path_option, required=True, help="table to make: .parquet or .tsv"
+    )
+    mpra.set_defaults(run=_score_mpra)
+
     attribute = commands.add_parser(
         "attribute", help="which bases of a region its predicted tracks rest on"
     )
@@ -286,6 +317,18 @@ def _score_variants(args: argparse.Namespace) -> None:
     )  # fmt: skip
     skipped = "".join(f"; {count:,} skipped: {why}" for why, count in found.skipped.items())
     print(f"{args.out}: {found.scored:,} variants scored{skipped}")
+
+
+def _score_mpra(args: argparse.Namespace) -> None:
+    from spacescale.predict.mpra_scores import Request, score_mpra
+
+    scoring = _scoring(args)
+    predictor, devices = _predictor_of_jobs(args)
+    request = Request(
+        args.table, args.release, args.elements, args.min_barcodes, args.fasta, args.any_genome,
+        args.tracks, devices,
+    )  # fmt: skip
+    print(score_mpra(predictor, request, scoring, args.out))
 
 
 def _attribute(args: argparse.Namespace) -> None:

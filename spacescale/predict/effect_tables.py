@@ -35,7 +35,6 @@ from spacescale.predict.variant_effects import (
 from spacescale.predict.vcf import Variant, read_vcf, reason_to_skip, ref_matches
 
 LONGEST_ALLELE = 500  # bp
-MISMATCHES_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -60,15 +59,14 @@ def score_variants(
 
     out: ends with .parquet or .tsv. tracks: as `Predictor.choose_tracks`. any_genome: also one
     that contradicts what the model was trained on. devices: of a process each, none for the
-    predictor itself. Raises UserError for
-    what cannot be scored, such as a REF that is not what the genome has; nothing half-written is
-    left.
+    predictor itself. Raises UserError for what cannot be scored, such as a REF that is not what
+    the genome has; nothing half-written is left.
     """
     require_table_name(out)
     rows = predictor.choose_tracks(tracks)
     genome = genome_for(predictor, fasta, any_genome)
     effects = EffectPredictor(predictor, genome, scoring, rows)
-    skipped, scorable = _look_through(vcf, genome, fasta)
+    skipped, scorable = _look_through(vcf, genome)
     others = out.with_suffix(".skipped.tsv"), out.with_suffix(".json")
     columns = _columns(scoring)
     with new_files(out, *others) as (table_file, skipped_file, record_file):
@@ -83,12 +81,18 @@ def score_variants(
                 bar.update(len(batch))
             bar.close()
         _write_skipped(skipped_file, vcf, genome)
-        record = _record(predictor, vcf, fasta, scoring, rows)
-        write_json(record_file, record | {"scored": scorable, "skipped": skipped}, indent=1)
+        record = model_record(predictor, scoring, rows) | {
+            "vcf": str(vcf),
+            "fasta": str(fasta),
+            "fasta_sha256": sha256(fasta),
+            "scored": scorable,
+            "skipped": skipped,
+        }
+        write_json(record_file, record, indent=1)
     return Scored(scorable, skipped)
 
 
-def _look_through(vcf: Path, genome: OpenGenome, fasta: Path) -> tuple[Counter[str], int]:
+def _look_through(vcf: Path, genome: OpenGenome) -> tuple[Counter[str], int]:
     """Count what is skipped and what can be scored; refuse another genome's variants."""
     skipped: Counter[str] = Counter()
     scorable, wrong = 0, []
@@ -99,20 +103,29 @@ def _look_through(vcf: Path, genome: OpenGenome, fasta: Path) -> tuple[Counter[s
         scorable += 1
         if not ref_matches(variant, genome):
             wrong.append(variant)
-    if wrong:
-        first = wrong[0]
-        there = "".join(
-            "ACGTN"[code] for code in genome.contigs[first.chrom][first.start : first.end]
-        )
-        raise UserError(
-            f"{vcf}:{first.line}: {first}: {fasta} has {there} there; REF is what the genome has "
-            f"in {scorable - len(wrong):,} of {scorable:,} variants. Is it of another assembly, or "
-            "are the alleles swapped?"
-        )
+    refuse_other_refs(vcf, genome, wrong, scorable)
     if not scorable:
         why = "; ".join(f"{count:,}: {reason}" for reason, count in skipped.items())
         raise UserError(f"{vcf}: no variant to score ({why or 'the file names none'})")
     return skipped, scorable
+
+
+def refuse_other_refs(
+    table: Path, genome: OpenGenome, wrong: Sequence[Variant], total: int
+) -> None:
+    """Raise UserError where variants of a table have another REF than the genome.
+
+    wrong: those that have, of `total`.
+    """
+    if not wrong:
+        return
+    first = wrong[0]
+    there = "".join("ACGTN"[code] for code in genome.contigs[first.chrom][first.start : first.end])
+    raise UserError(
+        f"{table}:{first.line}: {first}: {genome.path} has {there} there; REF is what the genome "
+        f"has in {total - len(wrong):,} of {total:,} variants. Is it of another assembly, or are "
+        "the alleles swapped?"
+    )
 
 
 def _batches(vcf: Path, genome: OpenGenome, size: int) -> Iterator[list[Variant]]:
@@ -161,9 +174,7 @@ def _write_skipped(path: Path, vcf: Path, genome: OpenGenome) -> None:
                 writer.writerow([v.line, v.chrom, v.start + 1, v.name, v.ref, v.alt, reason])
 
 
-def _record(
-    predictor: Predictor, vcf: Path, fasta: Path, scoring: Scoring, rows: Sequence[int]
-) -> dict[str, Any]:
+def model_record(predictor: Predictor, scoring: Scoring, rows: Sequence[int]) -> dict[str, Any]:
     """What the numbers are, for whoever finds the table later."""
     source = predictor.trained.source
     weights = weight_files(source) if is_export(source) else []
@@ -172,9 +183,6 @@ def _record(
         "model": str(source),
         "model_sha256": {path.name: sha256(path) for path in weights},
         "species": predictor.species,
-        "vcf": str(vcf),
-        "fasta": str(fasta),
-        "fasta_sha256": sha256(fasta),
         "unit": f"{scoring.unit}: {UNITS[scoring.unit]}",
         "pseudocount": scoring.pseudocount,
         "mask_bp": scoring.mask_bp or wide,

@@ -115,14 +115,21 @@ def reason_to_skip(variant: Variant, genome: OpenGenome, longest: int) -> str:
         return "letters other than ACGT"
     if variant.ref == variant.alt:
         return "REF and ALT are the same"
+    if reason := reason_not_there(variant, genome):
+        return reason
+    if max(len(variant.ref), len(variant.alt)) > longest:
+        return f"allele longer than {longest} bp"
+    return ""
+
+
+def reason_not_there(variant: Variant, genome: OpenGenome) -> str:
+    """Say why a genome has no bases where a variant is, "" where it has."""
     if variant.chrom not in genome.contigs:
         return "contig not in the FASTA"
     if variant.start < 0 or variant.end > len(genome.contigs[variant.chrom]):
         return "beyond the ends of the contig"
     if (genome.contigs[variant.chrom][variant.start : variant.end] == N).any():
         return "N in the genome there"
-    if max(len(variant.ref), len(variant.alt)) > longest:
-        return f"allele longer than {longest} bp"
     return ""
 
 
