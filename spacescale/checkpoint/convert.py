@@ -62,6 +62,7 @@ def _write_files(checkpoint: Path, folder: Path) -> None:
             "data_manifests": state["data_manifests"],
             "data_splits": layout.data_splits(state),
             "data_transforms": state.get("data_transforms", {}),
+            "data_contigs": layout.data_contigs(state),
             "versions": state["versions"],
             "exported_with": __version__,
         },

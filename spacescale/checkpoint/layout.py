@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from spacescale.checkpoint.writing import Written
 from spacescale.config import Config, describe_errors
+from spacescale.dataset.manifest import find_species, read_manifest
 from spacescale.errors import UserError
 from spacescale.files import files_below, forget_cached, read_json, sha256, sync_entries, write_json
 
@@ -184,6 +186,7 @@ class _State(BaseModel):
     data_manifests: dict[str, str]
     data_splits: dict[str, str | None] = {}
     data_transforms: dict[str, str] = {}  # {} where an earlier spacescale did not keep them
+    data_contigs: dict[str, dict[str, _Count]] = {}  # the same
     versions: dict[str, str]
     time: float = 0.0
     run: str = ""
@@ -229,3 +232,21 @@ def data_splits(state: Mapping[str, Any]) -> dict[str, str | None]:
     None where the data are not known, or where an earlier spacescale did not keep the hash.
     """
     return dict.fromkeys(state["data_manifests"]) | state.get("data_splits", {})
+
+
+def data_contigs(state: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Species → length in bp of the contigs of its genome, by name, from a checkpoint's state.
+
+    Where an earlier spacescale did not keep them, they are those of the run's data sets, of those
+    that are still where they were.
+    """
+    if "data_contigs" in state:
+        return state["data_contigs"]
+    found = {}
+    for path in state["config"].get("data", {}).get("paths", []):
+        with suppress(UserError):
+            for folder in find_species(Path(path)):
+                manifest, identity = read_manifest(folder)
+                if identity == state["data_manifests"].get(manifest.species):
+                    found[manifest.species] = manifest.whole_contigs
+    return found

@@ -219,6 +219,7 @@ class CheckpointManager:
             "data_manifests": self.data.manifest_hashes,
             "data_splits": self.data.split_hashes,
             "data_transforms": self.data.transforms,
+            "data_contigs": self.data.contigs,
             "versions": {
                 "spacescale": __version__,
                 "torch": torch.__version__,

@@ -37,6 +37,11 @@ class RunData:
         return {name: data.manifest.transform.name for name, data in self.datasets.items()}
 
     @property
+    def contigs(self) -> dict[str, dict[str, int]]:
+        """Species → length in bp of its contigs, by name, where all of a contig is known."""
+        return {name: data.manifest.whole_contigs for name, data in self.datasets.items()}
+
+    @property
     def with_unmeasured(self) -> set[str]:
         """Species whose targets are NaN where a track was not measured."""
         return {name for name, data in self.datasets.items() if data.manifest.missing == "nan"}

@@ -176,3 +176,8 @@ class Manifest(_Strict):
     files: dict[str, FileEntry]
     created_with: dict[str, str]
     checksum: str = ""
+
+    @property
+    def whole_contigs(self) -> dict[str, int]:
+        """Length in bp of the contigs of which all bases are here, by name."""
+        return {contig.name: contig.length for contig in self.contigs if contig.whole}

@@ -85,15 +85,23 @@ def _encoded(path: Path) -> Iterator[tuple[str, np.ndarray, int]]:
         raise UserError(f"{path} holds no sequence")
 
 
-def _records(path: Path) -> Iterator[tuple[str, bytes | bytearray]]:
+def first_bytes(path: Path) -> bytes:
+    """Return the first four bytes of a FASTA or 2bit file, which tell which of them it is.
+
+    Raises UserError where it is missing, empty or of a kind that is neither.
+    """
     if not path.is_file():
         raise UserError(f"no such FASTA or 2bit file: {path}")
     refuse_other_kinds(path, "a FASTA or 2bit file", {"gzip", "2bit"})
     with path.open("rb") as file:
-        magic = file.read(4)
-    if not magic:
+        start = file.read(4)
+    if not start:
         raise UserError(f"{path} is an empty file")
-    if is_two_bit(magic):
+    return start
+
+
+def _records(path: Path) -> Iterator[tuple[str, bytes | bytearray]]:
+    if is_two_bit(first_bytes(path)):
         return two_bit_records(path)
     return _fasta_records(path, gzip.open if is_gzip(path) else Path.open)
 

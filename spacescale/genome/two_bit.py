@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -19,42 +20,67 @@ def is_two_bit(start: bytes) -> bool:
     return start in (struct.pack("<I", _MAGIC), struct.pack(">I", _MAGIC))
 
 
-def two_bit_records(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (contig name, letters in upper case) in the order of the file's index.
+class TwoBitContig:
+    """Where a contig of `length` bp lies in a file, of which only what is asked for is read."""
+
+    def __init__(self, path: Path, file: IO[bytes], order: str, offset: int):
+        """Raises struct.error or ValueError where the file ends before the contig does."""
+        self.path = path
+        file.seek(offset)
+        self.length, num_gaps = struct.unpack(order + "II", file.read(8))
+        gaps = np.frombuffer(file.read(8 * num_gaps), order + "u4", 2 * num_gaps)
+        self.gap_starts, lengths = gaps.astype(np.int64).reshape(2, num_gaps)
+        self.gap_ends = self.gap_starts + lengths
+        if num_gaps and self.gap_ends.max() > self.length:
+            raise ValueError(
+                f"a stretch of N ends at {self.gap_ends.max():,} of {self.length:,} bases"
+            )
+        (num_masked,) = struct.unpack(order + "I", file.read(4))
+        self.packed_at = file.tell() + 8 * num_masked + 4  # lower-case blocks and a reserved word
+        if file.seek(0, 2) < self.packed_at + -(-self.length // 4):
+            raise ValueError("it ends within a contig")
+
+    def letters(self, start: int, end: int) -> bytes:
+        """Letters in upper case of the bases from `start` to `end`, 0-based half-open."""
+        first = start // 4
+        with self.path.open("rb") as file:
+            file.seek(self.packed_at + first)
+            packed = np.frombuffer(file.read(-(-end // 4) - first), np.uint8)
+        letters = _QUARTETS[packed].reshape(-1)[start - 4 * first : end - 4 * first]
+        here = (self.gap_starts < end) & (self.gap_ends > start)
+        for gap, gap_end in zip(self.gap_starts[here], self.gap_ends[here], strict=True):
+            letters[max(gap - start, 0) : gap_end - start] = ord("N")
+        return letters.tobytes()
+
+
+def two_bit_contigs(path: Path) -> Iterator[tuple[str, TwoBitContig]]:
+    """Yield (contig name, contig) in the order of the file's index.
 
     Raises UserError naming the file when it ends before its contigs do.
     """
-    data = path.read_bytes()
-    order = "<" if data[:4] == struct.pack("<I", _MAGIC) else ">"
     try:
-        for name, offset in _index(data, order):
-            yield name, _letters(data, order, offset)
+        with path.open("rb") as file:
+            order = "<" if file.read(4) == struct.pack("<I", _MAGIC) else ">"
+            for name, offset in _index(file, order):
+                yield name, TwoBitContig(path, file, order, offset)
     except (struct.error, ValueError, OverflowError) as error:
         raise UserError(f"{path} is a damaged or truncated 2bit file ({error})") from error
 
 
-def _index(data: bytes, order: str) -> Iterator[tuple[str, int]]:
-    version, count = struct.unpack_from(order + "II", data, 4)
+def two_bit_records(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield (contig name, letters in upper case), in the order and with the errors of the above."""
+    for name, contig in two_bit_contigs(path):
+        yield name, contig.letters(0, contig.length)
+
+
+def _index(file: IO[bytes], order: str) -> list[tuple[str, int]]:
+    version, count, _ = struct.unpack(order + "III", file.read(12))
     if version > 1:
         raise ValueError(f"version {version}")
     offset_type = order + ("Q" if version else "I")
-    position = 16
+    found = []
     for _ in range(count):
-        end = position + 1 + struct.unpack_from("B", data, position)[0]
-        yield data[position + 1 : end].decode(), struct.unpack_from(offset_type, data, end)[0]
-        position = end + struct.calcsize(offset_type)
-
-
-def _letters(data: bytes, order: str, offset: int) -> bytes:
-    num_bases, num_gaps = struct.unpack_from(order + "II", data, offset)
-    gaps = np.frombuffer(data, order + "u4", 2 * num_gaps, offset + 8).reshape(2, num_gaps)
-    offset += 8 + 8 * num_gaps
-    (num_masked,) = struct.unpack_from(order + "I", data, offset)
-    offset += 4 + 8 * num_masked + 4  # lower-case blocks and a reserved word
-    packed = np.frombuffer(data, np.uint8, -(-num_bases // 4), offset)
-    letters = _QUARTETS[packed].reshape(-1)[:num_bases]
-    for start, length in gaps.T.tolist():
-        if start + length > num_bases:
-            raise ValueError(f"a stretch of N ends at {start + length:,} of {num_bases:,} bases")
-        letters[start : start + length] = ord("N")
-    return letters.tobytes()
+        (size,) = struct.unpack("B", file.read(1))
+        name = file.read(size).decode()
+        found.append((name, *struct.unpack(offset_type, file.read(struct.calcsize(offset_type)))))
+    return found

@@ -136,6 +136,7 @@ class _Trained(BaseModel):
     data_manifests: dict[str, str | None]
     data_splits: dict[str, str | None] = {}
     data_transforms: dict[str, str] = {}
+    data_contigs: dict[str, dict[str, int]] = {}
     versions: dict[str, str]
 
 

@@ -10,6 +10,7 @@ from spacescale.errors import UserError
 
 if TYPE_CHECKING:
     from spacescale.predict.predictor import Predictor
+    from spacescale.predict.variant_effects import Scoring
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,45 +40,65 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         metavar="BP",
         help="average over windows moved by these (default: 0)",
     )
-    predict.add_argument("--format", choices=("bigwig", "bedgraph"), default="bigwig")
+    predict.add_argument(
+        "--format",
+        choices=("bigwig", "bedgraph", "parquet"),
+        default="bigwig",
+        help="a file for each track (default: bigwig), or one table with a column each",
+    )
+    predict.add_argument(
+        "--figure",
+        action=argparse.BooleanOptionalAction,
+        help="draw each region (default: up to 10 regions of up to 500 kb)",
+    )
+    _add_jobs(predict)
     predict.add_argument("--out", type=path_option, required=True, help="folder to make")
     predict.set_defaults(run=_predict)
 
     effects = commands.add_parser(
         "score-variants", help="what the variants of a VCF file do to predicted tracks"
     )
-    effects.add_argument("vcf", type=path_option, help="plain or gzipped")
+    effects.add_argument("vcf", type=path_option, help="VCF, plain or gzipped, or BCF")
     _add_weights(effects)
     _add_genome(effects)
     _add_tracks(effects, "a row each")
-    effects.add_argument(
-        "--scores",
-        nargs="+",
-        default=["log2_ratio"],
-        choices=("log2_ratio", "sum", "log_sum", "d2", "log_d2"),
-        help="default: log2((sum of ALT + c) / (sum of REF + c)) over the mask",
-    )
-    effects.add_argument("--unit", choices=("means", "stored", "coverage"), default="stored")
-    effects.add_argument(
-        "--pseudocount", type=float, default=1.0, help="c, in the unit (default: 1)"
-    )
-    effects.add_argument(
-        "--mask-bp",
-        type=int,
-        help="bases around the variant that count (default: 2001 for histone marks, else 501)",
-    )
-    effects.add_argument(
-        "--shifts",
-        nargs="+",
-        type=int,
-        default=[-1, 0, 1],
-        metavar="BP",
-        help="average over windows moved by these, on both strands (default: -1 0 1)",
-    )
+    _add_scoring(effects)
+    _add_jobs(effects)
     effects.add_argument(
         "--out", type=path_option, required=True, help="table to make: .parquet or .tsv"
     )
     effects.set_defaults(run=_score_variants)
+
+    mpra = commands.add_parser(
+        "score-mpra", help="hold predicted effects against saturation mutagenesis by MPRA"
+    )
+    mpra.add_argument(
+        "table",
+        type=path_option,
+        help="elements.tsv[.gz] of Kircher et al. 2019: Chrom Pos Ref Alt Barcodes Coefficient "
+        "pValue Element Release",
+    )
+    _add_weights(mpra)
+    mpra.add_argument(
+        "--fasta",
+        type=path_option,
+        help="see the elements where they lie in this genome (default: alone, N around them)",
+    )
+    _add_any_genome(mpra)
+    mpra.add_argument("--release", default="GRCh38", help="rows to take (default: %(default)s)")
+    mpra.add_argument(
+        "--elements", nargs="+", default=[], metavar="NAME", help="or patterns (default: all)"
+    )
+    mpra.add_argument(
+        "--min-barcodes", type=int, default=10, help="of a variant (default: %(default)s)"
+    )
+    _add_tracks(mpra, "their mean is correlated")
+    _add_scoring(mpra)
+    _add_jobs(mpra)
+    mpra.add_argument(
+        "--out", type=path_option, required=True, help="table to make: .parquet or .tsv"
+    )
+    mpra.set_defaults(run=_score_mpra)
 
     attribute = commands.add_parser(
         "attribute", help="which bases of a region its predicted tracks rest on"
@@ -109,6 +130,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     embed.add_argument("--fasta", type=path_option, help="a genome, with --regions")
     embed.add_argument("--regions", nargs="+", default=[], metavar="CONTIG[:START-END]|BED")
+    _add_any_genome(embed)
     embed.add_argument(
         "--layer", default="pointwise", help="default: the last; a wrong one lists all"
     )
@@ -141,6 +163,27 @@ def _add_genome(parser: argparse.ArgumentParser) -> None:
         "--fasta", type=path_option, required=True, help="the genome: FASTA (.gz) or 2bit"
     )
 
+    _add_any_genome(parser)
+
+
+def _add_any_genome(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--any-genome",
+        action="store_true",
+        help="take a FASTA whose contigs have other lengths than in training, such as one of "
+        "another species",
+    )
+
+
+def _add_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="processes that predict, on all GPUs in turn or sharing the CPUs (default: one for "
+        "each GPU, one on CPUs)",
+    )
+
 
 def _add_regions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -149,6 +192,34 @@ def _add_regions(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="CONTIG[:START-END]|BED",
         help="0-based half-open",
+    )
+
+
+def _add_scoring(parser: argparse.ArgumentParser) -> None:
+    """Options of what the effect of a variant is."""
+    parser.add_argument(
+        "--scores",
+        nargs="+",
+        default=["log2_ratio"],
+        choices=("log2_ratio", "sum", "log_sum", "d2", "log_d2"),
+        help="default: log2((sum of ALT + c) / (sum of REF + c)) over the mask",
+    )
+    parser.add_argument("--unit", choices=("means", "stored", "coverage"), default="stored")
+    parser.add_argument(
+        "--pseudocount", type=float, default=1.0, help="c, in the unit (default: 1)"
+    )
+    parser.add_argument(
+        "--mask-bp",
+        type=int,
+        help="bases around the variant that count (default: 2001 for histone marks, else 501)",
+    )
+    parser.add_argument(
+        "--shifts",
+        nargs="+",
+        type=int,
+        default=[-1, 0, 1],
+        metavar="BP",
+        help="average over windows moved by these, on both strands (default: -1 0 1)",
     )
 
 
@@ -161,6 +232,30 @@ def _add_tracks(parser: argparse.ArgumentParser, what: str) -> None:
         help=f"{what}: identifiers, assays, indices, or patterns with * of identifiers and "
         "descriptions (default: all)",
     )
+
+
+def _devices(args: argparse.Namespace) -> list[str]:
+    """The device of each process that is to predict."""
+    import torch
+
+    if args.jobs is not None and args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs}: must be 1 or more")
+    if args.device:
+        return [args.device] * (args.jobs or 1)
+    gpus = [f"cuda:{gpu}" for gpu in range(torch.cuda.device_count())] or ["cpu"]
+    return [gpus[job % len(gpus)] for job in range(args.jobs or len(gpus))]
+
+
+def _predictor_of_jobs(args: argparse.Namespace) -> tuple[Predictor, tuple[str, ...]]:
+    """The predictor, and the devices of its copies: none where it predicts itself."""
+    devices = _devices(args)
+    if len(devices) == 1:
+        return _predictor(args), ()
+    given = args.device
+    args.device = "cpu"  # copies do the work
+    predictor = _predictor(args)
+    args.device = given
+    return predictor, tuple(devices)
 
 
 def _predictor(args: argparse.Namespace) -> Predictor:
@@ -180,6 +275,7 @@ def _predictor(args: argparse.Namespace) -> Predictor:
 def _predict(args: argparse.Namespace) -> None:
     from spacescale.predict.region_tracks import Request, predict
 
+    predictor, devices = _predictor_of_jobs(args)
     request = Request(
         args.fasta,
         args.regions,
@@ -188,25 +284,51 @@ def _predict(args: argparse.Namespace) -> None:
         args.both_strands,
         tuple(args.shifts),
         args.format,
+        args.figure,
+        args.any_genome,
+        devices,
     )
-    files = predict(_predictor(args), request, args.out)
-    print(f"{args.out}: {len(files)} tracks in {args.unit}; igv_session.xml opens all of them")
+    files = predict(predictor, request, args.out)
+    count = len(predictor.choose_tracks(args.tracks))
+    session = "igv_session.xml opens all of them"
+    where = f"in {files[0].name}" if args.format == "parquet" else session
+    print(f"{args.out}: {count} tracks in {args.unit}; {where}")
 
 
-def _score_variants(args: argparse.Namespace) -> None:
-    from spacescale.predict.effect_tables import score_variants
+def _scoring(args: argparse.Namespace) -> Scoring:
     from spacescale.predict.variant_effects import Scoring
 
     if args.pseudocount <= 0:
         raise UserError(f"--pseudocount {args.pseudocount:g}: must be above 0")
     if args.mask_bp is not None and args.mask_bp < 1:
         raise UserError(f"--mask-bp {args.mask_bp}: must be 1 or more")
-    scoring = Scoring(
+    return Scoring(
         tuple(args.scores), args.unit, args.pseudocount, args.mask_bp, tuple(args.shifts)
     )
-    found = score_variants(_predictor(args), args.vcf, args.fasta, args.out, scoring, args.tracks)
+
+
+def _score_variants(args: argparse.Namespace) -> None:
+    from spacescale.predict.effect_tables import score_variants
+
+    predictor, devices = _predictor_of_jobs(args)
+    found = score_variants(
+        predictor, args.vcf, args.fasta, args.out, _scoring(args), args.tracks, args.any_genome,
+        devices,
+    )  # fmt: skip
     skipped = "".join(f"; {count:,} skipped: {why}" for why, count in found.skipped.items())
     print(f"{args.out}: {found.scored:,} variants scored{skipped}")
+
+
+def _score_mpra(args: argparse.Namespace) -> None:
+    from spacescale.predict.mpra_scores import Request, score_mpra
+
+    scoring = _scoring(args)
+    predictor, devices = _predictor_of_jobs(args)
+    request = Request(
+        args.table, args.release, args.elements, args.min_barcodes, args.fasta, args.any_genome,
+        args.tracks, devices,
+    )  # fmt: skip
+    print(score_mpra(predictor, request, scoring, args.out))
 
 
 def _attribute(args: argparse.Namespace) -> None:
@@ -215,8 +337,9 @@ def _attribute(args: argparse.Namespace) -> None:
     if args.steps < 1:
         raise UserError(f"--steps {args.steps}: must be 1 or more")
     request = Request(
-        args.fasta, args.regions, args.tracks, args.method, args.steps, not args.no_figures
-    )
+        args.fasta, args.regions, args.tracks, args.method, args.steps, not args.no_figures,
+        args.any_genome,
+    )  # fmt: skip
     print(f"{args.out}: {attribute(_predictor(args), request, args.out)}")
 
 
@@ -225,11 +348,11 @@ def _embed(args: argparse.Namespace) -> None:
 
     if (args.sequences is None) == (args.fasta is None) or bool(args.fasta) != bool(args.regions):
         raise UserError("give either --sequences, or --fasta and --regions")
+    predictor = _predictor(args)
     sequences = (
         read_sequences(args.sequences)
         if args.sequences
-        else sequences_of_places(args.fasta, args.regions)
+        else sequences_of_places(predictor, args.fasta, args.regions, args.any_genome)
     )
-    predictor = _predictor(args)
     shape = embed(predictor, sequences, args.out, args.layer, args.pool, args.both_strands)
     print(f"{args.out}: features {shape} of {args.layer}")

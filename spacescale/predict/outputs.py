@@ -1,31 +1,38 @@
-"""Files of predicted tracks: a BigWig or bedGraph each, and what a genome browser opens at once."""
+"""Files of predicted tracks: BigWigs, bedGraphs or one Parquet table; a session of a browser."""
 
 from __future__ import annotations
 
 import re
 import resource
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 from xml.etree import ElementTree
 
 import numpy as np
 
 from spacescale.errors import UserError
+from spacescale.files import describe_size
 from spacescale.genome.tracks import Track
+from spacescale.predict.bigwig_files import BigWigFiles, pybigwig
+from spacescale.predict.processes import ProcessDied, Remote
 from spacescale.predict.regions import Stretch
+from spacescale.predict.tables import pyarrow
 
-Format = Literal["bigwig", "bedgraph"]
-ENDINGS: dict[Format, str] = {"bigwig": ".bw", "bedgraph": ".bedGraph"}
-
-
+Format = Literal["bigwig", "bedgraph", "parquet"]
+FILE_PER_TRACK: dict[Format, str] = {"bigwig": ".bw", "bedgraph": ".bedGraph"}
+TABLE = "tracks.parquet"
 SPARE_DESCRIPTORS = 64  # that the process holds besides
+BINS_AT_ONCE = 100_000  # of a Parquet table, in memory
 
 
 class _Writer(Protocol):
+    """chrom, starts and ends int64 (N,) in bp, values float32 (N, T)."""
+
     def add(self, chrom: str, starts: np.ndarray, ends: np.ndarray, values: np.ndarray) -> None: ...
-    def close(self) -> None: ...
+    def finish(self) -> None: ...
 
 
 def write_tracks(
@@ -37,25 +44,31 @@ def write_tracks(
     bin_size: int,
     file_format: Format = "bigwig",
 ) -> list[Path]:
-    """Write the rows of `tracks` into a folder, a file each, while stretches of them come in order.
+    """Write the rows of `tracks` into a folder while stretches of them come in order.
 
-    lengths: of all contigs, in the order of the FASTA, in bp. Bins are half-open; the last of a
-    contig ends with it. Nothing but the stretch at hand is in memory. Raises UserError where the
-    library for BigWigs is not installed.
+    A file each, or one Parquet table with a column each. lengths: of all contigs, in the order of
+    the FASTA, in bp. Bins are half-open; the last of a contig ends with it. Nothing but the
+    stretch at hand is in memory. Raises UserError where the library of the format is not
+    installed, and where the disk is full while BigWigs are written.
     """
-    paths = [folder / name for name in file_names(tracks, rows, ENDINGS[file_format])]
-    _require_descriptors(len(paths))
+    if file_format == "parquet":
+        paths = [folder / TABLE]
+    else:
+        names = file_names(tracks, rows, FILE_PER_TRACK[file_format])
+        paths = [folder / name for name in names]
+        _require_descriptors(len(paths))
     with ExitStack() as stack:
-        writers = []
-        for path in paths:
-            writer = _BigWig(path, lengths) if file_format == "bigwig" else _BedGraph(path)
-            stack.callback(writer.close)
-            writers.append(writer)
+        if file_format == "parquet":
+            writer: _Writer = _Parquet(stack, paths[0], file_names(tracks, rows, ""))
+        elif file_format == "bedgraph":
+            writer = _BedGraphs(stack, paths)
+        else:
+            writer = _BigWigs(stack, paths, lengths)
         for stretch in stretches:
             starts = stretch.start + bin_size * np.arange(len(stretch.values), dtype=np.int64)
             ends = np.minimum(starts + bin_size, lengths[stretch.chrom])
-            for writer, values in zip(writers, stretch.values.T, strict=True):
-                writer.add(stretch.chrom, starts, ends, values)
+            writer.add(stretch.chrom, starts, ends, stretch.values)
+        writer.finish()
     return paths
 
 
@@ -80,40 +93,78 @@ def file_names(tracks: Sequence[Track], rows: Sequence[int], ending: str) -> lis
     return [f"{name}{ending}" for name in names]
 
 
-class _BigWig:
-    def __init__(self, path: Path, lengths: Mapping[str, int]):
-        self.file: Any = _pybigwig().open(str(path), "w")
-        self.file.addHeader(list(lengths.items()))
+class _BigWigs:
+    """The stretch at hand is written while the next one is predicted."""
+
+    def __init__(self, stack: ExitStack, paths: Sequence[Path], lengths: Mapping[str, int]):
+        pybigwig()
+        self.folder, self.writing = paths[0].parent, False
+        self.remote = stack.enter_context(Remote(BigWigFiles, paths, lengths))
 
     def add(self, chrom: str, starts: np.ndarray, ends: np.ndarray, values: np.ndarray) -> None:
-        names = np.full(len(starts), chrom)
-        self.file.addEntries(names, starts, ends=ends, values=values.astype(np.float64))
+        self._wait()
+        self.remote.call("add", chrom, starts, ends, values)
+        self.writing = True
 
-    def close(self) -> None:
-        self.file.close()
+    def finish(self) -> None:
+        self._wait()
+        self.remote.call("close")
+        if self._answer():
+            raise self._unfinished()
+
+    def _wait(self) -> None:
+        if self.writing:
+            self._answer()
+        self.writing = False
+
+    def _answer(self) -> Any:
+        try:
+            return self.remote.answer()
+        except (ProcessDied, RuntimeError) as error:  # pyBigWig raises RuntimeError
+            raise self._unfinished() from error
+
+    def _unfinished(self) -> UserError:
+        free = describe_size(shutil.disk_usage(self.folder).free)
+        return UserError(
+            f"cannot write BigWigs into {self.folder.parent}: they end early, with {free} left on "
+            "the disk; nothing was kept"
+        )
 
 
-class _BedGraph:
-    def __init__(self, path: Path):
-        self.file: IO[str] = path.open("w")
+class _BedGraphs:
+    def __init__(self, stack: ExitStack, paths: Sequence[Path]):
+        self.files = [stack.enter_context(path.open("w")) for path in paths]
 
     def add(self, chrom: str, starts: np.ndarray, ends: np.ndarray, values: np.ndarray) -> None:
-        rows = zip(starts.tolist(), ends.tolist(), values.tolist(), strict=True)
-        self.file.writelines(f"{chrom}\t{a}\t{b}\t{value:.6g}\n" for a, b, value in rows)
+        for file, column in zip(self.files, values.T, strict=True):
+            rows = zip(starts.tolist(), ends.tolist(), column.tolist(), strict=True)
+            file.writelines(f"{chrom}\t{a}\t{b}\t{value:.6g}\n" for a, b, value in rows)
 
-    def close(self) -> None:
-        self.file.close()
+    def finish(self) -> None:
+        for file in self.files:
+            file.flush()
 
 
-def _pybigwig() -> Any:
-    try:
-        import pyBigWig
-    except ImportError:
-        raise UserError(
-            "BigWigs are written by pyBigWig: pip install 'spacescale[predict]', or take "
-            "--format bedgraph"
-        ) from None
-    return pyBigWig
+class _Parquet:
+    """Columns chrom, start, end and the tracks; a row is a bin."""
+
+    def __init__(self, stack: ExitStack, path: Path, names: Sequence[str]):
+        self.arrow, parquet = pyarrow("take --format bedgraph")
+        chrom, whole, real = self.arrow.string(), self.arrow.int64(), self.arrow.float32()
+        fields = [("chrom", chrom), ("start", whole), ("end", whole), *((n, real) for n in names)]
+        self.schema = self.arrow.schema(fields)
+        self.writer = stack.enter_context(parquet.ParquetWriter(str(path), self.schema))
+        self.waiting: list[Any] = []
+
+    def add(self, chrom: str, starts: np.ndarray, ends: np.ndarray, values: np.ndarray) -> None:
+        columns = [[chrom] * len(starts), starts, ends, *values.T]
+        self.waiting.append(self.arrow.table(columns, schema=self.schema))
+        if sum(map(len, self.waiting)) >= BINS_AT_ONCE:
+            self.finish()
+
+    def finish(self) -> None:
+        self.writer.write_table(self.arrow.concat_tables(self.waiting).combine_chunks())
+        self.waiting = []
 
 
 def write_session(path: Path, files: Sequence[Path], fasta: Path, place: str) -> None:

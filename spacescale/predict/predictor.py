@@ -65,7 +65,7 @@ class Predictor:
         config = trained.model.config
         self.bin_size, self.window = config.bin_size, config.seq_length
         self.span = config.target_length * config.bin_size
-        self.batch_size = batch_size
+        self.batch_size, self.precision = batch_size, precision
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
             self.model = trained.model.to(self.device, getattr(torch, precision)).eval()

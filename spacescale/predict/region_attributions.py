@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from spacescale.errors import UserError
 from spacescale.files import new_folder, write_json
-from spacescale.genome.sequence_files import Genome, read_genome
+from spacescale.genome.open_genome import OpenGenome
 from spacescale.predict.attribution import (
     METHODS,
     Attributor,
@@ -21,6 +21,7 @@ from spacescale.predict.attribution import (
     save_for_modisco,
     sequence_of,
 )
+from spacescale.predict.genomes import genome_for
 from spacescale.predict.places import Place
 from spacescale.predict.predictor import Predictor
 from spacescale.predict.regions import bases, read_places
@@ -38,6 +39,7 @@ class Request:
     method: Method = "ism"
     steps: int = 64
     figures: bool = True
+    any_genome: bool = False  # also one that contradicts what the model was trained on
 
 
 def attribute(predictor: Predictor, request: Request, out: Path) -> str:
@@ -49,7 +51,7 @@ def attribute(predictor: Predictor, request: Request, out: Path) -> str:
     """
     predictor.require_unit("stored")  # that it has tracks at all
     rows = tuple(predictor.choose_tracks(request.tracks))
-    genome = read_genome(request.fasta)
+    genome = genome_for(predictor, request.fasta, request.any_genome)
     places = read_places(request.places, genome)
     for place in places:
         if place.end - place.start > predictor.span:
@@ -87,7 +89,7 @@ def attribute(predictor: Predictor, request: Request, out: Path) -> str:
     return "; ".join(said)
 
 
-def _window(predictor: Predictor, genome: Genome, place: Place) -> tuple[np.ndarray, int]:
+def _window(predictor: Predictor, genome: OpenGenome, place: Place) -> tuple[np.ndarray, int]:
     """Codes of the window around a place, and where in it the place begins."""
     first = (predictor.window - (place.end - place.start)) // 2
     return bases(genome.contigs[place.chrom], place.start - first, predictor.window), first

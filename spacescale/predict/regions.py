@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ import numpy as np
 from spacescale.errors import UserError
 from spacescale.genome.aliases import describe_unknown
 from spacescale.genome.dna import N
-from spacescale.genome.sequence_files import Genome
+from spacescale.genome.open_genome import Contig, OpenGenome
 from spacescale.genome.text_files import decoded, numbered_lines
 from spacescale.predict.places import Place, parse_place
-from spacescale.predict.predictor import Predictor, Unit
+from spacescale.predict.pool import Pool
+from spacescale.predict.predictor import Predictor, Strands, Unit
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def require_shifts(shifts: Sequence[int], bin_size: int) -> None:
             )
 
 
-def read_places(words: Sequence[str], genome: Genome) -> list[Place]:
+def read_places(words: Sequence[str], genome: OpenGenome) -> list[Place]:
     """What is asked for: words that are a CONTIG, CONTIG:START-END or a BED file.
 
     In the order of words and lines, each as it stands; strands of a BED count for nothing. Raises
@@ -118,7 +120,7 @@ class RegionPredictions:
     def __init__(
         self,
         predictor: Predictor,
-        genome: Genome,
+        genome: OpenGenome,
         places: Sequence[Place],
         averaging: Averaging | None = None,
         unit: Unit = "means",
@@ -128,7 +130,8 @@ class RegionPredictions:
         predictor.require_unit(unit)
         self.averaging = averaging or Averaging()
         require_shifts(self.averaging.shifts, predictor.bin_size)
-        self.predictor, self.genome, self.rows = predictor, genome, rows
+        self.predictor, self.genome = predictor, genome
+        self.rows = list(range(len(predictor.tracks)) if rows is None else rows)
         self.unit: Unit = unit
         size = predictor.bin_size
         whole_bins = [
@@ -141,15 +144,25 @@ class RegionPredictions:
         return sum(1 for _ in self._tiles())
 
     def __iter__(self) -> Iterator[Stretch]:
+        """As `stretches`, predicted here."""
+        return self.stretches(Pool(self.predictor))
+
+    def stretches(self, pool: Pool) -> Iterator[Stretch]:
         """Bins that touch the places, in the genome's order: a stretch for each window."""
-        waiting: list[_Tile] = []
-        for tile in self._tiles():
-            waiting.append(tile)
-            if len(waiting) == self.predictor.batch_size:
-                yield from self._predict(waiting)
-                waiting = []
-        if waiting:
-            yield from self._predict(waiting)
+        bin_size, shifts = self.predictor.bin_size, len(self.averaging.shifts)
+        for tiles, found in pool.predict(self._work(), self.unit, self.rows):
+            by_shift = found.reshape(shifts, len(tiles), *found.shape[1:])
+            for tile, values in zip(tiles, by_shift.mean(axis=0), strict=True):
+                start = tile.start + tile.first * bin_size
+                yield Stretch(tile.chrom, start, values[tile.first : tile.last])
+
+    def _work(self) -> Iterator[tuple[list[_Tile], np.ndarray, Strands]]:
+        """Batches of tiles, with all their windows, (shifts · tiles, L)."""
+        strands: Strands = "both" if self.averaging.both_strands else "forward"
+        tiles = self._tiles()
+        while batch := list(islice(tiles, self.predictor.batch_size)):
+            windows = [self._window(t, shift) for shift in self.averaging.shifts for t in batch]
+            yield batch, np.stack(windows), strands
 
     def _tiles(self) -> Iterator[_Tile]:
         span, bin_size = self.predictor.span, self.predictor.bin_size
@@ -159,21 +172,6 @@ class RegionPredictions:
                 last = min(place.end - start, span) // bin_size
                 yield _Tile(place.chrom, start, first, last)
 
-    def _predict(self, tiles: Sequence[_Tile]) -> Iterator[Stretch]:
-        bin_size, shifts = self.predictor.bin_size, self.averaging.shifts
-        found = [
-            self.predictor.predict(
-                np.stack([self._window(tile, shift) for tile in tiles]),
-                self.unit,
-                "both" if self.averaging.both_strands else "forward",
-                self.rows,
-            )
-            for shift in shifts
-        ]
-        for tile, values in zip(tiles, np.mean(found, axis=0), strict=True):
-            start = tile.start + tile.first * bin_size
-            yield Stretch(tile.chrom, start, values[tile.first : tile.last])
-
     def _window(self, tile: _Tile, shift: int) -> np.ndarray:
         """Bases around a tile's targets, N beyond the ends of the contig."""
         margin = (self.predictor.window - self.predictor.span) // 2
@@ -181,7 +179,7 @@ class RegionPredictions:
         return bases(self.genome.contigs[tile.chrom], start, self.predictor.window)
 
 
-def bases(contig: np.ndarray, start: int, length: int) -> np.ndarray:
+def bases(contig: Contig, start: int, length: int) -> np.ndarray:
     """Codes uint8 (length,) of a contig from `start` on, N beyond its ends."""
     codes = np.full(length, N, dtype=np.uint8)
     first, last = max(start, 0), min(start + length, len(contig))

@@ -16,6 +16,7 @@ from spacescale.files import new_files
 from spacescale.genome.dna import encode
 from spacescale.genome.sequence_files import read_genome
 from spacescale.genome.text_files import text_lines
+from spacescale.predict.genomes import genome_for
 from spacescale.predict.predictor import Predictor
 from spacescale.predict.regions import bases, read_places
 
@@ -65,9 +66,11 @@ def _from_table(path: Path) -> Iterator[Named]:
         yield Named(str(number), encode(cells[column], f"{path}:{number + 1}"))
 
 
-def sequences_of_places(fasta: Path, words: Sequence[str]) -> list[Named]:
-    """Places of a genome, see `read_places`, called CONTIG:START-END."""
-    genome = read_genome(fasta)
+def sequences_of_places(
+    predictor: Predictor, fasta: Path, words: Sequence[str], any_genome: bool = False
+) -> list[Named]:
+    """Places of a genome, see `read_places` and `genome_for`, called CONTIG:START-END."""
+    genome = genome_for(predictor, fasta, any_genome)
     return [
         Named(str(p).replace(",", ""), bases(genome.contigs[p.chrom], p.start, p.end - p.start))
         for p in read_places(words, genome)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from spacescale.config import TrackScaleName
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.files import files_below
+from spacescale.genome.aliases import auto_aliases, shorten
 from spacescale.genome.tracks import Track, read_tracks
 from spacescale.metrics.track_scale import TrackScale, nonzero_means
 from spacescale.model.exports import is_export, read_export
@@ -40,6 +42,7 @@ class TrainedModel:
     data_transforms: dict[str, str]  # of coverage to targets, where they are known
     data_paths: list[Path]  # where they lay; [] for an export
     run: Path | None  # the run folder, if it comes from one
+    data_contigs: dict[str, dict[str, int]] = field(default_factory=dict)  # bp, where known
 
     def track_scale(self, species: str) -> TrackScale:
         """What the model predicts of each track of a species."""
@@ -77,6 +80,30 @@ class TrainedModel:
                 f"{config.target_length} of {config.bin_size} bp"
             )
         self._check_splits(data, other_split)
+
+    def check_genome(self, species: str, fasta: Path, lengths: Mapping[str, int]) -> None:
+        """Refuse a FASTA whose contigs are as long as those of another assembly.
+
+        lengths: of its contigs, in bp. Raises UserError where one has another length than that of
+        the same name in training; warns where none has such a name.
+        """
+        trained = self.data_contigs.get(species, {})
+        shared = [name for name in trained if name in lengths]
+        other = [name for name in shared if trained[name] != lengths[name]]
+        if other:
+            raise UserError(
+                f"{fasta}: {other[0]} has {lengths[other[0]]:,} bp; {self.source} was trained on "
+                f"one of {trained[other[0]]:,} bp, and {len(other)} of {len(shared)} contigs "
+                "differ: another assembly, or species? --any-genome takes it all the same"
+            )
+        if trained and not shared and not auto_aliases(lengths, trained):
+            logger.warning(
+                "%s: no contig has the name of one that %s was trained on (%s): is this the "
+                "genome that is meant?",
+                fasta,
+                self.source,
+                shorten(trained),
+            )
 
     def _check_splits(self, data: SpeciesData, other_split: bool) -> None:
         splits = self.splits_of(data)
@@ -123,6 +150,7 @@ def load_trained(path: Path) -> TrainedModel:
             data_transforms=payload["trained"].get("data_transforms", {}),
             data_paths=[],
             run=None,
+            data_contigs=payload["trained"].get("data_contigs", {}),
         )
     checkpoint = find_best(path)
     if checkpoint is None:
@@ -142,6 +170,7 @@ def load_trained(path: Path) -> TrainedModel:
         data_transforms=state.get("data_transforms", {}),
         data_paths=[Path(data) for data in config.data.paths],
         run=checkpoint.parent.parent if in_run else None,
+        data_contigs=layout.data_contigs(state),
     )
 
 

@@ -6,15 +6,16 @@ N bins, T tracks, A averages. Positions are 0-based, half-open, in bp.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from spacescale.genome.dna import encode
-from spacescale.genome.sequence_files import Genome
+from spacescale.genome.open_genome import OpenGenome
 from spacescale.genome.tracks import Track
+from spacescale.predict.pool import Pool
 from spacescale.predict.predictor import Predictor, Strands, Unit
 from spacescale.predict.regions import bases, require_shifts
 from spacescale.predict.vcf import Variant
@@ -95,7 +96,7 @@ class EffectPredictor:
     def __init__(
         self,
         predictor: Predictor,
-        genome: Genome,
+        genome: OpenGenome,
         scoring: Scoring,
         rows: Sequence[int] | None = None,
     ):
@@ -125,21 +126,35 @@ class EffectPredictor:
 
     def score(self, variants: Sequence[Variant]) -> list[Effect]:
         """Effects of variants that `reason_to_skip` has passed, in their order."""
-        windows = [self._windows(variant) for variant in variants]
-        codes = np.concatenate([part for pair in windows for part in pair])
-        by_strand = [self._predict(codes, strand) for strand in ("forward", "reverse")]
-        effects, at = [], 0
-        for ref_windows, _ in windows:
-            n = len(ref_windows)
-            ref = np.concatenate([found[at : at + n] for found in by_strand])
-            alt = np.concatenate([found[at + n : at + 2 * n] for found in by_strand])
-            effects.append(self._compare(ref * self._masks, alt * self._masks))
-            at += 2 * n
+        ((_, effects),) = self.score_batches([variants], Pool(self.predictor))
         return effects
 
-    def _predict(self, codes: np.ndarray, strand: Strands) -> np.ndarray:
-        # Magnitudes: files of one strand may hold it below 0.
-        return np.abs(self.predictor.predict(codes, self.scoring.unit, strand, self.rows))
+    def score_batches(
+        self, batches: Iterable[Sequence[Variant]], pool: Pool
+    ) -> Iterator[tuple[Sequence[Variant], list[Effect]]]:
+        """Yield each batch with its effects, as `score`, in the order of the batches."""
+        found = pool.predict(self._work(batches), self.scoring.unit, self.rows)
+        for ((variants, sizes), forward), (_, reverse) in zip(found, found, strict=True):
+            effects, at = [], 0
+            # Magnitudes: files of one strand may hold it below 0.
+            both = np.abs(forward), np.abs(reverse)
+            for n in sizes:
+                ref = np.concatenate([strand[at : at + n] for strand in both])
+                alt = np.concatenate([strand[at + n : at + 2 * n] for strand in both])
+                effects.append(self._compare(ref * self._masks, alt * self._masks))
+                at += 2 * n
+            yield variants, effects
+
+    def _work(
+        self, batches: Iterable[Sequence[Variant]]
+    ) -> Iterator[tuple[tuple[Sequence[Variant], list[int]], np.ndarray, Strands]]:
+        """Each batch twice, once for either strand: variants and how many windows an allele has."""
+        for variants in batches:
+            windows = [self._windows(variant) for variant in variants]
+            codes = np.concatenate([part for pair in windows for part in pair])
+            key = variants, [len(ref) for ref, _ in windows]
+            yield key, codes, "forward"
+            yield key, codes, "reverse"
 
     def _compare(self, ref: np.ndarray, alt: np.ndarray) -> Effect:
         """(A, N, T) each."""

@@ -6,7 +6,7 @@ from small_models import genome, predictor
 from test_vcf import vcf_of
 
 from spacescale.errors import UserError
-from spacescale.predict import effect_tables
+from spacescale.predict import effect_tables, tables
 from spacescale.predict.effect_tables import score_variants
 from spacescale.predict.variant_effects import EffectPredictor, Scoring
 from spacescale.predict.vcf import Variant
@@ -70,7 +70,7 @@ def test_a_table_of_effects(vcf, fasta, tmp_path):
 
 def test_parquet_holds_the_same(vcf, fasta, tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(effect_tables, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(tables, "ROWS_AT_ONCE", 3)
     model = predictor()
     score_variants(model, vcf, fasta, tmp_path / "effects.tsv", SCORING)
     score_variants(model, vcf, fasta, tmp_path / "other.parquet", SCORING)
@@ -114,7 +114,7 @@ def test_tables_that_cannot_be_made(vcf, fasta, tmp_path, out, message):
 
 
 def test_a_failure_leaves_nothing(vcf, fasta, tmp_path, monkeypatch):
-    monkeypatch.setattr(effect_tables.EffectPredictor, "score", lambda *_: 1 / 0)
+    monkeypatch.setattr(effect_tables.EffectPredictor, "score_batches", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         score_variants(predictor(), vcf, fasta, tmp_path / "out" / "effects.tsv", SCORING)
     assert not (tmp_path / "out").exists()

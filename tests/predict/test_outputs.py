@@ -67,7 +67,7 @@ def test_a_session_names_the_files_beside_it(tmp_path):
 def test_without_the_library_another_format_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyBigWig", None)
     with pytest.raises(UserError, match=r"spacescale\[predict\].*--format bedgraph"):
-        outputs._BigWig(tmp_path / "x.bw", LENGTHS)
+        written(tmp_path, "bigwig")
 
 
 def test_more_tracks_than_files_may_be_open_are_refused(tmp_path, monkeypatch):

@@ -52,7 +52,7 @@ def test_sequences_from_fasta_and_tables(tmp_path):
 def test_sequences_of_places(tmp_path):
     dna, fasta = genome(), tmp_path / "genome.fa"
     fasta.write_text(">chr1\n" + "".join("ACGTN"[c] for c in dna.contigs["chr1"]) + "\n")
-    (found,) = sequences_of_places(fasta, ["chr1:300-333"])
+    (found,) = sequences_of_places(predictor(), fasta, ["chr1:300-333"])
     assert found.name == "chr1:300-333"
     assert (found.codes == dna.contigs["chr1"][300:333]).all()
 

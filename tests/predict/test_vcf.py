@@ -1,7 +1,9 @@
 import gzip
+import sys
+from dataclasses import replace
 
 import pytest
-from small_models import genome
+from small_models import LENGTHS, genome
 
 from spacescale.errors import UserError
 from spacescale.predict.vcf import Variant, read_vcf, reason_to_skip, ref_matches
@@ -40,12 +42,6 @@ def test_gzip_and_files_without_column_names(tmp_path, header):
 def test_lines_that_are_no_record_are_named(tmp_path, row, message):
     with pytest.raises(UserError, match=message):
         list(read_vcf(vcf_of(tmp_path / "a.vcf", row)))
-
-
-def test_bcf_gets_its_cure(tmp_path):
-    (tmp_path / "a.bcf").write_bytes(gzip.compress(b"BCF\x02\x02" + bytes(50)))
-    with pytest.raises(UserError, match="bcftools view makes a VCF"):
-        list(read_vcf(tmp_path / "a.bcf"))
 
 
 @pytest.mark.parametrize(
@@ -88,3 +84,53 @@ def test_ref_is_held_against_the_genome():
     other = "CGTA"["ACGT".index(base)]
     assert ref_matches(Variant(1, "chr1", 7, ".", base, other), genome())
     assert not ref_matches(Variant(1, "chr1", 7, ".", other, base), genome())
+
+
+CONTIGS = "".join(f"##contig=<ID={name},length={n}>\n" for name, n in LENGTHS.items())
+
+
+@pytest.fixture
+def both(tmp_path):
+    """The same records as VCF and as BCF."""
+    pysam = pytest.importorskip("pysam")
+    more = (
+        '##ALT=<ID=DEL,Description="gone">\n##INFO=<ID=END,Number=1,Type=Integer,Description="">\n'
+    )
+    header = HEADER.replace("#CHROM", CONTIGS + more + "#CHROM")
+    rows = [
+        ("chr1", "10", "rs1", "a", "c,AT", ".", ".", "."),
+        ("chr1", "12", ".", "G", ".", ".", ".", "."),
+        ("chrX", "3", "sv", "T", "<DEL>", ".", ".", "."),
+        ("chrX", "333", ".", "N", "A[chr1:5[", ".", ".", "."),
+    ]
+    path = vcf_of(tmp_path / "a.vcf", *rows, header=header)
+    with (
+        pysam.VariantFile(str(path)) as vcf,
+        pysam.VariantFile(str(tmp_path / "a.bcf"), "wb", header=vcf.header) as bcf,
+    ):
+        for record in vcf:
+            bcf.write(record)
+    return path, tmp_path / "a.bcf"
+
+
+def test_a_bcf_has_the_variants_of_its_vcf(both):
+    vcf, bcf = map(list, map(read_vcf, both))
+    first = vcf[0].line - 1
+    assert [replace(v, line=v.line - first) for v in vcf] == bcf
+    assert [v.line for v in bcf] == [1, 1, 2, 3, 4]
+
+
+def test_a_truncated_bcf_is_refused(both, capfd):
+    content = both[1].read_bytes()
+    for size in (20, len(content) // 2, len(content) - 30):
+        both[1].write_bytes(content[:size])
+        with pytest.raises(UserError, match=r"a\.bcf"):
+            list(read_vcf(both[1]))
+    assert capfd.readouterr().err == ""
+
+
+def test_without_its_library_bcf_gets_its_cure(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pysam", None)
+    (tmp_path / "a.bcf").write_bytes(gzip.compress(b"BCF\x02\x02" + bytes(50)))
+    with pytest.raises(UserError, match=r"spacescale\[bcf\].*bcftools view"):
+        list(read_vcf(tmp_path / "a.bcf"))
