@@ -29,7 +29,7 @@ def test_a_run_begins_with_weights_of_another(alone, data, tmp_path):
     assert first_loss(output) < first_loss(alone[0])  # of the same windows
     again = begin(data, output, alone[0], *more, "optim.max_steps=3", "--resume", "auto")
     assert again.returncode == 0, again.stderr
-    assert "is not read again" in again.stdout + again.stderr
+    assert "not from the weights of --init" in again.stdout + again.stderr
 
 
 def test_weights_of_another_shape_are_refused_and_nothing_is_left(alone, data, tmp_path):
