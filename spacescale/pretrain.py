@@ -54,8 +54,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--init",
         type=Path,
-        help="begin with the weights of an export, a checkpoint or a run (its best): species, "
-        "tracks and profile types are matched by name",
+        help="begin with the weights of an export, a checkpoint, a run (its best) or ORG/NAME of "
+        "the Hub: species, tracks and profile types are matched by name",
     )
     parser.add_argument(
         "--only-new",

@@ -22,6 +22,7 @@ from spacescale.dataset.run_data import KeptSpecies
 from spacescale.errors import UserError
 from spacescale.genome.aliases import shorten
 from spacescale.metrics.track_scale import PREDICTS
+from spacescale.model.exports import local_folder
 from spacescale.model.space import Space
 from spacescale.predict.trained_model import TrainedModel, load_trained
 from spacescale.train.initial_weights import has_rows_of_species, has_rows_of_types, start_from
@@ -41,7 +42,7 @@ def weights_to_keep(optim: OptimConfig, init: Path | None) -> TrainedModel | Non
         return None
     if init is None:
         raise UserError("optim.only_new (--only-new): name the weights that stay, with --init")
-    return load_trained(init)
+    return load_trained(local_folder(init))
 
 
 def with_shape_of(old: TrainedModel, config: Config, new: Iterable[str]) -> Config:

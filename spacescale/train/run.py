@@ -25,6 +25,7 @@ from spacescale.errors import UserError
 from spacescale.files import write_json
 from spacescale.metrics import history
 from spacescale.model.attention import Attention, attention_kernel
+from spacescale.model.exports import local_folder
 from spacescale.model.space import Space
 from spacescale.parallel import comm
 from spacescale.parallel.agreement import require_agreement
@@ -123,7 +124,8 @@ def prepare(
 
     distribute_experts(model, ep_size)
     synchronise_batchnorm(model)
-    in_part = freeze(model, frozen_rows(model, config.optim, old), device)
+    frozen = frozen_rows(model, config.optim, old)
+    in_part = freeze(model, frozen, device)
     torch.manual_seed(config.run.seed + 1 + comm.rank())  # dropout differs between ranks
     engine = build_engine(model, config.optim, deepspeed_config, undecayed=in_part)
     manager = CheckpointManager(output, config, data, engine, laid_out, model, device)
@@ -134,7 +136,7 @@ def prepare(
     first_step = trainer.restore(checkpoint) if checkpoint else 0
     comm.on_main(lambda: _write_config(output, config, deepspeed_config, manager.run_id))
     _announce(config, data, output, ep_size, deepspeed_config, first_step)
-    announce_trainable(model, config.optim)
+    announce_trainable(model, config.optim, frozen)
     _warn_of_single_species(config, data.windows.order)
     _announce_attention(model, deepspeed_config, device)
     return PreparedRun(trainer, first_step, lock)
@@ -154,7 +156,7 @@ def _initialise(
         return
 
     def take() -> Taken:
-        old = load_trained(init) if isinstance(init, Path) else init
+        old = load_trained(local_folder(init)) if isinstance(init, Path) else init
         return start_from(model, data.tracks, old, like)
 
     for line in comm.on_all(take).lines(config.loss.track_scale):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -44,15 +45,15 @@ def require_something_to_train(config: Config, old: TrainedModel | None) -> None
         )
 
 
-def announce_trainable(model: Space, optim: OptimConfig) -> None:
-    """Say what is frozen, and which parameters have another learning rate."""
-    parameters = dict(model.named_parameters())
-    trained = [name for name, parameter in parameters.items() if parameter.requires_grad]
-    if frozen := len(parameters) - len(trained):
+def announce_trainable(model: Space, optim: OptimConfig, rows: Mapping[str, Tensor]) -> None:
+    """Say what is frozen, rows of parameters, and which have another learning rate."""
+    names = [name for name, _ in model.named_parameters()]
+    trained = [name for name in names if name not in rows or not rows[name].all()]
+    if frozen := len(names) - len(trained):
         still = sum(isinstance(m, BatchNorm) and m.frozen for m in model.modules())
         logger.info(
             "frozen: %d of %d parameters, and the statistics of %d BatchNorms; trained: %s",
-            *(frozen, len(parameters), still, shorten(trained)),
+            *(frozen, len(names), still, shorten(trained)),
         )
     rest = trained
     for pattern, factor in optim.lr_factors.items():

@@ -50,10 +50,19 @@ def going_on(run: Run, like: Run) -> Run:
     return Run(name, run.data, like.ep_size, like.zero, run.init, run.name, run.settings)
 
 
-RESUMED = [
+RESUMED = [going_on(ADDED[1], ADDED[1]), going_on(PARTLY[2], PARTLY[1])]
+RUNS = [OLD, ADDED[1], PARTLY[2], *RESUMED]
+MORE_RESUMED = [
     going_on(run, like)
-    for runs in (ADDED, PARTLY)
-    for run, like in [*zip(runs, runs, strict=True), *zip(runs, runs[1:], strict=False)]
+    for run, like in [
+        (ADDED[0], ADDED[1]),
+        (ADDED[1], ADDED[2]),
+        (ADDED[2], ADDED[2]),
+        (PARTLY[0], PARTLY[0]),
+        (PARTLY[1], PARTLY[1]),
+        (PARTLY[1], PARTLY[0]),
+        (PARTLY[2], PARTLY[2]),
+    ]
 ]
 
 

@@ -74,7 +74,9 @@ def test_a_new_species_may_start_like_another(weights):
         finch, perch = known[key].unbind()
         assert torch.equal(found[key], torch.stack([finch, perch]))
     assert taken.fresh == ["species moth (token and gates as those of finch)"]
-    with pytest.raises(UserError, match=r"^--like fnch \(did you mean 'finch'\?\): somewhere knows"):
+    with pytest.raises(
+        UserError, match=r"^--like fnch \(did you mean 'finch'\?\): somewhere knows"
+    ):
         started(weights, tracks, like="fnch")
     with pytest.raises(UserError, match="--like finch: somewhere knows all species of this run"):
         started(weights, {"perch": tracks_of("perch")}, like="finch")
