@@ -255,6 +255,21 @@ class OptimConfig(_Section):
     final_lr_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0, description="learning rate at max_steps as a fraction of lr"
     )
+    lr_factors: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="factor on lr for parameters by patterns of their names (stem, *.router.*); "
+        "the first pattern that matches counts, 1 where none does",
+    )
+    freeze: tuple[str, ...] = Field(
+        default=(),
+        description="parameters that are not trained, by patterns of their names; a BatchNorm of "
+        "which both are frozen keeps its running statistics, too",
+    )
+    only_new: bool = Field(
+        default=False,
+        description="train what --init's weights lack, and nothing else: their species stay in the "
+        "model without being read, and predict what they did, bit for bit",
+    )
 
     @model_validator(mode="after")
     def _check_warmup(self) -> OptimConfig:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import sys
@@ -31,7 +32,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         prog="pretrain.py",
         description="Pretrain a SPACE model on species data sets.",
         usage="%(prog)s --deepspeed JSON [--preset P] [--data DIR ...] [--output DIR] "
-        "[--init WEIGHTS] [--resume auto|must|PATH] [section.field=value ...]",
+        "[--init WEIGHTS [--only-new] [--like SPECIES]] [--freeze PATTERN ...] "
+        "[--resume auto|must|PATH] [section.field=value ...]",
     )
     parser.add_argument("--deepspeed", type=Path, required=True, help="DeepSpeed's JSON")
     parser.add_argument(
@@ -52,13 +54,36 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--init",
         type=Path,
-        help="begin with the weights of an export, a checkpoint or a run (its best): species, "
-        "tracks and profile types are matched by name",
+        help="begin with the weights of an export, a checkpoint, a run (its best) or ORG/NAME of "
+        "the Hub: species, tracks and profile types are matched by name",
+    )
+    parser.add_argument(
+        "--only-new",
+        action="store_true",
+        help="train what these weights lack, and nothing else: their species stay in the model, "
+        "need no data and predict what they did, bit for bit, which is proved at the end "
+        "(optim.only_new=true)",
+    )
+    parser.add_argument(
+        "--like",
+        metavar="SPECIES",
+        help="the token and gates of new species begin as those of this one (default: as the mean "
+        "of those that the weights know)",
+    )
+    parser.add_argument(
+        "--freeze",
+        nargs="+",
+        metavar="PATTERN",
+        help="do not train parameters with these names, as 'stem' or '*.router.*' (optim.freeze)",
     )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # added by deepspeed
     overrides = [a for a in arguments if re.match(r"[\w.]+=", a)]
     args = parser.parse_args([a for a in arguments if a not in overrides])
     args.overrides = overrides
+    if args.freeze:
+        args.overrides.append(f"optim.freeze={json.dumps(args.freeze)}")
+    if args.only_new:
+        args.overrides.append("optim.only_new=true")
     return args
 
 
@@ -124,11 +149,12 @@ def main(arguments: list[str]) -> int:
                 "--output": str(args.output),
                 "--resume": args.resume,
                 "--init": args.init and str(args.init),
+                "--like": args.like,
             }
             require_agreement({"--data": "given" if args.data else "left out", **named})
             paths = args.data or [Path(comm.on_main(lambda: str(embedded_data())))]
             places = (args.deepspeed, args.output, args.resume)
-            run = prepare(config, paths, *places, device, stop, watch, args.init)
+            run = prepare(config, paths, *places, device, stop, watch, args.init, args.like)
         except comm.NotMet as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             return 2

@@ -454,4 +454,36 @@ FAULTS = {
         "F.linear(x, self.to_q.weight)) * self.dim_key**-0.5",
         ("tests/hub/test_fine_tuning.py",),
     ),
+    # --- parameters that are not trained
+    "profile types are multiplied together": Fault(
+        DECODER,
+        "F.linear(x, w.clone(), b.clone()) for w, b in zip(weights, biases, strict=True)",
+        "F.linear(x, self.weight, self.bias).unflatten(-1, (self.num_types, -1))[..., i, :]"
+        " for i in range(self.num_types)",
+        ("tests/train/test_initial_weights.py",),
+    ),
+    "a frozen BatchNorm goes on with its statistics": Fault(
+        LAYERS,
+        "super().train(mode and not self.frozen)",
+        "super().train(mode)",
+        ("tests/parallel/test_freezing.py",),
+    ),
+    "frozen rows decay": Fault(
+        ENGINE,
+        "groups[plain or name in undecayed,",
+        "groups[plain,",
+        ("tests/parallel/test_freezing.py",),
+    ),
+    "ranks save the same share of what is frozen": Fault(
+        "spacescale/checkpoint/partitions.py",
+        "holders, place = comm.world_size() // of, comm.rank() // of",
+        "holders, place = comm.world_size() // of, 0",
+        ("tests/train/test_adding.py",),
+    ),
+    "weights of old species are not compared": Fault(
+        "spacescale/train/only_new.py",
+        "if not torch.equal(t, kept[k])]",
+        "if t.shape != kept[k].shape]",
+        ("tests/train/test_adding.py",),
+    ),
 }

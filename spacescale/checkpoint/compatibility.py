@@ -27,7 +27,10 @@ FREE_SETTINGS = {
 CHANGEABLE_SETTINGS = {
     # Not the scale on which the model predicts.
     *(("loss", name) for name in LossConfig.model_fields if name != "track_scale"),
-    *(("optim", name) for name in ("lr", "max_steps", "warmup_steps", "final_lr_fraction")),
+    *(
+        ("optim", name)
+        for name in ("lr", "lr_factors", "max_steps", "warmup_steps", "final_lr_fraction")
+    ),
 }
 
 logger = logging.getLogger(__name__)
@@ -62,7 +65,9 @@ def check_compatible(
     for name, now in data.manifest_hashes.items():
         before = state["data_manifests"].get(name, "none")
         if before != now:
-            splits = _compare_splits(layout.data_splits(state).get(name), data.split_hashes[name])
+            splits = _compare_splits(
+                layout.data_splits(state).get(name), data.split_hashes.get(name)
+            )
             raise UserError(
                 f"{checkpoint}: the data set of {name!r} is not the one it was trained on "
                 f"(manifest {before[:12]}, now {now[:12]}){splits}; "
@@ -71,9 +76,9 @@ def check_compatible(
     _check_layout(checkpoint, state["layout"], laid_out)
 
 
-def _compare_splits(saved: str | None, now: str) -> str:
+def _compare_splits(saved: str | None, now: str | None) -> str:
     """Say what the split hashes of two data sets tell about them."""
-    if saved is None:
+    if saved is None or now is None:
         return ""
     if saved == now:
         return "; windows and splits are the same, their contents are not"

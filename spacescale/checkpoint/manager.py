@@ -235,7 +235,8 @@ class CheckpointManager:
         where its pieces are not those of the model.
         """
         partitions = Partitions(self.engine)
-        comm.on_main(lambda: StoredPieces(checkpoint).check(partitions.sizes()))
+        sizes, trained = partitions.sizes(), partitions.trained()
+        comm.on_main(lambda: StoredPieces(checkpoint).check(sizes, trained))
         state = comm.on_main(lambda: layout.read_state(checkpoint))
         same_world = state["layout"]["world_size"] == comm.world_size()
         stored, buffers, random = comm.on_all(

@@ -3,6 +3,9 @@
 ZeRO joins a group's parameters end to end and gives every rank a stretch of that; expert
 parallelism has already given it a slice of the experts. Here is all that is known of DeepSpeed's
 own book-keeping for it; tests/checkpoint/test_deepspeed_contract.py holds it against DeepSpeed.
+
+Frozen parameters are in no group. ZeRO-3 shares them out all the same; under ZeRO-1 and 2 every
+rank holds them whole, and each of those that hold the same numbers saves an equal share.
 """
 
 from __future__ import annotations
@@ -49,23 +52,35 @@ class Partitions:
             for name, parameter in self.model.named_parameters()
         }
 
+    def trained(self) -> set[str]:
+        """The parameters that are not frozen."""
+        return {name for name, p in self.model.named_parameters() if p.requires_grad}
+
     def pieces(self) -> Iterator[Piece]:
-        """What this rank owns. The tensors are the optimiser's own: writing to them changes it."""
+        """What this rank owns. The tensors are the optimiser's own: writing to them changes it.
+
+        Those of frozen parameters hold a weight alone.
+        """
         for name, parameter, own in self._owned():
             first = self._expert_slice(parameter)[0] * _numel(parameter)
-            state = {WEIGHT: own.flat.detach()} | self._adam(own.flat)
-            fields = {field: state[field].narrow(0, own.offset, own.size) for field in FIELDS}
+            state = {WEIGHT: own.flat.detach()}
+            if parameter.requires_grad:
+                state |= self._adam(own.flat)
+            fields = {f: state[f].narrow(0, own.offset, own.size) for f in FIELDS if f in state}
             yield Piece(name, first + own.start, fields)
 
     def num_owned(self) -> int:
         """How many numbers this rank's pieces hold, all fields together."""
-        return len(FIELDS) * sum(own.size for _, _, own in self._owned())
+        return sum(
+            own.size * (len(FIELDS) if parameter.requires_grad else 1)
+            for _, parameter, own in self._owned()
+        )
 
     def _owned(self) -> Iterator[tuple[str, nn.Parameter, _Stretch]]:
         """The parameters of which this rank owns numbers, and where those are."""
         locate = self._locate_sharded if self.shards_weights else self._locate
         for name, parameter in self.model.named_parameters():
-            own = locate(parameter)
+            own = locate(parameter) if parameter.requires_grad else self._locate_frozen(parameter)
             if own is not None and own.size > 0:
                 yield name, parameter, own
 
@@ -88,6 +103,19 @@ class Partitions:
         start = self.zero._get_param_partition_rank(parameter) * share
         flat = self.zero.fp32_partitioned_groups_flat[group]
         return _Stretch(flat, offset, start, min(share, _numel(parameter) - start))
+
+    def _locate_frozen(self, parameter: nn.Parameter) -> _Stretch:
+        if self.shards_weights:
+            flat: Tensor = parameter.ds_tensor  # pyright: ignore[reportAttributeAccessIssue]
+            place, share = self.zero._get_param_partition_rank(parameter), flat.numel()
+            start = place * share
+            return _Stretch(flat, 0, start, min(share, _numel(parameter) - start))
+        _, of = self._expert_slice(parameter)
+        holders, place = comm.world_size() // of, comm.rank() // of
+        share = -(-parameter.numel() // holders)
+        start = place * share
+        size = min(share, parameter.numel() - start)
+        return _Stretch(parameter.data.view(-1), start, start, size)
 
     def _flat_partitions(self) -> list[Tensor]:
         if self.shards_weights:
@@ -123,8 +151,18 @@ class Partitions:
             for field, own in piece.fields.items():
                 stop = piece.start + len(own)
                 own.copy_(stored.read(field, piece.parameter, piece.start, stop))
+        if not self.shards_weights:
+            self._copy_frozen_from(stored)
         for flat in self._flat_partitions():
             self._adam(flat)["step"].fill_(adam_step)
+
+    def _copy_frozen_from(self, stored: StoredPieces) -> None:
+        """The whole of what every rank holds whole."""
+        for name, parameter in self.model.named_parameters():
+            if not parameter.requires_grad:
+                first = self._expert_slice(parameter)[0] * parameter.numel()
+                whole = stored.read(WEIGHT, name, first, first + parameter.numel())
+                parameter.copy_(whole.view_as(parameter))
 
     def _update_model_weights(self) -> None:
         """Make the weights that the model computes with those of the optimiser."""

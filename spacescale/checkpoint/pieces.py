@@ -9,7 +9,7 @@ lie whole in `buffers.safetensors`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,10 +118,11 @@ class StoredPieces:
             stored = _Stored(int(start), int(start) + shape[0], tensor)
             self.stored[field, parameter].append(stored)
 
-    def check(self, sizes: dict[str, int]) -> None:
+    def check(self, sizes: dict[str, int], trained: Collection[str] = ()) -> None:
         """Raise UserError unless every field of each of these parameters is there, once and whole.
 
-        `sizes` are the numbers in each parameter.
+        `sizes` are the numbers in each parameter. Parameters that were frozen have a weight alone;
+        those of `trained` must have moments.
         """
         known = {parameter for _, parameter in self.stored}
         for word, names in (("lacks", sizes.keys() - known), ("also holds", known - sizes.keys())):
@@ -131,12 +132,13 @@ class StoredPieces:
                     "state-*.safetensors file is missing or of another model"
                 )
         for parameter, size in sizes.items():
-            for field in FIELDS:
+            has_moments = any((field, parameter) in self.stored for field in FIELDS[1:])
+            for field in FIELDS if has_moments or parameter in trained else (WEIGHT,):
                 self._check_tiling(field, parameter, size)
 
     def _check_tiling(self, field: str, parameter: str, size: int) -> None:
         end = 0
-        for piece in self.stored[field, parameter]:
+        for piece in self.stored.get((field, parameter), []):
             if piece.start != end:
                 break
             end = piece.stop

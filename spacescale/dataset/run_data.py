@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from spacescale.dataset.loader import TrainingWindows
 from spacescale.dataset.reader import SpeciesData
@@ -10,31 +11,50 @@ from spacescale.genome.tracks import Track
 
 
 @dataclass(frozen=True)
+class KeptSpecies:
+    """What a model knows of species that it was trained on before this run, which reads none."""
+
+    tracks: Mapping[str, list[Track]] = field(default_factory=dict)
+    manifest_hashes: Mapping[str, str] = field(default_factory=dict)
+    split_hashes: Mapping[str, str] = field(default_factory=dict)
+    transforms: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class RunData:
-    """Opened data sets by species, in the model's order, and this rank's training windows."""
+    """Opened data sets by species, in the model's order, and this rank's training windows.
+
+    kept: species that the model keeps without data. They come before the others, and what is said
+    of species here is said of them, too, where it is known.
+    """
 
     datasets: dict[str, SpeciesData]
     windows: TrainingWindows
+    kept: KeptSpecies = KeptSpecies()
 
     @property
     def tracks(self) -> dict[str, list[Track]]:
         """Species → tracks, in column order of the targets."""
-        return {name: data.tracks for name, data in self.datasets.items()}
+        read = {name: data.tracks for name, data in self.datasets.items()}
+        return {**self.kept.tracks, **read}
 
     @property
     def manifest_hashes(self) -> dict[str, str]:
         """Species → SHA-256 of manifest.json: the identity of its data set."""
-        return {name: data.manifest_hash for name, data in self.datasets.items()}
+        read = {name: data.manifest_hash for name, data in self.datasets.items()}
+        return {**self.kept.manifest_hashes, **read}
 
     @property
     def split_hashes(self) -> dict[str, str]:
         """Species → hash of its windows and their splits."""
-        return {name: data.manifest.split.hash for name, data in self.datasets.items()}
+        read = {name: data.manifest.split.hash for name, data in self.datasets.items()}
+        return {**self.kept.split_hashes, **read}
 
     @property
     def transforms(self) -> dict[str, str]:
         """Species → name of the transform that made its targets of coverage."""
-        return {name: data.manifest.transform.name for name, data in self.datasets.items()}
+        read = {name: data.manifest.transform.name for name, data in self.datasets.items()}
+        return {**self.kept.transforms, **read}
 
     @property
     def contigs(self) -> dict[str, dict[str, int]]:

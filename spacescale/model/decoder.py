@@ -14,6 +14,27 @@ from spacescale.model.precision import WideLinear, at_least_float32
 from spacescale.model.router import LEAKY_SLOPE, ExpertChoice, RoutingSums, gate_weights
 
 
+class LinearByType(WideLinear):
+    """A Linear whose outputs belong to profile types, in blocks of equal size."""
+
+    def __init__(self, inputs: int, num_types: int, per_type: int):
+        super().__init__(inputs, num_types * per_type)
+        self.num_types = num_types
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(…, in) of any float → (…, P, per type).
+
+        One product for each type, with its weights copied to the beginning of an allocation: the
+        order in which a product is added up depends on its width and on where its operands begin.
+        So what a type gets does not depend, to the last bit, on which other types there are.
+        """
+        x = at_least_float32(input)
+        weights = at_least_float32(self.weight).unflatten(0, (self.num_types, -1)).unbind()
+        biases = at_least_float32(self.bias).unflatten(0, (self.num_types, -1)).unbind()
+        products = [F.linear(x, w.clone(), b.clone()) for w, b in zip(weights, biases, strict=True)]
+        return torch.stack(products, dim=-2)
+
+
 class ProfileDecoder(nn.Module):
     """Refine every track's predicted profile with a few of E experts shared by all tracks.
 
@@ -28,10 +49,11 @@ class ProfileDecoder(nn.Module):
         self.groups = config.groups_per_type
         self.num_types = len(config.profile_types)
         self.softmax_of_sum = config.group_weights == "softmax_of_sum"
-        num_gates = self.num_types * self.groups
-        self.from_sequence = WideLinear(2 * config.dim, num_gates)
-        self.from_species = WideLinear(config.dim, num_gates) if config.species_token else None
-        self.gates = WideLinear(bins, num_gates * config.tracks_num_experts)
+        self.from_sequence = LinearByType(2 * config.dim, self.num_types, self.groups)
+        self.from_species: LinearByType | None = None
+        if config.species_token:
+            self.from_species = LinearByType(config.dim, self.num_types, self.groups)
+        self.gates = LinearByType(bins, self.num_types, self.groups * config.tracks_num_experts)
         self.type_embedding = nn.Parameter(torch.randn(self.num_types, bins))
         self.experts = StackedExperts(
             config.tracks_num_experts, bins, 2 * bins, config.dropout, out_dropout=False
@@ -68,7 +90,7 @@ class ProfileDecoder(nn.Module):
         views = [self.from_sequence(at_least_float32(features).mean(1))]
         if self.from_species is not None and species_state is not None:
             views.append(self.from_species(species_state))
-        return torch.stack(views).unflatten(-1, (self.num_types, self.groups))
+        return torch.stack(views)
 
     def _group_weights(self, views: Tensor) -> Tensor:
         """(V, B, P, G) → (B, P, G), which sum to 1 over the groups of a type."""
@@ -77,7 +99,7 @@ class ProfileDecoder(nn.Module):
     def _gate_logits(self, profiles: Tensor, track_types: Tensor) -> Tensor:
         """All types' gates see every profile; each track keeps those of its own type."""
         inputs = profiles + self.type_embedding[track_types]
-        logits = self.gates(inputs).unflatten(-1, (self.num_types, self.groups, -1))
+        logits = self.gates(inputs).unflatten(-1, (self.groups, -1))  # (B, T, P, G, E)
         own = track_types[None, :, None, None, None].expand(
             logits.shape[0], -1, 1, *logits.shape[3:]
         )

@@ -4,7 +4,7 @@ Shapes: B batch, C channels, L positions.
 """
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -40,8 +40,15 @@ class GELU(nn.Module):
 class BatchNorm(nn.BatchNorm1d):
     """BatchNorm1d that hands out the statistics it normalises with, for `ConvBlock`.
 
-    A subclass that overrides `moments` takes them over more windows than those given.
+    A subclass that overrides `moments` takes them over more windows than those given. Once it is
+    `frozen`, it stays in evaluation mode and its stored statistics as they are.
     """
+
+    frozen = False
+
+    def train(self, mode: bool = True) -> Self:
+        """Go into training mode, unless frozen, or into evaluation mode."""
+        return super().train(mode and not self.frozen)
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, L) → (B, C, L)."""

@@ -10,7 +10,8 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from spacescale.errors import UserError
 from spacescale.model.layers import AttentionPool, ConvBlock
 from spacescale.parallel import comm
 from spacescale.parallel.environment import launch_environment
+from spacescale.parallel.freezing import matches
 from spacescale.parallel.meeting import meet
 
 Engine = deepspeed.DeepSpeedEngine
@@ -234,30 +236,48 @@ def _split_batch(windows: int, world: int, at_most: int) -> tuple[int, int]:
     return micro, per_process // micro
 
 
-def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
-    """AdamW groups with and without weight decay, experts apart from the rest.
+def parameter_groups(
+    model: nn.Module, optim: OptimConfig, undecayed: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """AdamW groups by weight decay and `optim.lr_factors`, experts apart from the rest.
 
-    Biases, norms, tokens and embeddings are not decayed.
+    Biases, norms, tokens and embeddings are not decayed, nor are the parameters named `undecayed`.
+    Frozen parameters are in none.
     """
-    groups: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": []}
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
-        plain = parameter.ndim < 2 or any(mark in name for mark in NO_DECAY_MARKS)
-        groups["no_decay" if plain else "decay"].append(parameter)
+        if parameter.requires_grad:
+            plain = parameter.ndim < 2 or any(mark in name for mark in NO_DECAY_MARKS)
+            factors = (f for p, f in optim.lr_factors.items() if matches(name, p))
+            groups[plain or name in undecayed, next(factors, 1.0)].append(parameter)
     split = split_params_into_different_moe_groups_for_optimizer(
         [
-            {"name": "decay", "params": groups["decay"], "weight_decay": optim.weight_decay},
-            {"name": "no_decay", "params": groups["no_decay"], "weight_decay": 0.0},
+            {
+                "name": f"{'no_decay' if plain else 'decay'}, lr × {factor:g}",
+                "params": parameters,
+                "weight_decay": 0.0 if plain else optim.weight_decay,
+                "lr_factor": factor,
+            }
+            for (plain, factor), parameters in sorted(groups.items(), key=lambda item: item[0])
         ]
     )
     return [group for group in split if group["params"]]
 
 
-def build_engine(model: nn.Module, optim: OptimConfig, deepspeed_config: dict[str, Any]) -> Engine:
-    """Wrap a model whose experts are already distributed. `deepspeed_config` must be resolved."""
+def build_engine(
+    model: nn.Module,
+    optim: OptimConfig,
+    deepspeed_config: dict[str, Any],
+    undecayed: Collection[str] = (),
+) -> Engine:
+    """Wrap a model whose experts are already distributed. `deepspeed_config` must be resolved.
+
+    undecayed: parameters that no weight decay may move, beside those that have none anyway.
+    """
     if deepspeed_config["zero_optimization"]["stage"] == 3:
         _register_external_parameters(model)
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, optim), lr=optim.lr, betas=(optim.beta1, optim.beta2)
+        parameter_groups(model, optim, undecayed), lr=optim.lr, betas=(optim.beta1, optim.beta2)
     )
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config)
     return engine
@@ -306,6 +326,6 @@ def exact_weights(engine: Engine) -> Iterator[None]:
 
 
 def set_learning_rate(engine: Engine, rate: float) -> None:
-    """Use `rate` in the optimiser's next step."""
+    """Use `rate` in the optimiser's next step, in each group times its factor."""
     for group in engine.optimizer.param_groups:  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
-        group["lr"] = rate
+        group["lr"] = rate * group["lr_factor"]

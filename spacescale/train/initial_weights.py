@@ -12,16 +12,27 @@ from pathlib import Path
 
 from torch import Tensor
 
-from spacescale.config import TrackScaleName
+from spacescale.config import TrackScaleName, nearest
 from spacescale.errors import UserError
 from spacescale.genome.aliases import shorten
 from spacescale.genome.tracks import Track
 from spacescale.metrics.track_scale import PREDICTS
 from spacescale.model.space import Space
-from spacescale.predict.trained_model import TrainedModel, load_trained
+from spacescale.predict.trained_model import TrainedModel
 
 TRUNK = ("stem.", "conv_tower.", "dilated.", "transformer.", "pointwise.")
 BY_TYPE = ("from_sequence", "from_species", "gates", "type_embedding")  # of the decoder
+
+
+def has_rows_of_species(key: str) -> bool:
+    """Whether a tensor's first dimension is that of species."""
+    return key == "species_token.weight" or ".moe.router." in key
+
+
+def has_rows_of_types(key: str) -> bool:
+    """Whether a tensor's first dimension is that of profile types, of several rows each."""
+    part, _, rest = key.partition(".")
+    return part == "decoder" and rest.split(".")[0] in BY_TYPE
 
 
 @dataclass(frozen=True)
@@ -48,20 +59,27 @@ class Taken:
         return lines
 
 
-def start_from(model: Space, tracks: Mapping[str, Sequence[Track]], weights: Path) -> Taken:
-    """Give a fresh model what it shares with a run's best, a checkpoint or an export.
+def start_from(
+    model: Space,
+    tracks: Mapping[str, Sequence[Track]],
+    old: TrainedModel,
+    like: str | None = None,
+) -> Taken:
+    """Give a fresh model what it shares with a trained one.
 
-    A new species' token and gates start as the mean of those that are known. Its head, tracks that
-    are new and the decoder's gates of profile types that are new stay as they are initialised.
-    Raises UserError where the trunks differ in shape, or no weights are there.
+    A new species' token and gates start as those of the species `like`, or as the mean of those
+    that are known. Its head, tracks that are new and the decoder's gates of profile types that are
+    new stay as they are initialised. Raises UserError where the trunks differ in shape, or `like`
+    is unknown or without use.
     """
-    old = load_trained(weights)
     _require_same_trunk(model, old)
+    if like is not None:
+        _require_use(like, model, old)
     fresh: list[str] = []
     state, known = model.state_dict(), old.model.state_dict()
     for key, tensor in state.items():
-        if key == "species_token.weight" or ".moe.router." in key:
-            _place_species(tensor, known[key], model.species, old.model.species)
+        if has_rows_of_species(key):
+            _place_species(tensor, known[key], model.species, old.model.species, like)
         elif key.startswith("heads."):
             _place_tracks(tensor, known.get(key), *_identifiers(key.split(".")[1], tracks, old))
         elif key.startswith("decoder."):
@@ -70,7 +88,10 @@ def start_from(model: Space, tracks: Mapping[str, Sequence[Track]], weights: Pat
         else:
             tensor.copy_(known[key])
     return Taken(
-        old.source, old.scale_name, fresh + _new(model, tracks, old), _left_over(model, tracks, old)
+        old.source,
+        old.scale_name,
+        fresh + _new(model, tracks, old, like),
+        _left_over(model, tracks, old),
     )
 
 
@@ -88,10 +109,24 @@ def _require_same_trunk(model: Space, old: TrainedModel) -> None:
             )
 
 
-def _place_species(new: Tensor, old: Tensor, names: Sequence[str], known: Sequence[str]) -> None:
-    """(S', …) ← (S, …): rows of the same name, the mean for the others."""
+def _require_use(like: str, model: Space, old: TrainedModel) -> None:
+    known = list(old.model.species)
+    if like not in known:
+        raise UserError(
+            f"--like {like}{nearest(like, known)}: {old.source} knows {', '.join(known)}"
+        )
+    if set(model.species) <= set(known):
+        raise UserError(f"--like {like}: {old.source} knows all species of this run")
+
+
+def _place_species(
+    new: Tensor, old: Tensor, names: Sequence[str], known: Sequence[str], like: str | None
+) -> None:
+    """(S', …) ← (S, …): rows of the same name; for the others that of `like`, or the mean."""
+    place = {name: row for row, name in enumerate(known)}
     for row, name in enumerate(names):
-        new[row] = old[list(known).index(name)] if name in known else old.mean(0)
+        found = place.get(name, place.get(like or ""))
+        new[row] = old.mean(0) if found is None else old[found]
 
 
 def _identifiers(
@@ -116,7 +151,7 @@ def _place_decoder(key: str, new: Tensor, old: Tensor | None, model: Space, from
     """Whether the tensor could be taken over; by profile type where it has rows of them."""
     if old is None:
         return False
-    if key.split(".")[1] not in BY_TYPE:
+    if not has_rows_of_types(key):
         fits = new.shape == old.shape
         if fits:
             new.copy_(old)
@@ -131,8 +166,11 @@ def _place_decoder(key: str, new: Tensor, old: Tensor | None, model: Space, from
     return True
 
 
-def _new(model: Space, tracks: Mapping[str, Sequence[Track]], old: TrainedModel) -> list[str]:
-    found = [f"species {name}" for name in model.species if name not in old.model.species]
+def _new(
+    model: Space, tracks: Mapping[str, Sequence[Track]], old: TrainedModel, like: str | None
+) -> list[str]:
+    origin = f" (token and gates as those of {like})" if like else ""
+    found = [f"species {name}{origin}" for name in model.species if name not in old.model.species]
     for name in model.species:
         names, known = _identifiers(name, tracks, old)
         new = [n for n in names if n not in known]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +25,7 @@ from spacescale.errors import UserError
 from spacescale.files import write_json
 from spacescale.metrics import history
 from spacescale.model.attention import Attention, attention_kernel
+from spacescale.model.exports import local_folder
 from spacescale.model.space import Space
 from spacescale.parallel import comm
 from spacescale.parallel.agreement import require_agreement
@@ -33,12 +35,26 @@ from spacescale.parallel.engine import (
     resolve_deepspeed_config,
 )
 from spacescale.parallel.expert_parallel import distribute_experts
+from spacescale.parallel.freezing import freeze
 from spacescale.parallel.run_folder import lock_run, remove_markers
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
 from spacescale.parallel.watch import Watch
 from spacescale.planning.flops import num_tokens
-from spacescale.train.initial_weights import start_from
+from spacescale.predict.trained_model import TrainedModel, load_trained
+from spacescale.train.initial_weights import Taken, start_from
+from spacescale.train.only_new import (
+    kept_species,
+    prove_start,
+    prove_unchanged,
+    weights_to_keep,
+    with_shape_of,
+)
 from spacescale.train.signals import StopRequest
+from spacescale.train.trainable import (
+    announce_trainable,
+    frozen_rows,
+    require_something_to_train,
+)
 from spacescale.train.trainer import Trainer
 from spacescale.train.validation import score_names
 
@@ -66,10 +82,12 @@ def prepare(
     stop: StopRequest,
     watch: Watch,
     init: Path | None = None,
+    like: str | None = None,
 ) -> PreparedRun:
     """Build everything up to the first step. Called by every rank alike.
 
-    init: weights that a run begins with; one that goes on from a checkpoint has its own.
+    init: weights that a run begins with; one that goes on from a checkpoint has its own. like: the
+    species of these weights as which new ones begin.
 
     From the moment that the run begins in its folder, `stop` and `watch` write the end into its
     history.
@@ -77,8 +95,11 @@ def prepare(
     Raises UserError, on all ranks alike, for anything in the arguments, data or run folder that
     cannot work.
     """
+    if like is not None and init is None:
+        raise UserError(f"--like {like}: it says how new species begin from the weights of --init")
+    old = comm.on_all(lambda: weights_to_keep(config.optim, init))
     data, config, deepspeed_config, ep_size = comm.on_all(
-        lambda: _resolve(config, paths, deepspeed_json)
+        lambda: _resolve(config, paths, deepspeed_json, old)
     )
     require_agreement(
         config.model_dump(mode="json", exclude={"data": {"paths"}})  # each machine may have a copy
@@ -95,7 +116,7 @@ def prepare(
     torch.manual_seed(config.run.seed)  # the same weights on every rank, whatever ep_size
     model = Space(config.model)
     if init is not None:
-        _initialise(model, data, config, init, start.checkpoint)
+        _initialise(model, data, config, old or init, like, start.checkpoint)
     lock = comm.on_main_only(lambda: lock or lock_run(output))
     laid_out = lay_out(deepspeed_config, ep_size)
     record, checkpoint = comm.on_main(lambda: _begin(output, start, config, data, laid_out))
@@ -103,39 +124,56 @@ def prepare(
 
     distribute_experts(model, ep_size)
     synchronise_batchnorm(model)
+    frozen = frozen_rows(model, config.optim, old)
+    in_part = freeze(model, frozen, device)
     torch.manual_seed(config.run.seed + 1 + comm.rank())  # dropout differs between ranks
-    engine = build_engine(model, config.optim, deepspeed_config)
+    engine = build_engine(model, config.optim, deepspeed_config, undecayed=in_part)
     manager = CheckpointManager(output, config, data, engine, laid_out, model, device)
     comm.on_main(manager.require_room)
     trainer = Trainer(engine, config, data, manager, output, device, stop, record)
+    if old is not None:
+        trainer.before_done = partial(prove_unchanged, old, output)
     first_step = trainer.restore(checkpoint) if checkpoint else 0
     comm.on_main(lambda: _write_config(output, config, deepspeed_config, manager.run_id))
     _announce(config, data, output, ep_size, deepspeed_config, first_step)
+    announce_trainable(model, config.optim, frozen)
     _warn_of_single_species(config, data.windows.order)
     _announce_attention(model, deepspeed_config, device)
     return PreparedRun(trainer, first_step, lock)
 
 
 def _initialise(
-    model: Space, data: RunData, config: Config, init: Path, checkpoint: Path | None
+    model: Space,
+    data: RunData,
+    config: Config,
+    init: TrainedModel | Path,
+    like: str | None,
+    checkpoint: Path | None,
 ) -> None:
     """Take weights over on every rank alike, or say why not."""
     if checkpoint is not None:
-        logger.info("going on from %s: --init %s is not read again", checkpoint, init)
+        logger.info("going on from %s, not from the weights of --init", checkpoint)
         return
-    taken = comm.on_all(lambda: start_from(model, data.tracks, init))
-    for line in taken.lines(config.loss.track_scale):
+
+    def take() -> Taken:
+        old = load_trained(local_folder(init)) if isinstance(init, Path) else init
+        return start_from(model, data.tracks, old, like)
+
+    for line in comm.on_all(take).lines(config.loss.track_scale):
         logger.info("%s", line)
+    if isinstance(init, TrainedModel):
+        comm.on_main(lambda: prove_start(init, model))
 
 
 def _resolve(
-    config: Config, paths: list[Path], deepspeed_json: Path
+    config: Config, paths: list[Path], deepspeed_json: Path, old: TrainedModel | None
 ) -> tuple[RunData, Config, dict[str, Any], int]:
-    """All that follows from the arguments and the data alone, on this rank."""
+    """All that follows from the arguments, the data and the weights to keep, on this rank."""
     datasets = open_datasets(paths)
     refuse_negative_tracks(datasets.values())
-    config = complete_config(config, datasets)
-    if config.run.best_metric not in (names := score_names(config.model)):
+    config = complete_config(config, datasets, old)
+    require_something_to_train(config, old)
+    if config.run.best_metric not in (names := score_names(config.model, datasets)):
         raise UserError(
             f"run.best_metric={config.run.best_metric}{nearest(config.run.best_metric, names)}; "
             f"there are: {', '.join(names)}"
@@ -148,7 +186,7 @@ def _resolve(
         config.data.global_batch_size,
     )
     windows = training_windows(config, datasets, deepspeed_config["train_micro_batch_size_per_gpu"])
-    return RunData(datasets, windows), config, deepspeed_config, ep_size
+    return RunData(datasets, windows, kept_species(old)), config, deepspeed_config, ep_size
 
 
 def _species_of_first_micro_steps(windows: TrainingWindows) -> list[dict[str, int]]:
@@ -210,11 +248,16 @@ def _announce_attention(
     logger.info("attention by torch's %s kernel in %s", kernel, str(dtype).removeprefix("torch."))
 
 
-def complete_config(config: Config, datasets: dict[str, SpeciesData]) -> Config:
+def complete_config(
+    config: Config, datasets: dict[str, SpeciesData], old: TrainedModel | None = None
+) -> Config:
     """Complete a configuration with the paths, species and tracks of the data.
 
-    Raises UserError where the data's geometry is not the model's, naming both and the cure.
+    old: a model that keeps its shape and species, which come before those of the data. Raises
+    UserError where the data's geometry is not the model's, naming both and the cure.
     """
+    if old is not None:
+        config = with_shape_of(old, config, datasets)
     model = config.model
     for data in datasets.values():
         if data.bin_size != model.bin_size:
@@ -241,7 +284,7 @@ def complete_config(config: Config, datasets: dict[str, SpeciesData]) -> Config:
             )
     species = {name: _profile_types(data, model.track_grouping) for name, data in datasets.items()}
     payload = config.model_dump()
-    payload["model"]["species"] = species
+    payload["model"]["species"] = model.species | species
     payload["data"]["paths"] = tuple(str(data.path.resolve()) for data in datasets.values())
     return Config.model_validate(payload)
 

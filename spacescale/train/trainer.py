@@ -6,6 +6,7 @@ import logging
 import math
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -80,6 +81,8 @@ class Trainer:
         self.save_stall_s = math.nan  # what training waited for at the last save
         self.statistics = StatisticsWatch(manager.model)
         self.grace = Grace()
+        # What must hold of the checkpoints before the run is called done; on rank 0.
+        self.before_done: Callable[[], None] = lambda: None
 
     def restore(self, checkpoint: Path) -> int:
         """Load a checkpoint that was just checked; returns the first step to run."""
@@ -348,6 +351,7 @@ class Trainer:
         )
 
     def _report_done(self, last: int) -> None:
+        comm.on_main(self.before_done)
         step, early = self.record.step, self.validations.early_stop
         if early is None or step == last:
             comm.on_main(lambda: self._end_well("done", DONE, f"step {last}\n"))

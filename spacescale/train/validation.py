@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -27,10 +27,11 @@ from spacescale.parallel import comm
 from spacescale.train.objective import Objective
 
 
-def score_names(model: ModelConfig) -> list[str]:
-    """What `run.best_metric` may be."""
+def score_names(model: ModelConfig, read: Iterable[str]) -> list[str]:
+    """What `run.best_metric` may be, of a run that reads these species."""
     names = [VALIDATION_SCORE, VALIDATION_LOSS]
-    for species, assays in model.species.items():
+    for species in read:
+        assays = model.species[species]
         names += [f"valid/pearson_log1p/{species}", f"valid/pearson_raw/{species}"]
         names.append(f"{VALIDATION_LOSS}/{species}")
         names += [f"valid/pearson_log1p/{species}/{assay}" for assay in sorted(set(assays))]
@@ -175,7 +176,8 @@ def _expert_scalars(use: ExpertUse) -> dict[str, float]:
     for species, by_layer in use.encoder_shares().items():
         for layer, shares in enumerate(by_layer.tolist()):
             for expert, share in enumerate(shares):
-                found[f"valid_experts/{species}/block{layer}/expert{expert}"] = share
+                if np.isfinite(share):  # not of species that were not scored
+                    found[f"valid_experts/{species}/block{layer}/expert{expert}"] = share
     for (species, assay), shares in use.decoder_shares().items():
         for expert, share in enumerate(shares.tolist()):
             found[f"valid_experts/{species}/decoder/{assay}/expert{expert}"] = share

@@ -3,7 +3,10 @@
 import json
 import sys
 
+import pytest
 from commands import REPO, SCRIPT, arguments, run, run_here
+
+from spacescale.pretrain import parse_arguments
 
 
 def begin(data, output, weights, *more):
@@ -29,7 +32,7 @@ def test_a_run_begins_with_weights_of_another(alone, data, tmp_path):
     assert first_loss(output) < first_loss(alone[0])  # of the same windows
     again = begin(data, output, alone[0], *more, "optim.max_steps=3", "--resume", "auto")
     assert again.returncode == 0, again.stderr
-    assert "is not read again" in again.stdout + again.stderr
+    assert "not from the weights of --init" in again.stdout + again.stderr
 
 
 def test_weights_of_another_shape_are_refused_and_nothing_is_left(alone, data, tmp_path):
@@ -40,3 +43,32 @@ def test_weights_of_another_shape_are_refused_and_nothing_is_left(alone, data, t
     nowhere = run_here(REPO / SCRIPT, *words(data, tmp_path / "run", tmp_path / "nowhere"))
     assert nowhere.returncode == 2 and "neither a run folder, a checkpoint nor" in nowhere.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (["--only-new"], " already, which optim.only_new (--only-new) leaves as it is; give data"),
+        (["--freeze", "stem", "trunk"], "optim.freeze (--freeze): 'trunk' is no parameter's name"),
+        (["--freeze", "*"], "optim.freeze=['*']: nothing is left to train"),
+        (["--like", "finhc"], "--like finhc (did you mean 'finch'?): "),
+    ],
+)
+def test_what_cannot_be_frozen_or_added_is_refused_and_nothing_is_left(
+    alone, data, tmp_path, more, said
+):
+    refused = run_here(REPO / SCRIPT, *words(data, tmp_path / "run", alone[0]), *more)
+    assert refused.returncode == 2
+    assert said in refused.stderr and refused.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_frozen_by_arguments_is_configuration():
+    words = ["--deepspeed", "x.json", "--freeze", "stem", "*.router", "--init", "w", "--only-new"]
+    found = parse_arguments([*words, "optim.lr=1e-3", "--like", "finch"])
+    assert found.overrides == [
+        "optim.lr=1e-3",
+        'optim.freeze=["stem", "*.router"]',
+        "optim.only_new=true",
+    ]
+    assert (str(found.init), found.like) == ("w", "finch")

@@ -49,6 +49,7 @@ def write_small_dataset(
     windows: list[Interval] | None = None,
     genome: list[np.ndarray] | None = None,
     means: np.ndarray | None = None,
+    assay: str = "dnase_atac",
     **manifest,
 ) -> Path:
     """Write a dataset whose checksums are right, whatever it holds; `manifest` changes fields."""
@@ -77,7 +78,7 @@ def write_small_dataset(
             file=f"{i}.bw",
             strand_pair=i,
             description="DNASE:x",
-            assay="dnase_atac",
+            assay=assay,
             covered=1.0,
             mean=float(mean),
         )

@@ -11,24 +11,20 @@ from small_models import tracks_of, trained
 from tiny_models import some_codes, tiny_model
 
 from spacescale.errors import UserError
-from spacescale.train import initial_weights
 from spacescale.train.initial_weights import start_from
 
 CODES = some_codes(2)
 
 
 @pytest.fixture
-def weights(monkeypatch):
-    """The model of `trained`, as if it lay in a folder."""
-    old = trained()
-    monkeypatch.setattr(initial_weights, "load_trained", lambda path: old)
-    return old
+def weights():
+    return trained()
 
 
-def started(weights, tracks, **changes):
+def started(weights, tracks, like=None, **changes):
     species = {name: tuple(track.assay for track in some) for name, some in tracks.items()}
     model = tiny_model(seed=9, species=species, **changes)
-    return model, start_from(model, tracks, Path("somewhere"))
+    return model, start_from(model, tracks, weights, like)
 
 
 def predictions(model, species):
@@ -64,10 +60,26 @@ def test_a_new_species_starts_at_the_mean_and_disturbs_no_other(weights):
     tracks = {"moth": moth, "finch": tracks_of("finch"), "perch": tracks_of("perch")}
     model, taken = started(weights, tracks)
     for name in ("finch", "perch"):
-        torch.testing.assert_close(predictions(model, name), predictions(weights.model, name))
+        assert torch.equal(predictions(model, name), predictions(weights.model, name))
     token = weights.model.species_token.weight
     torch.testing.assert_close(model.species_token.weight[0], token.mean(0))
     assert taken.fresh == ["species moth", "profile type atac"] and taken.left_over == []
+
+
+def test_a_new_species_may_start_like_another(weights):
+    tracks = {"moth": [replace(tracks_of("perch")[0], identifier="m")], "perch": tracks_of("perch")}
+    model, taken = started(weights, tracks, like="finch")
+    known, found = weights.model.state_dict(), model.state_dict()
+    for key in ("species_token.weight", "transformer.1.moe.router.weight"):
+        finch, perch = known[key].unbind()
+        assert torch.equal(found[key], torch.stack([finch, perch]))
+    assert taken.fresh == ["species moth (token and gates as those of finch)"]
+    with pytest.raises(
+        UserError, match=r"^--like fnch \(did you mean 'finch'\?\): somewhere knows"
+    ):
+        started(weights, tracks, like="fnch")
+    with pytest.raises(UserError, match="--like finch: somewhere knows all species of this run"):
+        started(weights, {"perch": tracks_of("perch")}, like="finch")
 
 
 def test_a_decoder_of_another_length_starts_afresh(weights):
