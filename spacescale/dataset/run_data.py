@@ -18,6 +18,7 @@ class KeptSpecies:
     manifest_hashes: Mapping[str, str] = field(default_factory=dict)
     split_hashes: Mapping[str, str] = field(default_factory=dict)
     transforms: Mapping[str, str] = field(default_factory=dict)
+    contigs: Mapping[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class RunData:
     @property
     def contigs(self) -> dict[str, dict[str, int]]:
         """Species → length in bp of its contigs, by name, where all of a contig is known."""
-        return {name: data.manifest.whole_contigs for name, data in self.datasets.items()}
+        read = {name: data.manifest.whole_contigs for name, data in self.datasets.items()}
+        return {**self.kept.contigs, **read}
 
     @property
     def with_unmeasured(self) -> set[str]:

@@ -26,8 +26,11 @@ class TwoBitContig:
     def __init__(self, path: Path, file: IO[bytes], order: str, offset: int):
         """Raises struct.error or ValueError where the file ends before the contig does."""
         self.path = path
+        size = file.seek(0, 2)
         file.seek(offset)
         self.length, num_gaps = struct.unpack(order + "II", file.read(8))
+        if file.tell() + 8 * num_gaps > size:  # before as much memory is asked for
+            raise ValueError(f"it ends within {num_gaps:,} stretches of N")
         gaps = np.frombuffer(file.read(8 * num_gaps), order + "u4", 2 * num_gaps)
         self.gap_starts, lengths = gaps.astype(np.int64).reshape(2, num_gaps)
         self.gap_ends = self.gap_starts + lengths
@@ -37,7 +40,7 @@ class TwoBitContig:
             )
         (num_masked,) = struct.unpack(order + "I", file.read(4))
         self.packed_at = file.tell() + 8 * num_masked + 4  # lower-case blocks and a reserved word
-        if file.seek(0, 2) < self.packed_at + -(-self.length // 4):
+        if size < self.packed_at + -(-self.length // 4):
             raise ValueError("it ends within a contig")
 
     def letters(self, start: int, end: int) -> bytes:

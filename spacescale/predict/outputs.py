@@ -163,6 +163,8 @@ class _Parquet:
             self.finish()
 
     def finish(self) -> None:
+        if not self.waiting:
+            return
         self.writer.write_table(self.arrow.concat_tables(self.waiting).combine_chunks())
         self.waiting = []
 

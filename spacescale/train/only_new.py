@@ -75,6 +75,7 @@ def kept_species(old: TrainedModel | None) -> KeptSpecies:
         manifest_hashes=old.data_manifests,
         split_hashes={name: split for name, split in old.data_splits.items() if split},
         transforms=old.data_transforms,
+        contigs=old.data_contigs,
     )
 
 

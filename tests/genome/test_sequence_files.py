@@ -131,7 +131,11 @@ def test_a_genome_can_lie_in_a_file(tmp_path):
 
 @pytest.mark.parametrize(
     "position, value, message",
-    [(4, 2, "version 2"), (30, 60, "a stretch of N ends at 62 of 10 bases")],
+    [
+        (4, 2, "version 2"),
+        (30, 60, "a stretch of N ends at 62 of 10 bases"),
+        (29, 255, "it ends within .* stretches of N"),
+    ],
 )
 def test_damaged_two_bit(tmp_path, position, value, message):
     content = bytearray(two_bit("<"))

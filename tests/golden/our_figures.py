@@ -40,7 +40,7 @@ def our_model(reference: Reference, **changes) -> Space:
     config = reference.model_config(**changes)
     model = Space(config)
     theirs = {
-        key: tensor
+        key: tensor.clone()  # they become the model's own
         for key, tensor in reference.weights.items()
         if model.decoder is not None or not key.startswith("model.tracks.")
     }

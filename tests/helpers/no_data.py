@@ -13,4 +13,5 @@ def no_data(species: Iterable[str]) -> Any:
         manifest_hashes=dict.fromkeys(names, ""),
         split_hashes=dict.fromkeys(names, ""),
         transforms=dict.fromkeys(names, ""),
+        contigs={name: {} for name in names},
     )

@@ -17,15 +17,9 @@ sys.path += [str(Path(__file__).parents[1] / "model"), str(Path(__file__).parent
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
     """An export of the tiny model, as of imported weights; tests must not change it."""
-    from small_models import tracks_of, trained
+    from small_models import write_export
 
-    from spacescale.checkpoint.weight_files import write_imported
-
-    model = trained().model
-    folder = tmp_path_factory.mktemp("exported") / "tiny"
-    tracks = {name: tracks_of(name) for name in model.species}
-    write_imported(folder, model.state_dict(), model.config, tracks, {"from": "a test"})
-    return folder
+    return write_export(tmp_path_factory.mktemp("exported") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,16 @@ def trained(scale="mean", **changes) -> TrainedModel:
     )
 
 
+def write_export(folder: Path) -> Path:
+    """The same as a folder of weights, as if they had been imported."""
+    from spacescale.checkpoint.weight_files import write_imported
+
+    model = trained().model
+    tracks = {name: tracks_of(name) for name in model.species}
+    write_imported(folder, model.state_dict(), model.config, tracks, {"from": "a test"})
+    return folder
+
+
 def predictor(species="finch", scale="mean", **changes) -> Predictor:
     """Of one species, on the CPU, three windows at a time."""
     return Predictor(trained(scale, **changes), species, "cpu", batch_size=3)
