@@ -206,6 +206,7 @@ def test_conv_block_under_autocast_convolves_in_bf16_and_counts_in_float32(kerne
         assert error < max(2 * allowed, 1e-3), name
 
 
+@pytest.mark.slow  # the whole model is compiled by default, in test_compile.py
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_compiled_blocks_equal_eager_ones():
     torch.manual_seed(0)

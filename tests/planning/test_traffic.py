@@ -170,7 +170,7 @@ def count_cases() -> dict[Case, dict[str, float]]:
     return {case: train_and_count(case) for case in cases(comm.world_size())}
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 4])
 def counted(request):
     """World size, and case → kind → bytes that a rank sends on average."""
     ranks = run_ranks(count_cases, request.param)
