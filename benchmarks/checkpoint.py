@@ -10,7 +10,6 @@ each rank its own. Medians, in seconds per 10⁹ bytes. --update writes the tabl
 
 import argparse
 import os
-import re
 import shutil
 import statistics
 import tempfile
@@ -23,6 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from readme_tables import update_readme
 from safetensors.torch import save_file
 
 from spacescale.checkpoint import layout
@@ -51,7 +51,6 @@ MODEL = ModelConfig(
     attn_dim_key=64,
     tracks_num_experts=4,
 )
-README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- checkpoint.py: begin -->", "<!-- checkpoint.py: end -->"
 BESIDE, WAITING, BEFORE, TORCH = "beside training", "waiting", "version 0.1", "torch.save, fsync"
 
@@ -240,10 +239,7 @@ def main() -> None:
     lines = table(measured)
     print(*lines, sep="\n")
     if args.update:
-        text = README.read_text()
-        found = re.search(f"{BEGIN}.*{END}", text, re.DOTALL)
-        assert found, "README.md has lost the place of the table"
-        README.write_text(text.replace(found[0], "\n".join([BEGIN, "", *lines, "", END])))
+        update_readme(BEGIN, END, lines)
 
 
 if __name__ == "__main__":

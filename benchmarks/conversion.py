@@ -9,14 +9,14 @@ table into README.md.
 """
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from checkpoint import MODEL, README, save, start
+from checkpoint import MODEL, save, start
+from readme_tables import update_readme
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.partitions import Partitions
@@ -99,10 +99,7 @@ def main() -> None:
         lines = measure(Path(folder))
     print(*lines, sep="\n")
     if args.update:
-        text = README.read_text()
-        found = re.search(f"{BEGIN}.*{END}", text, re.DOTALL)
-        assert found, "README.md has lost the place of the table"
-        README.write_text(text.replace(found[0], "\n".join([BEGIN, "", *lines, "", END])))
+        update_readme(BEGIN, END, lines)
 
 
 if __name__ == "__main__":

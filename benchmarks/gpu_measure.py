@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spacescale.config import Config, build_config
+from spacescale.config import Config
+from spacescale.overrides import build_config
 from spacescale.planning.species import with_species
 from spacescale.testing.made_up_data import ASSAYS
 

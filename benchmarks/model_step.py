@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from spacescale.checkpoint.released import released_grouping
-from spacescale.config import Config, LossConfig, ModelConfig, build_config
+from spacescale.config import Config, LossConfig, ModelConfig
 from spacescale.model.layers import one_hot
 from spacescale.model.losses import training_losses
 from spacescale.model.space import Space
+from spacescale.overrides import build_config
 from spacescale.parallel.comm import share_cores
 from spacescale.presets import RELEASED
 

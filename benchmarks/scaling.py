@@ -16,7 +16,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from spacescale.config import Config, build_config
+from spacescale.config import Config
+from spacescale.overrides import build_config
 from spacescale.planning.machine import MACHINES
 from spacescale.planning.plan import RunPlan, make_plan
 from spacescale.planning.species import micro_batch_windows, with_species

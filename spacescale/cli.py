@@ -319,8 +319,8 @@ def _paths_by_species(option: str, texts: list[str]) -> dict[str, Path]:
 def _import(args: argparse.Namespace) -> None:
     from spacescale.checkpoint.enformer import import_enformer
     from spacescale.checkpoint.released import import_released
-    from spacescale.config import build_config
     from spacescale.genome.tracks import read_targets
+    from spacescale.overrides import build_config
 
     tables = _paths_by_species("--targets", args.targets)
     targets = {species: read_targets(table) for species, table in tables.items()}

@@ -1,4 +1,4 @@
-"""Run configuration: frozen models, presets and `section.field=value` overrides.
+"""Run configuration: frozen models of its sections. `overrides.py` builds one.
 
 Two configuration worlds do not overlap. DeepSpeed's JSON owns ZeRO, precision, micro-batch,
 accumulation and clipping; everything here is ours: model, data, losses, schedule, run.
@@ -6,15 +6,12 @@ accumulation and clipping; everything here is ours: model, data, losses, schedul
 
 from __future__ import annotations
 
-import difflib
-import json
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from spacescale.errors import UserError
-from spacescale.presets import PRESETS
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -26,11 +23,13 @@ TrackScaleName = Literal["mean", "log1p", "none"]
 Stage = Literal["stem", "conv_tower", "transformer", "pointwise", "decoder"]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Fields that cannot be changed, none unknown, none infinite or NaN."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """Shape of a SPACE model. Paper: arXiv 2506.01833; defaults are those of the large model."""
 
     species: dict[str, tuple[str, ...]] = Field(
@@ -186,7 +185,7 @@ class ModelConfig(_Section):
             )
 
 
-class LossConfig(_Section):
+class LossConfig(Section):
     """Weights and forms of the loss terms (paper, section 3.4)."""
 
     mi_weight: NonNegative = Field(default=0.01, description="species–expert mutual information")
@@ -243,7 +242,7 @@ class LossConfig(_Section):
     )
 
 
-class OptimConfig(_Section):
+class OptimConfig(Section):
     """AdamW with linear warm-up and cosine decay."""
 
     lr: Annotated[float, Field(gt=0)] = Field(default=5e-4, description="peak learning rate")
@@ -281,7 +280,7 @@ class OptimConfig(_Section):
         return self
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """Which windows are read, in what proportion, and how they are augmented."""
 
     paths: tuple[str, ...] = Field(
@@ -325,7 +324,7 @@ class DataConfig(_Section):
     )
 
 
-class ParallelConfig(_Section):
+class ParallelConfig(Section):
     """How the experts are spread over processes."""
 
     ep_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
@@ -356,7 +355,7 @@ def resolve_ep_size(parallel: ParallelConfig, model: ModelConfig, world: int) ->
     return parallel.ep_size
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """Seeds, intervals and what is kept."""
 
     seed: int = Field(default=0, ge=0)
@@ -421,7 +420,7 @@ def merit(score: float, metric: str) -> float:
     return -score if is_loss else score
 
 
-class Config(_Section):
+class Config(Section):
     """The whole configuration of one run; stored in every checkpoint."""
 
     preset: str = "space_large"
@@ -431,72 +430,6 @@ class Config(_Section):
     data: DataConfig = DataConfig()
     parallel: ParallelConfig = ParallelConfig()
     run: RunConfig = RunConfig()
-
-
-FROM_DATA = {("data", "paths"), ("model", "species")}
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """Return ' (did you mean X?)' for the known name nearest to `name`, or ''."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def build_config(preset: str, overrides: list[str]) -> Config:
-    """Build a run's configuration from a preset and `section.field=value` overrides.
-
-    Values are read as JSON where they parse as JSON, else as text.
-    Raises UserError naming the preset, section, field or value that is wrong and what is allowed.
-    """
-    if preset not in PRESETS:
-        known = sorted(PRESETS)
-        raise UserError(
-            f"unknown preset {preset!r}{nearest(preset, known)}; there are: {', '.join(known)}"
-        )
-    values: dict[str, Any] = {
-        "preset": preset,
-        **{section: dict(fields) for section, fields in PRESETS[preset].items()},
-    }
-    for override in overrides:
-        section, field, value = _parse_override(override)
-        values.setdefault(section, {})[field] = value
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise UserError(describe_errors(error)) from None
-
-
-def _parse_override(override: str) -> tuple[str, str, Any]:
-    key, equals, text = override.partition("=")
-    section, dot, field = key.partition(".")
-    if not equals or not dot:
-        raise UserError(
-            f"{override!r} is not an override; expected section.field=value, "
-            "for example optim.lr=1e-3"
-        )
-    sections = {
-        name: info.annotation
-        for name, info in Config.model_fields.items()
-        if isinstance(info.annotation, type) and issubclass(info.annotation, _Section)
-    }
-    if section not in sections:
-        raise UserError(
-            f"{override!r}: unknown section {section!r}{nearest(section, list(sections))}; "
-            f"there are: {', '.join(sections)}"
-        )
-    fields = list(sections[section].model_fields)
-    if field not in fields:
-        raise UserError(
-            f"{override!r}: section {section!r} has no field {field!r}{nearest(field, fields)}; "
-            f"there are: {', '.join(fields)}"
-        )
-    if (section, field) in FROM_DATA:
-        raise UserError(f"{override!r}: {section}.{field} comes from --data; leave it out")
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = text
-    return section, field, value
 
 
 def describe_errors(error: ValidationError) -> str:

@@ -89,7 +89,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def settings_of_run(preset: str, overrides: list[str]) -> RunConfig:
     """What start-up needs to know; what is wrong here is said when all ranks have come."""
-    from spacescale.config import RunConfig, build_config
+    from spacescale.config import RunConfig
+    from spacescale.overrides import build_config
 
     try:
         return build_config(preset, overrides).run
@@ -128,7 +129,7 @@ def main(arguments: list[str]) -> int:
     stop = begin()
     args = parse_arguments(arguments)
     stop.output = args.output
-    from spacescale.config import build_config
+    from spacescale.overrides import build_config
     from spacescale.parallel import comm
     from spacescale.parallel.agreement import require_agreement
     from spacescale.parallel.engine import init_distributed

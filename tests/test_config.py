@@ -3,8 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from spacescale.config import Config, ModelConfig, build_config
+from spacescale.config import Config, ModelConfig
 from spacescale.errors import UserError
+from spacescale.overrides import build_config
 from spacescale.presets import DEFAULT_PRESET, EMBEDDED_PRESET, PRESETS
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spacescale.cli import main
-from spacescale.config import build_config
+from spacescale.overrides import build_config
 from spacescale.planning.parameters import count_parameters
 from spacescale.planning.species import with_species
 from spacescale.presets import PRESETS

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spacescale.cli import build_parser
-from spacescale.config import build_config
+from spacescale.overrides import build_config
 from spacescale.presets import DEFAULT_PRESET
 from spacescale.pretrain import parse_arguments
 

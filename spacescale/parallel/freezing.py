@@ -14,9 +14,9 @@ import torch
 from deepspeed.moe.utils import is_moe_param
 from torch import Tensor, nn
 
-from spacescale.config import nearest
 from spacescale.errors import UserError
 from spacescale.model.layers import BatchNorm
+from spacescale.overrides import nearest
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from spacescale.config import Config, build_config
+from spacescale.config import Config
 from spacescale.errors import UserError
+from spacescale.overrides import build_config
 from spacescale.planning.activations import Activations, activation_bytes
 from spacescale.planning.flops import (
     forward_flops,

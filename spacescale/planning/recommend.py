@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
-from spacescale.config import Config, build_config
+from spacescale.config import Config
 from spacescale.dataset.loader import TrainingWindows, open_datasets
 from spacescale.dataset.negative_targets import refuse_negative_tracks
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.sampler import SampleOrder
 from spacescale.errors import UserError
+from spacescale.overrides import build_config
 from spacescale.parallel import comm
 from spacescale.planning import recipe
 from spacescale.planning.cautions import cautions

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from spacescale.config import build_config
 from spacescale.errors import UserError
 from spacescale.files import make_folder
+from spacescale.overrides import build_config
 from spacescale.parallel import comm, launcher
 from spacescale.parallel.agreement import require_agreement, versions
 from spacescale.parallel.watch import Watch

@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from spacescale.config import build_config
 from spacescale.errors import UserError
+from spacescale.overrides import build_config
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.stages import make_dataset
 from spacescale.presets import EMBEDDED_PRESET

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from spacescale.config import TrackScaleName, nearest
+from spacescale.config import TrackScaleName
 from spacescale.errors import UserError
 from spacescale.genome.aliases import shorten
 from spacescale.genome.tracks import Track
 from spacescale.metrics.track_scale import PREDICTS
 from spacescale.model.space import Space
+from spacescale.overrides import nearest
 from spacescale.predict.trained_model import TrainedModel
 
 TRUNK = ("stem.", "conv_tower.", "dilated.", "transformer.", "pointwise.")

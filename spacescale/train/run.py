@@ -15,7 +15,7 @@ from spacescale.checkpoint.compatibility import check_compatible, lay_out
 from spacescale.checkpoint.foreign_config import released_grouping
 from spacescale.checkpoint.found import Start, find_start, settle_on
 from spacescale.checkpoint.manager import CheckpointManager
-from spacescale.config import Config, nearest, resolve_ep_size
+from spacescale.config import Config, resolve_ep_size
 from spacescale.dataset.loader import TrainingWindows, open_datasets
 from spacescale.dataset.negative_targets import refuse_negative_tracks
 from spacescale.dataset.reader import SpeciesData
@@ -27,6 +27,7 @@ from spacescale.metrics import history
 from spacescale.model.attention import Attention, attention_kernel
 from spacescale.model.exports import local_folder
 from spacescale.model.space import Space
+from spacescale.overrides import nearest
 from spacescale.parallel import comm
 from spacescale.parallel.agreement import require_agreement
 from spacescale.parallel.engine import (

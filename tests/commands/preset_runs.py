@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from spacescale.config import build_config
+from spacescale.overrides import build_config
 from spacescale.parallel.watch import Watch
 from spacescale.train.run import prepare
 from spacescale.train.signals import StopRequest

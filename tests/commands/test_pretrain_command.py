@@ -38,7 +38,6 @@ from spacescale.checkpoint.consolidate import consolidate
 from spacescale.checkpoint.convert import convert
 from spacescale.checkpoint.found import find_best
 from spacescale.checkpoint.probe import read_probe
-from spacescale.config import build_config
 from spacescale.dataset.codecs import codec_warning_ignored
 from spacescale.dataset.folder import list_files
 from spacescale.dataset.loader import evaluation_batches, open_datasets
@@ -46,6 +45,7 @@ from spacescale.dataset.manifest import read_manifest, save_manifest
 from spacescale.dataset.sampler import SampleOrder
 from spacescale.metrics.writer import read_metrics
 from spacescale.model.losses import species_losses
+from spacescale.overrides import build_config
 from spacescale.parallel.comm import free_port
 from spacescale.predict.trained_model import load_trained
 from spacescale.presets import EMBEDDED_PRESET

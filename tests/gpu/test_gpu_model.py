@@ -5,10 +5,11 @@ import pytest
 import torch
 from gpu_models import CUDA, DEVICE, TRACKS, bf16, loss_of, model, windows
 
-from spacescale.config import Config, build_config
+from spacescale.config import Config
 from spacescale.dataset.loader import BatchesOnDevice, TrainingWindows, training_batches
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.sampler import SampleOrder
+from spacescale.overrides import build_config
 from spacescale.planning.measure import measure
 from spacescale.planning.plan import make_plan
 from spacescale.planning.states import Layout

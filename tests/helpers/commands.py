@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from spacescale.config import build_config
 from spacescale.metrics.writer import read_metrics
+from spacescale.overrides import build_config
 from spacescale.parallel.comm import free_port
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.stages import make_dataset

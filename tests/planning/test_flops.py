@@ -1,6 +1,7 @@
 import pytest
 
-from spacescale.config import ModelConfig, build_config
+from spacescale.config import ModelConfig
+from spacescale.overrides import build_config
 from spacescale.planning.flops import (
     forward_flops,
     micro_batch_flops,

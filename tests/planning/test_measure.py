@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from spacescale.config import Config, build_config
+from spacescale.config import Config
+from spacescale.overrides import build_config
 from spacescale.planning.measure import measure
 from spacescale.planning.plan import make_plan
 from spacescale.planning.states import Layout

@@ -1,6 +1,6 @@
 import pytest
 
-from spacescale.config import build_config
+from spacescale.overrides import build_config
 from spacescale.planning.parameters import count_parameters
 from spacescale.planning.species import with_species
 

@@ -10,12 +10,12 @@ import torch
 from small_datasets import SPAN, small_targets, small_windows, write_small_dataset
 
 from spacescale.cli import main
-from spacescale.config import build_config
 from spacescale.dataset.loader import open_datasets
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.sampler import SampleOrder
 from spacescale.errors import UserError
 from spacescale.genome.intervals import Interval
+from spacescale.overrides import build_config
 from spacescale.planning import recipe, recommend, trial
 from spacescale.planning.cautions import cautions
 from spacescale.planning.data_facts import SpeciesFacts, TrackFacts, look_at

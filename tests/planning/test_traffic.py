@@ -9,9 +9,10 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spacescale.config import Config, build_config
+from spacescale.config import Config
 from spacescale.model.losses import training_losses
 from spacescale.model.space import Space
+from spacescale.overrides import build_config
 from spacescale.parallel import comm
 from spacescale.parallel.engine import build_engine, resolve_deepspeed_config
 from spacescale.parallel.expert_parallel import distribute_experts

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from spacescale.config import ModelConfig, build_config
+from spacescale.config import ModelConfig
 from spacescale.genome.tracks import Track
 from spacescale.model.space import Space
+from spacescale.overrides import build_config
 from spacescale.predict.predictor import Predictor
 from spacescale.predict.trained_model import TrainedModel, load_trained
 from spacescale.presets import EMBEDDED_PRESET

@@ -12,8 +12,9 @@ import pytest
 import torch
 from commands import BIN, run
 
-from spacescale.config import DataConfig, build_config
+from spacescale.config import DataConfig
 from spacescale.errors import UserError
+from spacescale.overrides import build_config
 from spacescale.parallel import comm
 from spacescale.parallel.watch import Watch
 from spacescale.testing import selfchecks

@@ -9,8 +9,8 @@ import numpy as np
 from elastic_runs import SETTINGS
 from small_datasets import small_targets, write_small_dataset
 
-from spacescale.config import build_config
 from spacescale.files import write_json
+from spacescale.overrides import build_config
 from spacescale.parallel import comm
 from spacescale.train.run import prepare
 

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from spacescale.config import build_config
 from spacescale.dataset.loader import TrainingWindows
 from spacescale.errors import UserError
 from spacescale.files import write_json
 from spacescale.metrics.writer import read_metrics
+from spacescale.overrides import build_config
 from spacescale.parallel import comm
 from spacescale.parallel.gradient_order import GradientOrder
 from spacescale.train.run import prepare

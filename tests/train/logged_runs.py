@@ -8,8 +8,8 @@ from unittest.mock import patch
 
 from elastic_runs import SETTINGS
 
-from spacescale.config import build_config
 from spacescale.files import write_json
+from spacescale.overrides import build_config
 from spacescale.parallel import comm
 from spacescale.train import trainer
 from spacescale.train.run import prepare

@@ -20,9 +20,9 @@ from adding_runs import (
 )
 
 from spacescale.checkpoint.consolidate import load_space
-from spacescale.config import build_config
 from spacescale.errors import UserError
 from spacescale.metrics.writer import read_metrics
+from spacescale.overrides import build_config
 from spacescale.parallel.freezing import matches
 from spacescale.predict.trained_model import load_trained
 from spacescale.testing.ranks import run_ranks

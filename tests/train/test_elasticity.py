@@ -8,8 +8,8 @@ import pytest
 from elastic_runs import LAST, STOPPED_AT, Leg, losses, refused_out_of_order, run_leg
 from small_datasets import small_targets, write_small_dataset
 
-from spacescale.config import build_config
 from spacescale.dataset.sampler import SampleOrder
+from spacescale.overrides import build_config
 from spacescale.testing.ranks import run_ranks
 from spacescale.train.run import _warn_of_single_species
 
