@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from spacescale.arguments import path_option
 from spacescale.errors import UserError
+from spacescale.predict.effect_scores import DISTANCES, TRACK_SCORES
 
 if TYPE_CHECKING:
     from spacescale.predict.predictor import Predictor
@@ -201,9 +202,11 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         "--scores",
         nargs="+",
         default=["log2_ratio"],
-        choices=("log2_ratio", "sum", "log_sum", "d2", "log_d2"),
-        help="default: log2((sum of ALT + c) / (sum of REF + c)) over the mask",
+        choices=(*TRACK_SCORES, *DISTANCES),
+        help="default: log2((sum of ALT + c) / (sum of REF + c)) over the mask; the last "
+        f"{len(DISTANCES)} compare features of --layer instead of tracks",
     )
+    parser.add_argument("--layer", default="pointwise", help="default: the last before the heads")
     parser.add_argument("--unit", choices=("means", "stored", "coverage"), default="stored")
     parser.add_argument(
         "--pseudocount", type=float, default=1.0, help="c, in the unit (default: 1)"
@@ -303,8 +306,9 @@ def _scoring(args: argparse.Namespace) -> Scoring:
     if args.mask_bp is not None and args.mask_bp < 1:
         raise UserError(f"--mask-bp {args.mask_bp}: must be 1 or more")
     return Scoring(
-        tuple(args.scores), args.unit, args.pseudocount, args.mask_bp, tuple(args.shifts)
-    )
+        tuple(dict.fromkeys(args.scores)), args.unit, args.pseudocount, args.mask_bp,
+        tuple(args.shifts), args.layer,
+    )  # fmt: skip
 
 
 def _score_variants(args: argparse.Namespace) -> None:

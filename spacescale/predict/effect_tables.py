@@ -19,13 +19,13 @@ from spacescale.errors import UserError
 from spacescale.files import new_files, sha256, write_json
 from spacescale.genome.open_genome import OpenGenome
 from spacescale.model.exports import is_export, weight_files
+from spacescale.predict.effect_scores import DISTANCES, TRACK_SCORES
 from spacescale.predict.genomes import genome_for
 from spacescale.predict.pool import pool_on
 from spacescale.predict.predictor import UNITS, Predictor
 from spacescale.predict.tables import require_table_name, table_of
 from spacescale.predict.variant_effects import (
     MASK_BP,
-    SCORES,
     WIDE_ASSAYS,
     WIDE_MASK_BP,
     Effect,
@@ -63,12 +63,12 @@ def score_variants(
     the genome has; nothing half-written is left.
     """
     require_table_name(out)
-    rows = predictor.choose_tracks(tracks)
+    rows = rows_to_compare(predictor, scoring, tracks)
     genome = genome_for(predictor, fasta, any_genome)
     effects = EffectPredictor(predictor, genome, scoring, rows)
     skipped, scorable = _look_through(vcf, genome)
     others = out.with_suffix(".skipped.tsv"), out.with_suffix(".json")
-    columns = _columns(scoring)
+    columns = ["chrom", "pos", "id", "ref", "alt", *effect_columns(scoring)]
     with new_files(out, *others) as (table_file, skipped_file, record_file):
         table = table_of(out)(table_file, columns)
         with closing(table), pool_on(predictor, devices) as pool:
@@ -76,8 +76,9 @@ def score_variants(
             batches = _batches(vcf, genome, predictor.batch_size)
             for batch, found in effects.score_batches(batches, pool):
                 for variant, effect in zip(batch, found, strict=True):
-                    for place, row in enumerate(rows):
-                        table.add(_row(predictor, variant, effect, row, place, scoring))
+                    own = variant.chrom, variant.start + 1, variant.name, variant.ref, variant.alt
+                    for cells in effect_cells(predictor, effect, rows, scoring):
+                        table.add([*own, *cells])
                 bar.update(len(batch))
             bar.close()
         _write_skipped(skipped_file, vcf, genome)
@@ -141,28 +142,43 @@ def _batches(vcf: Path, genome: OpenGenome, size: int) -> Iterator[list[Variant]
         yield batch
 
 
-def _columns(scoring: Scoring) -> list[str]:
+def rows_to_compare(predictor: Predictor, scoring: Scoring, words: Sequence[str]) -> list[int]:
+    """Rows of the tracks that words ask for; none where the scores compare features alone.
+
+    Raises UserError as `Predictor.choose_tracks`, and for tracks that no score looks at.
+    """
+    if scoring.of_tracks:
+        return predictor.choose_tracks(words)
+    if words:
+        raise UserError(
+            f"--tracks {' '.join(words)}: {', '.join(scoring.scores)} compare features, not tracks"
+        )
+    return []
+
+
+def effect_columns(scoring: Scoring) -> list[str]:
+    """Names of what `effect_cells` gives."""
+    track = ["track", "identifier", "assay", "ref_sum", "alt_sum"] if scoring.of_tracks else []
     scores = [name for score in scoring.scores for name in (score, f"{score}_sd")]
-    return [
-        "chrom", "pos", "id", "ref", "alt", "species", "track", "identifier", "assay",
-        "ref_sum", "alt_sum", *scores, "averages",
-    ]  # fmt: skip
+    return ["species", *track, *scores, "averages"]
 
 
-def _row(
-    predictor: Predictor, variant: Variant, effect: Effect, row: int, place: int, scoring: Scoring
-) -> list[Any]:
-    track = predictor.tracks[row]
-    scores = [
-        float(part[score][place])
-        for score in scoring.scores
-        for part in (effect.mean, effect.spread)
-    ]
-    return [
-        variant.chrom, variant.start + 1, variant.name, variant.ref, variant.alt,
-        predictor.species, row, track.identifier, track.assay,
-        float(effect.ref[place]), float(effect.alt[place]), *scores, effect.averages,
-    ]  # fmt: skip
+def effect_cells(
+    predictor: Predictor, effect: Effect, rows: Sequence[int], scoring: Scoring
+) -> Iterator[list[Any]]:
+    """Cells of an effect, for each of the tracks, or once where features alone are compared."""
+    for place, row in enumerate(rows or [None]):
+        track = []
+        if row is not None:
+            known = predictor.tracks[row]
+            sums = float(effect.ref[place]), float(effect.alt[place])
+            track = [row, known.identifier, known.assay, *sums]
+        scores = [
+            float(part[score][place if score in TRACK_SCORES else 0])
+            for score in scoring.scores
+            for part in (effect.mean, effect.spread)
+        ]
+        yield [predictor.species, *track, *scores, effect.averages]
 
 
 def _write_skipped(path: Path, vcf: Path, genome: OpenGenome) -> None:
@@ -178,6 +194,7 @@ def model_record(predictor: Predictor, scoring: Scoring, rows: Sequence[int]) ->
     """What the numbers are, for whoever finds the table later."""
     source = predictor.trained.source
     weights = weight_files(source) if is_export(source) else []
+    every_score = {**TRACK_SCORES, **DISTANCES}
     wide = f"{WIDE_MASK_BP} for {', '.join(sorted(WIDE_ASSAYS))}, {MASK_BP} for others"
     return {
         "model": str(source),
@@ -188,6 +205,7 @@ def model_record(predictor: Predictor, scoring: Scoring, rows: Sequence[int]) ->
         "mask_bp": scoring.mask_bp or wide,
         "shifts": list(scoring.shifts),
         "strands": "both",
-        "scores": {score: SCORES[score][0] for score in scoring.scores},
+        "scores": {score: every_score[score][0] for score in scoring.scores},
+        "layer": scoring.layer if scoring.distances else None,
         "tracks": len(rows),
     }

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,17 +19,27 @@ from spacescale.console import aligned
 from spacescale.errors import UserError
 from spacescale.files import new_files, write_json
 from spacescale.genome.open_genome import OpenGenome
-from spacescale.predict.effect_tables import model_record, refuse_other_refs
+from spacescale.predict.effect_scores import DISTANCES, Score
+from spacescale.predict.effect_tables import (
+    effect_cells,
+    effect_columns,
+    model_record,
+    refuse_other_refs,
+    rows_to_compare,
+)
 from spacescale.predict.genomes import genome_for
 from spacescale.predict.mpra_elements import LeftOut, Measured, MpraTable, read_mpra
 from spacescale.predict.pool import pool_on
 from spacescale.predict.predictor import Predictor
 from spacescale.predict.tables import require_table_name, table_of
-from spacescale.predict.variant_effects import Effect, EffectPredictor, Score, Scoring
+from spacescale.predict.variant_effects import EffectPredictor, Scoring
 from spacescale.predict.vcf import Variant, reason_not_there, ref_matches
 
-UNSIGNED: frozenset[Score] = frozenset({"d2", "log_d2"})  # held against the effect's magnitude
+UNSIGNED: frozenset[Score] = frozenset(
+    {"d2", "log_d2", *DISTANCES}
+)  # held against the effect's magnitude
 FEWEST = 3  # variants that a correlation takes
+COLUMNS = ("element", "chrom", "pos", "ref", "alt", "barcodes", "coefficient", "p_value")
 ALONE = "the element alone, N around it"
 
 
@@ -67,7 +78,7 @@ def score_mpra(predictor: Predictor, request: Request, scoring: Scoring, out: Pa
     FASTA has; nothing half-written is left.
     """
     require_table_name(out)
-    rows = predictor.choose_tracks(request.tracks)
+    rows = rows_to_compare(predictor, scoring, request.tracks)
     table = read_mpra(request.table, request.release, request.elements, request.fewest_barcodes)
     genome, pairs, left_out = _placed(predictor, request, table)
     if not pairs:
@@ -80,14 +91,14 @@ def score_mpra(predictor: Predictor, request: Request, scoring: Scoring, out: Pa
         batches = iter(lambda: list(islice(rest, predictor.batch_size)), [])
         measured = (row for row, _ in pairs)
         bar = tqdm(total=len(pairs), unit="variant", desc="scoring", disable=None)
-        written = table_of(out)(table_file, _columns(scoring))
+        written = table_of(out)(table_file, [*COLUMNS, *effect_columns(scoring)])
         with closing(written), pool_on(predictor, request.devices) as pool:
             variants = ([variant for _, variant in batch] for batch in batches)
             for _, found in effects.score_batches(variants, pool):
                 for effect in found:
                     row = next(measured)
-                    for cells in _cells(predictor, row, effect, rows, scoring):
-                        written.add(cells)
+                    for cells in effect_cells(predictor, effect, rows, scoring):
+                        written.add([*_cells(row), *cells])
                     means: dict[Score, float] = {
                         s: float(effect.mean[s].mean()) for s in scoring.scores
                     }
@@ -130,27 +141,12 @@ def _variant(row: Measured, contig: str, origin: int) -> Variant:
     return Variant(row.line, contig, row.start - origin, row.element, row.ref, row.alt)
 
 
-def _columns(scoring: Scoring) -> list[str]:
-    scores = [name for score in scoring.scores for name in (score, f"{score}_sd")]
+def _cells(row: Measured) -> list[Any]:
+    """Of COLUMNS."""
     return [
-        "element", "chrom", "pos", "ref", "alt", "barcodes", "coefficient", "p_value", "species",
-        "track", "identifier", "assay", "ref_sum", "alt_sum", *scores, "averages",
+        row.element, row.chrom, row.start + 1, row.ref, row.alt or "-", row.barcodes,
+        row.coefficient, row.p_value,
     ]  # fmt: skip
-
-
-def _cells(
-    predictor: Predictor, row: Measured, effect: Effect, rows: Sequence[int], scoring: Scoring
-) -> Iterator[list]:
-    for place, track_row in enumerate(rows):
-        track = predictor.tracks[track_row]
-        parts = (effect.mean, effect.spread)
-        scores = [float(part[score][place]) for score in scoring.scores for part in parts]
-        yield [
-            row.element, row.chrom, row.start + 1, row.ref, row.alt or "-", row.barcodes,
-            row.coefficient, row.p_value, predictor.species, track_row, track.identifier,
-            track.assay, float(effect.ref[place]), float(effect.alt[place]), *scores,
-            effect.averages,
-        ]  # fmt: skip
 
 
 def _correlations(

@@ -6,16 +6,17 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from spacescale.errors import UserError
-from spacescale.predict.predictor import Precision, Predictor, Strands, Unit
+from spacescale.predict.predictor import Precision, Predictor
 from spacescale.predict.processes import ProcessDied, Remote
 
 Key = TypeVar("Key")
+Call = tuple[str, tuple[Any, ...]]  # a method of the predictor, its arguments behind the windows
 
 
 class Pool:
@@ -24,24 +25,24 @@ class Pool:
     def __init__(self, predictor: Predictor, copies: Sequence[Remote] = ()):
         self.predictor, self.copies = predictor, copies
 
-    def predict(
-        self, work: Iterable[tuple[Key, np.ndarray, Strands]], unit: Unit, rows: Sequence[int]
+    def answers(
+        self, work: Iterable[tuple[Key, np.ndarray, Call]]
     ) -> Iterator[tuple[Key, np.ndarray]]:
-        """Yield each key of `work` with the prediction, as of `Predictor.predict`, in their order.
+        """Yield each key of `work` with what a predictor answers, in their order.
 
-        work: key, windows uint8 (B, L) and strands. As many batches are under way as there are
-        copies. Raises UserError as `Predictor.predict`, and where a process dies.
+        work: key, windows uint8 (B, L) and what is asked of them. As many batches are under way as
+        there are copies. Raises UserError as the predictor does, and where a process dies.
         """
         if not self.copies:
-            for key, codes, strands in work:
-                yield key, self.predictor.predict(codes, unit, strands, rows)
+            for key, codes, (method, args) in work:
+                yield key, getattr(self.predictor, method)(codes, *args)
             return
         under_way: deque[tuple[Key, Remote]] = deque()
-        for number, (key, codes, strands) in enumerate(work):
+        for number, (key, codes, (method, args)) in enumerate(work):
             if len(under_way) == len(self.copies):
                 yield self._first(under_way)
             copy = self.copies[number % len(self.copies)]
-            copy.call("predict", codes, unit, strands, rows)
+            copy.call(method, codes, *args)
             under_way.append((key, copy))
         while under_way:
             yield self._first(under_way)

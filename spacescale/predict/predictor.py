@@ -133,18 +133,34 @@ class Predictor:
         sequences: as of `predict`, of 1 bp or more. layer: see `Space.embed`. both_strands: the
         mean of both, that of the reverse complement turned round.
         """
-        if layer not in self.model.layers:
-            raise UserError(f"layer {layer!r}: this model has {', '.join(self.model.layers)}")
+        self.require_layer(layer)
         batch, single = as_batch(sequences)
-        parts = []
-        for part in batch.split(self.batch_size):
-            found = self._embed(part, layer)
-            if both_strands:
-                found = (found + self._embed(_flipped(part), layer)[:, ::-1]) / 2
-            parts.append(found)
-        found = np.concatenate(parts)
+        strands: Strands = "both" if both_strands else "forward"
+        parts = batch.split(self.batch_size)
+        found = np.concatenate([self._embed(part, layer, strands) for part in parts])
         self.require_finite(found, "features")
         return found[0] if single else found
+
+    def mean_features(
+        self, codes: np.ndarray, layer: str, strands: Strands, around: tuple[int, int]
+    ) -> np.ndarray:
+        """Features of windows, their mean over what touches a stretch: float32 (B, C).
+
+        codes: (B, L) uint8 of `window` bp. around: the stretch, bp of the window from its start.
+        """
+        parts = []
+        for batch in as_batch(codes)[0].split(self.batch_size):
+            found = self._embed(batch, layer, strands)
+            width = self.window // found.shape[1]  # bp of a position
+            parts.append(found[:, around[0] // width : -(-around[1] // width)].mean(1))
+        found = np.concatenate(parts)
+        self.require_finite(found, "features")
+        return found
+
+    def require_layer(self, layer: str) -> None:
+        """Raise UserError for a layer whose features `embed` cannot give."""
+        if layer not in self.model.layers:
+            raise UserError(f"layer {layer!r}: this model has {', '.join(self.model.layers)}")
 
     def require_finite(self, found: np.ndarray, what: str) -> None:
         """Raise UserError where a number that the model gave is infinite or NaN."""
@@ -208,8 +224,16 @@ class Predictor:
         return self._scale.to(self.device).predicted_in_means(self._forward(batch))
 
     @torch.inference_mode()
-    def _embed(self, batch: Tensor, layer: str) -> np.ndarray:
-        return self.model.embed(batch.to(self.device), self.species, layer).float().cpu().numpy()
+    def _embed(self, batch: Tensor, layer: str, strands: Strands) -> np.ndarray:
+        """(B, positions, C); of the reverse strand turned round."""
+        found = []
+        if strands != "reverse":
+            found.append(self.model.embed(batch.to(self.device), self.species, layer))
+        if strands != "forward":
+            flipped = _flipped(batch).to(self.device)
+            found.append(self.model.embed(flipped, self.species, layer).flip(1))
+        arrays = [features.float().cpu().numpy() for features in found]
+        return arrays[0] if len(arrays) == 1 else (arrays[0] + arrays[1]) / 2
 
     def _in_unit(self, stored: np.ndarray, unit: Unit, rows: Sequence[int]) -> np.ndarray:
         """Stored values (B, N, rows) in a unit."""

@@ -19,7 +19,7 @@ from spacescale.genome.dna import N
 from spacescale.genome.open_genome import Contig, OpenGenome
 from spacescale.genome.text_files import decoded, numbered_lines
 from spacescale.predict.places import Place, parse_place
-from spacescale.predict.pool import Pool
+from spacescale.predict.pool import Call, Pool
 from spacescale.predict.predictor import Predictor, Strands, Unit
 
 
@@ -150,19 +150,20 @@ class RegionPredictions:
     def stretches(self, pool: Pool) -> Iterator[Stretch]:
         """Bins that touch the places, in the genome's order: a stretch for each window."""
         bin_size, shifts = self.predictor.bin_size, len(self.averaging.shifts)
-        for tiles, found in pool.predict(self._work(), self.unit, self.rows):
+        for tiles, found in pool.answers(self._work()):
             by_shift = found.reshape(shifts, len(tiles), *found.shape[1:])
             for tile, values in zip(tiles, by_shift.mean(axis=0), strict=True):
                 start = tile.start + tile.first * bin_size
                 yield Stretch(tile.chrom, start, values[tile.first : tile.last])
 
-    def _work(self) -> Iterator[tuple[list[_Tile], np.ndarray, Strands]]:
+    def _work(self) -> Iterator[tuple[list[_Tile], np.ndarray, Call]]:
         """Batches of tiles, with all their windows, (shifts · tiles, L)."""
         strands: Strands = "both" if self.averaging.both_strands else "forward"
+        call: Call = "predict", (self.unit, strands, self.rows)
         tiles = self._tiles()
         while batch := list(islice(tiles, self.predictor.batch_size)):
             windows = [self._window(t, shift) for shift in self.averaging.shifts for t in batch]
-            yield batch, np.stack(windows), strands
+            yield batch, np.stack(windows), call
 
     def _tiles(self) -> Iterator[_Tile]:
         span, bin_size = self.predictor.span, self.predictor.bin_size

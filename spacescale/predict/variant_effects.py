@@ -1,57 +1,29 @@
-"""What a variant does to predicted tracks.
+"""What a variant does to predicted tracks, and to features.
 
 Both alleles are predicted in the same windows and compared over a mask around the variant. Shapes:
-N bins, T tracks, A averages. Positions are 0-based, half-open, in bp.
+N bins, T tracks, C channels, A averages. Positions are 0-based, half-open, in bp.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from spacescale.genome.dna import encode
 from spacescale.genome.open_genome import OpenGenome
 from spacescale.genome.tracks import Track
-from spacescale.predict.pool import Pool
+from spacescale.predict.effect_scores import DISTANCES, TRACK_SCORES, Distance, Score, TrackScore
+from spacescale.predict.pool import Call, Pool
 from spacescale.predict.predictor import Predictor, Strands, Unit
 from spacescale.predict.regions import bases, require_shifts
 from spacescale.predict.vcf import Variant
 
-Score = Literal["log2_ratio", "sum", "log_sum", "d2", "log_d2"]
 WIDE_MASK_BP, MASK_BP = 2_001, 501  # of histone marks, which are broad, and of all else
 WIDE_ASSAYS = frozenset({"histone_chip"})
-
-# Reference and alternative (A, N, T), 0 outside the mask, and a pseudocount → (A, T).
-_Scorer = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
-
-
-def _total(x: np.ndarray) -> np.ndarray:
-    return x.sum(axis=1)
-
-
-def _norm(x: np.ndarray) -> np.ndarray:
-    return np.sqrt((x * x).sum(axis=1))
-
-
-SCORES: dict[Score, tuple[str, _Scorer]] = {
-    "log2_ratio": (
-        "log2 of (sum of ALT + c) / (sum of REF + c)",
-        lambda ref, alt, c: np.log2((_total(alt) + c) / (_total(ref) + c)),
-    ),
-    "sum": ("sum of ALT - REF", lambda ref, alt, c: _total(alt - ref)),
-    "log_sum": (
-        "sum of log2(ALT + c) - log2(REF + c)",
-        lambda ref, alt, c: _total(np.log2(alt + c) - np.log2(ref + c)),
-    ),
-    "d2": ("Euclidean distance over bins", lambda ref, alt, c: _norm(alt - ref)),
-    "log_d2": (
-        "Euclidean distance over bins of log2(x + c)",
-        lambda ref, alt, c: _norm(np.log2(alt + c) - np.log2(ref + c)),
-    ),
-}
+Alleles = tuple[np.ndarray, np.ndarray]  # of REF and of ALT
+STRANDS: tuple[Strands, ...] = ("forward", "reverse")
 
 
 @dataclass(frozen=True)
@@ -59,7 +31,8 @@ class Scoring:
     """How effects are measured.
 
     pseudocount: c, in `unit`. mask_bp: bases around the variant whose bins count, None for what
-    suits each track's assay. shifts: bp by which windows are moved, both alleles alike.
+    suits each track's assay. shifts: bp by which windows are moved, both alleles alike. layer:
+    whose features distances compare, their mean over the positions that touch the mask.
     """
 
     scores: tuple[Score, ...] = ("log2_ratio",)
@@ -67,14 +40,25 @@ class Scoring:
     pseudocount: float = 1.0
     mask_bp: int | None = None
     shifts: tuple[int, ...] = (-1, 0, 1)
+    layer: str = "pointwise"
+
+    @property
+    def of_tracks(self) -> list[TrackScore]:
+        """Scores that compare predicted tracks."""
+        return [score for score in TRACK_SCORES if score in self.scores]
+
+    @property
+    def distances(self) -> list[Distance]:
+        """Scores that compare features."""
+        return [score for score in DISTANCES if score in self.scores]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """Of one variant on the tracks chosen, float32 (T,) each.
+    """Of one variant on the tracks chosen, (T,) each; what compares features is of all, (1,).
 
     mean, spread: of each score; the spread is the standard deviation over the averages: an effect
-    that is smaller is noise. ref, alt: sums over the mask.
+    that is smaller is noise. ref, alt: sums over the mask; (0,) where no tracks are compared.
     """
 
     ref: np.ndarray
@@ -102,19 +86,34 @@ class EffectPredictor:
     ):
         """rows: of the tracks, default all.
 
-        Raises UserError for a unit that is not known or shifts of a bin or more.
+        Raises UserError for a unit that is not known, no such layer, or shifts of a bin or more.
         """
-        predictor.require_unit(scoring.unit)
+        if scoring.of_tracks:
+            predictor.require_unit(scoring.unit)
+        predictor.require_layer(scoring.layer)
         require_shifts(scoring.shifts, predictor.bin_size)
         self.predictor, self.genome, self.scoring = predictor, genome, scoring
-        self.rows = list(range(len(predictor.tracks)) if rows is None else rows)
+        every = range(len(predictor.tracks)) if rows is None else rows
+        self.rows = list(every) if scoring.of_tracks else []
         bins, bin_size = predictor.span // predictor.bin_size, predictor.bin_size
         self._before = (predictor.window - predictor.span) // 2 + bins // 2 * bin_size
         self._before += bin_size // 2  # bp of the window before the variant, unshifted
         centre = bins // 2 * bin_size + bin_size // 2  # of the span
-        self._masks = np.stack(
-            [self._mask(predictor.tracks[row], centre, bins) for row in self.rows], axis=1
-        )
+        self._masks = np.zeros((bins, len(self.rows)), np.float32)
+        for place, row in enumerate(self.rows):
+            self._masks[:, place] = self._mask(predictor.tracks[row], centre, bins)
+        self._calls = self._calls_of_a_batch()
+
+    def _calls_of_a_batch(self) -> list[Call]:
+        """What the model is asked of each batch of windows; both strands of either."""
+        calls: list[Call] = []
+        if self.scoring.of_tracks:
+            calls += [("predict", (self.scoring.unit, s, self.rows)) for s in STRANDS]
+        if self.scoring.distances:
+            half = (self.scoring.mask_bp or MASK_BP) // 2
+            around = max(self._before - half, 0), self._before + half + 1
+            calls += [("mean_features", (self.scoring.layer, s, around)) for s in STRANDS]
+        return calls
 
     def _mask(self, track: Track, centre: int, bins: int) -> np.ndarray:
         """1 where a bin counts for a track, else 0: float32 (N,)."""
@@ -133,41 +132,51 @@ class EffectPredictor:
         self, batches: Iterable[Sequence[Variant]], pool: Pool
     ) -> Iterator[tuple[Sequence[Variant], list[Effect]]]:
         """Yield each batch with its effects, as `score`, in the order of the batches."""
-        found = pool.predict(self._work(batches), self.scoring.unit, self.rows)
-        for ((variants, sizes), forward), (_, reverse) in zip(found, found, strict=True):
-            effects, at = [], 0
+        answers = pool.answers(self._work(batches))
+        for of_batch in zip(*[answers] * len(self._calls), strict=True):
+            variants, sizes = of_batch[0][0]
+            found = [answer for _, answer in of_batch]
             # Magnitudes: files of one strand may hold it below 0.
-            both = np.abs(forward), np.abs(reverse)
+            tracks = [np.abs(part) for part in found[: 2 * bool(self.scoring.of_tracks)]]
+            features = [part.astype(np.float64) for part in found[len(tracks) :]]
+            effects, at = [], 0
             for n in sizes:
-                ref = np.concatenate([strand[at : at + n] for strand in both])
-                alt = np.concatenate([strand[at + n : at + 2 * n] for strand in both])
-                effects.append(self._compare(ref * self._masks, alt * self._masks))
+                effects.append(self._compare(_alleles(tracks, at, n), _alleles(features, at, n)))
                 at += 2 * n
             yield variants, effects
 
     def _work(
         self, batches: Iterable[Sequence[Variant]]
-    ) -> Iterator[tuple[tuple[Sequence[Variant], list[int]], np.ndarray, Strands]]:
-        """Each batch twice, once for either strand: variants and how many windows an allele has."""
+    ) -> Iterator[tuple[tuple[Sequence[Variant], list[int]], np.ndarray, Call]]:
+        """Each batch once for every call: variants and how many windows an allele has."""
         for variants in batches:
             windows = [self._windows(variant) for variant in variants]
             codes = np.concatenate([part for pair in windows for part in pair])
             key = variants, [len(ref) for ref, _ in windows]
-            yield key, codes, "forward"
-            yield key, codes, "reverse"
+            for call in self._calls:
+                yield key, codes, call
 
-    def _compare(self, ref: np.ndarray, alt: np.ndarray) -> Effect:
-        """(A, N, T) each."""
-        by_average: dict[Score, np.ndarray] = {
-            score: SCORES[score][1](ref, alt, self.scoring.pseudocount)
-            for score in self.scoring.scores
-        }
+    def _compare(self, tracks: Alleles | None, features: Alleles | None) -> Effect:
+        """tracks (A, N, T) and features (A, C) of either allele, those that are asked for."""
+        by_average: dict[Score, np.ndarray] = {}
+        ref_sum = alt_sum = np.zeros(0, np.float32)
+        averages = 0
+        if tracks:
+            ref, alt = (allele * self._masks for allele in tracks)
+            for score in self.scoring.of_tracks:
+                by_average[score] = TRACK_SCORES[score][1](ref, alt, self.scoring.pseudocount)
+            ref_sum, alt_sum = ref.sum(1).mean(0), alt.sum(1).mean(0)
+            averages = len(ref)
+        if features:
+            for score in self.scoring.distances:
+                by_average[score] = DISTANCES[score][1](*features)[:, None]
+            averages = len(features[0])
         return Effect(
-            ref=_total(ref).mean(0),
-            alt=_total(alt).mean(0),
+            ref=ref_sum,
+            alt=alt_sum,
             mean={score: found.mean(0) for score, found in by_average.items()},
             spread={score: found.std(0) for score, found in by_average.items()},
-            averages=len(ref),
+            averages=averages,
         )
 
     def _windows(self, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
@@ -199,3 +208,11 @@ class EffectPredictor:
         wanted = max(length - len(right) - len(allele), 0)
         left = bases(contig, variant.start - wanted, wanted)
         return np.concatenate([left, allele, right])[-length:]
+
+
+def _alleles(strands: Sequence[np.ndarray], at: int, n: int) -> Alleles | None:
+    """Of both strands' windows, n of REF and n of ALT from `at` on → REF and ALT, (2n, …) each."""
+    if not strands:
+        return None
+    ref = np.concatenate([strand[at : at + n] for strand in strands])
+    return ref, np.concatenate([strand[at + n : at + 2 * n] for strand in strands])

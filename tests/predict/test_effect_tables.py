@@ -1,13 +1,16 @@
 import csv
 import json
+from dataclasses import replace
 
 import pytest
-from small_models import genome, predictor
+from small_models import genome, predictor, trained
 from test_vcf import vcf_of
 
 from spacescale.errors import UserError
+from spacescale.model.extend import add_species
 from spacescale.predict import effect_tables, tables
 from spacescale.predict.effect_tables import score_variants
+from spacescale.predict.predictor import Predictor
 from spacescale.predict.variant_effects import EffectPredictor, Scoring
 from spacescale.predict.vcf import Variant
 
@@ -66,6 +69,42 @@ def test_a_table_of_effects(vcf, fasta, tmp_path):
     assert sorted(p.name for p in out.parent.iterdir()) == [
         "effects.json", "effects.skipped.tsv", "effects.tsv",
     ]  # fmt: skip
+
+
+def test_distances_stand_beside_tracks_or_alone(vcf, fasta, tmp_path):
+    model = predictor()
+    beside = replace(SCORING, scores=("cosine", "log2_ratio"))
+    score_variants(model, vcf, fasta, tmp_path / "beside.tsv", beside, ["cage"])
+    alone = replace(SCORING, scores=("cosine",))
+    score_variants(model, vcf, fasta, tmp_path / "alone.tsv", alone)
+    rows, of_variants = read_tsv(tmp_path / "beside.tsv"), read_tsv(tmp_path / "alone.tsv")
+    assert list(of_variants[0]) == [
+        "chrom", "pos", "id", "ref", "alt", "species", "cosine", "cosine_sd", "averages",
+    ]  # fmt: skip
+    assert [r["cosine"] for r in rows] == [r["cosine"] for r in of_variants for _ in range(2)]
+    assert len({r["cosine"] for r in of_variants}) == 4
+    assert len({r["log2_ratio"] for r in rows}) == 8
+    record = json.loads((tmp_path / "alone.json").read_text())
+    assert record["layer"] == "pointwise" and record["tracks"] == 0
+    assert record["scores"] == {"cosine": "1 - cosine of the angle between features"}
+
+
+def test_tracks_that_no_score_looks_at_are_refused(vcf, fasta, tmp_path):
+    alone = replace(SCORING, scores=("cosine", "dot"))
+    with pytest.raises(UserError, match="--tracks cage: cosine, dot compare features, not tracks"):
+        score_variants(predictor(), vcf, fasta, tmp_path / "effects.tsv", alone, ["cage"])
+    assert not (tmp_path / "effects.tsv").exists()
+
+
+def test_distances_need_no_tracks(vcf, fasta, tmp_path):
+    known = trained()
+    extended = replace(known, model=add_species(known.model, "wren").eval())
+    model = Predictor(extended, "wren", "cpu")
+    alone = replace(SCORING, scores=("euclidean",))
+    assert score_variants(model, vcf, fasta, tmp_path / "effects.tsv", alone).scored == 4
+    assert {r["species"] for r in read_tsv(tmp_path / "effects.tsv")} == {"wren"}
+    with pytest.raises(UserError, match=r"species 'wren' of .* has no tracks"):
+        score_variants(model, vcf, fasta, tmp_path / "no.tsv", SCORING)
 
 
 def test_parquet_holds_the_same(vcf, fasta, tmp_path, monkeypatch):

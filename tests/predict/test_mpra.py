@@ -14,7 +14,7 @@ from spacescale.predict.variant_effects import EffectPredictor, Scoring
 from spacescale.predict.vcf import Variant
 
 DNA = genome()
-SCORING = Scoring(scores=("log2_ratio", "d2"), unit="means", shifts=(0,))
+SCORING = Scoring(scores=("log2_ratio", "d2", "cosine"), unit="means", shifts=(0,))
 START, LENGTH = 200, 12
 
 
@@ -81,13 +81,13 @@ def test_effects_are_held_against_those_measured(table, tmp_path):
     found = {
         (r["element"], r["score"], r["kind"]): r for r in read_tsv(tmp_path / "mpra.elements.tsv")
     }
-    assert len(found) == 3 * 2 * 2
+    assert len(found) == 3 * 3 * 2
     assert {r["same_bases_as"] for (name, *_), r in found.items() if name == "GENE.2"} == {"GENE"}
-    for score in ("log2_ratio", "d2"):
+    for score in ("log2_ratio", "d2", "cosine"):
         of_gene = [r for r in rows if r["element"] == "GENE" and r["alt"] != "-"]
         measured = np.array([float(r["coefficient"]) for r in of_gene[::2]])
         predicted = np.array([float(r[score]) for r in of_gene]).reshape(-1, 2).mean(1)
-        measured = np.abs(measured) if score == "d2" else measured
+        measured = measured if score == "log2_ratio" else np.abs(measured)
         row = found["GENE", score, "SNV"]
         assert int(row["variants"]) == len(measured) == 3 * LENGTH
         assert float(row["pearson"]) == pytest.approx(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from small_models import BIN, SPAN, WINDOW, genome, predictor
 
+from spacescale.errors import UserError
 from spacescale.predict.variant_effects import EffectPredictor, Scoring
 from spacescale.predict.vcf import Variant
 
@@ -119,6 +120,49 @@ def test_only_the_tracks_asked_for_are_scored():
     (some,) = EffectPredictor(predictor(), DNA, Scoring(unit="means"), [3, 1]).score([snv()])
     (everything,) = effects(Scoring(unit="means")).score([snv()])
     np.testing.assert_allclose(some.ref, everything.ref[[3, 1]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("found", [snv(), variant(400, 3, "A")])
+@pytest.mark.parametrize("layer", ["stem", "transformer.0", "pointwise"])
+def test_distances_compare_features_around_the_variant(found, layer):
+    names = ("dot", "cosine", "euclidean", "manhattan")
+    scoring = Scoring(scores=names, mask_bp=17, shifts=(0, 2), layer=layer)
+    model = predictor()
+    scorer = effects(scoring, model)
+    (effect,) = scorer.score([found])
+
+    def features(windows):
+        reverse = 3 - windows[:, ::-1]
+        forward, turned = model.embed(windows, layer), model.embed(reverse, layer)[:, ::-1]
+        width = WINDOW // forward.shape[1]
+        touched = slice((BEFORE - 8) // width, (BEFORE + 8) // width + 1)
+        return np.concatenate([forward[:, touched].mean(1), turned[:, touched].mean(1)])
+
+    ref, alt = (features(windows) for windows in scorer._windows(found))
+    norms = np.linalg.norm(ref, axis=1) * np.linalg.norm(alt, axis=1)
+    expected = {
+        "cosine": 1 - (ref * alt).sum(1) / norms,
+        "euclidean": np.linalg.norm(alt - ref, axis=1),
+        "manhattan": np.abs(alt - ref).sum(1),
+        "dot": (ref * alt).sum(1),
+    }
+    assert effect.averages == len(ref) and effect.ref.shape == effect.alt.shape == (0,)
+    for score, by_average in expected.items():
+        assert effect.mean[score].shape == (1,)
+        np.testing.assert_allclose(effect.mean[score], by_average.mean(), rtol=1e-2, atol=1e-6)
+        np.testing.assert_allclose(effect.spread[score], by_average.std(), rtol=3e-2, atol=1e-6)
+    assert effect.mean["euclidean"][0] > 1e-4
+
+
+def test_distances_of_equal_alleles_are_0():
+    same = variant(400, 1, letters(DNA.contigs["chr1"][400:401]))
+    (effect,) = effects(Scoring(scores=("cosine", "euclidean", "manhattan"))).score([same])
+    assert [effect.mean[s][0] for s in effect.mean] == pytest.approx([0, 0, 0], abs=1e-12)
+
+
+def test_an_unknown_layer_is_refused():
+    with pytest.raises(UserError, match=r"layer 'pointwis': this model has stem, .*, pointwise"):
+        effects(Scoring(scores=("cosine",), layer="pointwis"))
 
 
 def test_masks_follow_the_assay():
