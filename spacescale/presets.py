@@ -78,6 +78,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "pool_sharpness": 0.25,
             "dim": 96,
             "dim_divisible_by": 16,
+            "dilated_convs": 5,
             "depth": 4,
             "heads": 4,
             "attn_dim_key": 32,
