@@ -128,8 +128,8 @@ FAULTS = {
     ),
     "all species take the first one's gate": Fault(
         ROUTER,
-        "at_least_float32(self.weight[species])",
-        "at_least_float32(self.weight[0 * species])",
+        "at_least_float32(weight[species])",
+        "at_least_float32(weight[0 * species])",
         ("tests/model/test_moe.py",),
     ),
     "experts see what no LayerNorm has seen": Fault(
