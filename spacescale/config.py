@@ -400,7 +400,7 @@ def _own_experts_that_fit(model: ModelConfig, ep_size: int) -> str:
     if not model.own_experts or not missing:
         return ""
     name, count = list(model.own_experts.items())[-1]
-    return f", or give {name} {count + missing} own experts instead of {count}"
+    return f"; or give {name} {count + missing} own experts (--own-experts), not {count}"
 
 
 class RunConfig(Section):

@@ -122,7 +122,7 @@ def test_own_experts_of_a_species_that_stays_are_matched_by_its_name():
 
 
 def test_a_model_without_experts_gets_none():
-    with pytest.raises(ValueError, match="own_experts={'moth': 2} leaves 0 of species_num_exp"):
+    with pytest.raises(ValueError, match=r"own_experts={'moth': 2} leaves 0 of species_num_exp"):
         add_species(tiny_model(species_num_experts=0), "moth", ("cage",), own_experts=2)
 
 
