@@ -389,16 +389,16 @@ def resolve_ep_size(parallel: ParallelConfig, model: ModelConfig, world: int) ->
         raise UserError(
             f"parallel.ep_size={parallel.ep_size} must divide both the number of processes "
             f"({world}) and model.species_num_experts ({model.species_num_experts}); "
-            f"{shared} is the largest that does{_own_experts_that_fit(model, parallel.ep_size)}"
+            f"{shared} is the largest that does{_own_experts_that_fit(parallel.ep_size, model, world)}"
         )
     return parallel.ep_size
 
 
-def _own_experts_that_fit(model: ModelConfig, ep_size: int) -> str:
-    """How many own experts the last species would need, where there are any and too few."""
-    missing = -model.species_num_experts % ep_size
-    if not model.own_experts or not missing:
+def _own_experts_that_fit(ep_size: int, model: ModelConfig, world: int) -> str:
+    """How many own experts the last species would need, where they are what does not divide."""
+    if not model.own_experts or ep_size < 1 or world % ep_size:
         return ""
+    missing = -model.species_num_experts % ep_size
     name, count = list(model.own_experts.items())[-1]
     return f"; or give {name} {count + missing} own experts (--own-experts), not {count}"
 
