@@ -389,7 +389,8 @@ def resolve_ep_size(parallel: ParallelConfig, model: ModelConfig, world: int) ->
         raise UserError(
             f"parallel.ep_size={parallel.ep_size} must divide both the number of processes "
             f"({world}) and model.species_num_experts ({model.species_num_experts}); "
-            f"{shared} is the largest that does{_own_experts_that_fit(parallel.ep_size, model, world)}"
+            f"{shared} is the largest that does"
+            + _own_experts_that_fit(parallel.ep_size, model, world)
         )
     return parallel.ep_size
 
