@@ -67,6 +67,11 @@ class ModelConfig(Section):
         default=4, ge=0, description="experts of each block's cross-species MoE; 0 = one dense FFN"
     )
     species_top_k: int = Field(default=3, ge=1, description="experts chosen per token")
+    own_experts: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict,
+        description="species name → how many of each block's experts it alone may choose, beside "
+        "those that all share: the last of species_num_experts, in this order",
+    )
     species_token: bool = Field(
         default=True, description="append a learned token of the window's species to its bins"
     )
@@ -134,6 +139,17 @@ class ModelConfig(Section):
         return 2**self.num_downsamples
 
     @property
+    def num_shared_experts(self) -> int:
+        """Experts of each block that every species may choose: the first ones."""
+        return self.species_num_experts - sum(self.own_experts.values())
+
+    @property
+    def expert_owners(self) -> tuple[str | None, ...]:
+        """Of each of a block's experts the species that alone may choose it; None: all may."""
+        own = (name for name, count in self.own_experts.items() for _ in range(count))
+        return (*[None] * self.num_shared_experts, *own)
+
+    @property
     def profile_types(self) -> tuple[str, ...]:
         """Assays of all species, each once, sorted: the decoder's profile types."""
         return tuple(sorted({assay for assays in self.species.values() for assay in assays}))
@@ -152,6 +168,7 @@ class ModelConfig(Section):
                 f"model.species_top_k={self.species_top_k} exceeds "
                 f"species_num_experts={self.species_num_experts}"
             )
+        self._check_own_experts()
         if self.decoder == "moe" and self.tracks_num_experts < self.tracks_top_k:
             raise ValueError(
                 f"model.tracks_top_k={self.tracks_top_k} exceeds "
@@ -168,6 +185,28 @@ class ModelConfig(Section):
             )
         self._check_crop()
         return self
+
+    def _check_own_experts(self) -> None:
+        """Every species must find enough experts to choose from."""
+        if not self.own_experts:
+            return
+        named = f"model.own_experts={self.own_experts}"
+        if not self.species_num_experts:
+            raise ValueError(f"{named}, but the encoder has no experts (species_num_experts=0)")
+        unknown = [name for name in self.own_experts if name not in self.species]
+        if self.species and unknown:
+            raise ValueError(
+                f"{named} names {', '.join(unknown)}; the species are {', '.join(self.species)}"
+            )
+        if self.num_shared_experts < self.species_top_k:
+            raise ValueError(
+                f"{named} leaves {self.num_shared_experts} of "
+                f"species_num_experts={self.species_num_experts} for all species, fewer than "
+                f"species_top_k={self.species_top_k}; species_num_experts="
+                f"{self.species_top_k + sum(self.own_experts.values())} would do"
+            )
+        if self.zero_gates == "released":
+            raise ValueError(f"{named}: not with zero_gates=released; take zero_gates=keep")
 
     def _check_crop(self) -> None:
         """As many whole bins must be cropped on the left as on the right, or labels shift."""
@@ -351,8 +390,18 @@ def resolve_ep_size(parallel: ParallelConfig, model: ModelConfig, world: int) ->
             f"parallel.ep_size={parallel.ep_size} must divide both the number of processes "
             f"({world}) and model.species_num_experts ({model.species_num_experts}); "
             f"{shared} is the largest that does"
+            + _own_experts_that_fit(parallel.ep_size, model, world)
         )
     return parallel.ep_size
+
+
+def _own_experts_that_fit(ep_size: int, model: ModelConfig, world: int) -> str:
+    """How many own experts the last species would need, where they are what does not divide."""
+    if not model.own_experts or ep_size < 1 or world % ep_size:
+        return ""
+    missing = -model.species_num_experts % ep_size
+    name, count = list(model.own_experts.items())[-1]
+    return f"; or give {name} {count + missing} own experts (--own-experts), not {count}"
 
 
 class RunConfig(Section):

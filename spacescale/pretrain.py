@@ -32,7 +32,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         prog="pretrain.py",
         description="Pretrain a SPACE model on species data sets.",
         usage="%(prog)s --deepspeed JSON [--preset P] [--data DIR ...] [--output DIR] "
-        "[--init WEIGHTS [--only-new] [--like SPECIES]] [--freeze PATTERN ...] "
+        "[--init WEIGHTS [--only-new] [--like SPECIES] [--own-experts N]] [--freeze PATTERN ...] "
         "[--resume auto|must|PATH] [section.field=value ...]",
     )
     parser.add_argument("--deepspeed", type=Path, required=True, help="DeepSpeed's JSON")
@@ -69,6 +69,13 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         metavar="SPECIES",
         help="the token and gates of new species begin as those of this one (default: as the mean "
         "of those that the weights know)",
+    )
+    parser.add_argument(
+        "--own-experts",
+        type=int,
+        metavar="N",
+        help="give every new species N experts of its own in each block, which begin as copies of "
+        "those that all share (model.own_experts)",
     )
     parser.add_argument(
         "--freeze",
@@ -151,11 +158,13 @@ def main(arguments: list[str]) -> int:
                 "--resume": args.resume,
                 "--init": args.init and str(args.init),
                 "--like": args.like,
+                "--own-experts": args.own_experts,
             }
             require_agreement({"--data": "given" if args.data else "left out", **named})
             paths = args.data or [Path(comm.on_main(lambda: str(embedded_data())))]
+            begins = (args.init, args.like, args.own_experts)
             places = (args.deepspeed, args.output, args.resume)
-            run = prepare(config, paths, *places, device, stop, watch, args.init, args.like)
+            run = prepare(config, paths, *places, device, stop, watch, *begins)
         except comm.NotMet as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             return 2

@@ -128,9 +128,12 @@ FAULTS = {
     ),
     "all species take the first one's gate": Fault(
         ROUTER,
-        "at_least_float32(self.weight[species])",
-        "at_least_float32(self.weight[0 * species])",
+        "at_least_float32(weight[species])",
+        "at_least_float32(weight[0 * species])",
         ("tests/model/test_moe.py",),
+    ),
+    "own experts are chosen by all but their species": Fault(
+        ROUTER, "(species == place)[", "(species != place)[", ("tests/model/test_own_experts.py",)
     ),
     "experts see what no LayerNorm has seen": Fault(
         MOE,
@@ -478,6 +481,12 @@ FAULTS = {
         "spacescale/checkpoint/partitions.py",
         "holders, place = comm.world_size() // of, comm.rank() // of",
         "holders, place = comm.world_size() // of, 0",
+        ("tests/train/test_adding.py",),
+    ),
+    "every rank freezes the rows of the first": Fault(
+        "spacescale/parallel/freezing.py",
+        "rows_here(parameter, frozen)",
+        "frozen[: len(parameter)]",
         ("tests/train/test_adding.py",),
     ),
     "weights of old species are not compared": Fault(

@@ -73,6 +73,23 @@ def test_overriding_does_not_change_the_preset():
         ("space_demo", ["model.heads=5"], "model.dim=96 must be divisible by heads=5"),
         ("space_demo", ["model.dim=64"], "= 16 must be divisible by 6"),
         ("space_demo", ["model.species_top_k=5"], "species_top_k=5 exceeds species_num_experts=4"),
+        (
+            "space_demo",
+            ['model.own_experts={"ant": 2}'],
+            "own_experts={'ant': 2} leaves 2 of species_num_experts=4 for all species, fewer than "
+            "species_top_k=3; species_num_experts=5 would do",
+        ),
+        ("space_demo", ['model.own_experts={"ant": 0}'], "own_experts.ant=0: .*greater than or eq"),
+        (
+            "space_demo",
+            ["model.species_num_experts=0", 'model.own_experts={"ant": 1}'],
+            "own_experts={'ant': 1}, but the encoder has no experts",
+        ),
+        (
+            "space_demo",
+            ['model.own_experts={"ant": 1}', "model.zero_gates=released"],
+            "own_experts={'ant': 1}: not with zero_gates=released",
+        ),
         ("space_demo", ["model.tracks_top_k=9"], "tracks_top_k=9 exceeds tracks_num_experts=8"),
         (
             "space_demo",
@@ -96,6 +113,15 @@ def test_what_is_wrong_is_named_with_what_is_allowed(preset, overrides, message)
 def test_no_experts_switch_the_mixtures_off_whatever_top_k():
     config = build_config("space_demo", ["model.species_num_experts=0"])
     assert config.model.species_num_experts == 0 < config.model.species_top_k
+
+
+def test_own_experts_are_the_last_ones_in_their_order():
+    own = {"bee": 2, "ant": 1}
+    model = ModelConfig(species={"ant": ("CAGE",), "bee": ()}, own_experts=own, species_top_k=1)
+    assert model.expert_owners == (None, "bee", "bee", "ant") and model.num_shared_experts == 1
+    assert ModelConfig(species_num_experts=0).expert_owners == ()
+    with pytest.raises(ValidationError, match=r"own_experts={'cow': 1} names cow; .* are ant, bee"):
+        ModelConfig(species={"ant": ("CAGE",), "bee": ()}, own_experts={"cow": 1})
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spacescale.checkpoint import layout
-from spacescale.config import Config, LossConfig, RunConfig
+from spacescale.config import Config, LossConfig, ModelConfig, RunConfig
 from spacescale.dataset.run_data import RunData
 from spacescale.errors import UserError
 from spacescale.parallel import comm
@@ -61,6 +61,7 @@ def check_compatible(
         )
     saved = layout.read_config(checkpoint, state)
     _check_species(checkpoint, saved.model.species, config.model.species)
+    _check_owners(checkpoint, saved.model, config.model)
     _check_settings(checkpoint, saved, config)
     for name, now in data.manifest_hashes.items():
         before = state["data_manifests"].get(name, "none")
@@ -130,6 +131,15 @@ def _check_settings(checkpoint: Path, saved: Config, now: Config) -> None:
             if (section, field) not in CHANGEABLE_SETTINGS:
                 raise UserError(f"{checkpoint}: {change}; resume with the same")
             logger.warning("resuming with a change: %s", change)
+
+
+def _check_owners(checkpoint: Path, saved: ModelConfig, now: ModelConfig) -> None:
+    """Their order counts, which `_check_settings` does not see."""
+    if list(saved.own_experts.items()) != list(now.own_experts.items()):
+        raise UserError(
+            f"{checkpoint}: model.own_experts was {saved.own_experts}, is now {now.own_experts}; "
+            "resume with the same"
+        )
 
 
 def _check_species(

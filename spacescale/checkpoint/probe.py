@@ -126,7 +126,8 @@ def compare_with_probe(path: Path, model: nn.Module, config: ModelConfig) -> Agr
         turned += int((own.sort(-1).values != chosen.sort(-1).values).any(-1).sum())
         choices += own[..., 0].numel()
         margin = logits.gather(-1, own).amin(-1) - logits.gather(-1, chosen).amin(-1)
-        widest = max(widest, float(margin.max() / logits.abs().max()))
+        largest = logits.masked_fill(logits.isneginf(), 0.0).abs().max()  # of what may be chosen
+        widest = max(widest, float(margin.max() / largest))
         return chosen
 
     with experts_decided_by(model, hold):

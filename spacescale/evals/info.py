@@ -116,6 +116,8 @@ def _model_lines(
 
 def _experts(model: Mapping[str, Any]) -> str:
     encoder = f"{model['species_num_experts']} species experts (top {model['species_top_k']})"
+    if own := model.get("own_experts"):
+        encoder += "".join(f", {count} of them of {name} alone" for name, count in own.items())
     decoder = {
         "moe": f"{model['tracks_num_experts']} track experts (top {model['tracks_top_k']})",
         "mlp": "dense decoder",

@@ -213,13 +213,26 @@ def weighted_losses(
     for name, found in of_species.items():
         share = found.windows / num_windows if weights.poisson_reduction == "windows" else 1.0
         losses[f"poisson/{name}"] = found.mean * share * weights.species_weight.get(name, 1.0)
-    encoder, decoder = output.encoder_routing, [output.decoder_routing]
+    encoder = _without_idle_experts(output, of_species)
+    decoder = [output.decoder_routing]
     decoder = [sums for sums in decoder if sums is not None]
     if weights.routing_scope == "ranks":
         encoder = [_summed(sums, sum_over_ranks) for sums in encoder]
         decoder = [_summed(sums, sum_over_ranks) for sums in decoder]
     losses |= routing_losses(encoder, weights, "encoder")
     return losses | routing_losses(decoder, weights, "decoder")
+
+
+def _without_idle_experts(output: SpaceOutput, present: Collection[str]) -> list[RoutingSums]:
+    """The encoder's sums without the experts of species of which there are no windows at all.
+
+    Nothing could have balanced their use.
+    """
+    owners = output.expert_owners
+    kept = [e for e, owner in enumerate(owners) if owner is None or owner in present]
+    if len(kept) == len(owners):
+        return output.encoder_routing
+    return [s._replace(gate_mass=s.gate_mass[:, kept]) for s in output.encoder_routing]
 
 
 def _summed(sums: RoutingSums, sum_over_ranks: SumOverRanks) -> RoutingSums:

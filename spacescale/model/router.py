@@ -21,7 +21,8 @@ class RoutingSums(NamedTuple):
     """Addable routing statistics of one MoE layer, float32, differentiable.
 
     A row is a species, in the decoder a species × profile type. A kind is one set of logits: the
-    encoder has one, the decoder one per gate of a type and those that weigh its gates.
+    encoder has one, the decoder one per gate of a type and those that weigh its gates. Where a row
+    may choose some of the experts alone, E of its counts and of 1/E is their number.
     """
 
     gate_mass: Tensor  # (rows, E): gate weight per expert
@@ -72,13 +73,20 @@ def shift_zero_gates(experts: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SpeciesRouter(nn.Module):
-    """One linear gate per species, stacked, so that all take part on every rank."""
+    """One linear gate per species, stacked, so that all take part on every rank.
+
+    The first experts are shared, the last ones those of single species (`own_experts`). Logits of
+    what a species may not choose are −inf, and no sum or gradient sees them.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.choose = ExpertChoice(config.species_top_k)
         self.num_species = len(config.species)
         self.released_zero_gates = config.zero_gates == "released"
+        self.num_shared = config.num_shared_experts
+        names = list(config.species)
+        self.own = [(names.index(name), count) for name, count in config.own_experts.items()]
         shape = (self.num_species, config.species_num_experts)
         bound = config.dim**-0.5  # nn.Linear's initial range
         self.weight = nn.Parameter(torch.empty(*shape, config.dim).uniform_(-bound, bound))
@@ -87,17 +95,41 @@ class SpeciesRouter(nn.Module):
     def forward(self, x: Tensor, species: Tensor) -> Routing:
         """Route the residual stream (B, N, D) of windows of species (B,) int64, in float32."""
         with torch.autocast(x.device.type, enabled=False):
-            logits = torch.baddbmm(
-                at_least_float32(self.bias[species][:, None]),
-                at_least_float32(x),
-                at_least_float32(self.weight[species]).transpose(1, 2),
-            )  # (B, N, E)
+            logits = self._logits(x, species)  # (B, N, E)
             experts = self.choose(logits)
             weights = gate_weights(logits, experts)
             sums = self._sums(logits, experts, weights, species)
         if self.released_zero_gates:
             experts, weights = self._shift_each_species(experts, weights, species)
         return Routing(experts, weights, sums)
+
+    def _logits(self, x: Tensor, species: Tensor) -> Tensor:
+        """(B, N, D) → (B, N, E).
+
+        One product for the shared experts and one for each species' own: the order in which a
+        product is added up depends on its width, and what a species gets must not depend, to the
+        last bit, on which others have experts of their own.
+        """
+        if not self.own:
+            return self._product(x, species, self.weight, self.bias)
+        widths = [self.num_shared, *(count for _, count in self.own)]
+        gates = zip(self.weight.split(widths, 1), self.bias.split(widths, 1), strict=True)
+        logits = torch.cat([self._product(x, species, *gate) for gate in gates], dim=-1)
+        return logits.masked_fill(~self._may_choose(species)[:, None], -torch.inf)
+
+    def _product(self, x: Tensor, species: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(B, N, D) and gates (S, e, D), (S, e) → (B, N, e)."""
+        return torch.baddbmm(
+            at_least_float32(bias[species][:, None]),
+            at_least_float32(x),
+            at_least_float32(weight[species]).transpose(1, 2),
+        )
+
+    def _may_choose(self, species: Tensor) -> Tensor:
+        """Which experts windows of species (B,) may choose: bool (B, E)."""
+        shared = species.new_ones((len(species), self.num_shared), dtype=torch.bool)
+        own = [(species == place)[:, None].expand(-1, count) for place, count in self.own]
+        return torch.cat([shared, *own], dim=1)
 
     def _shift_each_species(
         self, experts: Tensor, weights: Tensor, species: Tensor
@@ -119,14 +151,22 @@ class SpeciesRouter(nn.Module):
             return rows.index_add(0, species, per_window)
 
         gates = torch.zeros_like(logits).scatter(2, experts, weights)  # (B, N, E)
-        squares = F.leaky_relu(logits, LEAKY_SLOPE).square().sum((1, 2))
         windows = per_species(logits.new_ones(len(logits)))
-        per_window = float(logits[0].numel())
+        if self.own:
+            may = self._may_choose(species)[:, None]  # (B, 1, E)
+            choices = may.sum(2).to(logits.dtype)  # (B, 1)
+            from_mean = (gates - 1 / choices[..., None]).masked_fill(~may, 0.0)
+            logits = logits.masked_fill(~may, 0.0)
+            num_gates = float(logits.shape[1]) * per_species(choices[:, 0])
+        else:
+            from_mean = gates - 1 / gates.shape[-1]
+            num_gates = float(logits[0].numel()) * windows
+        squares = F.leaky_relu(logits, LEAKY_SLOPE).square().sum((1, 2))
         return RoutingSums(
             gate_mass=per_species(gates.sum(1)),
-            gate_spread=per_species((gates - 1 / gates.shape[-1]).square().sum((1, 2))),
-            num_gates=per_window * windows,
+            gate_spread=per_species(from_mean.square().sum((1, 2))),
+            num_gates=num_gates,
             logit_squares=per_species(squares)[:, None],
-            num_logits=per_window * windows[:, None],
+            num_logits=num_gates[:, None],
             num_items=windows,
         )

@@ -43,6 +43,7 @@ class SpaceOutput:
     embedding: dict[str, Tensor]  # (B_s, N, 2D) final pointwise features
     encoder_routing: list[RoutingSums]  # one per MoE block, rows = species
     decoder_routing: RoutingSums | None  # rows = species × profile types, species-major
+    expert_owners: tuple[str | None, ...] = ()  # of the encoder's, where species have their own
 
 
 class TransformerBlock(nn.Module):
@@ -160,7 +161,8 @@ class Space(nn.Module):
         )
         features = features + self._touch_absent_heads(features, present)
         states = [None] * len(present) if state is None else state.split(sizes)
-        output = SpaceOutput({}, {}, {}, encoder_routing, None)
+        owners = self.config.expert_owners if self.config.own_experts else ()
+        output = SpaceOutput({}, {}, {}, encoder_routing, None, owners)
         decoder_sums = {}
         for name, f, s in zip(present, features.split(sizes), states, strict=True):
             output.embedding[name] = f

@@ -108,6 +108,12 @@ def swap_blocks(rows: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
     return torch.cat([block for of_b in zip(*by_a, strict=True) for block in of_b])
 
 
+def rows_here(parameter: nn.Parameter, rows: Tensor) -> Tensor:
+    """Of a value for each row of the plain model's tensor (R, …), those that this rank holds."""
+    placed = getattr(parameter, DS_AUTOEP_UC_META, None)
+    return rows if placed is None else rows[placed[AUTOEP_PARAM_LOCAL_EXPERTS]]
+
+
 def distribute_experts(model: nn.Module, ep_size: int) -> None:
     """Replace every `RoutedExperts` in `model` by its expert-parallel form, in place.
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from spacescale.errors import UserError
 from spacescale.model.layers import BatchNorm
 from spacescale.overrides import nearest
+from spacescale.parallel.expert_parallel import rows_here
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -39,9 +40,10 @@ def require_matches(names: Iterable[str], patterns: Iterable[str], setting: str)
 def freeze(model: nn.Module, rows: Mapping[str, Tensor], device: torch.device) -> set[str]:
     """Freeze rows of parameters, before an engine is built; returns the names of those in part.
 
-    rows: parameter → bool, over its first dimension or (1,) for all of it. device: of training.
-    The experts of a model are already distributed. A BatchNorm whose weight and bias are frozen
-    stays in evaluation mode.
+    rows: parameter → bool, over its first dimension in the plain model or (1,) for all of it.
+    device: of training. The experts of a model are already distributed: all ranks train the same
+    tensors, also one whose share of a tensor is frozen. A BatchNorm whose weight and bias are
+    frozen stays in evaluation mode.
     """
     in_part = set()
     for name, parameter in model.named_parameters():
@@ -49,7 +51,7 @@ def freeze(model: nn.Module, rows: Mapping[str, Tensor], device: torch.device) -
         if frozen.all():
             parameter.requires_grad_(False)
         elif frozen.any():
-            _drop_gradient(parameter, frozen.to(device))
+            _drop_gradient(parameter, rows_here(parameter, frozen).to(device))
             in_part.add(name)
     experts = [(p.numel(), n, p) for n, p in model.named_parameters() if is_moe_param(p)]
     if experts and not any(parameter.requires_grad for _, _, parameter in experts):

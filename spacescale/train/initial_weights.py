@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import Tensor
 
-from spacescale.config import TrackScaleName
+from spacescale.config import Config, ModelConfig, TrackScaleName, describe_errors
 from spacescale.errors import UserError
 from spacescale.genome.aliases import shorten
 from spacescale.genome.tracks import Track
 from spacescale.metrics.track_scale import PREDICTS
+from spacescale.model.extend import EXPERTS, ROUTER, origin_of_experts
 from spacescale.model.space import Space
 from spacescale.overrides import nearest
 from spacescale.predict.trained_model import TrainedModel
@@ -27,7 +29,12 @@ BY_TYPE = ("from_sequence", "from_species", "gates", "type_embedding")  # of the
 
 def has_rows_of_species(key: str) -> bool:
     """Whether a tensor's first dimension is that of species."""
-    return key == "species_token.weight" or ".moe.router." in key
+    return key == "species_token.weight" or ROUTER in key
+
+
+def has_rows_of_experts(key: str) -> bool:
+    """Whether a tensor's first dimension is that of a block's experts."""
+    return EXPERTS in key
 
 
 def has_rows_of_types(key: str) -> bool:
@@ -60,6 +67,28 @@ class Taken:
         return lines
 
 
+def with_own_experts(config: Config, old: TrainedModel, count: int) -> Config:
+    """Give each new species `count` experts of its own in each block, beside those that are shared.
+
+    config: of a run that is to start from `old`, with its species. Species that `old` knows keep
+    the own experts that they have there. Raises UserError where no species is new, or the encoder
+    has no experts.
+    """
+    model, known = config.model, old.model.config
+    new = [name for name in model.species if name not in known.species]
+    if not new:
+        raise UserError(f"--own-experts {count}: {old.source} knows all species of this run")
+    own = {name: n for name, n in known.own_experts.items() if name in model.species}
+    own |= model.own_experts
+    own |= {name: count for name in new if name not in own}
+    total = model.num_shared_experts + sum(own.values()) if model.species_num_experts else 0
+    changed = model.model_dump() | {"own_experts": own, "species_num_experts": total}
+    try:
+        return config.model_copy(update={"model": ModelConfig.model_validate(changed)})
+    except ValidationError as error:
+        raise UserError(f"--own-experts {count}: {describe_errors(error)}") from None
+
+
 def start_from(
     model: Space,
     tracks: Mapping[str, Sequence[Track]],
@@ -69,18 +98,23 @@ def start_from(
     """Give a fresh model what it shares with a trained one.
 
     A new species' token and gates start as those of the species `like`, or as the mean of those
-    that are known. Its head, tracks that are new and the decoder's gates of profile types that are
-    new stay as they are initialised. Raises UserError where the trunks differ in shape, or `like`
-    is unknown or without use.
+    that are known; its own experts, and its gates of them, as `origin_of_experts` says. Its head,
+    tracks that are new and the decoder's gates of profile types that are new stay as they are
+    initialised. Raises UserError where the trunks differ in shape, or `like` is unknown or without
+    use.
     """
     _require_same_trunk(model, old)
     if like is not None:
         _require_use(like, model, old)
     fresh: list[str] = []
     state, known = model.state_dict(), old.model.state_dict()
+    origin = origin_of_experts(model.config, old.model.config)
     for key, tensor in state.items():
         if has_rows_of_species(key):
-            _place_species(tensor, known[key], model.species, old.model.species, like)
+            rows = known[key][:, origin] if ROUTER in key else known[key]
+            _place_species(tensor, rows, model.species, old.model.species, like)
+        elif has_rows_of_experts(key):
+            tensor.copy_(known[key][origin])
         elif key.startswith("heads."):
             _place_tracks(tensor, known.get(key), *_identifiers(key.split(".")[1], tracks, old))
         elif key.startswith("decoder."):
@@ -99,15 +133,21 @@ def start_from(
 def _require_same_trunk(model: Space, old: TrainedModel) -> None:
     known = old.model.state_dict()
     for key, tensor in model.state_dict().items():
-        if not key.startswith(TRUNK) or ".moe.router." in key:
+        if not key.startswith(TRUNK) or ROUTER in key:
             continue
-        if key not in known or known[key].shape != tensor.shape:
-            found = tuple(known[key].shape) if key in known else "none"
+        found = _shared_shape(key, known[key], old.model) if key in known else "none"
+        if found != (wanted := _shared_shape(key, tensor, model)):
             raise UserError(
-                f"--init {old.source}: {key} is {found}, and {tuple(tensor.shape)} in this run: "
+                f"--init {old.source}: {key} is {found}, and {wanted} in this run: "
                 "only models of one shape can start from each other (model.dim, stem_dim, depth, "
                 "num_downsamples, species_num_experts …)"
             )
+
+
+def _shared_shape(key: str, tensor: Tensor, model: Space) -> tuple[int, ...]:
+    """A tensor's shape without the experts that single species have to themselves."""
+    experts = [model.config.num_shared_experts] if has_rows_of_experts(key) else tensor.shape[:1]
+    return (*experts, *tensor.shape[1:])
 
 
 def _require_use(like: str, model: Space, old: TrainedModel) -> None:
@@ -177,6 +217,7 @@ def _new(
         new = [n for n in names if n not in known]
         if new and name in old.model.species:
             found.append(f"{len(new)} tracks of {name} ({shorten(new)})")
+    found += _own_experts(model, old.model)
     types = set(model.config.profile_types) - set(old.model.config.profile_types)
     return found + [f"profile type {name}" for name in sorted(types)]
 
@@ -188,4 +229,13 @@ def _left_over(model: Space, tracks: Mapping[str, Sequence[Track]], old: Trained
         gone = [n for n in known if n not in names]
         if gone:
             found.append(f"{len(gone)} tracks of {name} ({shorten(gone)})")
-    return found
+    return found + _own_experts(old.model, model)
+
+
+def _own_experts(model: Space, other: Space) -> list[str]:
+    """The own experts that a model has and the other one lacks."""
+    counts = {
+        name: count - other.config.own_experts.get(name, 0)
+        for name, count in model.config.own_experts.items()
+    }
+    return [f"{n} own experts of {name} in each block" for name, n in counts.items() if n > 0]

@@ -25,7 +25,12 @@ from spacescale.metrics.track_scale import PREDICTS
 from spacescale.model.exports import local_folder
 from spacescale.model.space import Space
 from spacescale.predict.trained_model import TrainedModel, load_trained
-from spacescale.train.initial_weights import has_rows_of_species, has_rows_of_types, start_from
+from spacescale.train.initial_weights import (
+    has_rows_of_experts,
+    has_rows_of_species,
+    has_rows_of_types,
+    start_from,
+)
 
 WINDOWS = 2
 SET_BY_RUN = ("dropout", "attn_dropout", "pos_dropout", "checkpoint_stages")  # of the model
@@ -87,10 +92,13 @@ def rows_of_old(model: Space, old: Collection[str]) -> dict[str, Tensor]:
     types = model.config.profile_types
     old_types = {assay for name in old for assay in model.config.species[name]}
     by_type = torch.tensor([assay in old_types for assay in types])
+    owners = model.config.expert_owners
     rows = {}
     for key, parameter in model.named_parameters():
         if has_rows_of_species(key):
             rows[key] = torch.tensor([name in old for name in model.species])
+        elif has_rows_of_experts(key):
+            rows[key] = torch.tensor([owner is None or owner in old for owner in owners])
         elif key.startswith("heads."):
             rows[key] = torch.tensor([key.split(".")[1] in old])
         elif has_rows_of_types(key):

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from pydantic import ValidationError
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.compatibility import check_compatible, lay_out
 from spacescale.checkpoint.foreign_config import released_grouping
 from spacescale.checkpoint.found import Start, find_start, settle_on
 from spacescale.checkpoint.manager import CheckpointManager
-from spacescale.config import Config, resolve_ep_size
+from spacescale.config import Config, describe_errors, resolve_ep_size
 from spacescale.dataset.loader import TrainingWindows, open_datasets
 from spacescale.dataset.negative_targets import refuse_negative_tracks
 from spacescale.dataset.reader import SpeciesData
@@ -42,7 +43,7 @@ from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
 from spacescale.parallel.watch import Watch
 from spacescale.planning.flops import num_tokens
 from spacescale.predict.trained_model import TrainedModel, load_trained
-from spacescale.train.initial_weights import Taken, start_from
+from spacescale.train.initial_weights import Taken, start_from, with_own_experts
 from spacescale.train.only_new import (
     kept_species,
     prove_start,
@@ -84,11 +85,13 @@ def prepare(
     watch: Watch,
     init: Path | None = None,
     like: str | None = None,
+    own_experts: int | None = None,
 ) -> PreparedRun:
     """Build everything up to the first step. Called by every rank alike.
 
     init: weights that a run begins with; one that goes on from a checkpoint has its own. like: the
-    species of these weights as which new ones begin.
+    species of these weights as which new ones begin. own_experts: how many experts of each block
+    every new species gets for itself.
 
     From the moment that the run begins in its folder, `stop` and `watch` write the end into its
     history.
@@ -98,9 +101,14 @@ def prepare(
     """
     if like is not None and init is None:
         raise UserError(f"--like {like}: it says how new species begin from the weights of --init")
+    if own_experts is not None and init is None:
+        raise UserError(
+            f"--own-experts {own_experts}: it says what new species get beside the weights of "
+            "--init; without those, set model.own_experts and model.species_num_experts"
+        )
     old = comm.on_all(lambda: weights_to_keep(config.optim, init))
     data, config, deepspeed_config, ep_size = comm.on_all(
-        lambda: _resolve(config, paths, deepspeed_json, old)
+        lambda: _resolve(config, paths, deepspeed_json, old, init, own_experts)
     )
     require_agreement(
         config.model_dump(mode="json", exclude={"data": {"paths"}})  # each machine may have a copy
@@ -167,12 +175,20 @@ def _initialise(
 
 
 def _resolve(
-    config: Config, paths: list[Path], deepspeed_json: Path, old: TrainedModel | None
+    config: Config,
+    paths: list[Path],
+    deepspeed_json: Path,
+    old: TrainedModel | None,
+    init: Path | None,
+    own_experts: int | None,
 ) -> tuple[RunData, Config, dict[str, Any], int]:
     """All that follows from the arguments, the data and the weights to keep, on this rank."""
     datasets = open_datasets(paths)
     refuse_negative_tracks(datasets.values())
     config = complete_config(config, datasets, old)
+    if own_experts is not None and init is not None:
+        known = old or load_trained(local_folder(init))
+        config = with_own_experts(config, known, own_experts)
     require_something_to_train(config, old)
     if config.run.best_metric not in (names := score_names(config.model, datasets)):
         raise UserError(
@@ -287,7 +303,10 @@ def complete_config(
     payload = config.model_dump()
     payload["model"]["species"] = model.species | species
     payload["data"]["paths"] = tuple(str(data.path.resolve()) for data in datasets.values())
-    return Config.model_validate(payload)
+    try:
+        return Config.model_validate(payload)
+    except ValidationError as error:
+        raise UserError(describe_errors(error)) from None
 
 
 def _profile_types(data: SpeciesData, grouping: str) -> tuple[str, ...]:

@@ -223,7 +223,7 @@ def on_the_edge(model: Space, gap: float) -> Space:
     router = model.transformer[0].moe.router
     with torch.no_grad():
         router.weight[:] = 0.0
-        router.bias[:] = torch.tensor([1.0, 1.0 + gap, 2.0, 3.0])
+        router.bias[:, :4] = torch.tensor([1.0, 1.0 + gap, 2.0, 3.0])
     return model
 
 
@@ -242,14 +242,18 @@ def test_a_choice_that_turns_on_the_last_bit_is_counted_and_does_not_hide_the_re
     assert f"{positions} of {found.choices:,} lie on the edge" in str(found)
 
 
-def test_another_choice_than_on_the_edge_is_refused(tmp_path):
+@pytest.mark.parametrize("own", [{}, {"bee": 1}], ids=["shared", "own"])
+def test_another_choice_than_on_the_edge_is_refused(tmp_path, own):
+    """What a species may not choose, as ant bee's own expert, has no part in the largest logit."""
     torch.manual_seed(3)
-    model, path = Space(MODEL).eval(), tmp_path / "probe.safetensors"
+    experts = {"species_num_experts": 4 + len(own), "own_experts": own}
+    config = MODEL.model_copy(update=experts)
+    model, path = Space(config).eval(), tmp_path / "probe.safetensors"
     save_tensors(
-        probe_tensors(take_probe(on_the_edge(model, 1e-2), MODEL, torch.device("cpu"))), path
+        probe_tensors(take_probe(on_the_edge(model, 1e-2), config, torch.device("cpu"))), path
     )
     with pytest.raises(UserError, match=r"chooses other experts .* by 3\.33e-03 of the largest"):
-        compare_with_probe(path, on_the_edge(model, -1e-2), MODEL)
+        compare_with_probe(path, on_the_edge(model, -1e-2), config)
 
 
 def test_a_probe_of_format_2_kept_no_choices_and_is_held_to_all_the_same(written, tmp_path):

@@ -377,6 +377,10 @@ INEXPRESSIBLE = {
     "mlp": ({"decoder": "mlp"}, "model.decoder=mlp"),
     "stem": ({"stem_dim": 4}, "model.stem_dim=4"),
     "dilated": ({"dilated_convs": 2}, "model.dilated_convs=2"),
+    "own": (
+        {"species_num_experts": 6, "own_experts": {"mouse": 1}, "zero_gates": "keep"},
+        "model.own_experts={'mouse': 1}: the released layout shares all experts",
+    ),
     "groups": ({"groups_per_type": 3}, "model.groups_per_type=3: the released layout has 2"),
     "weights": ({"group_weights": "softmax_of_sum"}, "model.group_weights=softmax_of_sum"),
     "tracks": (

@@ -51,6 +51,7 @@ def test_weights_of_another_shape_are_refused_and_nothing_is_left(alone, data, t
         (["--only-new"], " already, which optim.only_new (--only-new) leaves as it is; give data"),
         (["--freeze", "stem", "trunk"], "optim.freeze (--freeze): 'trunk' is no parameter's name"),
         (["--freeze", "*"], "optim.freeze=['*']: nothing is left to train"),
+        (["--own-experts", "2"], "--own-experts 2: "),
         (["--like", "finhc"], "--like finhc (did you mean 'finch'?): "),
     ],
 )
@@ -65,10 +66,11 @@ def test_what_cannot_be_frozen_or_added_is_refused_and_nothing_is_left(
 
 def test_what_is_frozen_by_arguments_is_configuration():
     words = ["--deepspeed", "x.json", "--freeze", "stem", "*.router", "--init", "w", "--only-new"]
-    found = parse_arguments([*words, "optim.lr=1e-3", "--like", "finch"])
+    more = ["--like", "finch", "--own-experts", "2"]
+    found = parse_arguments([*words, "optim.lr=1e-3", *more])
     assert found.overrides == [
         "optim.lr=1e-3",
         'optim.freeze=["stem", "*.router"]',
         "optim.only_new=true",
     ]
-    assert (str(found.init), found.like) == ("w", "finch")
+    assert (str(found.init), found.like, found.own_experts) == ("w", "finch", 2)

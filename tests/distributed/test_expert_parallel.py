@@ -173,6 +173,15 @@ def test_an_expert_parallel_size_that_does_not_divide_is_refused_by_name(world, 
         resolve_ep_size(ParallelConfig(ep_size=asked), model, world)
 
 
+def test_it_is_said_how_many_own_experts_fit():
+    own = {"ant": 1, "bee": 1}
+    model = ModelConfig(species_num_experts=6, species_top_k=1, own_experts=own)
+    with pytest.raises(UserError, match=r"; or give bee 3 own experts \(--own-experts\), not 1$"):
+        resolve_ep_size(ParallelConfig(ep_size=4), model, 4)
+    with pytest.raises(UserError, match=r"2 is the largest that does$"):
+        resolve_ep_size(ParallelConfig(ep_size=3), model, 4)
+
+
 def test_an_expert_parallel_size_without_experts_is_refused():
     model = ModelConfig(species_num_experts=0)
     with pytest.raises(

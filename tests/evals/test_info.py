@@ -150,6 +150,13 @@ def test_a_dense_model_is_called_dense(export):
     )
 
 
+def test_own_experts_are_told(export):
+    payload = json.loads((export / "config.json").read_text())
+    payload["model"] |= {"species_num_experts": 6, "own_experts": {"finch": 2}}
+    (export / "config.json").write_text(json.dumps(payload))
+    assert "6 species experts (top 3), 2 of them of finch alone, " in describe(export)
+
+
 def test_a_model_as_released_says_so(export):
     payload = json.loads((export / "config.json").read_text())
     payload["model"] |= RELEASED["model"]

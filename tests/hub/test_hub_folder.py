@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_models import WINDOW
+from small_models import WINDOW, write_export
 from tiny_models import some_codes
 
 from spacescale.checkpoint.weight_files import save_weights
@@ -56,6 +56,16 @@ def test_both_loaders_read_one_folder(hub_folder):
     codes = model(CODES, species="perch", return_dict=False)
     torch.testing.assert_close(codes[1], expected(hub_folder, "perch"))
     assert model.embed("ACG", species="finch").shape == (1, 1, 96)
+
+
+def test_own_experts_come_along(tmp_path):
+    own = {"species_num_experts": 6, "own_experts": {"perch": 2}}
+    export = write_export(tmp_path / "export", **own)
+    convert_for_hub(export, tmp_path / "with-own-experts")
+    model = load(tmp_path / "with-own-experts")
+    assert model.space.transformer[0].moe.router.own == [(1, 2)]
+    for species in ("finch", "perch"):
+        torch.testing.assert_close(tracks(model, species), expected(export, species))
 
 
 BARE = """

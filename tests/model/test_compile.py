@@ -13,8 +13,8 @@ from spacescale.config import LossConfig
 from spacescale.model.losses import training_losses
 
 
-def gradients(compiled: bool, autocast: bool) -> dict[str, Tensor]:
-    model = tiny_model(depth=1).train()
+def gradients(compiled: bool, autocast: bool, **changes) -> dict[str, Tensor]:
+    model = tiny_model(depth=1, **changes).train()
     run = torch.compile(model, backend="aot_eager") if compiled else model
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         output = run({"finch": some_codes(2), "perch": some_codes(1, seed=5)})
@@ -29,8 +29,17 @@ def gradients(compiled: bool, autocast: bool) -> dict[str, Tensor]:
     "autocast, tolerance", [(False, 1e-5), pytest.param(True, 2e-2, marks=pytest.mark.slow)]
 )
 def test_compiled_equals_eager(autocast, tolerance):
+    require_equal(tolerance, autocast)
+
+
+@pytest.mark.slow
+def test_own_experts_are_compiled():
+    require_equal(1e-5, False, own_experts={"perch": 1})
+
+
+def require_equal(tolerance: float, autocast: bool, **changes) -> None:
     torch.compiler.reset()
-    expected, found = gradients(False, autocast), gradients(True, autocast)
+    expected, found = (gradients(compiled, autocast, **changes) for compiled in (False, True))
     total = torch.stack([g.norm() for g in expected.values()]).norm()
     for name, gradient in expected.items():
         assert float((found[name] - gradient).norm()) <= tolerance * float(total), name

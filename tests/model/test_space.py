@@ -18,6 +18,7 @@ from spacescale.presets import RELEASED
 VARIANTS = [
     pytest.param({}, id="both"),
     pytest.param({"species_num_experts": 0}, id="dense"),
+    pytest.param({"own_experts": {"perch": 1}}, id="own experts"),
     pytest.param({"decoder": "none"}, id="no decoder"),
     pytest.param({"species_num_experts": 0, "decoder": "none"}, id="plain"),
     pytest.param({"decoder": "mlp"}, id="dense decoder"),

@@ -48,11 +48,11 @@ def trained(scale="mean", **changes) -> TrainedModel:
     )
 
 
-def write_export(folder: Path) -> Path:
+def write_export(folder: Path, **changes) -> Path:
     """The same as a folder of weights, as if they had been imported."""
     from spacescale.checkpoint.weight_files import write_imported
 
-    model = trained().model
+    model = trained(**changes).model
     tracks = {name: tracks_of(name) for name in model.species}
     write_imported(folder, model.state_dict(), model.config, tracks, {"from": "a test"})
     return folder

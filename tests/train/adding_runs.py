@@ -1,6 +1,6 @@
 """Small runs that add a species to trained weights, or train some parameters only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +30,7 @@ class Run:
     init: str | None = None
     origin: str | None = None
     settings: tuple[str, ...] = ()
+    own_experts: int | None = None
 
 
 OLD = Run("old", ("finch", "moth"))
@@ -37,6 +38,7 @@ ADDED = [
     Run(f"added-{zero}", ("perch",), ep, zero, init="old", settings=("optim.only_new=true",))
     for zero, ep in ((1, 1), (2, 2), (3, 2))
 ]
+OWN = [replace(run, name=f"own-{run.zero}", own_experts=2) for run in ADDED]
 FROZEN_SETTINGS = (f"optim.freeze={list(FROZEN)}".replace("'", '"'), f"optim.lr_factors={FACTORS}")
 PARTLY = [
     Run(f"partly-{zero}", ("finch", "moth"), ep, zero, settings=FROZEN_SETTINGS)
@@ -47,17 +49,20 @@ PARTLY = [
 def going_on(run: Run, like: Run) -> Run:
     """From the middle of a run, laid out as another."""
     name = f"{run.name}-as-{like.name}"
-    return Run(name, run.data, like.ep_size, like.zero, run.init, run.name, run.settings)
+    return replace(run, name=name, ep_size=like.ep_size, zero=like.zero, origin=run.name)
 
 
 RESUMED = [going_on(ADDED[1], ADDED[1]), going_on(PARTLY[2], PARTLY[1])]
-RUNS = [OLD, ADDED[1], PARTLY[2], *RESUMED]
+RUNS = [OLD, ADDED[1], OWN[1], PARTLY[2], *RESUMED]
 MORE_RESUMED = [
     going_on(run, like)
     for run, like in [
         (ADDED[0], ADDED[1]),
         (ADDED[1], ADDED[2]),
         (ADDED[2], ADDED[2]),
+        (OWN[0], OWN[1]),
+        (OWN[1], OWN[0]),
+        (OWN[2], OWN[2]),
         (PARTLY[0], PARTLY[0]),
         (PARTLY[1], PARTLY[1]),
         (PARTLY[1], PARTLY[0]),
@@ -94,6 +99,7 @@ def train(folder: Path, run: Run) -> None:
         [folder / "data" / name for name in run.data],
         *(json_file, folder / run.name, origin, comm.device(), stop, watch),
         init=run.init and folder / run.init,
+        own_experts=run.own_experts,
     )
     prepared.trainer.fit(prepared.first_step)
 

@@ -10,6 +10,7 @@ from adding_runs import (
     FROZEN,
     MORE_RESUMED,
     OLD,
+    OWN,
     PARTLY,
     RESUMED,
     RUNS,
@@ -46,7 +47,7 @@ def runs(tmp_path_factory):
 def more_runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adding-more")
     write_data(folder / "data")
-    run_ranks(train_all, 2, folder, [OLD, *ADDED, *PARTLY, *MORE_RESUMED])
+    run_ranks(train_all, 2, folder, [OLD, *ADDED, *OWN, *PARTLY, *MORE_RESUMED])
     return folder
 
 
@@ -85,7 +86,24 @@ def losses(run: Path) -> list[float]:
     return [r["train/loss"] for r in logged if "train/loss" in r and r["step"] > SAVED_AT]
 
 
-@pytest.mark.parametrize("run", each(ADDED))
+TRAINED = {
+    "species_token.weight",
+    "transformer.0.moe.router.weight",
+    "transformer.0.moe.router.bias",
+    "heads.perch.weight",
+    "heads.perch.bias",
+    "decoder.from_sequence.weight",
+    "decoder.from_sequence.bias",
+    "decoder.from_species.weight",
+    "decoder.from_species.bias",
+    "decoder.gates.weight",
+    "decoder.gates.bias",
+    "decoder.type_embedding",
+}
+OWN_TRAINED = {f"transformer.0.moe.mixture.experts.{name}" for name in ("w1", "w2", "w3")}
+
+
+@pytest.mark.parametrize("run", each([*ADDED, *OWN]))
 def test_old_species_get_the_same_bits_and_new_ones_learn(folder_of, run):
     folder = folder_of(run)
     first, last = weights(folder / run.name, SAVED_AT), weights(folder / run.name)
@@ -99,21 +117,21 @@ def test_old_species_get_the_same_bits_and_new_ones_learn(folder_of, run):
             before, after = (m.model({name: codes}).prediction[name] for m in (old, new))
             assert torch.equal(before, after)
     moved = {key for key in last if not torch.equal(first[key], last[key])}
-    assert moved == {
-        "species_token.weight",
-        "transformer.0.moe.router.weight",
-        "transformer.0.moe.router.bias",
-        "heads.perch.weight",
-        "heads.perch.bias",
-        "decoder.from_sequence.weight",
-        "decoder.from_sequence.bias",
-        "decoder.from_species.weight",
-        "decoder.from_species.bias",
-        "decoder.gates.weight",
-        "decoder.gates.bias",
-        "decoder.type_embedding",
-    }
+    assert moved == (TRAINED | OWN_TRAINED if run in OWN else TRAINED)
     assert torch.equal(last["species_token.weight"][:2], old.model.species_token.weight)
+
+
+@pytest.mark.parametrize("run", each(OWN))
+def test_own_experts_are_trained_and_shared_ones_stay(folder_of, run):
+    folder = folder_of(run)
+    old, last = weights(folder / "old"), weights(folder / run.name)
+    config = load_trained(checkpoint(folder / run.name)).model.config
+    assert config.own_experts == {"perch": 2} and config.species_num_experts == 6
+    for key in OWN_TRAINED:
+        assert torch.equal(last[key][:4], old[key]), key
+        assert not torch.equal(last[key][4:], old[key][:2]), key
+    router = last["transformer.0.moe.router.weight"]
+    assert not torch.equal(router[2, 4:], router[2, :2])
 
 
 @pytest.mark.parametrize("run", each(PARTLY))
@@ -143,6 +161,7 @@ def test_a_run_with_frozen_parameters_goes_on_as_if_never_stopped(folder_of, run
     [
         ("stem.1.block.0.running_mean", 0),
         ("transformer.0.moe.mixture.experts.w1", 3),
+        ("transformer.0.moe.router.bias", (1, 3)),
         ("heads.moth.bias", 1),
         ("decoder.gates.weight", -1),  # of the old assay, the second
         ("species_token.weight", 1),

@@ -8,10 +8,11 @@ import torch
 sys.path += [str(Path(__file__).parents[1] / part) for part in ("model", "predict")]
 
 from small_models import tracks_of, trained
-from tiny_models import some_codes, tiny_model
+from tiny_models import SPECIES, some_codes, tiny_config, tiny_model
 
+from spacescale.config import Config
 from spacescale.errors import UserError
-from spacescale.train.initial_weights import start_from
+from spacescale.train.initial_weights import start_from, with_own_experts
 
 CODES = some_codes(2)
 
@@ -99,3 +100,62 @@ def test_another_shape_is_refused(weights):
         started(weights, tracks, dim=72)
     with pytest.raises(UserError, match=r"transformer\.2\..* is none, and"):
         started(weights, tracks, depth=3)
+
+
+def with_moth(**changes):
+    """The configuration of a run of old species and moth."""
+    return Config(model=tiny_config(species={**SPECIES, "moth": ("atac",)}, **changes))
+
+
+def test_new_species_get_own_experts_and_the_others_keep_theirs():
+    old = trained(species_num_experts=5, own_experts={"perch": 1})
+    model = with_own_experts(with_moth(), old, 2).model
+    assert list(model.own_experts.items()) == [("perch", 1), ("moth", 2)]
+    assert (model.species_num_experts, model.num_shared_experts) == (7, 4)
+    kept = with_moth(species_num_experts=5, own_experts={"perch": 1})  # as optim.only_new has it
+    assert with_own_experts(kept, old, 2).model == model
+    named = with_moth(species_num_experts=5, own_experts={"moth": 1})
+    named = with_own_experts(named, old, 2).model
+    assert named.own_experts == {"perch": 1, "moth": 1} and named.num_shared_experts == 4
+
+
+def test_own_experts_for_nobody_are_refused():
+    with pytest.raises(UserError, match="--own-experts 2: somewhere knows all species of this run"):
+        with_own_experts(Config(model=tiny_config()), trained(), 2)
+    with pytest.raises(UserError, match=r"2: model.own_experts={'moth': 2}, but the encoder has"):
+        with_own_experts(with_moth(species_num_experts=0), trained(species_num_experts=0), 2)
+    with pytest.raises(UserError, match=r"^--own-experts 0: own_experts\.moth=0: .*greater than"):
+        with_own_experts(with_moth(), trained(), 0)
+
+
+def test_own_experts_start_as_shared_ones_and_go_with_their_species(weights):
+    moth = [replace(tracks_of("perch")[0], identifier="m")]
+    tracks = {"perch": tracks_of("perch"), "finch": tracks_of("finch"), "moth": moth}
+    own = {"species_num_experts": 7, "own_experts": {"perch": 1, "moth": 2}}
+    model, taken = started(weights, tracks, like="finch", **own)
+    assert taken.fresh[-2:] == [
+        "1 own experts of perch in each block",
+        "2 own experts of moth in each block",
+    ]
+    known, found = weights.model.state_dict(), model.state_dict()
+    experts, router = (f"transformer.1.moe.{x}" for x in ("mixture.experts.w2", "router.weight"))
+    assert torch.equal(found[experts], known[experts][[0, 1, 2, 3, 0, 0, 1]])
+    assert torch.equal(found[router][2], known[router][0, [0, 1, 2, 3, 0, 0, 1]])
+    assert torch.equal(predictions(model, "finch"), predictions(weights.model, "finch"))
+    with torch.no_grad():
+        model.transformer[1].moe.mixture.experts.w2[4:] += torch.arange(3)[:, None, None]
+    of_all = replace(weights, model=model, tracks=tracks)
+    again, taken = started(of_all, {"moth": moth}, species_num_experts=5, own_experts={"moth": 1})
+    assert torch.equal(again.state_dict()[experts], model.state_dict()[experts][[0, 1, 2, 3, 5]])
+    assert taken.left_over[-2:] == [
+        "1 own experts of perch in each block",
+        "1 own experts of moth in each block",
+    ]
+
+
+def test_another_number_of_shared_experts_is_refused(weights):
+    tracks = {"finch": tracks_of("finch")}
+    own = {"species_num_experts": 4, "own_experts": {"finch": 1}}
+    message = r"experts\.w1 is \(4, 96, 48\), and \(3, 96, 48\) in this run"
+    with pytest.raises(UserError, match=message):
+        started(weights, tracks, **own)

@@ -1,0 +1,27 @@
+"""What a run may not change when it goes on, beyond what the commands' tests ask."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from made_up_checkpoints import LAYOUT, state_of
+
+from spacescale.checkpoint.compatibility import check_compatible
+from spacescale.config import Config, ModelConfig
+from spacescale.errors import UserError
+
+
+def with_own_experts(own: dict[str, int]) -> Config:
+    species = {"ant": ("DNASE",), "bee": ("CHIP",)}
+    return Config(model=ModelConfig(species=species, species_num_experts=6, own_experts=own))
+
+
+def test_own_experts_in_another_order_are_others():
+    saved = with_own_experts({"ant": 1, "bee": 2})
+    state = state_of(3, config=saved.model_dump(mode="json"))
+    data: Any = SimpleNamespace(manifest_hashes={}, split_hashes={})
+    check_compatible(Path("step-3"), state, saved, data, LAYOUT)
+    turned = with_own_experts({"bee": 2, "ant": 1})
+    with pytest.raises(UserError, match=r"step-3: model.own_experts was {'ant': 1, 'bee': 2}, is "):
+        check_compatible(Path("step-3"), state, turned, data, LAYOUT)
