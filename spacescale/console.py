@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import select
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
@@ -17,7 +18,7 @@ from typing import IO
 from spacescale.errors import UserError
 
 PIPE_CLOSED = 141  # exit status of a command whose reader has gone: 128 + SIGPIPE
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 
 class _Descriptor(io.RawIOBase):
@@ -89,10 +90,13 @@ def run(command: Callable[[], int], goes_on: bool = False, interrupted: str = "i
     """Run a command on a prepared console; returns its exit status.
 
     That is 2 after a UserError, whose message goes to stderr as a line "error: …", and 130 after
-    Ctrl-C, of which `interrupted` says what it means for the work under way.
+    Ctrl-C, of which `interrupted` says what it means for the work under way. SIGTERM ends it by
+    SystemExit with 143, so that nothing half-written stays; a command may heed it in its own way.
     goes_on: its work, such as a dataset, is wanted even where nobody reads what it says.
     """
     prepare(goes_on)
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         try:
             return command()

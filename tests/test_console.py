@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,27 @@ def test_an_interrupt_says_what_became_of_the_work(capsys):
 
     assert console.run(command, interrupted="interrupted, nothing written") == console.INTERRUPTED
     assert capsys.readouterr() == ("", "interrupted, nothing written\n")
+
+
+def test_termination_undoes_what_is_half_done(tmp_path):
+    half = tmp_path / "half"
+    code = (
+        "import sys, time; from pathlib import Path; from spacescale import console\n"
+        f"half = Path({str(half)!r})\n"
+        "def command():\n"
+        "    half.touch()\n"
+        "    try: time.sleep(60)\n"
+        "    finally: half.unlink()\n"
+        "sys.exit(console.run(command))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    while not half.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(timeout=30) == console.TERMINATED
+    assert process.stderr is not None and process.stderr.read() == ""
+    assert not half.exists()
 
 
 def test_columns_are_aligned_and_a_row_may_be_short():

@@ -26,17 +26,20 @@ _LETTERS = _letter_table()
 _COMPLEMENT = np.array([T, G, C, A, N], dtype=np.uint8)
 
 
-def encode(sequence: str | bytes | bytearray, name: str = "sequence") -> np.ndarray:
+def encode(
+    sequence: str | bytes | bytearray, name: str = "sequence", whole: bool = True
+) -> np.ndarray:
     """Return the codes, uint8 [L], of a DNA string of L letters, upper or lower case.
 
     U is T. IUPAC ambiguity letters and X, a hard mask, become N. Any other character raises
-    UserError naming `name` and the 1-based position.
+    UserError naming `name` and the 1-based position. whole: not a stretch of a longer sequence,
+    so that many ambiguity letters mean a protein.
     """
-    return encode_counting(sequence, name)[0]
+    return encode_counting(sequence, name, whole)[0]
 
 
 def encode_counting(
-    sequence: str | bytes | bytearray, name: str = "sequence"
+    sequence: str | bytes | bytearray, name: str = "sequence", whole: bool = True
 ) -> tuple[np.ndarray, int]:
     """Like `encode`, and also return how many ambiguity letters and X became N."""
     letters = sequence.encode("utf-8") if isinstance(sequence, str) else sequence
@@ -44,7 +47,7 @@ def encode_counting(
     codes = np.frombuffer(bytearray(letters).translate(_LETTERS), dtype=np.uint8)
     num_ambiguous = int(np.count_nonzero(codes == _AMBIGUOUS))
     num_masked = int(np.count_nonzero(codes == _MASKED))
-    _refuse_other_alphabets(letters, codes, num_ambiguous, name)
+    _refuse_other_alphabets(letters, codes, num_ambiguous if whole else 0, name)
     codes[codes > N] = N
     return codes, num_ambiguous + num_masked
 

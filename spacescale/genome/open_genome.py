@@ -74,7 +74,7 @@ class _TwoBit:
 
     def __getitem__(self, stretch: slice) -> np.ndarray:
         start, end, _ = stretch.indices(len(self))
-        return encode(self.contig.letters(start, max(start, end)), self.place)
+        return encode(self.contig.letters(start, max(start, end)), self.place, whole=False)
 
 
 @dataclass
@@ -104,7 +104,8 @@ class _Lines:
                 f"{self.path}: {self.name} does not lie where it was when the file was opened, or "
                 f"where {self.path.name}.fai says"
             )
-        return encode(letters, f"{self.path}: {self.name}, from base {start + 1} on")
+        place = f"{self.path}: {self.name}, from base {start + 1} on"
+        return encode(letters, place, whole=False)
 
     def position(self, base: int) -> int:
         """Where in the file a base stands."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING
 
 from spacescale.arguments import path_option
@@ -10,6 +11,8 @@ from spacescale.errors import UserError
 from spacescale.predict.effect_scores import DISTANCES, TRACK_SCORES
 
 if TYPE_CHECKING:
+    import torch
+
     from spacescale.predict.predictor import Predictor
     from spacescale.predict.variant_effects import Scoring
 
@@ -149,8 +152,12 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 def _add_weights(parser: argparse.ArgumentParser) -> None:
     """Options of every command that uses a trained model."""
     parser.add_argument(
-        "--weights", type=path_option, required=True, help="export, checkpoint or run folder"
+        "--weights",
+        type=path_option,
+        required=True,
+        help="export, checkpoint or run folder, or ORG/NAME of the Hub",
     )
+    parser.add_argument("--revision", help="branch, tag or commit of the Hub (default: main)")
     parser.add_argument("--species", help="needed where the model knows several")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
     parser.add_argument(
@@ -244,6 +251,7 @@ def _devices(args: argparse.Namespace) -> list[str]:
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: must be 1 or more")
     if args.device:
+        _device(args)
         return [args.device] * (args.jobs or 1)
     gpus = [f"cuda:{gpu}" for gpu in range(torch.cuda.device_count())] or ["cpu"]
     return [gpus[job % len(gpus)] for job in range(args.jobs or len(gpus))]
@@ -262,17 +270,24 @@ def _predictor_of_jobs(args: argparse.Namespace) -> tuple[Predictor, tuple[str, 
 
 
 def _predictor(args: argparse.Namespace) -> Predictor:
-    import torch
-
     from spacescale.predict.predictor import Predictor
 
     if args.batch < 1:
         raise UserError(f"--batch {args.batch}: must be 1 or more")
+    device = _device(args)
+    return Predictor.load(
+        args.weights, args.species, device, args.precision, args.batch, args.revision
+    )
+
+
+def _device(args: argparse.Namespace) -> torch.device | None:
+    """The device of --device; None without it."""
+    import torch
+
     try:
-        device = torch.device(args.device) if args.device else None
+        return torch.device(args.device) if args.device else None
     except RuntimeError:
         raise UserError(f"--device {args.device}: expected such as cpu, cuda or cuda:1") from None
-    return Predictor.load(args.weights, args.species, device, args.precision, args.batch)
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -301,8 +316,8 @@ def _predict(args: argparse.Namespace) -> None:
 def _scoring(args: argparse.Namespace) -> Scoring:
     from spacescale.predict.variant_effects import Scoring
 
-    if args.pseudocount <= 0:
-        raise UserError(f"--pseudocount {args.pseudocount:g}: must be above 0")
+    if not 0 < args.pseudocount < math.inf:
+        raise UserError(f"--pseudocount {args.pseudocount:g}: must be above 0, and a number")
     if args.mask_bp is not None and args.mask_bp < 1:
         raise UserError(f"--mask-bp {args.mask_bp}: must be 1 or more")
     return Scoring(

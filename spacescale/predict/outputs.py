@@ -110,7 +110,7 @@ class _BigWigs:
         self._wait()
         self.remote.call("close")
         if self._answer():
-            raise self._unfinished()
+            raise self._unfinished("their last bytes are missing")
 
     def _wait(self) -> None:
         if self.writing:
@@ -121,13 +121,14 @@ class _BigWigs:
         try:
             return self.remote.answer()
         except (ProcessDied, RuntimeError) as error:  # pyBigWig raises RuntimeError
-            raise self._unfinished() from error
+            words = str(error).strip().splitlines() or ["the process that writes died"]
+            raise self._unfinished(words[-1]) from error
 
-    def _unfinished(self) -> UserError:
+    def _unfinished(self, why: str) -> UserError:
         free = describe_size(shutil.disk_usage(self.folder).free)
         return UserError(
-            f"cannot write BigWigs into {self.folder.parent}: they end early, with {free} left on "
-            "the disk; nothing was kept"
+            f"cannot write BigWigs into {self.folder.parent}: they end early ({why}), with {free} "
+            "left on the disk; nothing was kept"
         )
 
 

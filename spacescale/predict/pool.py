@@ -63,8 +63,8 @@ class Pool:
 def pool_on(predictor: Predictor, devices: Sequence[str]) -> Iterator[Pool]:
     """Give a pool: a copy of the predictor on each device, the predictor itself where none is named
 
-    Copies on CPUs share the threads that PyTorch uses here. What a copy predicts does not depend
-    on how many there are.
+    Copies on CPUs share the threads that PyTorch uses here. What a copy predicts does not depend on
+    how many there are, but for the rounding that another number of threads brings.
     """
     threads = max(torch.get_num_threads() // max(len(devices), 1), 1)
     source, species = predictor.trained.source, predictor.species

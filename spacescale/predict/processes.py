@@ -76,7 +76,7 @@ def _serve(connection: Connection, make: Callable[..., Any], args: Sequence[Any]
         while True:
             method, method_args = connection.recv()
             connection.send((None, getattr(made, method)(*method_args)))
-    except (EOFError, BrokenPipeError):
+    except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except UserError as error:
         connection.send((error, None))

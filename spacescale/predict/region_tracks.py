@@ -44,7 +44,8 @@ class Request:
 def predict(predictor: Predictor, request: Request, out: Path) -> list[Path]:
     """Write files of tracks, an IGV session, figures and `predicted.json` into a new folder.
 
-    Returns the files of tracks, which are the same on any number of devices of one kind. Raises
+    Returns the files of tracks, which are the same, to the rounding of float32, on any number of
+    devices. Raises
     UserError for what cannot be predicted, before the folder is made, and where the disk is full;
     nothing half-written is left.
     """

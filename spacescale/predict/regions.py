@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from spacescale.errors import UserError
-from spacescale.genome.aliases import describe_unknown
+from spacescale.genome.aliases import describe_unknown, suggest
 from spacescale.genome.dna import N
 from spacescale.genome.open_genome import Contig, OpenGenome
 from spacescale.genome.text_files import decoded, numbered_lines
@@ -66,7 +66,7 @@ def read_places(words: Sequence[str], genome: OpenGenome) -> list[Place]:
         elif path.is_file():
             places += _from_bed(path)
         else:
-            places.append(parse_place(word, "--regions"))
+            places.append(_place(word, genome))
     if unknown := {place.chrom for place in places} - set(genome.lengths):
         raise UserError(f"{genome.path}: {describe_unknown(sorted(unknown), genome.lengths)}")
     for place in places:
@@ -76,6 +76,16 @@ def read_places(words: Sequence[str], genome: OpenGenome) -> list[Place]:
     if not places:
         raise UserError(f"--regions {' '.join(words)}: no region in it")
     return places
+
+
+def _place(word: str, genome: OpenGenome) -> Place:
+    """CONTIG:START-END; what is neither that nor a contig or file is told so, with near names."""
+    if ":" in word:
+        return parse_place(word, "--regions")
+    raise UserError(
+        f"--regions {word}: expected CONTIG:START-END, a BED file that is there, or a contig of "
+        f"{genome.path}{suggest(word, genome.lengths)}"
+    )
 
 
 def _from_bed(path: Path) -> list[Place]:

@@ -110,17 +110,16 @@ class EffectPredictor:
         if self.scoring.of_tracks:
             calls += [("predict", (self.scoring.unit, s, self.rows)) for s in STRANDS]
         if self.scoring.distances:
-            half = (self.scoring.mask_bp or MASK_BP) // 2
-            around = max(self._before - half, 0), self._before + half + 1
+            around = _around(self._before, self.scoring.mask_bp or MASK_BP)
             calls += [("mean_features", (self.scoring.layer, s, around)) for s in STRANDS]
         return calls
 
     def _mask(self, track: Track, centre: int, bins: int) -> np.ndarray:
         """1 where a bin counts for a track, else 0: float32 (N,)."""
         wide = WIDE_MASK_BP if track.assay in WIDE_ASSAYS else MASK_BP
-        half = (self.scoring.mask_bp or wide) // 2
+        first, end = _around(centre, self.scoring.mask_bp or wide)
         starts = self.predictor.bin_size * np.arange(bins)
-        counts = (starts <= centre + half) & (starts + self.predictor.bin_size > centre - half)
+        counts = (starts < end) & (starts + self.predictor.bin_size > first)
         return counts.astype(np.float32)
 
     def score(self, variants: Sequence[Variant]) -> list[Effect]:
@@ -208,6 +207,12 @@ class EffectPredictor:
         wanted = max(length - len(right) - len(allele), 0)
         left = bases(contig, variant.start - wanted, wanted)
         return np.concatenate([left, allele, right])[-length:]
+
+
+def _around(base: int, length: int) -> tuple[int, int]:
+    """The stretch of a length with a base in its middle, from 0 on."""
+    first = base - length // 2
+    return max(first, 0), first + length
 
 
 def _alleles(strands: Sequence[np.ndarray], at: int, n: int) -> Alleles | None:

@@ -6,6 +6,7 @@ profile types, D dim.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,10 +183,26 @@ def _identifiers(
 def _place_tracks(
     new: Tensor, old: Tensor | None, names: Sequence[str], known: Sequence[str]
 ) -> None:
-    """Rows of a head, (T', …) ← (T, …), by the tracks' identifiers."""
-    for row, name in enumerate(names):
-        if old is not None and name in known:
-            new[row] = old[known.index(name)]
+    """Rows of a head, (T', …) ← (T, …), by the tracks' identifiers.
+
+    Where several tracks have the same one: the first of the first, the second of the second.
+    """
+    if old is None:
+        return
+    place = {name: row for row, name in enumerate(_each_once(known))}
+    for row, name in enumerate(_each_once(names)):
+        if name in place:
+            new[row] = old[place[name]]
+
+
+def _each_once(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Names, and how many of the same name came before."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        found.append((name, seen[name]))
+        seen[name] += 1
+    return found
 
 
 def _place_decoder(key: str, new: Tensor, old: Tensor | None, model: Space, from_: Space) -> bool:

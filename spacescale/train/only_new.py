@@ -68,6 +68,14 @@ def with_shape_of(old: TrainedModel, config: Config, new: Iterable[str]) -> Conf
             f"loss.track_scale={old.scale_name}"
         )
     of_run = {name: getattr(config.model, name) for name in SET_BY_RUN}
+    of_old = old.model.config
+    left_out = [
+        f"{name}={getattr(of_old, name)} (not {value})"
+        for name, value in config.model
+        if name not in (*SET_BY_RUN, "species") and value != getattr(of_old, name)
+    ]
+    if left_out:
+        logger.warning("the model is that of %s: %s", old.source, ", ".join(left_out))
     return config.model_copy(update={"model": old.model.config.model_copy(update=of_run)})
 
 

@@ -52,6 +52,10 @@ def test_a_region_becomes_bigwigs(alone, fasta, tmp_path, monkeypatch, capsys):
         (["--species", NAME, "--regions", "chrA", "--tracks", "cgae"], "no track 'cgae'"),
         (["--species", NAME, "--regions", "chrA", "--batch", "0"], "--batch 0: must be 1 or more"),
         (["--species", NAME, "--regions", "chrA", "--device", "gpu"], "--device gpu: "),
+        (
+            ["--species", NAME, "--regions", "chrA", "--device", "gpu", "--jobs", "2"],
+            "--device gpu",
+        ),
     ],
 )
 def test_what_cannot_be_predicted_is_one_line(

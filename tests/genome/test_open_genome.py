@@ -47,6 +47,18 @@ def test_any_stretch_is_read_where_it_lies(tmp_path, monkeypatch, chunk, width, 
         require_same(open_genome(path), path)
 
 
+def test_single_ambiguity_letters_are_n(tmp_path):
+    """A stretch of nothing else is no protein."""
+    plain = tmp_path / "some.fa"
+    plain.write_text(fasta_of(10, letters={"chr1": "ACGTACGTACMRACGTACGTACGTAC"}))
+    packed = tmp_path / "some.fa.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    for path in (plain, packed):
+        genome = open_genome(path)
+        require_same(genome, path)
+        assert genome.contigs["chr1"][10:12].tolist() == [4, 4]
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_stretches_of_two_bit(tmp_path, order):
     path = tmp_path / "a.2bit"

@@ -103,7 +103,8 @@ def test_shifts_stay_within_a_bin(shifts, message):
         ("chr1:900-1,001", r"chr1:900-1,001: genome.fa has 1,000 bp of chr1"),
         ("chr3:0-5", "genome.fa: .*chr3"),
         ("chr1:5-5", "--regions chr1:5-5: expected CONTIG:START-END"),
-        ("nowhere.bed", "--regions nowhere.bed: expected CONTIG:START-END"),
+        ("nowhere.bed", "--regions nowhere.bed: expected CONTIG:START-END, a BED file that"),
+        ("chrx", r"--regions chrx: expected .* contig of genome.fa; did you mean chrX"),
     ],
 )
 def test_places_that_are_not_there_are_refused(word, message):

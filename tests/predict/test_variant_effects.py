@@ -165,6 +165,13 @@ def test_an_unknown_layer_is_refused():
         effects(Scoring(scores=("cosine",), layer="pointwis"))
 
 
+@pytest.mark.parametrize(("mask_bp", "bins"), [(8, 1), (9, 2), (10, 3), (24, 3), (25, 4)])
+def test_a_mask_is_as_wide_as_asked(mask_bp, bins):
+    """The variant lies on the fifth base of a bin of eight: 8 bp around it are that bin."""
+    masks = effects(Scoring(unit="means", mask_bp=mask_bp))._masks
+    assert set(masks.sum(0)) == {bins}
+
+
 def test_masks_follow_the_assay():
     """Of a model whose span is longer than either mask."""
     model = predictor("perch", target_length=400, seq_length=3408)

@@ -188,6 +188,15 @@ def test_hashes_tell_species_apart_and_leave_the_threads_as_they_were(old):
     assert found["finch"] != found["moth"] and torch.get_num_threads() == threads
 
 
+def test_settings_that_the_old_model_overrules_are_named(old, caplog):
+    same = {f"model.{name}={getattr(old.model.config, name)}" for name in ("dim", "depth")}
+    scale = f"loss.track_scale={old.scale_name}"
+    config = build_config("space_demo", [scale, *same, "model.heads=8", "model.dropout=0.3"])
+    assert with_shape_of(old, config, ["perch"]).model.dropout == 0.3
+    assert f"heads={old.model.config.heads} (not 8)" in caplog.text
+    assert " dim=" not in caplog.text and "dropout" not in caplog.text
+
+
 def test_what_cannot_be_added_is_refused(old):
     config = build_config("space_demo", ["loss.track_scale=mean"])
     with pytest.raises(UserError, match=r"--data: .* knows moth already.*new species alone"):

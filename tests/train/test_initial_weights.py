@@ -56,6 +56,14 @@ def test_tracks_are_matched_by_name(weights):
     assert "species perch" in taken.left_over
 
 
+def test_tracks_of_the_same_name_are_matched_in_turn(weights):
+    tracks = tracks_of("finch")
+    tracks[2] = replace(tracks[2], identifier=tracks[0].identifier)
+    weights.tracks["finch"] = tracks
+    model, _ = started(weights, {"finch": tracks, "perch": tracks_of("perch")})
+    assert torch.equal(model.heads["finch"].weight, weights.model.heads["finch"].weight)
+
+
 def test_a_new_species_starts_at_the_mean_and_disturbs_no_other(weights):
     moth = [replace(tracks_of("perch")[0], identifier="m", assay="atac")]  # before all other types
     tracks = {"moth": moth, "finch": tracks_of("finch"), "perch": tracks_of("perch")}
