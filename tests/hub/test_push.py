@@ -223,6 +223,13 @@ def test_a_branch_whose_making_is_not_answered(hub, hub_folder):
     assert repository.branches == {"main": [before], "v2": [others]} and not commits(hub)
 
 
+def test_a_new_repository_without_its_branch_is_removed(hub, hub_folder):
+    after(hub, "POST", "/branch/v2", lambda: 503)
+    with pytest.raises(UserError, match="; nothing of it is there"):
+        push(hub_folder, "lab/tiny", revision="v2")
+    assert not hub.repositories
+
+
 @pytest.mark.parametrize(("revision", "what"), [(None, "repository"), ("v2", "branch")])
 def test_what_is_left_is_not_called_gone(hub, hub_folder, revision, what):
     """The network goes while it is made; or what was made cannot be removed."""
