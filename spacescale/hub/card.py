@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from spacescale import __version__
 
@@ -11,6 +13,12 @@ SCALES = {
     "log1p": "multiples of each track's mean over its training windows (trained on log1p of them)",
     "none": "stored targets of training, divided by the track's mean where it is known",
 }
+RECORDED = {
+    "train/loss": "training loss",
+    "valid/loss": "validation loss",
+    "valid/pearson_log1p": "validation Pearson log1p",
+}
+OF_TRAINING = ("loss_curves", "expert_use")  # figures; others are of what it predicts
 LIMITS = (
     "Predictions are of bins, not of bases: a change of one base shows in its bin and around it. "
     "The model knows the species and assays that are listed and no others, and sequence alone: "
@@ -19,11 +27,20 @@ LIMITS = (
 )
 
 
-def card(config: dict[str, Any], parameters: int, evaluated: dict[str, Any] | None) -> str:
+def card(
+    config: dict[str, Any],
+    parameters: int,
+    evaluated: dict[str, Any] | None,
+    figures: list[str],
+    checksums: dict[str, str],
+) -> str:
     """The card's text.
 
-    config: the folder's `config.json`. evaluated: an evaluation's metrics.json, or None.
+    config: the folder's `config.json`. evaluated: an evaluation's metrics.json, or None. figures:
+    of it, by their paths in the folder. checksums: path in the folder → sha256.
     """
+    of_training = [path for path in figures if PurePosixPath(path).stem in OF_TRAINING]
+    of_tracks = [path for path in figures if path not in of_training]
     model, trained = config["model"], config["trained"]
     species = list(model["species"])
     bin_bp = 2 ** model["num_downsamples"]
@@ -60,13 +77,19 @@ def card(config: dict[str, Any], parameters: int, evaluated: dict[str, Any] | No
         _species_table(model["species"]),
         "## How it was trained\n",
         *_training(trained),
+        *map(_figure, of_training),
         "## How good it is\n",
         _scores(evaluated),
+        *map(_figure, of_tracks),
         "## Limits\n",
         LIMITS + "\n",
         "## Licences\n",
-        "Code and weights: Apache-2.0 unless whoever trained them says otherwise. The tracks and "
-        "genomes it was trained on have licences of their own.\n",
+        "- Code and weights: Apache-2.0 unless whoever trained them says otherwise.",
+        "- Data: the tracks and genomes it was trained on have licences of their own.\n",
+        "## Checksums\n",
+        "| file | sha256 |\n|---|---|",
+        *(f"| `{path}` | `{checksum}` |" for path, checksum in checksums.items()),
+        "",
     ]
     return "\n".join(parts)
 
@@ -111,8 +134,33 @@ def _training(trained: dict[str, Any]) -> list[str]:
     splits = trained.get("data_splits", {})
     for name, manifest in trained.get("data_manifests", {}).items():
         rows.append(f"| {name} | `{manifest}` | `{splits.get(name)}` |")
-    return [*lines, "\n".join(rows) + "\n", "What was held out is what these splits call valid and "
-            "test.\n"]  # fmt: skip
+    held_out = "What was held out is what these splits call valid and test.\n"
+    return [*lines, "\n".join(rows) + "\n", held_out, *_recorded(trained)]
+
+
+def _recorded(trained: dict[str, Any]) -> list[str]:
+    """What the run recorded of its losses, and what of this very step."""
+    metrics, step, lines = trained["metrics"], trained["step"], []
+    of_step = [
+        f"{title} {metrics[name]:.4f}"
+        for name, title in RECORDED.items()
+        if metrics.get(name) is not None
+    ]
+    if of_step and metrics.get("step") == step:
+        lines.append(f"At step {step:,}, whose weights these are: {', '.join(of_step)}.\n")
+    if recorded := trained.get("recorded"):
+        lines += ["Over the run, of all species:\n", "| | last | best |\n|---|---|---|"]
+        for name, title in RECORDED.items():
+            if name in recorded:
+                cells = [f"{v:.4f} (step {s:,})" for s, v in (
+                    recorded[name]["last"], recorded[name]["best"])]  # fmt: skip
+                lines.append(f"| {title} | {' | '.join(cells)} |")
+        lines.append("")
+    return lines
+
+
+def _figure(path: str) -> str:
+    return f"![{PurePosixPath(path).stem.replace('_', ' ')}]({quote(path)})\n"
 
 
 def _scores(evaluated: dict[str, Any] | None) -> str:
@@ -132,4 +180,9 @@ def _scores(evaluated: dict[str, Any] | None) -> str:
             f"| {row['species']} | {row['assay']} | {row['tracks']} | {row['pearson_log1p']:.3f} | "
             f"{low:.3f} to {high:.3f} | {' | '.join(beside)} |"
         )
-    return f"{evaluated['definition']}. Split: {evaluated['split']}.\n\n" + "\n".join(rows) + "\n"
+    held_out = ", ".join(
+        f"{name} {of['windows']:,} windows, {of['bins']:,} bins"
+        for name, of in evaluated["species"].items()
+    )
+    split = f"Split: {evaluated['split']} ({held_out})."
+    return f"{evaluated['definition']}. {split}\n\n" + "\n".join(rows) + "\n"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import math
 import shutil
 from pathlib import Path
@@ -21,11 +20,13 @@ from spacescale.checkpoint.convert import write_export
 from spacescale.checkpoint.found import find_best
 from spacescale.checkpoint.probe import Agreement
 from spacescale.errors import UserError
-from spacescale.files import files_below, new_folder, read_json, write_json, write_text
+from spacescale.files import files_below, new_folder, read_json, sha256, write_json, write_text
 from spacescale.genome.dna import encode
 from spacescale.genome.tracks import read_tracks
 from spacescale.hub.card import card
+from spacescale.hub.contents import EXPORTED, is_among, named_files
 from spacescale.hub.sources import CONFIGURATION, MODELING, configuration_source, modeling_source
+from spacescale.metrics.writer import METRICS_FILE, read_metrics
 from spacescale.model.exports import is_export
 from spacescale.model.proof import PROOF_BP, PROOF_FILE, make_proof, proof_sequence
 from spacescale.model.space import Space
@@ -36,6 +37,8 @@ AUTO_MAP = {
     "AutoModel": "modeling_space.SpaceModel",
     "AutoModelForSequenceClassification": "modeling_space.SpaceForSequenceClassification",
 }
+# What the card tells of a run's own records, and which of two values is the better.
+RECORDED = {"train/loss": min, "valid/loss": min, "valid/pearson_log1p": max}
 
 
 def convert_for_hub(source: Path, out: Path) -> Agreement | None:
@@ -44,26 +47,27 @@ def convert_for_hub(source: Path, out: Path) -> Agreement | None:
     Offline, on one CPU; one copy of the weights is in memory. Returns and raises as
     `checkpoint.convert`; of an export there is no agreement.
     """
-    evaluated = None
     with new_folder(out) as partial:
-        agreement = None
+        agreement, recorded = None, {}
         if is_export(source):
-            shutil.copytree(source, partial, dirs_exist_ok=True)
-            evaluated = _evaluation(source)
+            _copy_export(source, partial)
+            evaluation = _evaluation(source)
         else:
             checkpoint = find_best(source)
             if checkpoint is None:
                 raise UserError(f"{source}: no run folder, checkpoint or export")
             agreement = write_export(checkpoint, partial)
-            evaluated = _evaluation(checkpoint.parent.parent, checkpoint)
-        complete(partial, evaluated)
+            run = checkpoint.absolute().parent.parent
+            evaluation, recorded = _evaluation(run, checkpoint), _recorded(run)
+        complete(partial, evaluation, recorded)
     return agreement
 
 
-def complete(folder: Path, evaluated: dict[str, Any] | None) -> None:
+def complete(folder: Path, evaluation: Path | None, recorded: dict[str, Any]) -> None:
     """Make an export's folder one that transformers loads.
 
-    evaluated: content of an evaluation's metrics.json, for the card.
+    evaluation: folder of one, for the card; its figures are copied. recorded: name of a score of
+    the run → "last" and "best" → step and value; kept in `config.json`, for the card.
     """
     code = modeling_source()
     write_text(folder / CONFIGURATION, configuration_source())
@@ -78,9 +82,17 @@ def complete(folder: Path, evaluated: dict[str, Any] | None) -> None:
         "tracks": _tracks(folder),
         "code_sha256": hashlib.sha256(code.encode()).hexdigest(),
     }
+    if recorded:
+        config["trained"] = config["trained"] | {"recorded": recorded}
     write_json(folder / "config.json", config, indent=1)
+    checksums = {name: sha256(path) for name, path in named_files(folder).items()}
+    evaluated, figures = None, []
+    if evaluation is not None:
+        evaluated = read_json(evaluation / "metrics.json")
+        figures = _copy_figures(evaluation, folder)
     parameters = sum(p.numel() for p in model.parameters())
-    write_text(folder / "README.md", card(config, parameters, evaluated))
+    text = card(config, parameters, evaluated, figures, checksums)
+    write_text(folder / "README.md", text)
     write_text(folder / "LICENSE", _licence())
 
 
@@ -124,12 +136,44 @@ def _tracks(folder: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _evaluation(folder: Path, model: Path | None = None) -> dict[str, Any] | None:
+def _copy_export(source: Path, folder: Path) -> None:
+    """Only what an export holds: what else lies there is not for others."""
+    for name, path in named_files(source).items():
+        if is_among(name, EXPORTED):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(path, folder / name)
+
+
+def _copy_figures(evaluation: Path, folder: Path) -> list[str]:
+    """Returns their names in the folder."""
+    names = []
+    for path in sorted((evaluation / "figures").glob("*.png")):
+        (folder / "figures").mkdir(exist_ok=True)
+        shutil.copy(path, folder / "figures" / path.name)
+        names.append(f"figures/{path.name}")
+    return names
+
+
+def _evaluation(folder: Path, model: Path | None = None) -> Path | None:
     """The test scores that lie with a run or an export, of this checkpoint where one is named."""
-    path = folder / "evaluation" / "test" / "metrics.json"
-    if not path.is_file():
+    evaluation = folder / "evaluation" / "test"
+    if not (evaluation / "metrics.json").is_file():
         return None
-    found = json.loads(path.read_text())
-    if model is not None and Path(found["model"]).name != model.name:
+    evaluated = read_json(evaluation / "metrics.json")
+    if model is not None and Path(evaluated["model"]).name != model.name:
         return None
+    return evaluation
+
+
+def _recorded(run: Path) -> dict[str, Any]:
+    """Last and best of a run's losses and scores, each with its step, from its own records."""
+    if not (run / METRICS_FILE).is_file():
+        return {}
+    found = {}
+    records = read_metrics(run / METRICS_FILE)
+    for name, better in RECORDED.items():
+        points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+        if points:
+            best = better(points, key=lambda point: point[1])
+            found[name] = {"last": list(points[-1]), "best": list(best)}
     return found

@@ -1,5 +1,6 @@
 """Folders put onto a Hub that stands on the loopback: in one commit, or not at all."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_models import WINDOW
 from stand_in import TOKEN, Commit, Repository, StandIn
 from tiny_models import some_codes
@@ -141,6 +143,160 @@ def test_a_network_that_goes_leaves_an_empty_repository_and_says_so(hub, hub_fol
     with pytest.raises(UserError, match="a repository without these files may be left there"):
         push(hub_folder, "lab/tiny")
     assert not hub.repositories["lab/tiny"].files()
+
+
+def after(hub, method, end, then):
+    """A fault that does `then` in the place of a request, the first time it comes."""
+    done = []
+
+    def fault(asked, path):
+        if asked == method and path.endswith(end) and not done:
+            done.append(path)
+            return then()
+        return None
+
+    hub.fault = fault
+
+
+def lost(act):
+    """What was asked is done, and the answer never comes."""
+
+    def then():
+        act()
+        return 0
+
+    return then
+
+
+def test_a_look_that_fails_after_the_repository_is_made(hub, hub_folder):
+    def fault(method, path):
+        looks = [path for asked, path in hub.asked if asked == "GET"]
+        return 500 if method == "GET" and len(looks) == 2 and hub.repositories else None
+
+    hub.fault = fault
+    with pytest.raises(UserError, match=r"^lab/tiny: not pushed: .*; nothing of it is there"):
+        push(hub_folder, "lab/tiny")
+    assert not hub.repositories and not commits(hub)
+
+
+def test_a_repository_whose_making_is_not_answered(hub, hub_folder):
+    def made(*files):
+        commit = Commit(dict.fromkeys(files, b"x"))
+        hub.repositories["lab/tiny"] = Repository(branches={"main": [commit]})
+
+    after(hub, "POST", "/create", lost(lambda: made(".gitattributes")))
+    with pytest.raises(UserError, match="; nothing of it is there"):
+        push(hub_folder, "lab/tiny")
+    assert not hub.repositories
+    after(hub, "POST", "/create", lambda: 0)  # it was not made, either
+    with pytest.raises(UserError, match="; nothing of it is there"):
+        push(hub_folder, "lab/tiny")
+    after(hub, "POST", "/create", lost(lambda: made("of_others.md")))
+    with pytest.raises(UserError, match=r"no commit was sent, and the repository, .* stays"):
+        push(hub_folder, "lab/tiny")
+    assert hub.repositories["lab/tiny"].files() == {"of_others.md": b"x"}
+
+
+def test_a_repository_that_others_make_in_the_meantime_stays(hub, hub_folder):
+    """The Hub says that it is there already: theirs, although it is still empty."""
+
+    def others():
+        hub.repositories["lab/tiny"] = Repository()
+
+    after(hub, "POST", "/create", others)
+    with pytest.raises(UserError, match="; nothing of it is there"):
+        push(hub_folder, "lab/tiny")
+    assert "lab/tiny" in hub.repositories
+
+
+def test_a_branch_whose_making_is_not_answered(hub, hub_folder):
+    before, others = Commit({"README.md": b"older"}), Commit({"of_others.md": b"x"})
+    repository = Repository(branches={"main": [before]})
+    hub.repositories["lab/tiny"] = repository
+    after(hub, "POST", "/branch/v2", lost(lambda: repository.branches.update(v2=[before])))
+    with pytest.raises(UserError, match="; nothing of it is there"):
+        push(hub_folder, "lab/tiny", revision="v2")
+    assert repository.branches == {"main": [before]}
+    after(hub, "POST", "/branch/v2", lost(lambda: repository.branches.update(v2=[others])))
+    with pytest.raises(UserError, match=r"no commit was sent, and the branch, .* stays"):
+        push(hub_folder, "lab/tiny", revision="v2")
+    assert repository.branches == {"main": [before], "v2": [others]} and not commits(hub)
+
+
+def test_a_new_repository_without_its_branch_is_removed(hub, hub_folder):
+    after(hub, "POST", "/branch/v2", lambda: 503)
+    with pytest.raises(UserError, match="; nothing of it is there"):
+        push(hub_folder, "lab/tiny", revision="v2")
+    assert not hub.repositories
+
+
+@pytest.mark.parametrize(("revision", "what"), [(None, "repository"), ("v2", "branch")])
+def test_what_is_left_is_not_called_gone(hub, hub_folder, revision, what):
+    """The network goes while it is made; or what was made cannot be removed."""
+    if revision:
+        hub.repositories["lab/tiny"] = Repository()
+    making = "/branch/v2" if revision else "/create"
+    hub.fault = lambda method, path: 0 if [a for a in hub.asked if a[1].endswith(making)] else None
+    says = f"could not be seen: a {what} without these files may be left there. "
+    with pytest.raises(UserError, match=says):
+        push(hub_folder, "lab/tiny", revision=revision)
+    hub.asked.clear()
+    hub.fault = lambda method, path: 503 if method == "DELETE" or "/large/" in path else None
+    says = f"could not be taken back: a {what} without these files may be left there. "
+    with pytest.raises(UserError, match=says):
+        push(hub_folder, "lab/tiny", revision=revision)
+    assert (revision or "main") in hub.repositories["lab/tiny"].branches
+
+
+@pytest.mark.parametrize(("refused", "more"), [(None, ""), (503, "; it could not be taken back.*")])
+def test_a_repository_that_is_made_public_against_our_word(hub, hub_folder, refused, more):
+    def fault(method, path):
+        for repository in hub.repositories.values():
+            repository.private = False
+        return refused if method == "DELETE" else None
+
+    hub.fault = fault
+    with pytest.raises(UserError, match=f"is public, and --private was asked for{more}$"):
+        push(hub_folder, "lab/tiny", private=True)
+    assert bool(hub.repositories) == bool(refused) and not commits(hub)
+
+
+def test_weights_of_others_stay(hub, hub_folder):
+    names = [
+        "lora/adapter_model.safetensors", "adapter_model.safetensors", "old/model.safetensors",
+        "pytorch_model.bin", "tracks/old/crow.tsv", "model-00001-of-00002.safetensors.md",
+    ]  # fmt: skip
+    older = dict.fromkeys(names, b"of others")
+    hub.repositories["lab/tiny"] = Repository(branches={"main": [Commit(older)]})
+    push(hub_folder, "lab/tiny")
+    assert hub.repositories["lab/tiny"].files() == content(hub_folder) | older
+
+
+def test_only_what_is_part_of_such_a_folder_is_pushed(hub, hub_folder, tmp_path, caplog):
+    folder = shutil.copytree(hub_folder, tmp_path / "tiny")
+    (folder / "figures").mkdir()
+    (folder / "figures" / "tracks.png").write_bytes(b"figure")
+    whole = content(folder)
+    more = [".env", "notes.tmp", "sub/config.json", "tracks/.env", "figures/.env", "optimizer.pt"]
+    for name in more:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("HF_TOKEN=secret")
+    push(folder, "lab/tiny")
+    assert hub.repositories["lab/tiny"].files() == whole
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "spacescale.hub.push"]
+    left_out = ".env, figures/.env, notes.tmp, optimizer.pt, sub/config.json and 1 more"
+    assert line == f"{folder}: not pushed, as no part of it: {left_out}"
+
+
+def test_weights_of_other_names_are_not_left_out_silently(hub, hub_folder, tmp_path):
+    folder = shutil.copytree(hub_folder, tmp_path / "tiny")
+    names = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "part.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"tiny/part.safetensors: weights named as"):
+        push(folder, "lab/tiny")
+    assert not hub.asked
 
 
 def test_without_a_network_one_line_says_so(hub, hub_folder, monkeypatch, capsys):
