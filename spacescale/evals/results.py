@@ -230,7 +230,7 @@ def write_tables(
             "split": split,
             "both_strands": both_strands,
             "definition": DEFINITION,
-            "species": {result.data.name: _species_json(result) for result in results},
+            "species": {result.data.name: _species_json(result, split) for result in results},
             "assays": [_plain(row) for result in results for row in assay_results(result)],
         },
     )
@@ -245,13 +245,15 @@ def _plain(row: AssayResult) -> dict[str, Any]:
     return vars(row) | {"interval": interval, "baselines": beside}
 
 
-def _species_json(result: SpeciesResult) -> dict[str, Any]:
+def _species_json(result: SpeciesResult, split: str) -> dict[str, Any]:
     data, total = result.data, result.scores.total()
     log1p, raw = total.log1p.pearson(), total.raw.pearson()
     baselines = {name: part.total().log1p.pearson() for name, part in result.baselines.items()}
     bins = result.num_windows * data.target_length
+    contigs = Counter(data.windows.chrom[data.rows(split)].tolist())
     return {
         "windows": result.num_windows,
+        "contigs": dict(sorted(contigs.items())),
         "bins": bins,
         "measured": float(total.log1p.tensor()[0].mean()) / bins,
         "blocks": {"number": result.scores.blocks.count, "bp": result.scores.blocks.size_bp},

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from spacescale import __version__
+from spacescale.genome.aliases import shorten
 
 SCALES = {
     "mean": "multiples of each track's mean over its training windows",
@@ -18,6 +19,7 @@ RECORDED = {
     "valid/loss": "validation loss",
     "valid/pearson_log1p": "validation Pearson log1p",
 }
+MOST_CONTIGS = 30  # named
 OF_TRAINING = ("loss_curves", "expert_use")  # figures; others are of what it predicts
 LIMITS = (
     "Predictions are of bins, not of bases: a change of one base shows in its bin and around it. "
@@ -163,6 +165,11 @@ def _figure(path: str) -> str:
     return f"![{PurePosixPath(path).stem.replace('_', ' ')}]({quote(path)})\n"
 
 
+def _where(of: dict[str, Any]) -> str:
+    """On which contigs the windows lie, where the evaluation tells."""
+    return f", on {shorten(of['contigs'], MOST_CONTIGS)}" if "contigs" in of else ""
+
+
 def _scores(evaluated: dict[str, Any] | None) -> str:
     if evaluated is None:
         return "It came without an evaluation: `spacescale evaluate` makes one.\n"
@@ -181,7 +188,7 @@ def _scores(evaluated: dict[str, Any] | None) -> str:
             f"{low:.3f} to {high:.3f} | {' | '.join(beside)} |"
         )
     held_out = ", ".join(
-        f"{name} {of['windows']:,} windows, {of['bins']:,} bins"
+        f"{name} {of['windows']:,} windows, {of['bins']:,} bins{_where(of)}"
         for name, of in evaluated["species"].items()
     )
     split = f"Split: {evaluated['split']} ({held_out})."

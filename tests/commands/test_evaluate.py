@@ -41,6 +41,8 @@ def test_windows_are_dealt_out_to_the_devices(alone, tmp_path):
     assert len(numbers(one)) > 30
     assert numbers(three) == pytest.approx(numbers(one), abs=1e-5)
     assert three["species"]["finch"]["windows"] == one["species"]["finch"]["windows"] > 3
+    for of in one["species"].values():
+        assert of["contigs"] and sum(of["contigs"].values()) == of["windows"]
     for row in one["assays"]:
         tracks = one["species"][row["species"]]["tracks"]
         raw = [t["pearson_raw"] for t in tracks if row["assay"] in (t["assay"], "all")]

@@ -15,7 +15,8 @@ ASSAY = {"species": "finch", "assay": "all", "tracks": 5, "pearson_log1p": 0.5,
          "interval": [0.4, 0.6], "baselines": {"GC": {"value": 0.125}}}  # fmt: skip
 EVALUATED = {
     "model": "step-00000020", "split": "test", "definition": "Pearson per track",
-    "species": {"finch": {"windows": 66, "bins": 7392}}, "assays": [ASSAY],
+    "species": {"finch": {"windows": 66, "contigs": {"chr3": 60, "chrX": 6}, "bins": 7392}},
+    "assays": [ASSAY],
 }  # fmt: skip
 RECORDS = (
     {"step": 5, "train/loss": 0.9},
@@ -104,7 +105,7 @@ def test_figures_of_the_evaluation_are_copied_and_shown(run, tmp_path):
         assert (tmp_path / "hub" / path).read_bytes() == Path(path).name.encode()
     assert card.index("loss_curves.png") < card.index("## How good") < card.index("tracks_finch")
     assert "| finch | all | 5 | 0.500 | 0.400 to 0.600 | 0.125 |" in card
-    assert "Split: test (finch 66 windows, 7,392 bins)." in card
+    assert "Split: test (finch 66 windows, 7,392 bins, on chr3, chrX)." in card
     assert "value: 0.5000, verified: false" in card.partition("\n---\n")[0]
 
 
