@@ -1,5 +1,7 @@
 """Mistakes that the tests must notice, each a change of a line or two; `test_planted_faults.py`.
 
+Of data, model and training; `planted_hub_faults.py` has those of weights that go on from there.
+
 The list is of what was worth catching once: add the mistake when a test is written against it. A
 fault stands by the narrowest tests that see it, so that all of them run in minutes.
 """
@@ -16,8 +18,6 @@ BIGWIG, INTERVALS = "spacescale/genome/bigwig.py", "spacescale/genome/interval_v
 READER, ZARR = "spacescale/dataset/reader.py", "spacescale/dataset/zarr_targets.py"
 LINEAR = "spacescale/evals/linear_baselines.py"
 SCRATCH, WRITER = "spacescale/prepare/scratch.py", "spacescale/prepare/writer.py"
-
-PUSH, PUSHES = "spacescale/hub/push.py", "tests/hub/test_push.py"
 
 RELEASED = "tests/golden/test_parity.py::test_evaluation"
 TWO_RANKS = "tests/distributed/test_expert_parallel.py"
@@ -37,7 +37,7 @@ class Fault:
     tests: tuple[str, ...]
 
 
-FAULTS = {
+TRAINING_FAULTS = {
     # --- attention and its relative positions
     "the sign of distances is turned": Fault(
         ATTENTION,
@@ -422,95 +422,5 @@ FAULTS = {
         "if now >= beaten + BEAT_S:",
         "if True:",
         ("tests/parallel/test_watch.py",),
-    ),
-    # --- the Hub
-    "a push that broke off leaves its empty repository": Fault(
-        PUSH, "self.api.delete_repo(self.name)", "pass", (PUSHES,)
-    ),
-    "a push takes away a commit that came after all": Fault(
-        PUSH, "if not self._is_as_made(info):", "if False:", (PUSHES,)
-    ),
-    "a push leaves older shards beside its own": Fault(
-        PUSH, "for name in sorted(replaced)", "for name in sorted(())", (PUSHES,)
-    ),
-    "private weights go into a public repository": Fault(
-        PUSH, "if private and not info.private:", "if False:", (PUSHES,)
-    ),
-    "the branch that a push is for is not named": Fault(
-        PUSH, "            revision=self.revision,\n", "", (PUSHES,)
-    ),
-    "a repository of others is removed": Fault(
-        PUSH, "if 400 <= error.response.status_code < 500:", "if False:", (PUSHES,)
-    ),
-    "a repository without its branch is left": Fault(
-        PUSH, "self._made = before or what", "self._made = what", (PUSHES,)
-    ),
-    "weights of others in folders of their own are removed": Fault(
-        "spacescale/hub/contents.py",
-        'name.count("/") == pattern.count("/") and ',
-        "",
-        (PUSHES,),
-    ),
-    "the best loss is the highest": Fault(
-        "spacescale/hub/export.py",
-        '"valid/loss": min',
-        '"valid/loss": max',
-        ("tests/hub/test_card.py",),
-    ),
-    "weights are copied when they are loaded": Fault(
-        "spacescale/model/exports.py",
-        "model.load_state_dict(fitting, assign=True)",
-        "model.to_empty(device='cpu').load_state_dict(fitting)",
-        ("tests/checkpoint/test_consolidate.py",),
-    ),
-    "files that are not whole are not named": Fault(
-        "spacescale/hub/hub_model.py",
-        "            where = path\n",
-        "",
-        ("tests/hub/test_half_downloads.py",),
-    ),
-    "adapters of attention are passed over": Fault(
-        ATTENTION,
-        "self.to_q(x)) * self.dim_key**-0.5",
-        "F.linear(x, self.to_q.weight)) * self.dim_key**-0.5",
-        ("tests/hub/test_fine_tuning.py",),
-    ),
-    # --- parameters that are not trained
-    "profile types are multiplied together": Fault(
-        DECODER,
-        "F.linear(x, w.clone(), b.clone()) for w, b in zip(weights, biases, strict=True)",
-        "F.linear(x, self.weight, self.bias).unflatten(-1, (self.num_types, -1))[..., i, :]"
-        " for i in range(self.num_types)",
-        ("tests/train/test_initial_weights.py",),
-    ),
-    "a frozen BatchNorm goes on with its statistics": Fault(
-        LAYERS,
-        "super().train(mode and not self.frozen)",
-        "super().train(mode)",
-        ("tests/parallel/test_freezing.py",),
-    ),
-    "frozen rows decay": Fault(
-        ENGINE,
-        "groups[plain or name in undecayed,",
-        "groups[plain,",
-        ("tests/parallel/test_freezing.py",),
-    ),
-    "ranks save the same share of what is frozen": Fault(
-        "spacescale/checkpoint/partitions.py",
-        "holders, place = comm.world_size() // of, comm.rank() // of",
-        "holders, place = comm.world_size() // of, 0",
-        ("tests/train/test_adding.py",),
-    ),
-    "every rank freezes the rows of the first": Fault(
-        "spacescale/parallel/freezing.py",
-        "rows_here(parameter, frozen)",
-        "frozen[: len(parameter)]",
-        ("tests/train/test_adding.py",),
-    ),
-    "weights of old species are not compared": Fault(
-        "spacescale/train/only_new.py",
-        "if not torch.equal(t, kept[k])]",
-        "if t.shape != kept[k].shape]",
-        ("tests/train/test_adding.py",),
     ),
 }

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from planted_faults import CURVES, FAULTS, Fault
+from planted_faults import CURVES, TRAINING_FAULTS, Fault
+from planted_hub_faults import HUB_FAULTS
 
 REPO = Path(__file__).parents[1]
+FAULTS = TRAINING_FAULTS | HUB_FAULTS
 COPIED = ("spacescale", "tests", "data_prep", "ds_configs", "pyproject.toml")
 PASSED, FAILED = 0, 1  # exit statuses of pytest; others are of tests that did not run
 
