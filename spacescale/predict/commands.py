@@ -329,11 +329,11 @@ def _scoring(args: argparse.Namespace) -> Scoring:
 def _score_variants(args: argparse.Namespace) -> None:
     from spacescale.predict.effect_tables import score_variants
 
+    scoring = _scoring(args)
     predictor, devices = _predictor_of_jobs(args)
     found = score_variants(
-        predictor, args.vcf, args.fasta, args.out, _scoring(args), args.tracks, args.any_genome,
-        devices,
-    )  # fmt: skip
+        predictor, args.vcf, args.fasta, args.out, scoring, args.tracks, args.any_genome, devices
+    )
     skipped = "".join(f"; {count:,} skipped: {why}" for why, count in found.skipped.items())
     print(f"{args.out}: {found.scored:,} variants scored{skipped}")
 

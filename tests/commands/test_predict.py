@@ -65,3 +65,13 @@ def test_what_cannot_be_predicted_is_one_line(
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
+def test_a_pseudocount_is_a_number_above_0(tmp_path, monkeypatch, capsys, value):
+    """Said before any weights are looked for."""
+    words = ["score-variants", "some.vcf", "--weights", "nowhere", "--fasta", "some.fa"]
+    words += [f"--pseudocount={value}", "--out", str(tmp_path / "effects.tsv")]
+    monkeypatch.setattr("sys.argv", ["spacescale", *words])
+    assert main() == 2
+    assert f"--pseudocount {value}: must be above 0" in capsys.readouterr().err
