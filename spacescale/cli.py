@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--out", type=path_option, help="default: evaluation/SPLIT in the run folder or export"
     )
     evaluate.add_argument(
-        "--both-strands", action="store_true", help="average predictions for both strands"
+        "--both-strands", action="store_true", help="average predictions for both strands, those of baselines too"
     )
     evaluate.add_argument(
         "--other-split",
@@ -63,6 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--baseline-minutes of each species",
     )
     evaluate.add_argument("--baseline-minutes", type=float, default=4, help="default: %(default)s")
+    evaluate.add_argument(
+        "--baseline-seed", type=int, default=0, help="of the CNN; default: %(default)s"
+    )
     evaluate.add_argument(
         "--train-too", action="store_true", help="score as many training windows, to compare"
     )
@@ -274,6 +277,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         other_split=args.other_split,
         batch_size=args.batch,
         cnn_minutes=args.baseline_minutes if args.baseline == "cnn" else None,
+        cnn_seed=args.baseline_seed,
         train_too=args.train_too,
         genes=_paths_by_species("--genes", args.genes),
         region=args.region,

@@ -10,6 +10,7 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from spacescale.dataset.augment import flip
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
-from spacescale.evals.baseline_input import bases_around
+from spacescale.evals.baseline_input import Strands, bases_around
 from spacescale.genome import dna
 from spacescale.metrics.regression import PearsonMoments
 
@@ -77,6 +78,7 @@ class CnnBaseline:
     """A trained network of one species."""
 
     data: SpeciesData
+    strands: Strands
     model: PlainCnn
     minutes: float
 
@@ -90,15 +92,18 @@ class CnnBaseline:
         """Predict windows: float32 (B, N, T), in multiples of the track mean."""
         return torch.stack(
             [
-                torch.cat([_predict(self.model, self.data, p) for p in pieces_of(self.data, [row])])
+                torch.cat([self._predict(piece) for piece in pieces_of(self.data, [row])])
                 for row in rows
             ]
         )
 
+    def _predict(self, piece: Piece) -> Tensor:
+        return self.strands.predict(partial(_rates, self.model), _codes(self.data, piece))
 
-def _predict(model: PlainCnn, data: SpeciesData, piece: Piece) -> Tensor:
-    codes = torch.from_numpy(_codes(data, piece))
-    return model(codes[None].to(model.head.weight.device))[0].cpu()
+
+def _rates(model: PlainCnn, codes: np.ndarray) -> Tensor:
+    batch = torch.from_numpy(codes)[None]
+    return model(batch.to(model.head.weight.device))[0].cpu()
 
 
 def pieces_of(data: SpeciesData, rows: Sequence[int]) -> list[Piece]:
@@ -121,15 +126,15 @@ def _targets(data: SpeciesData, piece: Piece) -> np.ndarray:
 
 def fit_cnn(
     data: SpeciesData,
-    track_means: np.ndarray,
+    strands: Strands,
     minutes: float,
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> CnnBaseline:
     """Train for so long on training windows; the state that is best on validation is kept.
 
-    track_means: (T,), what targets are divided by. Adam with a rate that falls to 0 over the time,
-    Poisson loss, shifts and both strands as in pretraining. Raises UserError where a bin is no
+    Adam with a rate that falls to 0 over the time, Poisson loss, shifts and both strands as in
+    pretraining. Raises UserError where a bin is no
     power of two, or there are no training or validation windows.
     """
     if data.bin_size & (data.bin_size - 1):
@@ -137,10 +142,10 @@ def fit_cnn(
                         f"{data.bin_size} bp")  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = PlainCnn(data.bin_size, len(track_means)).to(device)
+        model = PlainCnn(data.bin_size, len(strands.means)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=1e-3)
     batches = _training_batches(data, np.random.default_rng(seed))
-    means = torch.from_numpy(track_means)
+    means = torch.from_numpy(strands.means)
     best, best_score, checks, began = copy.deepcopy(model.state_dict()), -np.inf, 0, time.time()
     title = f"{data.name}, CNN"
     with tqdm(total=round(60 * minutes), unit="s", desc=title, disable=None, leave=False) as bar:
@@ -155,7 +160,7 @@ def fit_cnn(
                 if (score := _score(model, data, means)) > best_score:
                     best, best_score = copy.deepcopy(model.state_dict()), score
     model.load_state_dict(best)
-    return CnnBaseline(data, model.eval(), minutes)
+    return CnnBaseline(data, strands, model.eval(), minutes)
 
 
 def _step(model: PlainCnn, optimizer: torch.optim.Optimizer, codes: Tensor, target: Tensor) -> None:
@@ -201,6 +206,6 @@ def _score(model: PlainCnn, data: SpeciesData, means: Tensor) -> float:
     model.eval()
     for i in chosen:
         target = torch.from_numpy(_targets(data, pieces[i])) / means
-        rate = _predict(model, data, pieces[i])
+        rate = _rates(model, _codes(data, pieces[i]))
         moments.update(rate.log1p(), target.clamp(min=0).log1p())
     return float(moments.pearson().nanmean())

@@ -24,6 +24,7 @@ from spacescale.dataset.loader import evaluation_batches, open_datasets
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.evals import figures
+from spacescale.evals.baseline_input import Strands
 from spacescale.evals.cnn_baseline import fit_cnn
 from spacescale.evals.curves import loss_curves
 from spacescale.evals.genes import GeneScores, read_genes
@@ -80,9 +81,10 @@ class Baseline(Protocol):
 class Options:
     """What is scored, and beside what.
 
-    cnn_minutes: train a plain CNN of each species for so long, as a further baseline. train_too:
-    score as many training windows, evenly spaced. genes: species → GTF whose genes are scored.
-    region: what to draw, as `choose_regions` takes it.
+    both_strands: predict, with baselines too, from both and take the mean. cnn_minutes: train a
+    plain CNN of each species for so long, as a further baseline, from cnn_seed. train_too: score as
+    many training windows, evenly spaced. genes: species → GTF whose genes are scored. region: what
+    to draw, as `choose_regions` takes it.
     """
 
     split: str = "test"
@@ -90,6 +92,7 @@ class Options:
     other_split: bool = False
     batch_size: int = 4
     cnn_minutes: float | None = None
+    cnn_seed: int = 0
     train_too: bool = False
     genes: Mapping[str, Path] = field(default_factory=dict)
     region: str | None = None
@@ -150,7 +153,7 @@ def _evaluate_species(
     if region is None:
         raise UserError(f"{data.path}: no windows in split {options.split!r}")
     device = next(replicas[0].parameters()).device
-    baselines = fit_baselines(trained, data, options.cnn_minutes, device)
+    baselines = fit_baselines(trained, data, options, device)
     gtf = options.genes.get(data.name)
     genes = GeneScores(data, read_genes(gtf), rows) if gtf else None
     scored = _score_rows(trained, replicas, data, rows, region.rows, baselines, options, genes)
@@ -175,7 +178,7 @@ def _evaluate_species(
 
 
 def fit_baselines(
-    trained: TrainedModel, data: SpeciesData, cnn_minutes: float | None, device: torch.device
+    trained: TrainedModel, data: SpeciesData, options: Options, device: torch.device
 ) -> list[Baseline]:
     """What the model is held against, fitted on the training windows; [] where there are none.
 
@@ -185,12 +188,13 @@ def fit_baselines(
         logger.warning("%s: no training windows, so no baselines", data.path)
         return []
     means = trained.track_scale(data.name).means
+    strands = Strands(data.strand_pair, means.numpy(), options.both_strands)
     found: list[Baseline] = [
         MeanProfile(mean_profile(data) / means),
-        *(fit_ridge(data, features, means.numpy()) for features in (GC, KMERS)),
+        *(fit_ridge(data, features, strands) for features in (GC, KMERS)),
     ]
-    if cnn_minutes is not None:
-        found.append(fit_cnn(data, means.numpy(), cnn_minutes, device))
+    if options.cnn_minutes is not None:
+        found.append(fit_cnn(data, strands, options.cnn_minutes, device, options.cnn_seed))
     replicates = Replicates(data, means)
     return [*found, replicates] if replicates.groups else found
 

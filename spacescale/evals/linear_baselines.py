@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spacescale.dataset.reader import SpeciesData
-from spacescale.evals.baseline_input import bases_around
+from spacescale.evals.baseline_input import Strands, bases_around
 from spacescale.genome import dna
 
 FLANK_BP = 128  # on either side of a bin, at least; a bin's length where that is more
@@ -39,7 +39,7 @@ class Features:
 
     def of_row(self, data: SpeciesData, row: int) -> np.ndarray:
         """Count in the bins of a row's target: float32 (N, 3 x kinds)."""
-        return self.of_window(bases_around(data, row, flank_bins(data.bin_size)), data.bin_size)
+        return self.of_window(_codes(data, row), data.bin_size)
 
     def of_window(self, codes: np.ndarray, bin_size: int) -> np.ndarray:
         """Count in the bin, left and right of it: float32 (N, 3 x kinds).
@@ -95,6 +95,7 @@ class LinearBaseline:
 
     data: SpeciesData
     features: Features
+    strands: Strands
     coefficients: np.ndarray
     intercept: np.ndarray
 
@@ -105,8 +106,16 @@ class LinearBaseline:
 
     def predict(self, rows: Sequence[int]) -> Tensor:
         """Predict windows: float32 (B, N, T), in multiples of the track mean."""
-        counts = np.stack([self.features.of_row(self.data, row) for row in rows])
+        windows = [_codes(self.data, row) for row in rows]
+        return torch.stack([self.strands.predict(self._rates, codes) for codes in windows])
+
+    def _rates(self, codes: np.ndarray) -> Tensor:
+        counts = self.features.of_window(codes, self.data.bin_size)
         return torch.from_numpy(counts @ self.coefficients + self.intercept).expm1()
+
+
+def _codes(data: SpeciesData, row: int) -> np.ndarray:
+    return bases_around(data, row, flank_bins(data.bin_size))
 
 
 @dataclass
@@ -146,13 +155,13 @@ class _Moments:
         return x_mean, covariance, (xy[1:] - np.outer(x_mean, xy[0])) / bins
 
 
-def fit_ridge(data: SpeciesData, features: Features, track_means: np.ndarray) -> LinearBaseline:
+def fit_ridge(data: SpeciesData, features: Features, strands: Strands) -> LinearBaseline:
     """Fit on training windows, each track with the penalty that is best on validation windows.
 
-    track_means: (T,), what targets are divided by. Of large data sets so many evenly spaced windows
-    are read as hold MOST_BINS. Memory does not grow with the data.
+    Of large data sets so many evenly spaced windows are read as hold MOST_BINS. Memory does not
+    grow with the data.
     """
-    train = _moments(data, features, track_means, "train")
+    train = _moments(data, features, strands.means, "train")
     y_mean = train.y / np.maximum(train.measured, 1)
     x_mean, covariance, with_targets = train.centred(y_mean)
     deviation = np.sqrt(np.maximum(np.diag(covariance), 0))
@@ -164,13 +173,14 @@ def fit_ridge(data: SpeciesData, features: Features, track_means: np.ndarray) ->
         for penalty in PENALTIES
     )
     if data.manifest.num_windows.get("valid"):
-        valid = _moments(data, features, track_means, "valid")
+        valid = _moments(data, features, strands.means, "valid")
         coefficients = _best(candidates, valid, y_mean)
     else:
         coefficients = list(candidates)[len(PENALTIES) // 2]
     return LinearBaseline(
         data,
         features,
+        strands,
         coefficients.astype(np.float32),
         (y_mean - x_mean @ coefficients).astype(np.float32),
     )

@@ -8,12 +8,17 @@ from small_datasets import BIN_SIZE, BINS, TRACKS, small_targets, small_windows,
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.evals import cnn_baseline
+from spacescale.evals.baseline_input import Strands
 from spacescale.evals.cnn_baseline import CONTEXT_BINS, PlainCnn, fit_cnn, pieces_of
 
 
 @pytest.fixture
 def data(tmp_path):
     return SpeciesData.open(write_small_dataset(tmp_path / "finch"))
+
+
+def one_strand(data):
+    return Strands(data.strand_pair, data.track_mean)
 
 
 def test_a_window_is_cut_into_pieces_without_gap_or_overlap(data, monkeypatch):
@@ -27,7 +32,7 @@ def test_predictions_do_not_depend_on_how_windows_are_cut(data, monkeypatch):
     """Twice the context of what the network sees, so that no piece notices its edge."""
     torch.manual_seed(0)
     model = PlainCnn(BIN_SIZE, TRACKS).eval()
-    baseline = cnn_baseline.CnnBaseline(data, model, 1.0)
+    baseline = cnn_baseline.CnnBaseline(data, one_strand(data), model, 1.0)
     whole = baseline.predict([3, 5])
     assert whole.shape == (2, BINS, TRACKS)
     assert (whole >= 0).all()
@@ -47,7 +52,7 @@ def test_it_learns_and_keeps_what_is_best_on_validation(tmp_path, monkeypatch):
     steps = iter(range(41))
     monkeypatch.setattr(cnn_baseline.time, "time", lambda: float(next(steps)))
     random_state = torch.get_rng_state()
-    baseline = fit_cnn(data, data.track_mean, minutes=0.65)
+    baseline = fit_cnn(data, one_strand(data), minutes=0.65)
     assert torch.equal(torch.get_rng_state(), random_state)
     rows = data.rows("test").tolist()
     found = baseline.predict(rows)[..., 0].flatten()
@@ -58,4 +63,4 @@ def test_it_learns_and_keeps_what_is_best_on_validation(tmp_path, monkeypatch):
 def test_bins_of_another_width_are_refused(data):
     data.bin_size = 24
     with pytest.raises(UserError, match="bins of a power of two, not 24 bp"):
-        fit_cnn(data, data.track_mean, minutes=1)
+        fit_cnn(data, one_strand(data), minutes=1)

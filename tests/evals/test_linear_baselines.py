@@ -7,7 +7,7 @@ from small_datasets import BIN_SIZE, BINS, small_genome, small_windows, write_sm
 
 from spacescale.dataset.reader import SpeciesData
 from spacescale.evals import linear_baselines
-from spacescale.evals.baseline_input import bases_around
+from spacescale.evals.baseline_input import Strands, bases_around
 from spacescale.evals.linear_baselines import GC, KMERS, fit_ridge, flank_bins, kmers
 from spacescale.genome import dna
 
@@ -63,6 +63,10 @@ def planted(tmp_path, gap=None, genome=None):
     )
 
 
+def one_strand(data):
+    return Strands(data.strand_pair, data.track_mean)
+
+
 def correlations(data, baseline, means, split="test"):
     rows = data.rows(split).tolist()
     predicted = baseline.predict(rows).log1p().flatten(0, 1)
@@ -75,7 +79,7 @@ def correlations(data, baseline, means, split="test"):
 def test_gc_is_found_where_it_stands_and_noise_is_not(tmp_path):
     data = planted(tmp_path)
     means = torch.from_numpy(data.track_mean)
-    own, left, noise = correlations(data, fit_ridge(data, GC, means.numpy()), means)
+    own, left, noise = correlations(data, fit_ridge(data, GC, one_strand(data)), means)
     assert own > 0.97
     assert left > 0.97
     assert abs(noise) < 0.4
@@ -85,7 +89,7 @@ def test_bins_that_were_not_measured_pull_nothing(tmp_path):
     whole, gap = planted(tmp_path / "whole"), (slice(0, 8), slice(None), 0)
     part = planted(tmp_path / "part", gap)
     means = whole.track_mean
-    a, b = (fit_ridge(data, GC, means) for data in (whole, part))
+    a, b = (fit_ridge(data, GC, one_strand(whole)) for data in (whole, part))
     np.testing.assert_array_equal(a.coefficients[:, 1:], b.coefficients[:, 1:])
     assert np.corrcoef(a.coefficients[:, 0], b.coefficients[:, 0])[0, 1] > 0.95
     assert correlations(whole, b, torch.from_numpy(means))[0] > 0.95
@@ -96,7 +100,7 @@ def test_each_track_gets_the_penalty_that_is_best_on_validation_windows(tmp_path
     means = torch.from_numpy(data.track_mean)
 
     def found():
-        return correlations(data, fit_ridge(data, kmers(2), data.track_mean), means, "valid")
+        return correlations(data, fit_ridge(data, kmers(2), one_strand(data)), means, "valid")
 
     chosen, penalties = found(), linear_baselines.PENALTIES
     alone = []
@@ -115,6 +119,6 @@ def test_large_data_sets_are_read_in_part(tmp_path, monkeypatch):
         "bases_around",
         lambda data, row, flank: read.append(row) or bases_around(data, row, flank),
     )
-    fit_ridge(data, GC, data.track_mean)
+    fit_ridge(data, GC, one_strand(data))
     train, valid = data.rows("train"), data.rows("valid")
     assert read == [*train[[0, 5, 11, 16, 22]], *valid[[0, len(valid) - 1]]]
