@@ -37,7 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--out", type=path_option, help="default: evaluation/SPLIT in the run folder or export"
     )
     evaluate.add_argument(
-        "--both-strands", action="store_true", help="average predictions for both strands, those of baselines too"
+        "--both-strands",
+        action="store_true",
+        help="average predictions for both strands, those of baselines too",
     )
     evaluate.add_argument(
         "--other-split",
