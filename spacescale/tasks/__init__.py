@@ -1,0 +1,1 @@
+"""Tasks with a label per sequence: their files, how they are scored, what simple models reach."""
