@@ -3,8 +3,8 @@
     python benchmarks/recipe.py --data datasets/human --out /tmp/recipe --seeds 3 \\
         --vary loss.track_scale=mean model.pool_sharpness=2 -- optim.max_steps=3000
 
-Each run is `deepspeed spacescale/pretrain.py` and `spacescale evaluate` (with --cnn also against a
-plain CNN, of the first seed's runs alone), as a user would give them; what follows `--` goes to
+Each run is `deepspeed spacescale/pretrain.py` and `spacescale evaluate --both-strands` (with --cnn
+also against a plain CNN of the same seed), as a user would give them; what follows `--` goes to
 every run. A variant changes the recipe by one override each (several joined by commas). Runs that
 are done are not made again, so that a stopped benchmark goes on. --core-each makes as many runs at
 once as there are cores, each in one process on one core. Prints per species and assay the
@@ -61,8 +61,10 @@ def train_and_evaluate(args: argparse.Namespace, run: Run, core: int | None) -> 
         call([*command, "--resume", "auto", *run.overrides], core, run.folder)
         write_json(took, {"seconds": time.time() - began})
     if not scores.is_file():
-        baseline = ["--baseline", "cnn"] if args.cnn and run.seed == 0 else []
-        call([str(BIN / "spacescale"), "evaluate", str(run.folder), *baseline], core, run.folder)
+        command = [str(BIN / "spacescale"), "evaluate", str(run.folder), "--both-strands"]
+        if args.cnn:
+            command += ["--baseline", "cnn", "--baseline-seed", str(run.seed)]
+        call(command, core, run.folder)
 
 
 def scores_of(run: Run) -> Path:
@@ -106,10 +108,12 @@ def table(rows: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
     lines = [("species", "assay", "Pearson log1p", "best baseline", "", "difference", "interval")]
     for (species, assay), seeds in rows.items():
         values = [row["pearson_log1p"] for row in seeds]
-        baselines = seeds[0]["baselines"]
-        best = max(baselines, key=lambda name: baselines[name]["value"])
-        beside = [row["baselines"].get(best) for row in seeds]
-        beside = [part for part in beside if part is not None]
+        baselines = {
+            name: [row["baselines"][name] for row in seeds] for name in seeds[0]["baselines"]
+        }
+        worth = {name: mean(part["value"] for part in of) for name, of in baselines.items()}
+        best = max(worth, key=worth.__getitem__)
+        beside = baselines[best]
         low, high = (mean(part["interval"][end] for part in beside) for end in (0, 1))
         spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
         lines.append(
@@ -118,7 +122,7 @@ def table(rows: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
                 assay,
                 f"{mean(values):.3f}{spread}",
                 best,
-                f"{baselines[best]['value']:.3f}",
+                f"{worth[best]:.3f}",
                 f"{mean(part['difference'] for part in beside):+.3f}",
                 f"[{low:+.3f}, {high:+.3f}]",
             )
