@@ -10,6 +10,8 @@ from pathlib import Path
 from spacescale import __version__, console
 from spacescale.arguments import given_path, path_option
 from spacescale.errors import UserError
+from spacescale.finetune import add_options as add_tuning_options
+from spacescale.finetune import run as run_tuning
 from spacescale.predict import commands as predict_commands
 from spacescale.pretrain import begin
 from spacescale.selfcheck import add_options as add_selfcheck_options
@@ -81,6 +83,13 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     predict_commands.add_to(commands)
+
+    tuning = commands.add_parser("finetune", help="fine-tune a model on a task, beside baselines")
+    add_tuning_options(tuning)
+    tuning.set_defaults(run=run_tuning)
+    suite = commands.add_parser("suite", help="fine-tune on all tasks of a folder, and go on")
+    add_tuning_options(suite, several=True)
+    suite.set_defaults(run=run_tuning)
 
     convert = commands.add_parser("convert", help="export plain PyTorch weights, proved equal")
     convert.add_argument(

@@ -1,0 +1,105 @@
+"""Fine-tune a pretrained model on a task with a label per sequence: `spacescale finetune`.
+
+In one process as it stands; `deepspeed spacescale/finetune.py …` and torchrun start one per GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from spacescale import console
+from spacescale.arguments import path_option
+from spacescale.errors import UserError
+
+
+def add_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """The options of `finetune`, or, of several tasks, of `suite`."""
+    parser.add_argument("--weights", type=path_option, required=True,
+                        help="export, checkpoint, run folder (its best) or ORG/NAME of the Hub")  # fmt: skip
+    if several:
+        parser.add_argument("suite", type=path_option, help="folder with a folder per task")
+        parser.add_argument("--tasks", nargs="+", help="only those, by name or pattern")
+    else:
+        parser.add_argument("--task", type=path_option, required=True,
+                            help="folder with train, valid and test, or one table")  # fmt: skip
+    parser.add_argument("--name", help="what results call the weights (default: their folder's)")
+    parser.add_argument("--species", help="whose token and gates are used; needed where the "
+                        "weights know several")  # fmt: skip
+    parser.add_argument("--like", help="for a species that the weights do not know: as which one "
+                        "it begins")  # fmt: skip
+    parser.add_argument("--out", type=path_option, default=Path("runs/finetune"),
+                        help="folder for results, one in it per task (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--genome", type=path_option, help="FASTA or 2bit, of tasks that give "
+                        "places instead of sequences")  # fmt: skip
+    parser.add_argument("--kind", choices=("classes", "labels", "values"),
+                        help="what the targets are, where a table leaves it open")  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--beside", nargs="*", metavar="METHOD", help="what the model is held "
+                        "against (default: all): majority, 'length and GC', k-mers, CNN, scratch, "
+                        "'random frozen'")  # fmt: skip
+    learning = parser.add_argument_group("learning")
+    learning.add_argument("--mode", choices=("full", "lora", "head"), default="full",
+                          help="what is trained: everything, low-rank matrices beside the weights "
+                          "of attention and experts, or the last layer alone")  # fmt: skip
+    learning.add_argument("--lr", type=float, nargs="+", default=[3e-4], metavar="RATE",
+                          help="of several the one that is best on validation with the first seed, "
+                          "for each method by itself (default: 3e-4)")  # fmt: skip
+    learning.add_argument("--head-lr", type=float, default=1e-3, help="of the last layer, at "
+                          "least (default: %(default)s)")  # fmt: skip
+    learning.add_argument("--epochs", type=int, default=10, help="default: %(default)s")
+    learning.add_argument("--patience", type=int, default=3, help="epochs without a better "
+                          "validation score after which training ends; 0: never")  # fmt: skip
+    learning.add_argument("--metric", help="that chooses the epoch (default: MCC, AUROC or "
+                          "Pearson, by kind)")  # fmt: skip
+    learning.add_argument("--batch", type=int, default=32, help="sequences a step, of all "
+                          "processes (default: %(default)s)")  # fmt: skip
+    learning.add_argument("--weight-decay", type=float, default=0.01)
+    learning.add_argument("--layer", default="pointwise", help="whose features are pooled")
+    learning.add_argument("--pool", choices=("mean", "sum", "max"), default="mean",
+                          help="over the bins of a sequence (default: %(default)s)")  # fmt: skip
+    learning.add_argument("--shift", type=int, default=0, metavar="BP",
+                          help="move training sequences by up to so much")  # fmt: skip
+    learning.add_argument("--reverse-complement", action="store_true",
+                          help="train on either strand")  # fmt: skip
+    learning.add_argument("--both-strands", action="store_true", help="answer from both")
+    learning.add_argument("--class-weights", action="store_true",
+                          help="let rare classes count as much as frequent ones")  # fmt: skip
+    learning.add_argument("--live-batchnorm", action="store_true",
+                          help="take BatchNorm's statistics from the task (full only)")  # fmt: skip
+    learning.add_argument("--lora-rank", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--deepspeed", type=path_option, help="DeepSpeed's JSON, ZeRO stage 1 or 2")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # added by deepspeed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Fine-tune on one task; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="finetune.py", description=__doc__)
+    add_options(parser)
+    return run(parser.parse_args(arguments))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `finetune` or `suite` as parsed, in this process of the run."""
+    from spacescale.parallel import comm
+    from spacescale.parallel.engine import init_distributed
+    from spacescale.tuning.suite import tune
+
+    console.prepare(goes_on=True)
+    try:
+        device = init_distributed()
+        text = tune(args, device)
+    except UserError as error:
+        if comm.is_main() or isinstance(error, comm.NotMet):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        comm.leave()
+        return 2
+    if comm.is_main():
+        print(text)
+    comm.leave()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Which sequences are read when, and as which tensors.
+
+Shapes: N sequences of a split, B of a batch, L bp.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spacescale.genome import dna
+from spacescale.tasks.task import Examples
+
+SORTED_TOGETHER = 16  # batches within which sequences of like length are brought together
+Change = tuple[int, bool]  # bp to move by, and whether to take the reverse complement
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Groups of codes (B_g, L_g) uint8, each of one length, and the rows that they are, in order.
+
+    of_all: the rows of all processes.
+    """
+
+    groups: list[Tensor]
+    rows: np.ndarray
+    of_all: np.ndarray
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads the sequences of one split.
+
+    Sequences of several lengths are filled up with N to whole bins, so that what a model says of
+    one does not depend on those beside it; those of one length stay as they are.
+    """
+
+    examples: Examples
+    bin_size: int
+    whole_bins: bool
+
+    def batch(
+        self, rows: np.ndarray, of_all: np.ndarray | None = None, changes: Mapping[int, Change] = {}
+    ) -> Batch:
+        """Rows as groups of like length. changes: row → how it is read in this epoch."""
+        by_length = defaultdict(list)
+        for row in rows.tolist():
+            by_length[self._length(len(self.examples.codes[row]))].append(row)
+        groups, order = [], []
+        for length, chosen in sorted(by_length.items()):
+            codes = [changed(self.examples.codes[row], *changes.get(row, ())) for row in chosen]
+            padded = [np.pad(c, (0, length - len(c)), constant_values=dna.N) for c in codes]
+            groups.append(torch.from_numpy(np.stack(padded)))
+            order += chosen
+        ordered = np.array(order, dtype=np.int64)
+        return Batch(groups, ordered, ordered if of_all is None else of_all)
+
+    def _length(self, length: int) -> int:
+        return -(-length // self.bin_size) * self.bin_size if self.whole_bins else length
+
+    def in_order(self, size: int, rank: int, world: int) -> Iterator[Batch]:
+        """This process's share of all rows, those of like length together."""
+        share = np.argsort(self.examples.lengths, kind="stable")[rank::world]
+        for first in range(0, len(share), size):
+            yield self.batch(share[first : first + size])
+
+
+def changed(codes: np.ndarray, shift: int = 0, flip: bool = False) -> np.ndarray:
+    """Codes (L,) moved to the left, with N where nothing is known; perhaps of the other strand."""
+    if shift:
+        moved = np.full_like(codes, dna.N)
+        kept = codes[max(shift, 0) : max(len(codes) + min(shift, 0), 0)]
+        moved[max(-shift, 0) :][: len(kept)] = kept
+        codes = moved
+    return dna.reverse_complement(codes) if flip else codes
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """Batches of an epoch: a pure function of (seed, epoch), whatever the number of processes."""
+
+    reader: Reader
+    batch_size: int
+    seed: int
+    shift_bp: int = 0
+    reverse_complement: bool = False
+    steps: int = field(init=False)  # of an epoch; another part is left over in each
+
+    def __post_init__(self) -> None:
+        steps = max(1, len(self.reader.examples) // self.batch_size)
+        object.__setattr__(self, "steps", steps)
+
+    def epoch(self, number: int, rank: int, world: int) -> Iterator[Batch]:
+        """This process's share of each batch of an epoch."""
+        random = np.random.default_rng([self.seed, number])
+        batches = self._batches(random.permutation(len(self.reader.examples)))
+        for i in random.permutation(len(batches)).tolist():
+            rows = batches[i]
+            shifts = random.integers(-self.shift_bp, self.shift_bp + 1, len(rows)).tolist()
+            flips = (random.integers(0, 2, len(rows)) * self.reverse_complement).tolist()
+            drawn = zip(rows.tolist(), shifts, flips, strict=True)
+            changes = {row: (shift, bool(flip)) for row, shift, flip in drawn}
+            yield self.reader.batch(rows[rank::world], rows, changes)
+
+    def _batches(self, order: np.ndarray) -> list[np.ndarray]:
+        lengths, found = self.reader.examples.lengths, []
+        used, together = order[: self.steps * self.batch_size], SORTED_TOGETHER * self.batch_size
+        for first in range(0, len(used), together):
+            part = used[first : first + together]
+            part = part[np.argsort(lengths[part], kind="stable")]
+            found += np.split(part, range(self.batch_size, len(part), self.batch_size))
+        return found
+
+
+def of_other_strand(groups: Sequence[Tensor]) -> list[Tensor]:
+    """The reverse complement of each sequence (B_g, L_g)."""
+    return [torch.from_numpy(dna.reverse_complement(group.numpy())) for group in groups]

@@ -1,0 +1,254 @@
+"""Train a `SequenceModel` on a task, and say what it answers.
+
+DeepSpeed's engine trains it, in as many processes as were started: each takes its share of a batch,
+and the gradient is that of the whole batch. Shapes: B sequences, C outputs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from spacescale.config import OptimConfig
+from spacescale.errors import UserError
+from spacescale.parallel import comm
+from spacescale.parallel.engine import Engine, build_engine, set_learning_rate
+from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
+from spacescale.tasks.scores import main_metric, main_score
+from spacescale.tasks.task import Task
+from spacescale.train.schedule import learning_rate
+from spacescale.tuning.batches import Reader, TrainingOrder, of_other_strand
+from spacescale.tuning.sequence_model import SequenceModel, choose_trained
+from spacescale.tuning.settings import TuningSettings
+
+GRADIENT_NORM = 1.0
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training sequences gave."""
+
+    number: int
+    loss: float  # mean over the steps
+    score: float  # of the validation sequences
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model in the state that was best on validation, and how it came there."""
+
+    epochs: list[Epoch]
+    best: Epoch
+    metric: str
+    trained_parameters: int
+
+
+class Criterion:
+    """The loss of a task, and from which outputs its answers come.
+
+    classes: cross-entropy, classes weighted where asked for. labels: binary cross-entropy of those
+    known. values: squared error of those known, in deviations of the training sequences.
+    """
+
+    def __init__(self, task: Task, class_weights: bool, device: torch.device):
+        targets = task.splits["train"].targets
+        self.kind = task.kind
+        count = len(task.outputs)
+        self.class_weights = torch.ones(count, device=device)
+        self.centre, self.spread = torch.zeros(count), torch.ones(count)
+        if task.kind == "classes" and class_weights:
+            seen = np.maximum(np.bincount(targets, minlength=count), 1)
+            self.class_weights = torch.from_numpy(seen.sum() / (count * seen)).float().to(device)
+        if task.kind == "values":
+            self.centre = torch.from_numpy(np.nanmean(targets, axis=0)).float()
+            spread = np.nanstd(targets, axis=0)
+            self.spread = torch.from_numpy(np.where(spread > 0, spread, 1)).float()
+
+    def weight(self, targets: np.ndarray) -> float:
+        """What the losses of these targets count together."""
+        if self.kind != "classes":
+            return float((~np.isnan(targets)).sum())
+        return float(self.class_weights.cpu()[torch.from_numpy(targets)].sum())
+
+    def total(self, outputs: Tensor, targets: np.ndarray) -> Tensor:
+        """Sum of the losses of a batch, each with its weight."""
+        wanted = torch.from_numpy(targets).to(outputs.device)
+        if self.kind == "classes":
+            return F.cross_entropy(outputs, wanted, self.class_weights, reduction="sum")
+        known = ~wanted.isnan()
+        if self.kind == "labels":
+            wanted = torch.where(known, wanted, 0.5)
+            losses = F.binary_cross_entropy_with_logits(outputs, wanted, reduction="none")
+        else:
+            centred = (wanted - self.centre.to(outputs.device)) / self.spread.to(outputs.device)
+            losses = (outputs - torch.where(known, centred, 0)).square()
+        return (losses * known).sum()
+
+    def answers(self, outputs: Tensor) -> np.ndarray:
+        """Outputs → probabilities of classes or labels, or values in the task's units; float32."""
+        outputs = outputs.float().cpu()
+        if self.kind == "classes":
+            return outputs.softmax(-1).numpy()
+        if self.kind == "labels":
+            return outputs.sigmoid().numpy()
+        return (outputs * self.spread + self.centre).numpy()
+
+
+def fit(
+    model: SequenceModel,
+    task: Task,
+    settings: TuningSettings,
+    deepspeed_config: dict[str, Any],
+    device: torch.device,
+) -> Fitted:
+    """Train a model, on every process alike; it ends in the state that was best on validation.
+
+    deepspeed_config: resolved, of ZeRO stage 1 or 2. Raises UserError for a batch of fewer
+    sequences than processes, a loss that is not finite, or an unknown metric.
+    """
+    if settings.batch_size < comm.world_size():
+        raise UserError(
+            f"batch of {settings.batch_size} sequences: {comm.world_size()} processes need as many"
+        )
+    metric = main_metric(task.kind, settings.metric)
+    choose_trained(model, settings.mode, settings.lora_rank, settings.live_batchnorm)
+    synchronise_batchnorm(model)
+    order = TrainingOrder(
+        reader_of(task, "train", model),
+        settings.batch_size,
+        settings.seed,
+        settings.shift_bp,
+        settings.reverse_complement,
+    )
+    steps = order.steps * settings.epochs
+    optim = OptimConfig(
+        lr=settings.head_lr,
+        lr_factors={"space": settings.lr / settings.head_lr},
+        weight_decay=settings.weight_decay,
+        max_steps=steps,
+        warmup_steps=round(settings.warmup * steps),
+    )
+    engine = build_engine(model.to(device), optim, deepspeed_config)
+    try:
+        return _Fit(model, task, settings, metric, order, optim, engine, device).run()
+    finally:
+        engine.destroy()
+
+
+@dataclass
+class _Fit:
+    model: SequenceModel
+    task: Task
+    settings: TuningSettings
+    metric: str
+    order: TrainingOrder
+    optim: OptimConfig
+    engine: Engine
+    device: torch.device
+
+    def run(self) -> Fitted:
+        criterion = Criterion(self.task, self.settings.class_weights, self.device)
+        epochs: list[Epoch] = []
+        best, kept = None, {}
+        with tqdm(
+            total=self.settings.epochs * self.order.steps,
+            unit="step",
+            desc=self.task.name,
+            disable=None if comm.is_main() else True,
+            leave=False,
+        ) as bar:
+            for number in range(self.settings.epochs):
+                began = time.perf_counter()
+                loss = self._epoch(number, criterion, bar)
+                value = self._validate(criterion)
+                epochs.append(Epoch(number + 1, loss, value, time.perf_counter() - began))
+                bar.set_postfix({"loss": f"{loss:.3f}", self.metric: f"{value:.3f}"})
+                if best is None or value > best.score:
+                    best, kept = epochs[-1], self._learnt()
+                if self.settings.patience and number + 1 - best.number >= self.settings.patience:
+                    break
+        assert best is not None
+        self.model.load_state_dict(kept, strict=False)
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        return Fitted(epochs, best, self.metric, trained)
+
+    def _epoch(self, number: int, criterion: Criterion, bar: tqdm) -> float:
+        targets = self.task.splits["train"].targets
+        self.engine.train()
+        losses = []
+        for i, batch in enumerate(self.order.epoch(number, comm.rank(), comm.world_size())):
+            set_learning_rate(self.engine, learning_rate(number * self.order.steps + i, self.optim))
+            outputs = self.engine([group.to(self.device) for group in batch.groups])
+            # The engine takes the mean over processes; this sum is to be over all of the batch.
+            whole = criterion.weight(targets[batch.of_all])
+            loss = criterion.total(outputs, targets[batch.rows]) / max(whole, 1e-9)
+            self.engine.backward(loss * comm.world_size())
+            self.engine.step()
+            losses.append(loss.detach())
+            bar.update()
+        mean = float(comm.add_over_ranks(torch.stack(losses).sum())) / len(losses)
+        if not math.isfinite(mean):
+            raise UserError(
+                f"{self.task.name}, epoch {number + 1}: the loss is not finite; take a lower "
+                f"learning rate than {self.settings.lr:g} and {self.settings.head_lr:g}"
+            )
+        return mean
+
+    def _validate(self, criterion: Criterion) -> float:
+        examples = self.task.splits["valid"]
+        reader = reader_of(self.task, "valid", self.model)
+        found = answers(self.model, reader, criterion, self.settings, self.device)
+        return main_score(self.task.kind, examples.targets, found, self.metric)
+
+    def _learnt(self) -> dict[str, Tensor]:
+        """All that training may have changed, on the CPU."""
+        names = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        names |= {name for name, _ in self.model.named_buffers()}
+        state = self.model.state_dict()
+        return {n: v.detach().cpu().clone() for n, v in state.items() if n in names}
+
+
+def reader_of(task: Task, split: str, model: SequenceModel) -> Reader:
+    """How the sequences of a split are read, which is the same for all splits of a task."""
+    lengths = {length for part in task.splits.values() for length in set(part.lengths.tolist())}
+    return Reader(task.splits[split], model.space.config.bin_size, len(lengths) > 1)
+
+
+@torch.no_grad()
+def answers(
+    model: SequenceModel,
+    reader: Reader,
+    criterion: Criterion,
+    settings: TuningSettings,
+    device: torch.device,
+) -> np.ndarray:
+    """What a model answers to all sequences, float32 (N, C), on every process."""
+    model.eval()
+    found = []
+    for batch in reader.in_order(4 * settings.batch_size, comm.rank(), comm.world_size()):
+        outputs = _outputs(model, batch.groups, device)
+        if settings.both_strands:
+            outputs = (outputs + _outputs(model, of_other_strand(batch.groups), device)) / 2
+        found.append((batch.rows, criterion.answers(outputs)))
+    parts = list(itertools.chain.from_iterable(comm.gather(found)))
+    rows, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+    whole = np.empty_like(values)
+    whole[rows] = values
+    return whole
+
+
+def _outputs(model: SequenceModel, groups: Sequence[Tensor], device: torch.device) -> Tensor:
+    return model([group.to(device) for group in groups])

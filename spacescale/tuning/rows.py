@@ -1,0 +1,105 @@
+"""What one training on a task gave, as it is kept: a line of JSON and the answers to the test.
+
+Folder of a task: `rows.jsonl`, `answers/METHOD-SEED.npy` float32 (N_test, C).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spacescale.errors import UserError
+from spacescale.files import make_folder, write_text
+
+ROWS, ANSWERS = "rows.jsonl", "answers"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method with one seed.
+
+    key: what it was made with, by which a row is known to hold for a command given again. scores:
+    of the test split; unique: of those test sequences that occur in no other split, which are
+    num_unique. settings: of the training. seconds: of training and choosing.
+    """
+
+    task: str
+    method: str
+    seed: int
+    key: str
+    metric: str
+    scores: dict[str, float]
+    unique: dict[str, float]
+    num: dict[str, int]  # sequences by split
+    num_unique: int
+    seconds: float
+    settings: dict[str, Any] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Method and seed."""
+        return f"{self.method}-{self.seed}"
+
+
+class Rows:
+    """The rows of one task, in its folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.rows: list[Row] = []
+        if (path := folder / ROWS).is_file():
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                try:
+                    self.rows.append(_from_json(line))
+                except (json.JSONDecodeError, TypeError, KeyError) as error:
+                    raise UserError(f"{path}:{number}: not a row of results: {error}") from None
+
+    def find(self, method: str, seed: int, key: str) -> Row | None:
+        """The row of a method and seed that was made with `key`."""
+        for row in self.rows:
+            if (row.method, row.seed, row.key) == (method, seed, key):
+                return row
+        return None
+
+    def of(self, method: str, seeds: Sequence[int]) -> list[Row]:
+        """The rows of a method with these seeds; of what has no seed the one there is."""
+        return [row for row in self.rows if row.method == method and row.seed in seeds]
+
+    def add(self, row: Row, answers: np.ndarray) -> None:
+        """Keep a row, in place of one of the same method and seed."""
+        path, array = self._answers(row.name), io.BytesIO()
+        make_folder(path.parent)
+        np.save(array, answers.astype(np.float32))
+        write_text(path, array.getvalue())
+        self.rows = [old for old in self.rows if old.name != row.name] + [row]
+        write_text(self.folder / ROWS, "".join(f"{_as_json(one)}\n" for one in self.rows))
+
+    def answers(self, row: Row) -> np.ndarray:
+        """What it answered to the test sequences, float32 (N, C)."""
+        return np.load(self._answers(row.name))
+
+    def _answers(self, name: str) -> Path:
+        return self.folder / ANSWERS / f"{name.replace(' ', '_')}.npy"
+
+
+def _as_json(row: Row) -> str:
+    """JSON has no NaN: what is not defined is null."""
+    fields = asdict(row)
+    for name in ("scores", "unique"):
+        fields[name] = {k: None if math.isnan(v) else v for k, v in fields[name].items()}
+    return json.dumps(fields, allow_nan=False)
+
+
+def _from_json(line: str) -> Row:
+    fields = json.loads(line)
+    for name in ("scores", "unique"):
+        fields[name] = {k: math.nan if v is None else v for k, v in fields[name].items()}
+    return Row(**fields)

@@ -1,0 +1,247 @@
+"""Fine-tune on one task with several seeds, beside what it has to beat; goes on after a stop."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from spacescale.model.space import Space
+from spacescale.parallel import comm
+from spacescale.tasks.cnn import fit_cnn
+from spacescale.tasks.duplicates import without_copies
+from spacescale.tasks.scores import main_metric, remarks, score
+from spacescale.tasks.simple_baselines import (
+    Baseline,
+    fit_kmers,
+    fit_length_and_gc,
+    fit_majority,
+)
+from spacescale.tasks.task import Task
+from spacescale.tuning.fit import Criterion, Fitted, answers, fit, reader_of
+from spacescale.tuning.rows import Row, Rows
+from spacescale.tuning.sequence_model import SequenceModel
+from spacescale.tuning.settings import TuningSettings
+from spacescale.tuning.starts import Start, measure_batchnorm, starting_space
+
+SIMPLE: dict[str, Callable[..., Baseline]] = {
+    "majority": fit_majority,
+    "length and GC": fit_length_and_gc,
+    "k-mers": fit_kmers,
+    "CNN": fit_cnn,
+}
+CONTROLS = ("scratch", "random frozen")
+BESIDE = (*SIMPLE, *CONTROLS)
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What is fine-tuned.
+
+    name: as results call it; digest: of its weights. like: see `starting_space`.
+    """
+
+    name: str
+    space: Space
+    digest: str
+    species: str
+    like: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained on a task.
+
+    lrs: rates of which validation chooses one, with the first seed, for each method by itself.
+    beside: of BESIDE.
+    """
+
+    pretrained: Pretrained
+    settings: TuningSettings
+    lrs: tuple[float, ...]
+    seeds: tuple[int, ...]
+    beside: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A model to train: which weights it starts with, and how."""
+
+    name: str
+    start: Start
+    settings: TuningSettings
+
+    def with_rate(self, lr: float, seed: int) -> TuningSettings:
+        """The settings of one training; where the head alone learns, the rate is its own."""
+        if self.settings.mode == "head":
+            return replace(self.settings, head_lr=lr, seed=seed)
+        return replace(self.settings, lr=lr, head_lr=max(lr, self.settings.head_lr), seed=seed)
+
+
+def methods(plan: Plan) -> list[Method]:
+    """What is trained by gradient, that which is asked for first."""
+    settings = plan.settings
+    found = [Method(f"{plan.pretrained.name}, {settings.mode}", "pretrained", settings)]
+    if "scratch" in plan.beside:
+        live = replace(settings, mode="full", live_batchnorm=True)
+        found.append(Method("scratch", "random", live))
+    if "random frozen" in plan.beside:
+        frozen = replace(settings, mode="head", live_batchnorm=False)
+        found.append(Method("random frozen", "random", frozen))
+    return found
+
+
+@dataclass
+class TaskRun:
+    """The rows of one task as they come."""
+
+    task: Task
+    plan: Plan
+    rows: Rows
+    deepspeed_config: dict[str, Any]
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self.unique = without_copies(self.task)
+        self.metric = main_metric(self.task.kind, self.plan.settings.metric)
+        self.digest = digest_of(self.task)
+
+    @property
+    def names(self) -> list[str]:
+        """All methods, the model that was asked for first."""
+        simple = [name for name in SIMPLE if name in self.plan.beside]
+        first, *controls = [method.name for method in methods(self.plan)]
+        return [first, *simple, *controls]
+
+    def run(self) -> None:
+        """Train whatever is not there yet."""
+        for name in SIMPLE:
+            if name in self.plan.beside:
+                for seed in self.plan.seeds if name == "CNN" else self.plan.seeds[:1]:
+                    comm.on_main(lambda name=name, seed=seed: self._fit_simple(name, seed))
+        for method in methods(self.plan):
+            self._fit_all(method)
+
+    def _fit_simple(self, name: str, seed: int) -> None:
+        key = self._key({"method": name, "metric": self.metric})
+        if self.rows.find(name, seed, key):
+            return
+        began = time.perf_counter()
+        baseline = SIMPLE[name](self.task, seed, self.metric)
+        seconds = time.perf_counter() - began
+        found = baseline.predict(self.task.splits["test"])
+        self._add(name, seed, key, found, seconds, {"chosen": baseline.settings})
+
+    def _fit_all(self, method: Method) -> None:
+        """Train with every seed; the first one chooses the rate by validation."""
+        first, plan = self.plan.seeds[0], self.plan
+        digest = plan.pretrained.digest if method.start == "pretrained" else ""
+        facts = asdict(method) | {"weights": digest, "rates": plan.lrs, "chosen with": first}
+        key = self._key(facts)
+        rates, tried = plan.lrs, {}
+        for seed in plan.seeds:
+            row = comm.on_main(lambda seed=seed: self.rows.find(method.name, seed, key))
+            if row is not None:
+                rates, tried = (row.settings["rate"],), row.settings["tried"]
+                continue
+            began = time.perf_counter()
+            fits = {rate: self._fit(method.start, method.with_rate(rate, seed)) for rate in rates}
+            if len(rates) > 1:
+                tried = {f"{rate:g}": one.best.score for rate, (_, one) in fits.items()}
+            best = max(fits, key=lambda rate: fits[rate][1].best.score)
+            rates = (best,)
+            seconds = time.perf_counter() - began
+            self._keep(method, seed, key, best, *fits[best], seconds, tried)
+
+    def _fit(self, start: Start, settings: TuningSettings) -> tuple[SequenceModel, Fitted]:
+        pretrained, task = self.plan.pretrained, self.task
+        space = starting_space(
+            pretrained.space, pretrained.species, pretrained.like, start, settings.seed
+        )
+        torch.manual_seed(settings.seed)
+        model = SequenceModel(
+            space, pretrained.species, len(task.outputs), settings.layer, settings.pool
+        )
+        if start == "random" and settings.mode == "head":
+            measure_batchnorm(space, pretrained.species, reader_of(task, "train", model))
+        torch.manual_seed(settings.seed + 1 + comm.rank())  # dropout differs between ranks
+        return model, fit(model, task, settings, self.deepspeed_config, self.device)
+
+    def _keep(
+        self,
+        method: Method,
+        seed: int,
+        key: str,
+        rate: float,
+        model: SequenceModel,
+        fitted: Fitted,
+        seconds: float,
+        tried: dict[str, float],
+    ) -> None:
+        settings = method.with_rate(rate, seed)
+        criterion = Criterion(self.task, settings.class_weights, self.device)
+        reader = reader_of(self.task, "test", model)
+        found = answers(model, reader, criterion, settings, self.device)
+        facts = {
+            **asdict(settings),
+            "rate": rate,
+            "tried": tried,
+            "valid": fitted.best.score,
+            "best_epoch": fitted.best.number,
+            "epochs_done": len(fitted.epochs),
+            "trained_parameters": fitted.trained_parameters,
+        }
+        comm.on_main(lambda: self._add(method.name, seed, key, found, seconds, facts))
+
+    def _add(
+        self,
+        method: str,
+        seed: int,
+        key: str,
+        found: np.ndarray,
+        seconds: float,
+        settings: dict[str, Any],
+    ) -> None:
+        task, test = self.task, self.task.splits["test"]
+        scores = score(task.kind, test.targets, found)
+        unique = self.unique
+        row = Row(
+            task.name,
+            method,
+            seed,
+            key,
+            self.metric,
+            scores,
+            score(task.kind, test.targets[unique], found[unique]),
+            {split: len(examples) for split, examples in task.splits.items()},
+            len(unique),
+            round(seconds, 1),
+            settings,
+            remarks(task.kind, test.targets, found, task.outputs),
+        )
+        self.rows.add(row, found)
+        logger.info(
+            "%s: %s, seed %d: %s %.3f (%.0f s)",
+            *(task.name, method, seed, self.metric, scores[self.metric], seconds),
+        )
+
+    def _key(self, facts: dict[str, Any]) -> str:
+        text = json.dumps(facts | {"task": self.digest}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest_of(task: Task) -> str:
+    """Of all sequences and targets, by which results of other files are told apart."""
+    found = hashlib.sha256(f"{task.kind} {task.outputs}".encode())
+    for split, examples in task.splits.items():
+        found.update(f"{split} {examples.lengths.tolist()}".encode())
+        found.update(np.concatenate(examples.codes).tobytes() + examples.targets.tobytes())
+    return found.hexdigest()[:16]

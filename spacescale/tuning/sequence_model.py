@@ -1,0 +1,108 @@
+"""A pretrained trunk with a linear layer on top: one answer per sequence.
+
+Shapes: B sequences, L bp, N bins, F features of a bin, C outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Self, get_args
+
+import torch
+from torch import Tensor, nn
+
+from spacescale.model.layers import BatchNorm
+from spacescale.model.space import Space
+
+Mode = Literal["full", "lora", "head"]
+Pool = Literal["mean", "sum", "max"]
+POOLS: tuple[Pool, ...] = get_args(Pool)
+NOT_EMBEDDING = ("heads.", "decoder.")  # what `Space.embed` does not use
+ATTENTION, DENSE = ["to_q", "to_k", "to_v", "to_out"], ["moe.input", "moe.output"]
+EXPERTS = ["experts.w1", "experts.w2", "experts.w3"]
+
+
+class SequenceModel(nn.Module):
+    """Features of a `Space`, pooled over the bins of a sequence, and a linear layer.
+
+    The sequence stands alone, as in the paper's fine-tuning: no genome around it, no window of the
+    pretraining's length. Every bin that is pooled holds bases of it.
+    """
+
+    def __init__(self, space: Space, species: str, outputs: int, layer: str, pool: Pool):
+        super().__init__()
+        self.space, self.species, self.layer, self.pool = space, species, layer, pool
+        self.trunk_learns = True
+        like = torch.zeros(1, space.config.bin_size, dtype=torch.uint8)
+        with torch.no_grad():
+            was_training = space.training
+            width = space.eval().embed(like.to(_device(space)), species, layer).shape[-1]
+            space.train(was_training)
+        self.head = nn.Linear(width, outputs)
+
+    def train(self, mode: bool = True) -> Self:
+        """Go into training mode or out of it; a trunk that does not learn stays in evaluation."""
+        super().train(mode)
+        if not self.trunk_learns:
+            self.space.eval()
+        return self
+
+    def forward(self, sequences: Sequence[Tensor]) -> Tensor:
+        """Groups of base codes (B_g, L_g) uint8, each of one length → outputs (Σ B_g, C)."""
+        return self.head(torch.cat([self.features(codes) for codes in sequences]))
+
+    def features(self, codes: Tensor) -> Tensor:
+        """Codes (B, L) uint8 of one length → pooled features (B, F)."""
+        bins = self.space.embed(codes, self.species, self.layer)
+        if self.pool == "max":
+            return bins.amax(1)
+        return bins.sum(1) if self.pool == "sum" else bins.mean(1)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+def choose_trained(model: SequenceModel, mode: Mode, lora_rank: int, live_batchnorm: bool) -> None:
+    """Freeze what a mode does not train.
+
+    full: all that features depend on. lora: matrices of rank `lora_rank` beside those of the
+    attention and the experts (peft's). head: the linear layer alone. BatchNorm keeps the statistics
+    of pretraining, unless live_batchnorm, which only `full` can have.
+    """
+    space = model.space
+    for name, parameter in space.named_parameters():
+        parameter.requires_grad_(mode == "full" and not name.startswith(NOT_EMBEDDING))
+    if mode == "lora":
+        _add_adapters(space, lora_rank)
+    for module in space.modules():
+        if isinstance(module, BatchNorm):
+            module.frozen = not live_batchnorm
+    model.trunk_learns = mode != "head"
+
+
+def _add_adapters(space: Space, rank: int) -> None:
+    import peft
+
+    routed = space.config.species_num_experts > 0
+    peft.inject_adapter_in_model(
+        peft.LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank,
+            target_modules=ATTENTION if routed else [*ATTENTION, *DENSE],
+            target_parameters=EXPERTS if routed else [],
+        ),
+        space,
+    )
+
+
+def merge_adapters(model: SequenceModel) -> None:
+    """Add what adapters learnt to the weights beside which they stand, and take them out."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, layer in [*model.space.named_modules()][::-1]:
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge()
+            model.space.set_submodule(name, layer.get_base_layer())
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)

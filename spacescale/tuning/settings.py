@@ -1,0 +1,49 @@
+"""What a fine-tuning may set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spacescale.errors import UserError
+from spacescale.tuning.sequence_model import Mode, Pool
+
+
+@dataclass(frozen=True)
+class TuningSettings:
+    """How a pretrained model learns a task.
+
+    mode: what is trained, see `choose_trained`. lr: peak rate of what was pretrained, head_lr of
+    what is new. batch_size: sequences per step over all processes. epochs: at most; patience: after
+    so many without a better validation score training ends, 0 for never. shift_bp: at most, to
+    either side. class_weights: classes count alike, however rare. metric: that chooses the epoch,
+    the task's own where there is none given.
+    """
+
+    mode: Mode = "full"
+    layer: str = "pointwise"
+    pool: Pool = "mean"
+    lr: float = 3e-4
+    head_lr: float = 1e-3
+    weight_decay: float = 0.01
+    batch_size: int = 32
+    epochs: int = 10
+    patience: int = 3
+    warmup: float = 0.05
+    shift_bp: int = 0
+    reverse_complement: bool = False
+    both_strands: bool = False
+    class_weights: bool = False
+    live_batchnorm: bool = False
+    lora_rank: int = 8
+    metric: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "head_lr", "batch_size", "epochs", "lora_rank"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name}={getattr(self, name)}: must be above 0")
+        for name in ("weight_decay", "patience", "shift_bp"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name}={getattr(self, name)}: must not be negative")
+        if self.live_batchnorm and self.mode != "full":
+            raise UserError(f"live BatchNorm statistics need mode full, not {self.mode}")

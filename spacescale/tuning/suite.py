@@ -1,0 +1,136 @@
+"""`spacescale finetune` and `spacescale suite`: from options to tables of results."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spacescale.errors import UserError
+from spacescale.files import write_text
+from spacescale.model.exports import local_folder
+from spacescale.model.space import Space
+from spacescale.parallel import comm
+from spacescale.parallel.engine import read_deepspeed_config, resolve_deepspeed_config
+from spacescale.predict.trained_model import load_trained
+from spacescale.tasks.duplicates import find_duplicates
+from spacescale.tasks.read_task import is_task, read_task
+from spacescale.tasks.task import Task
+from spacescale.tuning.rows import Rows
+from spacescale.tuning.run import BESIDE, Plan, Pretrained, TaskRun
+from spacescale.tuning.settings import TuningSettings
+from spacescale.tuning.starts import with_species
+from spacescale.tuning.table import TaskTable, describe, suite_lines, table_of, task_lines
+
+DEEPSPEED: dict[str, Any] = {
+    "gradient_clipping": 1.0,
+    "zero_optimization": {"stage": 1, "overlap_comm": False},
+    "torch_autocast": "auto",
+    "steps_per_print": 1_000_000,
+}
+logger = logging.getLogger(__name__)
+
+
+def tune(args: argparse.Namespace, device: torch.device) -> str:
+    """Do what `finetune` or `suite` was asked for; returns a table of all results.
+
+    A command given again goes on where it was stopped. Raises UserError, on all ranks alike.
+    """
+    plan, deepspeed_config = comm.on_all(lambda: (plan_of(args), deepspeed_of(args)))
+    several = getattr(args, "suite", None)
+    folders = comm.on_all(lambda: find_tasks(several, args.tasks) if several else [args.task])
+    tables = []
+    for path in folders:
+        task = comm.on_all(lambda path=path: _read(path, args))
+        folder = args.out / task.name
+        run = TaskRun(task, plan, comm.on_all(lambda f=folder: Rows(f)), deepspeed_config, device)
+        if comm.is_main():
+            for line in describe(task, find_duplicates(task)):
+                logger.info("%s", line)
+        run.run()
+        tables.append(comm.on_main(lambda r=run: table_of(r.task, r.rows, r.names, plan.seeds)))
+        text = "\n".join(lines_of(tables))
+        comm.on_main(lambda t=text: write_text(args.out / "results.md", t + "\n"))
+    return text
+
+
+def lines_of(tables: list[TaskTable]) -> list[str]:
+    """All tables, that over the tasks first."""
+    overview = [*suite_lines(tables), ""] if len(tables) > 1 else []
+    return overview + [line for table in tables for line in [*task_lines(table), ""]]
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """What is to be trained on each task. Raises UserError for options that do not fit."""
+    beside = BESIDE if args.beside is None else tuple(args.beside)
+    if unknown := [name for name in beside if name not in BESIDE]:
+        raise UserError(f"--beside {unknown[0]}: there are {', '.join(BESIDE)}")
+    if args.seeds < 1:
+        raise UserError(f"--seeds {args.seeds}: at least one is needed")
+    settings = TuningSettings(
+        mode=args.mode,
+        layer=args.layer,
+        pool=args.pool,
+        lr=args.lr[0],
+        head_lr=args.head_lr,
+        weight_decay=args.weight_decay,
+        batch_size=args.batch,
+        epochs=args.epochs,
+        patience=args.patience,
+        shift_bp=args.shift,
+        reverse_complement=args.reverse_complement,
+        both_strands=args.both_strands,
+        class_weights=args.class_weights,
+        live_batchnorm=args.live_batchnorm,
+        lora_rank=args.lora_rank,
+        metric=args.metric,
+    )
+    trained = load_trained(local_folder(args.weights))
+    species = with_species(trained.model, args.species, args.like, str(trained.source))
+    if settings.layer not in trained.model.layers:
+        raise UserError(f"--layer {settings.layer}: there are {', '.join(trained.model.layers)}")
+    name = args.name or args.weights.name
+    pretrained = Pretrained(name, trained.model, weights_digest(trained.model), species, args.like)
+    return Plan(pretrained, settings, tuple(args.lr), tuple(range(args.seeds)), beside)
+
+
+def weights_digest(space: Space) -> str:
+    """Of all weights, by which results of other weights are told apart."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(space.state_dict().items()):
+        found.update(name.encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def deepspeed_of(args: argparse.Namespace) -> dict[str, Any]:
+    """DeepSpeed's configuration, given or our own; ZeRO-3 keeps no whole weights to test."""
+    source = str(args.deepspeed or "the configuration of fine-tuning")
+    config = read_deepspeed_config(args.deepspeed) if args.deepspeed else DEEPSPEED
+    share = max(1, args.batch // comm.world_size())
+    resolved = resolve_deepspeed_config(config, source, share)
+    if resolved["zero_optimization"]["stage"] == 3:
+        raise UserError(f"{source}: zero_optimization.stage=3; fine-tuning takes 1 or 2")
+    if resolved["gradient_accumulation_steps"] != 1:
+        raise UserError(f"{source}: gradient_accumulation_steps: fine-tuning takes 1")
+    return resolved
+
+
+def find_tasks(folder: Path, wanted: list[str] | None) -> list[Path]:
+    """All folders below that hold a task, in order of their paths."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    found = [path for path in sorted([folder, *folder.rglob("*")]) if is_task(path)]
+    if wanted:
+        found = [p for p in found if any(fnmatchcase(p.name, pattern) for pattern in wanted)]
+    if not found:
+        raise UserError(f"{folder}: no task in it" + (f" of {', '.join(wanted)}" if wanted else ""))
+    return found
+
+
+def _read(path: Path, args: argparse.Namespace) -> Task:
+    return read_task(path, genome=args.genome, kind=args.kind)

@@ -1,0 +1,162 @@
+"""Results of tasks as tables for people.
+
+Shapes: N test sequences, C outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+import numpy as np
+
+from spacescale.tasks.duplicates import DuplicateReport
+from spacescale.tasks.resampling import Difference, Interval, compare_seeds, holm, seed_interval
+from spacescale.tasks.task import Task
+from spacescale.tuning.rows import Rows
+
+NAMES = {"mcc": "MCC", "macro_f1": "macro-F1", "auroc": "AUROC", "auprc": "AUPRC"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one method gave with all seeds.
+
+    scores: of each seed. interval: of their mean, over test sequences and seeds. unique: the mean
+    of the test sequences that occur nowhere else. less: the model asked for less this method.
+    """
+
+    method: str
+    scores: list[float]
+    interval: Interval
+    unique: float
+    less: Difference | None
+    seconds: float
+    remarks: list[str]
+
+
+@dataclass(frozen=True)
+class TaskTable:
+    """The results of one task; the first line is the model that was asked for."""
+
+    task: Task
+    metric: str
+    num_unique: int
+    lines: list[Line]
+
+    @property
+    def best_other(self) -> Line | None:
+        """Of all the rest that which is best on the test split itself: the hardest to beat."""
+        return max(self.lines[1:], key=lambda line: mean(line.scores), default=None)
+
+
+def table_of(task: Task, rows: Rows, methods: Sequence[str], seeds: Sequence[int]) -> TaskTable:
+    """Gather the rows of a task. methods: as lines, the model first."""
+    test = task.splits["test"]
+    by_method = {name: rows.of(name, seeds) for name in methods}
+    metric = by_method[methods[0]][0].metric
+    answers = {name: [rows.answers(row) for row in of] for name, of in by_method.items()}
+    lines = []
+    for name, of in by_method.items():
+        less = None
+        if name != methods[0]:
+            both = answers[methods[0]], answers[name]
+            less = compare_seeds(task.kind, test.targets, *both, metric, test.groups)
+        lines.append(
+            Line(
+                name,
+                [row.scores[metric] for row in of],
+                seed_interval(task.kind, test.targets, answers[name], metric, test.groups),
+                mean(row.unique[metric] for row in of),
+                less,
+                mean(row.seconds for row in of),
+                list(dict.fromkeys(remark for row in of for remark in row.remarks)),
+            )
+        )
+    return TaskTable(task, metric, by_method[methods[0]][0].num_unique, lines)
+
+
+def task_lines(table: TaskTable) -> list[str]:
+    """The results of one task in Markdown."""
+    task, metric = table.task, NAMES.get(table.metric, table.metric.capitalize())
+    numbers = " · ".join(f"{len(e):,} {split}" for split, e in task.splits.items())
+    found = [
+        f"### {task.name}",
+        "",
+        f"{', '.join(task.outputs) if len(task.outputs) < 6 else f'{len(task.outputs)} outputs'}; "
+        f"{numbers} sequences of {_lengths(task)} bp.",
+        "",
+        f"| | seeds | {metric} | 95 % interval | without {_copies(table)} | model less this | p | s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for line in table.lines:
+        found.append(
+            f"| {line.method} | {len(line.scores)} | {_mean_sd(line.scores)} | "
+            f"{_interval(line.interval)} | {line.unique:.3f} | {_difference(line.less)} | "
+            f"{f'{line.less.p:.3f}' if line.less else ''} | {line.seconds:.0f} |"
+        )
+    remarks = [f"{line.method}: {remark}" for line in table.lines for remark in line.remarks]
+    return [*found, "", *(f"- {text}" for text in [*task.notes, *remarks])]
+
+
+def suite_lines(tables: Sequence[TaskTable]) -> list[str]:
+    """All tasks in one table: the model beside the best of the others, tested together."""
+    compared = [(t, t.best_other) for t in tables if t.best_other is not None]
+    p_values = holm([other.less.p if other.less else 1.0 for _, other in compared])
+    found = [
+        "| task | metric | model | best of the others | difference | p, all tasks | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (table, other), p in zip(compared, p_values, strict=True):
+        difference = other.less
+        verdict = "not distinguishable"
+        if difference is not None and p < 0.05:
+            verdict = "better" if difference.value > 0 else "worse"
+        found.append(
+            f"| {table.task.name} | {NAMES.get(table.metric, table.metric)} | "
+            f"{_mean_sd(table.lines[0].scores)} | {other.method} {_mean_sd(other.scores)} | "
+            f"{_difference(difference)} | {p:.3f} | {verdict} |"
+        )
+    return found
+
+
+def describe(task: Task, report: DuplicateReport) -> list[str]:
+    """What is to be known of a task before it is believed."""
+    lines = [f"{task.name}: {note}" for note in task.notes]
+    for (first, second), both in report.between.items():
+        if both.rows.either_strand:
+            lines.append(
+                f"{task.name}: {both.rows.either_strand} of {len(task.splits[second])} {second} "
+                f"sequences are in {first}, too"
+            )
+    contradictory = report.within["train"].contradictory.either_strand
+    if contradictory:
+        lines.append(f"{task.name}: {contradictory} training sequences have two answers")
+    return lines
+
+
+def _copies(table: TaskTable) -> str:
+    return f"copies ({table.num_unique:,})"
+
+
+def _lengths(task: Task) -> str:
+    lengths = np.concatenate([examples.lengths for examples in task.splits.values()])
+    low, high = int(lengths.min()), int(lengths.max())
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _mean_sd(scores: Sequence[float]) -> str:
+    return f"{mean(scores):.3f}" + (f" ± {stdev(scores):.3f}" if len(scores) > 1 else "")
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.low:.3f} to {interval.high:.3f}"
+
+
+def _difference(difference: Difference | None) -> str:
+    if difference is None:
+        return ""
+    return (
+        f"{difference.value:+.3f} [{difference.interval.low:+.3f}, {difference.interval.high:+.3f}]"
+    )
