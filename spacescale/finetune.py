@@ -16,8 +16,8 @@ from spacescale.errors import UserError
 
 def add_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
     """The options of `finetune`, or, of several tasks, of `suite`."""
-    parser.add_argument("--weights", type=path_option, required=True,
-                        help="export, checkpoint, run folder (its best) or ORG/NAME of the Hub")  # fmt: skip
+    parser.add_argument("--weights", type=path_option, required=True, help="export, checkpoint, "
+                        "run folder (its best) or ORG/NAME of the Hub")  # fmt: skip
     if several:
         parser.add_argument("suite", type=path_option, help="folder with a folder per task")
         parser.add_argument("--tasks", nargs="+", help="only those, by name or pattern")
@@ -29,8 +29,8 @@ def add_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
                         "weights know several")  # fmt: skip
     parser.add_argument("--like", help="for a species that the weights do not know: as which one "
                         "it begins")  # fmt: skip
-    parser.add_argument("--out", type=path_option, default=Path("runs/finetune"),
-                        help="folder for results, one in it per task (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--out", type=path_option, default=Path("runs/finetune"), help="folder "
+                        "for results, one in it per task (default: %(default)s)")  # fmt: skip
     parser.add_argument("--genome", type=path_option, help="FASTA or 2bit, of tasks that give "
                         "places instead of sequences")  # fmt: skip
     parser.add_argument("--kind", choices=("classes", "labels", "values"),

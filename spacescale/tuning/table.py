@@ -87,7 +87,8 @@ def task_lines(table: TaskTable) -> list[str]:
         f"{', '.join(task.outputs) if len(task.outputs) < 6 else f'{len(task.outputs)} outputs'}; "
         f"{numbers} sequences of {_lengths(task)} bp.",
         "",
-        f"| | seeds | {metric} | 95 % interval | without {_copies(table)} | model less this | p | s |",
+        f"| | seeds | {metric} | 95 % interval | without copies ({table.num_unique:,}) | "
+        "model less this | p | s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for line in table.lines:
@@ -134,10 +135,6 @@ def describe(task: Task, report: DuplicateReport) -> list[str]:
     if contradictory:
         lines.append(f"{task.name}: {contradictory} training sequences have two answers")
     return lines
-
-
-def _copies(table: TaskTable) -> str:
-    return f"copies ({table.num_unique:,})"
 
 
 def _lengths(task: Task) -> str:
