@@ -132,7 +132,8 @@ def _hdf5_labels(bed: Path, num_rows: int) -> dict[str, Column]:
             f"({num_rows}, C) for the {num_rows} rows of {bed.name}"
         )
     if labels.ndim == 1:
-        return {"label": labels.astype(np.int64) if (labels == labels // 1).all() else labels}
+        whole = labels.astype(np.int64) if (labels == labels // 1).all() else labels
+        return {"label": list(map(str, whole.tolist()))}
     return {f"label_{number}": column for number, column in enumerate(labels.T)}
 
 

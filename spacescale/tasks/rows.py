@@ -10,6 +10,7 @@ import numpy as np
 
 from spacescale.errors import UserError
 from spacescale.genome.dna import encode, encode_counting
+from spacescale.tasks.task import SPLITS
 
 Column = list[str] | np.ndarray
 # What files, folders and the cells of a column `split` call the splits of a task.
@@ -79,7 +80,10 @@ def encode_all(sequences: Sequence[str], places: Sequence[str]) -> list[np.ndarr
 
 
 def by_split(path: Path, words: Iterable[str]) -> dict[str, str]:
-    """Return {split: the word for it}; UserError where two of the words mean one split."""
+    """Return {split: the word for it} in the order of SPLITS.
+
+    Raises UserError where two of the words mean one split.
+    """
     found: dict[str, str] = {}
     for word in words:
         split = SPLIT_OF[word.lower()]
@@ -89,7 +93,7 @@ def by_split(path: Path, words: Iterable[str]) -> dict[str, str]:
                 "expected one of them"
             )
         found[split] = word
-    return found
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def require_splits(path: Path, splits: Iterable[str], where: str) -> None:

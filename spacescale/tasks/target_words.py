@@ -184,8 +184,8 @@ def _refuse_missing_classes(
             )
     if len(outputs) < 2:
         raise UserError(
-            f"{splits['train'].places[0]}: every label is {outputs[0]!r}; expected two "
-            "classes or more"
+            f"{splits['train'].places[0]}: every label is {''.join(outputs)!r}; expected "
+            "two classes or more"
         )
 
 
