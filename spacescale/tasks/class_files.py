@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from spacescale.errors import UserError
 from spacescale.tasks.rows import SPLIT_OF, Found, Rows, by_split, encode_all, require_splits
+from spacescale.tasks.tables import stem_of
 
 
 @dataclass
@@ -29,17 +31,32 @@ class Gathered:
 def class_files(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
     """What lies in the folders of a folder that are called after splits, and is wanted."""
     splits = [p for p in sorted(folder.iterdir()) if p.is_dir() and p.name.lower() in SPLIT_OF]
-    return [p for split in splits for p in sorted(split.iterdir()) if wanted(p)]
+    return [
+        p for split in splits for p in sorted(split.iterdir()) if p.name[0] != "." and wanted(p)
+    ]
 
 
 def class_splits(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
-    """Sort class_files by split; UserError where one is missing or there twice."""
+    """Sort class_files by split; UserError where a split is missing, or it or a class is twice."""
     word_of = by_split(folder, dict.fromkeys(path.parent.name for path in files))
     require_splits(folder, word_of, "its folders")
-    return {
+    found = {
         split: [path for path in files if path.parent.name == word]
         for split, word in word_of.items()
     }
+    for paths in found.values():
+        for before, path in pairwise(paths):
+            if class_of(before) == class_of(path):
+                raise UserError(
+                    f"{path.parent} has {before.name} and {path.name}, both of the class "
+                    f"{class_of(path)!r}; expected one of them"
+                )
+    return found
+
+
+def class_of(path: Path) -> str:
+    """The class of one of class_files."""
+    return path.name if path.is_dir() else stem_of(path)
 
 
 def class_folders(folder: Path) -> list[Path]:
@@ -53,7 +70,7 @@ def read_class_folders(folder: Path) -> Found:
     for split, classes in class_splits(folder, class_folders(folder)).items():
         gathered = Gathered()
         for path in classes:
-            gathered.add(path.name, _sequence_files(path))
+            gathered.add(class_of(path), _sequence_files(path))
         splits[split] = gathered.rows
     return Found(splits)
 

@@ -19,7 +19,7 @@ from spacescale.genome.aliases import match_styles, suggest
 from spacescale.genome.dna import reverse_complement
 from spacescale.genome.open_genome import OpenGenome, open_genome
 from spacescale.genome.text_files import whole_number
-from spacescale.tasks.class_files import Gathered, class_files, class_splits
+from spacescale.tasks.class_files import Gathered, class_files, class_of, class_splits
 from spacescale.tasks.rows import Column, Found, Rows
 from spacescale.tasks.table_rows import split_words, table_rows
 from spacescale.tasks.tables import Table, form_of, read_table, stem_of
@@ -41,7 +41,7 @@ def read_coordinates(folder: Path, genome: Path | None) -> Found:
     for split, files in class_splits(folder, coordinate_files(folder)).items():
         gathered = Gathered()
         for path in files:
-            gathered.add(stem_of(path), _placed(read_table(path), opened))
+            gathered.add(class_of(path), _placed(read_table(path), opened))
         splits[split] = gathered.rows
     return Found(splits)
 
@@ -123,9 +123,10 @@ def _hdf5_labels(bed: Path, num_rows: int) -> dict[str, Column]:
     if path is None:
         raise UserError(f"{bed}: no column 'label', and no {base.name}.hdf5 beside it")
     with _hdf5(path) as file:
-        if "labels" not in file:
+        dataset = file.get("labels")
+        if not hasattr(dataset, "dtype"):
             raise UserError(f"{path}: no dataset 'labels'; it has {', '.join(file) or 'none'}")
-        labels = file["labels"][()]
+        labels = dataset[()]
     if labels.dtype.kind not in "biuf" or labels.ndim not in (1, 2) or len(labels) != num_rows:
         raise UserError(
             f"{path}: labels are {labels.dtype} {labels.shape}, expected numbers ({num_rows},) or "

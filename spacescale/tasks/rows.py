@@ -67,7 +67,7 @@ def encode_all(sequences: Sequence[str], places: Sequence[str]) -> list[np.ndarr
     if "" in sequences:
         raise UserError(f"{places[sequences.index('')]}: an empty sequence, expected letters ACGTN")
     try:
-        codes, num_odd = encode_counting("".join(sequences), whole=False)
+        codes, num_odd = encode_counting("".join(sequences))
     except UserError:
         num_odd = 1
     if num_odd:

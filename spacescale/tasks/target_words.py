@@ -53,7 +53,7 @@ def read_targets(splits: dict[str, Rows], kind: Kind | None) -> Meaning:
     """
     columns = _same_columns(splits)
     guess, columns = _chosen(splits["train"], columns, kind)
-    if columns == ["label"] and any("," in word for word in splits["train"].targets["label"]):
+    if columns == ["label"] and kind != "classes" and _several(splits["train"]):
         splits, columns = _apart(splits)
         guess = kind or "labels"
     if guess == "classes":
@@ -96,6 +96,12 @@ def _chosen(train: Rows, columns: list[str], kind: Kind | None) -> tuple[Kind, l
         raise UserError(f"{place}: columns {names} are targets of several kinds; give kind=")
     kinds, fitting = min(found.values(), key=lambda one: one[0].index(kind or one[0][0]))
     return kind or kinds[0], fitting
+
+
+def _several(train: Rows) -> bool:
+    """Whether the cells of `label` hold several numbers, as 0,1,1."""
+    first = next((word for word in train.targets["label"] if "," in word), "")
+    return bool(first) and all(_NUMBER.fullmatch(part.strip()) for part in first.split(","))
 
 
 def _apart(splits: dict[str, Rows]) -> tuple[dict[str, Rows], list[str]]:

@@ -98,6 +98,7 @@ def test_files_of_dream_keep_their_adapters_and_group_orientations(tmp_path):
 
 
 def coordinates(folder):
+    write(folder / "train/.hidden.csv", "left by a file manager")
     write(folder / "metadata.yaml", "classes:\n  positive:\n    url: http://there/a.fa.gz\n")
     header = ("id", "region", "start", "end", "strand")
     for split in ("train", "test"):
@@ -149,7 +150,7 @@ def test_places_of_bend(tmp_path, genome, columns, cells, kind, outputs, train):
     else:
         extra_bed, extra_cells = [], []
     rows = [(*a, *b) for a, b in zip(BED + extra_bed, cells + extra_cells, strict=True)]
-    header = ("chromosome", "start", "end", "split", *columns)
+    header = ("#chromosome", "start", "end", "split", *columns)
     path = write(tmp_path / "a.bed", table(rows, header, "\t"))
     task = read_task(path, genome=genome)
     assert (task.layout, task.kind, task.outputs) == ("bend", kind, outputs)

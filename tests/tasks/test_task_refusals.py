@@ -223,14 +223,15 @@ def test_one_table_says_the_split_of_each_row(tmp_path):
 def test_class_files_of_which_one_has_no_row(tmp_path):
     header = ("id", "region", "start", "end", "strand")
     genome = write(tmp_path / "genome.fa", f">chr1\n{dna(1, 100)}\n")
-    for split in ("train", "test"):
-        for label in ("a", "b"):
-            write(
-                tmp_path / "set" / split / f"{label}.csv", table([(1, "chr1", 0, 9, "+")], header)
-            )
+    text = table([(1, "chr1", 0, 9, "+")], header)
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        write(tmp_path / "set" / f"{name}.csv", text)
     refused(tmp_path / "set", "holds places of a genome and no sequences; expected genome=")
     write(tmp_path / "set/metadata.yaml", "classes:\n  a:\n    url: ftp://there/hg38.fa.gz\n")
     refused(tmp_path / "set", "expected genome=", "(metadata.yaml names ftp://there/hg38.fa.gz)")
+    write(tmp_path / "set/train/b.csv.gz", text)
+    refused(tmp_path / "set", "train has b.csv and b.csv.gz, both of the class 'b'", genome=genome)
+    (tmp_path / "set/train/b.csv.gz").unlink()
     write(tmp_path / "set/train/b.csv", table([], header))
     refused(tmp_path / "set", "train/b.csv: no row below the header", genome=genome)
     (tmp_path / "set/train/b.csv").unlink()
@@ -265,7 +266,8 @@ def test_labels_of_a_bed_that_are_not_in_its_hdf5(tmp_path):
     refused(path, "a.hdf5 cannot be read as HDF5", genome=genome)
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         file["label"] = np.zeros((2, 3))
-    refused(path, "a.hdf5: no dataset 'labels'; it has label", genome=genome)
+        file.create_group("labels")
+    refused(path, "a.hdf5: no dataset 'labels'; it has label, labels", genome=genome)
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         file["labels"] = np.zeros((3, 3))
     refused(path, "labels are float64 (3, 3), expected numbers (2,) or (2, C)", genome=genome)

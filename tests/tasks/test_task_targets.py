@@ -34,6 +34,15 @@ def test_words_are_sorted_and_numbered_which_is_told(tmp_path):
     ]
 
 
+def test_words_may_hold_commas(tmp_path):
+    rows = [("promoter, distal",), ("7,none",)]
+    assert read(tmp_path, ["label"], rows, rows[:1]).outputs == ("7,none", "promoter, distal")
+    rows = [("0,1",), ("1,1",)]
+    assert read(tmp_path, ["label"], rows, rows[:1]).outputs == ("0", "1")
+    assert read(tmp_path, ["label"], rows, rows[:1]).kind == "labels"
+    assert read(tmp_path, ["label"], rows, rows[:1], kind="classes").outputs == ("0,1", "1,1")
+
+
 def test_several_labels(tmp_path):
     task = read(tmp_path, ["label_DNase", "label:CTCF"], [(0, 1), (1, "NA")], [(1, 1)])
     assert (task.kind, task.outputs) == ("labels", ("DNase", "CTCF"))
