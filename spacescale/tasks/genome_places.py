@@ -1,0 +1,151 @@
+"""Tasks that give places of a genome, not sequences: Genomic Benchmarks and BEND.
+
+Places are 0-based half-open; what lies on the minus strand is reverse complemented.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spacescale.errors import UserError
+from spacescale.genome.aliases import match_styles, suggest
+from spacescale.genome.dna import reverse_complement
+from spacescale.genome.open_genome import OpenGenome, open_genome
+from spacescale.genome.text_files import whole_number
+from spacescale.tasks.class_files import Gathered, class_files, class_of, class_splits
+from spacescale.tasks.rows import Column, Found, Rows
+from spacescale.tasks.table_rows import split_words, table_rows
+from spacescale.tasks.tables import Table, form_of, read_table, stem_of
+
+_CONTIG = ("region", "chromosome", "chrom", "chr")
+_STRANDS = ("+", "-", ".", "")
+_URL = re.compile(r"^\s*url:\s*(\S+)", re.MULTILINE)
+
+
+def coordinate_files(folder: Path) -> list[Path]:
+    """Tables {train,test}/CLASS.csv[.gz] of a folder."""
+    return class_files(folder, lambda path: path.is_file() and form_of(path) == ".csv")
+
+
+def read_coordinates(folder: Path, genome: Path | None) -> Found:
+    """Read coordinate_files of Genomic Benchmarks: columns id, region, start, end, strand."""
+    opened = _opened(folder, genome)
+    splits = {}
+    for split, files in class_splits(folder, coordinate_files(folder)).items():
+        gathered = Gathered()
+        for path in files:
+            gathered.add(class_of(path), _placed(read_table(path), opened))
+        splits[split] = gathered.rows
+    return Found(splits)
+
+
+def bed_files(folder: Path) -> list[Path]:
+    """The .bed files of a folder."""
+    return [path for path in sorted(folder.iterdir()) if form_of(path) == ".bed"]
+
+
+def read_bend(path: Path, genome: Path | None) -> Found:
+    """Read a .bed with the header `chromosome start end split [label…]`, or the one of a folder.
+
+    Labels that it lacks are in FILE.hdf5 beside it (or .h5), dataset `labels` (N,) or (N, C).
+    """
+    if path.is_dir():
+        bed, *others = bed_files(path)
+        if others:
+            raise UserError(f"{path} has {bed.name} and {others[0].name}; give one of them")
+        path = bed
+    table = read_table(path)
+    words = split_words(table)
+    rows = _placed(table, _opened(path, genome))
+    if not rows.targets:
+        rows = replace(rows, targets=_hdf5_labels(path, len(table)))
+    return Found({split: rows.take(where) for split, where in words.items()})
+
+
+def _opened(path: Path, genome: Path | None) -> OpenGenome:
+    if genome is not None:
+        return open_genome(genome)
+    metadata = path / "metadata.yaml"
+    urls = _URL.findall(metadata.read_text(encoding="utf-8")) if metadata.is_file() else []
+    named = f" ({metadata.name} names {', '.join(dict.fromkeys(urls))})" if urls else ""
+    raise UserError(
+        f"{path} holds places of a genome and no sequences; expected genome=, its FASTA or 2bit "
+        f"file{named}"
+    )
+
+
+def _placed(table: Table, genome: OpenGenome) -> Rows:
+    """Rows of a table of places; names are CONTIG:START-END, with the strand where there is one."""
+    contigs = table.need(*_CONTIG)
+    starts, ends = table.need("start"), table.need("end")
+    strands = table.find("strand") or [""] * len(table)
+    aliases = match_styles(dict.fromkeys(contigs), genome.contigs)
+    codes = []
+    rows = zip(table.places, contigs, starts, ends, strands, strict=True)
+    for place, contig, start, end, strand in rows:
+        if strand not in _STRANDS:
+            raise UserError(f"{place}: strand {strand!r}, expected + or -, . or nothing")
+        bases = _bases(place, genome, aliases.get(contig, contig), start, end)
+        codes.append(reverse_complement(bases) if strand == "-" else bases)
+    found = table_rows(table, codes)
+    if table.find("name"):
+        return found
+    parts = zip(contigs, starts, ends, strands, strict=True)
+    names = [f"{contig}:{start}-{end}{strand}" for contig, start, end, strand in parts]
+    return replace(found, names=names)
+
+
+def _bases(place: str, genome: OpenGenome, contig: str, start: str, end: str) -> np.ndarray:
+    if contig not in genome.contigs:
+        raise UserError(
+            f"{place}: {genome.path} has no contig {contig!r}{suggest(contig, genome.contigs)}"
+        )
+    first, last = whole_number(start), whole_number(end)
+    length = len(genome.contigs[contig])
+    if first is None or last is None or not 0 <= first < last <= length:
+        raise UserError(
+            f"{place}: {contig}:{start}-{end}, expected 0 ≤ start < end ≤ {length}, the contig's "
+            f"length in {genome.path}"
+        )
+    return genome.contigs[contig][first:last]
+
+
+def _hdf5_labels(bed: Path, num_rows: int) -> dict[str, Column]:
+    base = bed.with_name(stem_of(bed))
+    path = next((p for end in (".hdf5", ".h5") if (p := Path(f"{base}{end}")).is_file()), None)
+    if path is None:
+        raise UserError(f"{bed}: no column 'label', and no {base.name}.hdf5 beside it")
+    with _hdf5(path) as file:
+        dataset = file.get("labels")
+        if not hasattr(dataset, "dtype"):
+            raise UserError(f"{path}: no dataset 'labels'; it has {', '.join(file) or 'none'}")
+        labels = dataset[()]
+    if labels.dtype.kind not in "biuf" or labels.ndim not in (1, 2) or len(labels) != num_rows:
+        raise UserError(
+            f"{path}: labels are {labels.dtype} {labels.shape}, expected numbers ({num_rows},) or "
+            f"({num_rows}, C) for the {num_rows} rows of {bed.name}"
+        )
+    if labels.ndim == 1:
+        whole = labels.astype(np.int64) if (labels == labels // 1).all() else labels
+        return {"label": list(map(str, whole.tolist()))}
+    return {f"label_{number}": column for number, column in enumerate(labels.T)}
+
+
+@contextmanager
+def _hdf5(path: Path) -> Iterator[Any]:
+    try:
+        import h5py
+    except ImportError:
+        raise UserError(f"{path}: HDF5 is read by h5py: pip install 'spacescale[prep]'") from None
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as HDF5 ({error})") from error

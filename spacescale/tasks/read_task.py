@@ -1,0 +1,154 @@
+"""Reading a task: the layout of its folder, what its labels mean, its validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from spacescale.errors import UserError
+from spacescale.tasks.class_files import class_folders, read_class_folders
+from spacescale.tasks.genome_places import bed_files, coordinate_files, read_bend, read_coordinates
+from spacescale.tasks.rows import Found
+from spacescale.tasks.split_files import (
+    TABLES,
+    dream_files,
+    read_dream,
+    read_split_fastas,
+    read_split_tables,
+    split_fastas,
+    split_tables,
+)
+from spacescale.tasks.table_rows import read_one_table
+from spacescale.tasks.tables import form_of
+from spacescale.tasks.target_words import read_targets
+from spacescale.tasks.task import SPLITS, Examples, Kind, Task
+from spacescale.tasks.validation_cut import cut_validation
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a folder may hold a task.
+
+    looks_like: to read after "expected". files: those of a folder that are laid out so. read: the
+    folder, and the genome where `needs_genome`.
+    """
+
+    looks_like: str
+    files: Callable[[Path], list[Path]]
+    read: Callable[[Path, Path | None], Found]
+    needs_genome: bool = False
+
+
+_LAYOUTS = {
+    "tables": _Layout(
+        "{train,dev,test}.csv (.tsv, .parquet)", split_tables, lambda p, _: read_split_tables(p)
+    ),
+    "fasta": _Layout(
+        "{train,test}.fna (.fa, .fasta)", split_fastas, lambda p, _: read_split_fastas(p)
+    ),
+    "dream": _Layout("*_{train,valid,test}.txt", dream_files, lambda p, _: read_dream(p)),
+    "genomic_benchmarks": _Layout(
+        "{train,test}/CLASS.csv.gz", coordinate_files, read_coordinates, needs_genome=True
+    ),
+    "class_folders": _Layout(
+        "{train,test}/CLASS/*.txt", class_folders, lambda p, _: read_class_folders(p)
+    ),
+    "bend": _Layout("one .bed with a column split", bed_files, read_bend, needs_genome=True),
+}
+_ONE_TABLE = _Layout("a table with a column split", lambda p: [p], lambda p, _: read_one_table(p))
+
+
+def read_task(
+    path: Path | str,
+    *,
+    genome: Path | None = None,
+    kind: Kind | None = None,
+    valid_share: float = 0.1,
+    seed: int = 0,
+    name: str | None = None,
+) -> Task:
+    """Read a task from the folder or file that holds it; its layout is told from what is there.
+
+    Layouts (`Task.layout`), files may be .gz:
+
+    - tables: {train, valid or dev or val, test}.csv, .tsv or .parquet, as GUE has them. Columns:
+      sequence or seq; `label` (words, or whole numbers 0…C−1: classes; 0,1,1 in a cell: labels),
+      `label_*` or `label:*` (0 and 1: labels), or value, target, mean_value, `value_*` (values);
+      name and group where they are known. one_table: one such file with a column `split`.
+    - fasta: the same in FASTA, headers `>name|label`, as Nucleotide Transformer has them.
+    - dream: *_train.txt, *_valid.txt, *_test.txt with seq_id, seq, mean_value.
+    - genomic_benchmarks: {train,test}/CLASS.csv.gz with region, start, end, strand.
+    - class_folders: {train,test}/CLASS/*.txt, one sequence in each.
+    - bend: a .bed with chromosome, start, end, split and label columns, or labels in FILE.hdf5.
+
+    genome: FASTA or 2bit file, for layouts with places. kind: what the targets are, where the
+    column's name says something else. valid_share, seed: what is cut off train where no file
+    validates, see `cut_validation`. name: else that of the folder or file.
+
+    Raises UserError, one line with file, line and value, for what does not fit.
+    """
+    if kind not in (None, *get_args(Kind)):
+        raise UserError(f"kind {kind!r}: expected {', '.join(get_args(Kind))}")
+    path = Path(path)
+    layout_name, layout = _layout_of(path)
+    found = layout.read(path, genome)
+    meaning = read_targets(found.splits, kind)
+    notes = [*found.notes, *meaning.notes]
+    if genome is not None and not layout.needs_genome:
+        notes.append(f"the genome {genome.name} was not needed: the files hold sequences")
+    splits = {
+        split: Examples(rows.codes, meaning.targets[split], rows.names, tuple(rows.groups))
+        for split, rows in found.splits.items()
+    }
+    if "valid" not in splits:
+        whole = len(splits["train"])
+        splits["train"], splits["valid"] = cut_validation(
+            splits["train"], meaning.kind, valid_share, seed
+        )
+        of_each = ", of each class" if meaning.kind == "classes" else ""
+        notes.append(
+            f"no file validates: {len(splits['valid'])} of {whole} training sequences were cut off "
+            f"(share {valid_share}{of_each}, seed {seed}; equal sequences, reverse complements "
+            "and groups together)"
+        )
+    ordered = {split: splits[split] for split in SPLITS}
+    return Task(
+        name or _name(path), path, layout_name, meaning.kind, meaning.outputs, ordered, notes
+    )
+
+
+def _layout_of(path: Path) -> tuple[str, _Layout]:
+    if path.is_file():
+        form = form_of(path)
+        if form == ".bed":
+            return "bend", _LAYOUTS["bend"]
+        if form in TABLES:
+            return "one_table", _ONE_TABLE
+        raise UserError(
+            f"{path}: expected a .csv, .tsv, .parquet or .bed with a column split, or a folder "
+            "with a file for each split"
+        )
+    if not path.is_dir():
+        raise UserError(f"no such folder or file of a task: {path}")
+    fitting = {name: files for name, one in _LAYOUTS.items() if (files := one.files(path))}
+    if len(fitting) > 1:
+        seen = [str(files[0].relative_to(path)) for files in fitting.values()]
+        raise UserError(
+            f"{path} is laid out in two ways ({' and '.join(fitting)}): {' and '.join(seen)}; "
+            "expected one of them"
+        )
+    if not fitting:
+        expected = ", ".join(one.looks_like for one in _LAYOUTS.values())
+        folders = sorted(one.name for one in path.iterdir() if one.is_dir())
+        inside = f"; it has folders, of which one may be meant: {', '.join(folders[:10])}"
+        raise UserError(f"{path} holds no task: expected {expected}{inside if folders else ''}")
+    return next((name, _LAYOUTS[name]) for name in fitting)
+
+
+def _name(path: Path) -> str:
+    """The folder's name, with that of the folder above where it is a bare number, as tf/0."""
+    path = path.resolve()
+    stem = path.name if path.is_dir() else path.name.partition(".")[0]
+    return f"{path.parent.name}_{stem}" if stem.isdecimal() else stem

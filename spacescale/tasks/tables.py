@@ -1,0 +1,129 @@
+"""Tables with a header: .csv, .tsv and .txt (tabs), plain or gzip, and .parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spacescale.errors import UserError
+from spacescale.genome.text_files import decoded, split_cells, text_lines
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".bed": "\t"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of N words each, by name in the file's order; places: FILE:LINE of each row."""
+
+    path: Path
+    columns: dict[str, list[str]]
+    places: list[str]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def find(self, *names: str) -> list[str] | None:
+        """The column that has one of these names, in any case; UserError where two have."""
+        found = [column for column in self.columns if column.lower() in names]
+        if len(found) > 1:
+            raise UserError(
+                f"{self.path}: columns {found[0]!r} and {found[1]!r}, expected one of them"
+            )
+        return self.columns[found[0]] if found else None
+
+    def need(self, *names: str) -> list[str]:
+        """The same; UserError where no column has one of these names."""
+        found = self.find(*names)
+        if found is None:
+            raise UserError(
+                f"{self.path}: no column {' or '.join(map(repr, names))}; "
+                f"it has {', '.join(self.columns) or 'none'}"
+            )
+        return found
+
+    @property
+    def row_names(self) -> list[str]:
+        """The column `name`, else the places without the folder."""
+        folder = f"{self.path.parent}/"
+        return self.find("name") or [place.removeprefix(folder) for place in self.places]
+
+
+def form_of(path: Path) -> str:
+    """The ending of a file's name in lower case, without .gz: '.csv' of train.csv.gz."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def stem_of(path: Path) -> str:
+    """What stands before that ending: 'train' of train.csv.gz."""
+    plain = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
+    return Path(plain).stem
+
+
+def read_table(path: Path) -> Table:
+    """Read a table whole.
+
+    Raises UserError naming file and line for a missing or empty file, a row with another number of
+    cells than the header, a column that is there twice, and no row at all; for a .parquet without
+    pyarrow.
+    """
+    header, rows, places = (_parquet if form_of(path) == ".parquet" else _text)(path)
+    lower = [name.lower() for name in header]
+    if twice := [name for name in header if lower.count(name.lower()) > 1]:
+        raise UserError(f"{path} has the column {twice[0]!r} twice")
+    if not places:
+        raise UserError(f"{path}: no row below the header; expected a sequence in each")
+    return Table(path, dict(zip(header, rows, strict=True)), places)
+
+
+def _text(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
+    """Header, columns and places."""
+    numbered = _cells(path)
+    header = [name.strip().lstrip("#") for name in next(numbered, (1, []))[1]]
+    if not header:
+        raise UserError(f"{path} is empty; expected a table with a header")
+    rows, places = [], []
+    for number, cells in numbered:
+        if len(cells) != len(header):
+            raise UserError(f"{path}:{number}: {len(cells)} cells, the header has {len(header)}")
+        rows.append(cells)
+        places.append(f"{path}:{number}")
+    columns = [[cell.strip() for cell in column] for column in zip(*rows, strict=True)]
+    return header, columns or [[] for _ in header], places
+
+
+def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and cells of each line that is not blank."""
+    delimiter = _DELIMITERS[form_of(path)]
+    for number, line in text_lines(path, "a table of sequences"):
+        if line.strip():
+            yield (
+                number,
+                split_cells(f"{path}:{number}", line, delimiter=delimiter)
+                if '"' in line
+                else line.split(delimiter),
+            )
+
+
+def _parquet(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(
+            f"{path}: Parquet is read by pyarrow: pip install 'spacescale[tasks]', or give a .csv"
+        ) from None
+    try:
+        table = pyarrow.parquet.ParquetFile(path).read()
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be read as a Parquet table ({reason})") from error
+    columns = [[_word(cell) for cell in column.to_pylist()] for column in table.columns]
+    places = [f"{path}: row {number}" for number in range(1, table.num_rows + 1)]
+    return list(table.column_names), columns, places
+
+
+def _word(cell: Any) -> str:
+    if isinstance(cell, bytes):
+        return decoded("a cell", cell).strip()
+    return "" if cell is None else str(cell).strip()
