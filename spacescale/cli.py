@@ -87,6 +87,13 @@ def build_parser() -> argparse.ArgumentParser:
     tuning = commands.add_parser("finetune", help="fine-tune a model on a task, beside baselines")
     add_tuning_options(tuning)
     tuning.set_defaults(run=run_tuning)
+    answer = commands.add_parser("answer", help="what a fine-tuned model says of sequences")
+    answer.add_argument("--weights", type=path_option, required=True,
+                        help="folder that `finetune` made: OUT/TASK/weights/MODE-SEED")  # fmt: skip
+    answer.add_argument("--sequences", type=path_option, required=True,
+                        help="FASTA, 2bit, or a table with a column `sequence`")  # fmt: skip
+    answer.add_argument("--out", type=path_option, required=True, help="table to write, .tsv")
+    answer.set_defaults(run=_answer)
     suite = commands.add_parser("suite", help="fine-tune on all tasks of a folder, and go on")
     add_tuning_options(suite, several=True)
     suite.set_defaults(run=run_tuning)
@@ -446,6 +453,15 @@ def _recommend(args: argparse.Namespace) -> None:
     given = [str(path) for path in args.data]
     found = recommend(args.data or [embedded_data()], args.minutes, given)
     print((as_json if args.json else as_text)(found))
+
+
+def _answer(args: argparse.Namespace) -> None:
+    from spacescale.predict.sequence_embeddings import read_sequences
+    from spacescale.tuning.tuned_model import load_tuned, write_answers
+
+    sequences = read_sequences(args.sequences)
+    write_answers(load_tuned(args.weights), sequences, args.out)
+    print(f"{args.out}: answers to {len(sequences):,} sequences")
 
 
 def _selfcheck(args: argparse.Namespace) -> int:

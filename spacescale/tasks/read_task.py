@@ -119,6 +119,11 @@ def read_task(
     )
 
 
+def is_task(path: Path) -> bool:
+    """Whether a folder is laid out as one of the layouts, or as several."""
+    return path.is_dir() and any(layout.files(path) for layout in _LAYOUTS.values())
+
+
 def _layout_of(path: Path) -> tuple[str, _Layout]:
     if path.is_file():
         form = form_of(path)

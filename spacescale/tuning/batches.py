@@ -18,6 +18,7 @@ from spacescale.tasks.task import Examples
 
 SORTED_TOGETHER = 16  # batches within which sequences of like length are brought together
 Change = tuple[int, bool]  # bp to move by, and whether to take the reverse complement
+AS_IT_IS: Change = (0, False)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ class Reader:
             by_length[self._length(len(self.examples.codes[row]))].append(row)
         groups, order = [], []
         for length, chosen in sorted(by_length.items()):
-            codes = [changed(self.examples.codes[row], *changes.get(row, ())) for row in chosen]
+            codes = [
+                changed(self.examples.codes[row], *changes.get(row, AS_IT_IS)) for row in chosen
+            ]
             padded = [np.pad(c, (0, length - len(c)), constant_values=dna.N) for c in codes]
             groups.append(torch.from_numpy(np.stack(padded)))
             order += chosen

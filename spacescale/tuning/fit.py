@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,10 +28,11 @@ from spacescale.tasks.scores import main_metric, main_score
 from spacescale.tasks.task import Task
 from spacescale.train.schedule import learning_rate
 from spacescale.tuning.batches import Reader, TrainingOrder, of_other_strand
+from spacescale.tuning.criterion import Criterion
 from spacescale.tuning.sequence_model import SequenceModel, choose_trained
 from spacescale.tuning.settings import TuningSettings
 
-GRADIENT_NORM = 1.0
+ANSWERED_AT_ONCE = 128  # sequences
 logger = logging.getLogger(__name__)
 
 
@@ -54,57 +54,6 @@ class Fitted:
     best: Epoch
     metric: str
     trained_parameters: int
-
-
-class Criterion:
-    """The loss of a task, and from which outputs its answers come.
-
-    classes: cross-entropy, classes weighted where asked for. labels: binary cross-entropy of those
-    known. values: squared error of those known, in deviations of the training sequences.
-    """
-
-    def __init__(self, task: Task, class_weights: bool, device: torch.device):
-        targets = task.splits["train"].targets
-        self.kind = task.kind
-        count = len(task.outputs)
-        self.class_weights = torch.ones(count, device=device)
-        self.centre, self.spread = torch.zeros(count), torch.ones(count)
-        if task.kind == "classes" and class_weights:
-            seen = np.maximum(np.bincount(targets, minlength=count), 1)
-            self.class_weights = torch.from_numpy(seen.sum() / (count * seen)).float().to(device)
-        if task.kind == "values":
-            self.centre = torch.from_numpy(np.nanmean(targets, axis=0)).float()
-            spread = np.nanstd(targets, axis=0)
-            self.spread = torch.from_numpy(np.where(spread > 0, spread, 1)).float()
-
-    def weight(self, targets: np.ndarray) -> float:
-        """What the losses of these targets count together."""
-        if self.kind != "classes":
-            return float((~np.isnan(targets)).sum())
-        return float(self.class_weights.cpu()[torch.from_numpy(targets)].sum())
-
-    def total(self, outputs: Tensor, targets: np.ndarray) -> Tensor:
-        """Sum of the losses of a batch, each with its weight."""
-        wanted = torch.from_numpy(targets).to(outputs.device)
-        if self.kind == "classes":
-            return F.cross_entropy(outputs, wanted, self.class_weights, reduction="sum")
-        known = ~wanted.isnan()
-        if self.kind == "labels":
-            wanted = torch.where(known, wanted, 0.5)
-            losses = F.binary_cross_entropy_with_logits(outputs, wanted, reduction="none")
-        else:
-            centred = (wanted - self.centre.to(outputs.device)) / self.spread.to(outputs.device)
-            losses = (outputs - torch.where(known, centred, 0)).square()
-        return (losses * known).sum()
-
-    def answers(self, outputs: Tensor) -> np.ndarray:
-        """Outputs → probabilities of classes or labels, or values in the task's units; float32."""
-        outputs = outputs.float().cpu()
-        if self.kind == "classes":
-            return outputs.softmax(-1).numpy()
-        if self.kind == "labels":
-            return outputs.sigmoid().numpy()
-        return (outputs * self.spread + self.centre).numpy()
 
 
 def fit(
@@ -160,7 +109,7 @@ class _Fit:
     device: torch.device
 
     def run(self) -> Fitted:
-        criterion = Criterion(self.task, self.settings.class_weights, self.device)
+        criterion = Criterion.of(self.task, self.settings.class_weights)
         epochs: list[Epoch] = []
         best, kept = None, {}
         with tqdm(
@@ -210,7 +159,7 @@ class _Fit:
     def _validate(self, criterion: Criterion) -> float:
         examples = self.task.splits["valid"]
         reader = reader_of(self.task, "valid", self.model)
-        found = answers(self.model, reader, criterion, self.settings, self.device)
+        found = answers(self.model, reader, criterion, self.settings.both_strands, self.device)
         return main_score(self.task.kind, examples.targets, found, self.metric)
 
     def _learnt(self) -> dict[str, Tensor]:
@@ -232,15 +181,15 @@ def answers(
     model: SequenceModel,
     reader: Reader,
     criterion: Criterion,
-    settings: TuningSettings,
+    both_strands: bool,
     device: torch.device,
 ) -> np.ndarray:
     """What a model answers to all sequences, float32 (N, C), on every process."""
     model.eval()
     found = []
-    for batch in reader.in_order(4 * settings.batch_size, comm.rank(), comm.world_size()):
+    for batch in reader.in_order(ANSWERED_AT_ONCE, comm.rank(), comm.world_size()):
         outputs = _outputs(model, batch.groups, device)
-        if settings.both_strands:
+        if both_strands:
             outputs = (outputs + _outputs(model, of_other_strand(batch.groups), device)) / 2
         found.append((batch.rows, criterion.answers(outputs)))
     parts = list(itertools.chain.from_iterable(comm.gather(found)))

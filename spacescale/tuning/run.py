@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,23 +14,21 @@ import torch
 
 from spacescale.model.space import Space
 from spacescale.parallel import comm
+from spacescale.tasks.baseline import Fit
 from spacescale.tasks.cnn import fit_cnn
 from spacescale.tasks.duplicates import without_copies
 from spacescale.tasks.scores import main_metric, remarks, score
-from spacescale.tasks.simple_baselines import (
-    Baseline,
-    fit_kmers,
-    fit_length_and_gc,
-    fit_majority,
-)
+from spacescale.tasks.simple_baselines import fit_kmers, fit_length_and_gc, fit_majority
 from spacescale.tasks.task import Task
-from spacescale.tuning.fit import Criterion, Fitted, answers, fit, reader_of
+from spacescale.tuning.criterion import Criterion
+from spacescale.tuning.fit import Fitted, answers, fit, reader_of
 from spacescale.tuning.rows import Row, Rows
 from spacescale.tuning.sequence_model import SequenceModel
 from spacescale.tuning.settings import TuningSettings
 from spacescale.tuning.starts import Start, measure_batchnorm, starting_space
+from spacescale.tuning.tuned_model import save_tuned
 
-SIMPLE: dict[str, Callable[..., Baseline]] = {
+SIMPLE: dict[str, Fit] = {
     "majority": fit_majority,
     "length and GC": fit_length_and_gc,
     "k-mers": fit_kmers,
@@ -187,9 +184,9 @@ class TaskRun:
         tried: dict[str, float],
     ) -> None:
         settings = method.with_rate(rate, seed)
-        criterion = Criterion(self.task, settings.class_weights, self.device)
+        criterion = Criterion.of(self.task, settings.class_weights)
         reader = reader_of(self.task, "test", model)
-        found = answers(model, reader, criterion, settings, self.device)
+        found = answers(model, reader, criterion, settings.both_strands, self.device)
         facts = {
             **asdict(settings),
             "rate": rate,
@@ -199,7 +196,21 @@ class TaskRun:
             "epochs_done": len(fitted.epochs),
             "trained_parameters": fitted.trained_parameters,
         }
-        comm.on_main(lambda: self._add(method.name, seed, key, found, seconds, facts))
+
+        def keep() -> None:
+            if method.start == "pretrained":
+                save_tuned(
+                    self.rows.folder / "weights" / f"{settings.mode}-{seed}",
+                    model,
+                    self.task,
+                    criterion,
+                    reader.whole_bins,
+                    settings.both_strands,
+                    facts | {"weights": self.plan.pretrained.digest},
+                )
+            self._add(method.name, seed, key, found, seconds, facts)
+
+        comm.on_main(keep)
 
     def _add(
         self,

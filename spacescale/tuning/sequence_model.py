@@ -31,7 +31,8 @@ class SequenceModel(nn.Module):
 
     def __init__(self, space: Space, species: str, outputs: int, layer: str, pool: Pool):
         super().__init__()
-        self.space, self.species, self.layer, self.pool = space, species, layer, pool
+        self.space, self.species, self.layer = space, species, layer
+        self.pool: Pool = pool
         self.trunk_learns = True
         like = torch.zeros(1, space.config.bin_size, dtype=torch.uint8)
         with torch.no_grad():

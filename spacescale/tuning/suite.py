@@ -103,7 +103,8 @@ def weights_digest(space: Space) -> str:
     """Of all weights, by which results of other weights are told apart."""
     found = hashlib.sha256()
     for name, tensor in sorted(space.state_dict().items()):
-        found.update(name.encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        flat = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
+        found.update(name.encode() + flat.numpy().tobytes())
     return found.hexdigest()[:16]
 
 

@@ -12,7 +12,8 @@ from statistics import mean, stdev
 import numpy as np
 
 from spacescale.tasks.duplicates import DuplicateReport
-from spacescale.tasks.resampling import Difference, Interval, compare_seeds, holm, seed_interval
+from spacescale.tasks.resampling import Difference, Interval, holm
+from spacescale.tasks.seeds import compare_seeds, seed_interval
 from spacescale.tasks.task import Task
 from spacescale.tuning.rows import Rows
 

@@ -1,0 +1,151 @@
+"""A fine-tuned model in a folder, and its answers to sequences.
+
+Files: `config.json`, `model.safetensors` (adapters are part of the weights).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from spacescale.config import ModelConfig, describe_errors
+from spacescale.errors import UserError
+from spacescale.files import new_files, new_folder, read_json, write_json
+from spacescale.model.exports import load_weights
+from spacescale.model.space import Space
+from spacescale.predict.sequence_embeddings import Named
+from spacescale.tasks.task import Examples, Kind, Task
+from spacescale.tuning.batches import Reader
+from spacescale.tuning.criterion import Criterion
+from spacescale.tuning.fit import answers
+from spacescale.tuning.sequence_model import Pool, SequenceModel, merge_adapters
+
+FORMAT, VERSION = "spacescale-tuned", 1
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class _Config(BaseModel, extra="forbid"):
+    """config.json. whole_bins: whether sequences are filled up, see `Reader`."""
+
+    format: str
+    version: int
+    model: ModelConfig
+    species: str
+    layer: str
+    pool: Pool
+    task: str
+    kind: Kind
+    outputs: tuple[str, ...]
+    centre: tuple[float, ...]
+    spread: tuple[float, ...]
+    whole_bins: bool
+    both_strands: bool
+    trained: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TunedModel:
+    """What answers to sequences: probabilities of classes or labels, or values."""
+
+    model: SequenceModel
+    criterion: Criterion
+    outputs: tuple[str, ...]
+    whole_bins: bool
+    both_strands: bool
+
+    def answers(self, codes: Sequence[np.ndarray], device: str = "cpu") -> np.ndarray:
+        """Answer to N sequences, codes uint8 (L,) each: float32 (N, C).
+
+        Raises UserError for none, or an empty one.
+        """
+        if not len(codes):
+            raise UserError("there are no sequences to answer to")
+        if empty := [i for i, one in enumerate(codes, 1) if not len(one)]:
+            raise UserError(f"sequence {empty[0]}: a sequence of 0 bp")
+        place = torch.device(device)
+        examples = Examples(list(codes), np.zeros(len(codes)), [])
+        bin_size = self.model.space.config.bin_size
+        mixed = self.whole_bins or len({len(one) for one in codes}) > 1
+        reader = Reader(examples, bin_size, mixed)
+        return answers(self.model.to(place), reader, self.criterion, self.both_strands, place)
+
+
+def save_tuned(
+    folder: Path,
+    model: SequenceModel,
+    task: Task,
+    criterion: Criterion,
+    whole_bins: bool,
+    both_strands: bool,
+    trained: dict[str, Any],
+) -> None:
+    """Write a model that has learnt a task, in place of one that stands there."""
+    merge_adapters(model)
+    config = _Config(
+        format=FORMAT,
+        version=VERSION,
+        model=model.space.config,
+        species=model.species,
+        layer=model.layer,
+        pool=model.pool,
+        task=task.name,
+        kind=task.kind,
+        outputs=task.outputs,
+        centre=tuple(criterion.centre.tolist()),
+        spread=tuple(criterion.spread.tolist()),
+        whole_bins=whole_bins,
+        both_strands=both_strands,
+        trained=trained,
+    )
+    with new_folder(folder, replace=True) as part:
+        weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+        save_file(weights, part / WEIGHTS, metadata={"format": "pt"})
+        write_json(part / CONFIG, config.model_dump(mode="json"), indent=1)
+
+
+def load_tuned(folder: Path) -> TunedModel:
+    """The model of a folder, in evaluation mode. Raises UserError naming what is wrong with it."""
+    path = folder / CONFIG
+    payload = read_json(path)
+    if (found := (payload.get("format"), payload.get("version"))) != (FORMAT, VERSION):
+        raise UserError(f"{path}: format {found[0]!r} version {found[1]!r}; expected {FORMAT!r} "
+                        f"version {VERSION}, as `spacescale finetune` keeps it")  # fmt: skip
+    try:
+        config = _Config.model_validate(payload)
+    except ValidationError as error:
+        raise UserError(f"{path}: {describe_errors(error)}") from None
+    model = SequenceModel(
+        Space(config.model), config.species, len(config.outputs), config.layer, config.pool
+    )
+    try:
+        load_weights(model, load_file(folder / WEIGHTS), str(folder))
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{folder / WEIGHTS}: cannot be read: {error}") from None
+    criterion = Criterion(
+        config.kind,
+        torch.ones(len(config.outputs)),
+        torch.tensor(config.centre),
+        torch.tensor(config.spread),
+    )
+    return TunedModel(
+        model.eval(), criterion, config.outputs, config.whole_bins, config.both_strands
+    )
+
+
+def write_answers(tuned: TunedModel, sequences: Sequence[Named], out: Path) -> None:
+    """A table of the answers to named sequences: name, then a column for each output."""
+    found = tuned.answers([one.codes for one in sequences])
+    with new_files(out) as (part,), part.open("w", newline="") as file:
+        rows = csv.writer(file, delimiter="\t", lineterminator="\n")
+        rows.writerow(["name", *tuned.outputs])
+        for one, values in zip(sequences, found, strict=True):
+            rows.writerow([one.name, *(f"{value:.6g}" for value in values)])

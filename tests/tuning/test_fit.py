@@ -1,0 +1,103 @@
+"""What fine-tuning learns of a made-up task, what it keeps, and that it says so honestly."""
+
+import numpy as np
+import pytest
+import torch
+from small_tasks import motif_task
+from tiny_models import tiny_model
+
+from spacescale.errors import UserError
+from spacescale.parallel.engine import init_distributed, resolve_deepspeed_config
+from spacescale.tasks.scores import score
+from spacescale.tuning.criterion import Criterion
+from spacescale.tuning.fit import answers, fit, reader_of
+from spacescale.tuning.sequence_model import SequenceModel
+from spacescale.tuning.settings import TuningSettings
+from spacescale.tuning.suite import DEEPSPEED
+from spacescale.tuning.tuned_model import load_tuned, save_tuned
+
+CPU = torch.device("cpu")
+SETTINGS = TuningSettings(lr=3e-3, head_lr=3e-3, epochs=12, patience=0, batch_size=16)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group():
+    init_distributed()
+
+
+def learn(task, settings=SETTINGS, pool="max", layer="conv_tower.1"):
+    torch.manual_seed(settings.seed)
+    model = SequenceModel(tiny_model(), "finch", len(task.outputs), layer, pool)
+    config = resolve_deepspeed_config(DEEPSPEED, "a test", settings.batch_size)
+    return model, fit(model, task, settings, config, CPU)
+
+
+def answers_to(model, task, split="test", weigh=False):
+    criterion = Criterion.of(task, weigh)
+    return answers(model, reader_of(task, split, model), criterion, False, CPU)
+
+
+@pytest.mark.parametrize(
+    "kind, lengths", [("classes", (64, 64)), ("labels", (40, 70)), ("values", (64, 64))]
+)
+def test_a_motif_is_learnt_and_the_best_state_is_kept(kind, lengths, tmp_path):
+    task = motif_task(kind, low=lengths[0], high=lengths[1])
+    model, fitted = learn(task)
+    assert [epoch.number for epoch in fitted.epochs] == list(range(1, 13))
+    assert fitted.best.score == max(epoch.score for epoch in fitted.epochs)
+    main = {"classes": "mcc", "labels": "auroc", "values": "pearson"}[kind]
+    assert fitted.metric == main
+    again = score(kind, task.splits["valid"].targets, answers_to(model, task, "valid"))[main]
+    assert again == pytest.approx(fitted.best.score)
+    found = answers_to(model, task)
+    assert score(kind, task.splits["test"].targets, found)[main] > 0.6
+    if kind == "values":
+        assert 4 < found.mean() < 9
+
+    folder = tmp_path / "tuned"
+    save_tuned(folder, model, task, Criterion.of(task, False), lengths[0] != lengths[1], False, {})
+    tuned = load_tuned(folder)
+    assert tuned.outputs == task.outputs
+    np.testing.assert_allclose(tuned.answers(task.splits["test"].codes), found, atol=1e-6)
+
+
+def test_training_ends_without_a_better_score():
+    settings = TuningSettings(mode="head", lr=1e-9, head_lr=1e-9, epochs=9, patience=2)
+    _, fitted = learn(motif_task(sizes=(32, 16, 16)), settings)
+    assert fitted.best.number == 1 and len(fitted.epochs) == 3
+
+
+def test_rare_classes_count_as_much_as_frequent_ones():
+    task = motif_task()
+    targets = task.splits["train"].targets.copy()
+    targets[:160] = 0
+    task.splits["train"] = type(task.splits["train"])(
+        task.splits["train"].codes, targets, task.splits["train"].names
+    )
+    weighted = Criterion.of(task, True)
+    of_class = [weighted.weight(targets[targets == c]) for c in (0, 1)]
+    assert of_class[0] == pytest.approx(of_class[1])
+    outputs = torch.randn(192, 2)
+    expected = torch.nn.functional.cross_entropy(
+        outputs, torch.from_numpy(targets), weighted.class_weights
+    )
+    mean = weighted.total(outputs, targets) / weighted.weight(targets)
+    torch.testing.assert_close(mean, expected)
+
+
+@pytest.mark.parametrize("kind", ["labels", "values"])
+def test_what_is_not_known_counts_nothing(kind):
+    task = motif_task(kind)
+    targets = task.splits["train"].targets
+    criterion = Criterion.of(task, False)
+    outputs = torch.randn(*targets.shape, requires_grad=True)
+    criterion.total(outputs, targets).backward()
+    assert outputs.grad is not None
+    np.testing.assert_array_equal(outputs.grad.numpy() == 0, np.isnan(targets))
+    assert criterion.weight(targets) == (~np.isnan(targets)).sum()
+
+
+def test_a_loss_that_is_not_finite_ends_it():
+    settings = TuningSettings(lr=1e30, head_lr=1e30, epochs=2, batch_size=16)
+    with pytest.raises(UserError, match="epoch 1: the loss is not finite; take a lower"):
+        learn(motif_task(sizes=(64, 16, 16)), settings)
