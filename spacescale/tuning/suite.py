@@ -20,6 +20,7 @@ from spacescale.parallel.engine import read_deepspeed_config, resolve_deepspeed_
 from spacescale.predict.trained_model import load_trained
 from spacescale.tasks.duplicates import find_duplicates
 from spacescale.tasks.read_task import is_task, read_task
+from spacescale.tasks.scores import METRICS
 from spacescale.tasks.task import Task
 from spacescale.tuning.rows import Rows
 from spacescale.tuning.run import BESIDE, Plan, Pretrained, TaskRun
@@ -70,6 +71,9 @@ def plan_of(args: argparse.Namespace) -> Plan:
     beside = BESIDE if args.beside is None else tuple(args.beside)
     if unknown := [name for name in beside if name not in BESIDE]:
         raise UserError(f"--beside {unknown[0]}: there are {', '.join(BESIDE)}")
+    known = [metric for of_kind in METRICS.values() for metric in of_kind]
+    if args.metric is not None and args.metric not in known:
+        raise UserError(f"--metric {args.metric}: there are {', '.join(known)}")
     if args.seeds < 1:
         raise UserError(f"--seeds {args.seeds}: at least one is needed")
     settings = TuningSettings(

@@ -1,0 +1,162 @@
+"""`spacescale finetune`, `suite` and `answer` as users call them."""
+
+import argparse
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from commands import BIN, REPO, SPACESCALE, run
+
+from spacescale.errors import UserError
+from spacescale.finetune import add_options
+from spacescale.tuning.suite import plan_of
+
+BASES = "ACGT"
+QUICK = ["--seeds", 2, "--epochs", 2, "--batch", 16, "--lr", 1e-3, 3e-3]
+
+
+def write_task(folder, number=96, seed=0):
+    """GUE's layout; half of the sequences of 40 bp hold a motif."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(seed)
+    for split, size in (("train", number), ("dev", 32), ("test", 32)):
+        with (folder / f"{split}.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["sequence", "label"])
+            for i in range(size):
+                text = "".join(random.choice(list(BASES), 40))
+                rows.writerow([text[:12] + "GATTACAGG" + text[21:] if i % 2 else text, i % 2])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    import sys
+
+    sys.path += [str(REPO / "tests" / "model"), str(REPO / "tests" / "predict")]
+    from small_models import write_export
+
+    return write_export(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def tuned(weights, tmp_path_factory):
+    """Where a task was learnt with everything beside it."""
+    folder = tmp_path_factory.mktemp("tuned")
+    task = write_task(folder / "motifs")
+    command = [SPACESCALE, "finetune", "--weights", weights, "--task", task, "--species", "finch"]
+    done = run(*command, *QUICK, "--out", folder / "out")
+    assert done.returncode == 0, done.stderr
+    return command, folder, done
+
+
+def test_the_table_holds_the_model_and_all_that_it_has_to_beat(tuned):
+    _, folder, done = tuned
+    methods = (
+        "tiny, full",
+        "majority",
+        "length and GC",
+        "k-mers",
+        "CNN",
+        "scratch",
+        "random frozen",
+    )
+    table = (folder / "out" / "results.md").read_text()
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0][2:] for line in lines[1:]] == [*methods]
+    assert table.strip() in done.stdout
+    rows = [json.loads(r) for r in (folder / "out" / "motifs" / "rows.jsonl").open()]
+    with_seeds = {"tiny, full", "CNN", "scratch", "random frozen"}
+    assert {r["method"] for r in rows if r["seed"] == 1} == with_seeds
+    first = next(r for r in rows if (r["method"], r["seed"]) == ("tiny, full", 0))
+    assert first["settings"]["tried"].keys() == {"0.001", "0.003"}
+    assert first["settings"]["rate"] in (1e-3, 3e-3)
+    assert first["num"] == {"train": 96, "valid": 32, "test": 32}
+
+
+def test_the_same_command_makes_nothing_again_and_another_does(tuned):
+    command, folder, _ = tuned
+    path = folder / "out" / "motifs" / "rows.jsonl"
+    before = path.read_text()
+    again = run(*command, *QUICK, "--out", folder / "out")
+    assert again.returncode == 0 and "seed 0" not in again.stderr
+    assert path.read_text() == before
+
+
+def test_a_kept_model_answers_as_it_did(tuned, tmp_path):
+    _, folder, _ = tuned
+    out = tmp_path / "answers.tsv"
+    task = folder / "out" / "motifs"
+    done = run(
+        *(SPACESCALE, "answer", "--weights", task / "weights" / "full-1"),
+        *("--sequences", folder / "motifs" / "test.csv", "--out", out),
+    )
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.reader(out.open(), delimiter="\t"))
+    assert rows[0] == ["name", "0", "1"]
+    found = np.array([row[1:] for row in rows[1:]], dtype=np.float32)
+    np.testing.assert_allclose(found, np.load(task / "answers" / "tiny,_full-1.npy"), atol=1e-5)
+
+
+REFUSED = [
+    ([], "knows finch, perch: say which one the task is of"),
+    (["--species", "finhc"], "no species 'finhc' (did you mean 'finch'?)"),
+    (["--species", "finch", "--metric", "f1"], "--metric f1: there are mcc, macro_f1,"),
+    (["--species", "finch", "--layer", "top"], "--layer top: there are stem,"),
+    (["--species", "finch", "--beside", "luck"], "--beside luck: there are majority,"),
+    (["--species", "finch", "--seeds", "0"], "--seeds 0: at least one"),
+    (["--species", "finch", "--mode", "head", "--live-batchnorm"], "need mode full, not head"),
+]
+
+
+@pytest.mark.parametrize("options, message", REFUSED)
+def test_options_that_cannot_be_are_refused(options, message, weights):
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    args = parser.parse_args(["--weights", str(weights), "--task", "anywhere", *options])
+    with pytest.raises(UserError, match=re.escape(message)):
+        plan_of(args)
+
+
+def test_a_task_that_is_none_leaves_nothing(weights, tmp_path):
+    (tmp_path / "task").mkdir()
+    done = run(
+        *(SPACESCALE, "finetune", "--weights", weights, "--species", "finch"),
+        *("--task", tmp_path / "task", "--out", tmp_path / "out"),
+    )
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path / 'task'} holds no task: expected {{train,dev,test}}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(weights, tmp_path):
+    """The gradient is that of the whole batch, also where the shares are uneven."""
+    task = write_task(tmp_path / "motifs")
+    common = ["--weights", weights, "--task", task, "--species", "finch", "--seeds", 1, "--beside"]
+    common += ["--epochs", 3, "--batch", 15, "--lr", 3e-3, "--patience", 0]
+    scores = []
+    for number in (1, 2):
+        out = tmp_path / f"{number}"
+        launch = [BIN / "deepspeed", "--num_gpus", number, "spacescale/finetune.py"]
+        done = run(*launch, *common, "--out", out)
+        assert done.returncode == 0, done.stderr
+        scores.append(np.load(out / "motifs" / "answers" / "tiny,_full-0.npy"))
+    np.testing.assert_allclose(scores[1], scores[0], atol=2e-3)
+
+
+@pytest.mark.slow
+def test_a_suite_goes_on_after_a_stop(weights, tmp_path):
+    for name in ("one", "two"):
+        write_task(tmp_path / "suite" / name, seed=len(name))
+    command = [SPACESCALE, "suite", tmp_path / "suite", "--weights", weights, "--species", "finch"]
+    command += [*QUICK, "--beside", "k-mers", "--out", tmp_path / "out"]
+    assert run(*command, "--tasks", "one").returncode == 0
+    kept = (tmp_path / "out" / "one" / "rows.jsonl").read_text()
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "one" / "rows.jsonl").read_text() == kept
+    assert "| one | MCC |" in done.stdout and "| two | MCC |" in done.stdout
