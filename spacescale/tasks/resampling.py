@@ -1,0 +1,293 @@
+"""How much scores would move with other test sequences: the bootstrap, and tests built on it.
+
+Shapes: N sequences, C outputs, D draws. A draw is a weight for each sequence: how often it, or its
+group, was drawn. All figures are those of `tasks.scores`, with weights and for many draws at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spacescale.tasks.scores import (
+    METRICS,
+    OF_DECISIONS,
+    check_predictions,
+    main_metric,
+    main_score,
+    per_output,
+)
+from spacescale.tasks.task import Kind
+
+DRAWS = 1000
+LEVEL = 0.95
+WEIGHTS_AT_ONCE = 300_000  # of draws x sequences: what caches hold
+CONSTANT_BELOW = 1e-12  # share of a variance about the mean of all that is no more than rounding
+
+Figure = Callable[[np.ndarray], np.ndarray]  # weights float64 (D, N) -> (D,), NaN where undefined
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The middle 95 % of draws; NaN where a figure is defined in none of them."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First minus second in a metric, its interval, and the two-sided p of no difference."""
+
+    metric: str
+    value: float
+    interval: Interval
+    p: float
+
+
+def intervals(
+    kind: Kind,
+    targets: np.ndarray,
+    predictions: np.ndarray,
+    groups: Sequence[str] = (),
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> dict[str, Interval]:
+    """The interval of each of METRICS. groups: N words; sequences of one are drawn together."""
+    check_predictions(kind, targets, predictions)
+    figures = _figures(kind, METRICS[kind], targets, predictions)
+    found = {metric: [] for metric in METRICS[kind]}
+    for weights in _draws(len(targets), groups, seed, draws):
+        for metric, figure in figures.items():
+            found[metric].append(figure(weights))
+    return {metric: _interval(np.concatenate(parts)) for metric, parts in found.items()}
+
+
+def compare(
+    kind: Kind,
+    targets: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    metric: str | None = None,
+    groups: Sequence[str] = (),
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> Difference:
+    """Compare two predictions (N, C) of the same sequences, drawn together.
+
+    metric: the main one where not given; where it is not defined it counts as 0, as `main_score`
+    has it. p is twice the share of draws on the other side of 0, and never 0.
+    """
+    metric = main_metric(kind, metric)
+    values, figures = [], []
+    for predictions in (first, second):
+        check_predictions(kind, targets, predictions)
+        values.append(main_score(kind, targets, predictions, metric))
+        figures.append(_figures(kind, (metric,), targets, predictions)[metric])
+    found = [
+        np.nan_to_num(figures[0](weights)) - np.nan_to_num(figures[1](weights))
+        for weights in _draws(len(targets), groups, seed, draws)
+    ]
+    differences = np.concatenate(found)
+    tail = min((differences <= 0).sum(), (differences >= 0).sum())
+    p = min(1.0, 2 * (tail + 1) / (draws + 1))
+    return Difference(metric, values[0] - values[1], _interval(differences), float(p))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p of the tasks of a table, after Holm.
+
+    Those below a level hold together: the chance that any of them is wrong stays below it.
+    """
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.zeros(len(order))
+    scaled = np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return adjusted.tolist()
+
+
+def _draws(size: int, groups: Sequence[str], seed: int, draws: int) -> Iterator[np.ndarray]:
+    """How often each sequence is drawn, float64 (some, N), `draws` rows in all."""
+    random = np.random.default_rng(seed)
+    members = np.unique(np.array(groups), return_inverse=True)[1] if groups else np.arange(size)
+    units = int(members.max()) + 1
+    at_once = max(1, WEIGHTS_AT_ONCE // size)
+    for first in range(0, draws, at_once):
+        rows = min(at_once, draws - first)
+        drawn = random.integers(units, size=(rows, units)) + units * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units)
+        yield counts[:, members].astype(np.float64)
+
+
+def _interval(values: np.ndarray) -> Interval:
+    defined = values[~np.isnan(values)]
+    if not len(defined):
+        return Interval(float("nan"), float("nan"))
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high))
+
+
+def _figures(
+    kind: Kind, metrics: Sequence[str], targets: np.ndarray, predictions: np.ndarray
+) -> dict[str, Figure]:
+    figures: dict[str, Figure] = {}
+    if any(metric in OF_DECISIONS for metric in metrics):
+        decided = _decisions(targets, predictions)
+        figures = {m: decided[m] for m in metrics if m in decided}
+    of_outputs = [metric for metric in metrics if metric not in OF_DECISIONS]
+    if of_outputs:
+        truth, predicted = per_output(kind, targets, predictions)
+        for metric in of_outputs:
+            figures[metric] = _mean_over_outputs(_OF_OUTPUTS[metric], truth, predicted)
+    return figures
+
+
+def _decisions(targets: np.ndarray, predictions: np.ndarray) -> dict[str, Figure]:
+    """MCC, macro-F1 and accuracy, from the confusions (D, C, C) of each draw: truth, decision."""
+    classes = predictions.shape[1]
+    cell = classes * targets + predictions.argmax(1)
+    is_cell = (cell[:, None] == np.arange(classes**2)).astype(np.float64)  # (N, C x C)
+
+    def of_confusions(figure: Callable[[np.ndarray], np.ndarray]) -> Figure:
+        return lambda weights: figure((weights @ is_cell).reshape(-1, classes, classes))
+
+    return {
+        "mcc": of_confusions(_mcc),
+        "macro_f1": of_confusions(_macro_f1),
+        "accuracy": of_confusions(lambda confusions: _hits(confusions) / confusions.sum((1, 2))),
+    }
+
+
+def _hits(confusions: np.ndarray) -> np.ndarray:
+    return np.trace(confusions, axis1=1, axis2=2)
+
+
+def _mcc(confusions: np.ndarray) -> np.ndarray:
+    """Gorodkin's, of any number of classes; 0 where truth or decision is one class alone."""
+    total, true, decided = confusions.sum((1, 2)), confusions.sum(2), confusions.sum(1)
+    together = _hits(confusions) * total - (true * decided).sum(1)
+    spread = np.sqrt((total**2 - (true**2).sum(1)) * (total**2 - (decided**2).sum(1)))
+    return _divided(together, spread, otherwise=0.0)
+
+
+def _macro_f1(confusions: np.ndarray) -> np.ndarray:
+    """Mean over classes that occur or are predicted."""
+    both = confusions.sum(2) + confusions.sum(1)  # (D, C)
+    f1 = _divided(2 * np.diagonal(confusions, axis1=1, axis2=2), both, otherwise=np.nan)
+    return np.nanmean(f1, axis=1)
+
+
+def _divided(above: np.ndarray, below: np.ndarray, otherwise: float) -> np.ndarray:
+    return np.divide(above, below, out=np.full(above.shape, otherwise), where=below > 0)
+
+
+def _mean_over_outputs(
+    prepare: Callable[[np.ndarray, np.ndarray], Figure], truth: np.ndarray, predicted: np.ndarray
+) -> Figure:
+    """Mean of a figure over the outputs where a draw defines it."""
+    figures = []
+    for output in range(truth.shape[1]):
+        known = np.flatnonzero(~np.isnan(truth[:, output]))
+        if len(known):
+            figures.append((known, prepare(truth[known, output], predicted[known, output])))
+
+    def mean(weights: np.ndarray) -> np.ndarray:
+        total, defined = np.zeros(len(weights)), np.zeros(len(weights))
+        for known, figure in figures:
+            found = figure(weights if len(known) == len(truth) else weights[:, known])
+            total += np.nan_to_num(found)
+            defined += ~np.isnan(found)
+        return _divided(total, defined, otherwise=np.nan)
+
+    return mean
+
+
+def _ties(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ascending order of values (N,), and where in it each run of equal ones begins."""
+    order = np.argsort(values, kind="stable")
+    new = np.diff(values[order], prepend=-np.inf) > 0
+    return order, np.flatnonzero(new)
+
+
+def _auroc(truth: np.ndarray, predicted: np.ndarray) -> Figure:
+    """The share of pairs of a 1 and a 0 that are in order, a tie being half of one."""
+    order, begins = _ties(predicted)
+    is_one = truth[order] > 0
+
+    def figure(weights: np.ndarray) -> np.ndarray:
+        weights = weights[:, order]
+        ones = np.add.reduceat(weights * is_one, begins, axis=1)
+        zeros = np.add.reduceat(weights * ~is_one, begins, axis=1)
+        in_order = (ones * (zeros.cumsum(1) - zeros / 2)).sum(1)
+        return _divided(in_order, ones.sum(1) * zeros.sum(1), otherwise=np.nan)
+
+    return figure
+
+
+def _auprc(truth: np.ndarray, predicted: np.ndarray) -> Figure:
+    """The mean precision at each 1, those of equal predictions being found together."""
+    order, begins = _ties(-predicted)
+    is_one = truth[order] > 0
+
+    def figure(weights: np.ndarray) -> np.ndarray:
+        weights = weights[:, order]
+        ones = np.add.reduceat(weights * is_one, begins, axis=1)
+        found = np.add.reduceat(weights, begins, axis=1).cumsum(1)
+        precision = _divided(ones.cumsum(1), found, otherwise=0.0)
+        return _divided((ones * precision).sum(1), ones.sum(1), otherwise=np.nan)
+
+    return figure
+
+
+def _pearson(truth: np.ndarray, predicted: np.ndarray) -> Figure:
+    x, y = (values - values.mean() for values in (truth, predicted))
+    products = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)  # (N, 6)
+    return lambda weights: _correlation(weights @ products)
+
+
+def _correlation(sums: np.ndarray) -> np.ndarray:
+    """Pearson from sums (D, 6) of weights, x, y, x², y² and xy; NaN where a side is constant."""
+    count, x, y, xx, yy, xy = sums.T
+    count = np.maximum(count, 1)
+    spread_x, spread_y = _spread(count, x, xx), _spread(count, y, yy)
+    found = _divided(xy - x * y / count, np.sqrt(spread_x * spread_y), otherwise=np.nan)
+    return np.clip(found, -1, 1)
+
+
+def _spread(count: np.ndarray, total: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """Sum of squares about the mean, 0 where it is no more than rounding."""
+    spread = squares - total**2 / count
+    return np.where(spread > CONSTANT_BELOW * squares, spread, 0.0)
+
+
+def _spearman(truth: np.ndarray, predicted: np.ndarray) -> Figure:
+    """Pearson of the ranks that values have within a draw."""
+    rankings = [_ranks_in_draws(values) for values in (truth, predicted)]
+
+    def figure(weights: np.ndarray) -> np.ndarray:
+        count = weights.sum(1)
+        middle = ((count + 1) / 2)[:, None]  # the mean rank
+        x, y = (ranks(weights) - middle for ranks in rankings)
+        products = [np.einsum("dn,dn,dn->d", weights, a, b) for a, b in ((x, x), (y, y), (x, y))]
+        zero = np.zeros_like(count)
+        return _correlation(np.stack([count, zero, zero, *products], axis=1))
+
+    return figure
+
+
+def _ranks_in_draws(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Weights (D, N) to the rank of each value in each draw, from 1, ties sharing their mean."""
+    order, begins = _ties(values)
+    run = np.zeros(len(values), dtype=np.int64)
+    run[order] = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(values)))
+
+    def ranks(weights: np.ndarray) -> np.ndarray:
+        in_run = np.add.reduceat(weights[:, order], begins, axis=1)
+        return (in_run.cumsum(1) - (in_run - 1) / 2)[:, run]
+
+    return ranks
+
+
+_OF_OUTPUTS = {"auroc": _auroc, "auprc": _auprc, "pearson": _pearson, "spearman": _spearman}
