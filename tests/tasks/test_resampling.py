@@ -109,6 +109,22 @@ def test_a_constant_prediction_has_an_mcc_of_0_in_every_draw():
     assert (found.low, found.high) == (0, 0)
 
 
+def test_models_are_compared_over_the_same_outputs():
+    targets, predictions = some_values(np.random.default_rng(10), 100)
+    silent = predictions.copy()
+    silent[:, 1] = 3  # says nothing of the second value: a correlation of 0, not one fewer
+    found = compare("values", targets, predictions, silent)
+    assert found.value == pytest.approx(score("values", targets, predictions)["pearson"] -
+                                        score("values", targets, silent)["pearson"])  # fmt: skip
+    assert 0 < found.interval.low < found.value < found.interval.high
+
+
+def test_where_no_draw_is_defined_nothing_differs():
+    predictions = np.random.default_rng(11).normal(size=(2, 20, 2))
+    found = compare("classes", np.zeros(20, dtype=np.int64), *predictions, metric="auroc")
+    assert (found.value, found.p) == (0, 1) and np.isnan(found.interval.low)
+
+
 def test_equal_predictions_do_not_differ():
     targets, predictions = some_classes(np.random.default_rng(6), 100)
     found = compare("classes", targets, predictions, 2 * predictions)

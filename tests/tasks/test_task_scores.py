@@ -126,14 +126,28 @@ def test_a_class_that_does_not_occur_is_left_out_and_named():
     assert "not defined for c" in remarks("classes", targets, predictions, "abc")[0]
 
 
-def test_constant_values_are_left_out_and_named():
+def test_constant_predictions_of_values_count_as_no_correlation_and_are_named():
     random = np.random.default_rng(3)
     targets, predictions = random.normal(size=(2, 30, 2)).astype(np.float32)
-    predictions[:, 0] = 7
+    targets[20:, 0] = np.nan
+    predictions[:20, 0] = 7  # what is said of unknown ones does not matter
+    found = score("values", targets, predictions)
+    other = stats.pearsonr(targets[:, 1], predictions[:, 1])[0]
+    assert found["pearson"] == pytest.approx(other / 2)
+    assert (found["constant"], found["undefined"]) == (1, 0)
+    (remark,) = remarks("values", targets, predictions, ("HepG2", "K562"))
+    assert "the same is predicted" in remark and "HepG2" in remark and "K562" not in remark
+
+
+def test_constant_values_are_left_out_and_named():
+    random = np.random.default_rng(4)
+    targets, predictions = random.normal(size=(2, 30, 2)).astype(np.float32)
+    targets[:, 0] = 7
     found = score("values", targets, predictions)
     assert found["pearson"] == pytest.approx(stats.pearsonr(targets[:, 1], predictions[:, 1])[0])
-    assert (found["constant"], found["undefined"]) == (1, 1)
-    assert all("HepG2" in r for r in remarks("values", targets, predictions, ("HepG2", "K562")))
+    assert (found["constant"], found["undefined"]) == (0, 1)
+    (remark,) = remarks("values", targets, predictions, ("HepG2", "K562"))
+    assert "pearson and spearman are not defined for HepG2" in remark
     nothing = score("values", targets[:, :1], predictions[:, :1])
     assert np.isnan(nothing["pearson"]) and nothing["undefined"] == 1
     assert main_score("values", targets[:, :1], predictions[:, :1], "pearson") == 0
