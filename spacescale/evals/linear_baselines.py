@@ -18,6 +18,7 @@ from tqdm import tqdm
 from spacescale.dataset.reader import SpeciesData
 from spacescale.evals.baseline_input import Strands, bases_around
 from spacescale.genome import dna
+from spacescale.genome.kmers import kmer_ids
 
 FLANK_BP = 128  # on either side of a bin, at least; a bin's length where that is more
 MOST_BINS = {"train": 1_000_000, "valid": 250_000}  # more change nothing in so few coefficients
@@ -62,17 +63,6 @@ class Features:
 def kmers(length: int) -> Features:
     """Words of so many bases."""
     return Features(f"{length}-mer ridge", 4**length, partial(kmer_ids, length=length))
-
-
-def kmer_ids(codes: np.ndarray, length: int) -> np.ndarray:
-    """Number of the word that begins at each position, int64 (L,); 4**length if it has an N."""
-    padded = np.concatenate([codes, np.full(length - 1, dna.N, dtype=np.uint8)])
-    ids, known = np.zeros(len(codes), dtype=np.int64), np.ones(len(codes), dtype=bool)
-    for place in range(length):
-        base = padded[place : place + len(codes)]
-        ids = 4 * ids + base
-        known &= base < dna.N
-    return np.where(known, ids, 4**length)
 
 
 def gc_ids(codes: np.ndarray) -> np.ndarray:

@@ -77,8 +77,8 @@ def compare(
 ) -> Difference:
     """Compare two predictions (N, C) of the same sequences, drawn together.
 
-    metric: the main one where not given; where it is not defined it counts as 0, as `main_score`
-    has it. p is twice the share of draws on the other side of 0, and never 0.
+    metric: the main one where not given. p is twice the share of draws on the other side of 0, and
+    never 0; draws that do not define the metric do not count.
     """
     metric = main_metric(kind, metric)
     values, figures = [], []
@@ -87,12 +87,12 @@ def compare(
         values.append(main_score(kind, targets, predictions, metric))
         figures.append(_figures(kind, (metric,), targets, predictions)[metric])
     found = [
-        np.nan_to_num(figures[0](weights)) - np.nan_to_num(figures[1](weights))
+        figures[0](weights) - figures[1](weights)
         for weights in _draws(len(targets), groups, seed, draws)
     ]
     differences = np.concatenate(found)
     tail = min((differences <= 0).sum(), (differences >= 0).sum())
-    p = min(1.0, 2 * (tail + 1) / (draws + 1))
+    p = min(1.0, 2 * (tail + 1) / (np.isfinite(differences).sum() + 1))
     return Difference(metric, values[0] - values[1], _interval(differences), float(p))
 
 
@@ -248,12 +248,15 @@ def _pearson(truth: np.ndarray, predicted: np.ndarray) -> Figure:
 
 
 def _correlation(sums: np.ndarray) -> np.ndarray:
-    """Pearson from sums (D, 6) of weights, x, y, x², y² and xy; NaN where a side is constant."""
+    """Pearson from sums (D, 6) of weights, x, y, x², y² and xy; x is the truth, y predicted.
+
+    NaN where the truth is constant, else 0 where the prediction is.
+    """
     count, x, y, xx, yy, xy = sums.T
     count = np.maximum(count, 1)
     spread_x, spread_y = _spread(count, x, xx), _spread(count, y, yy)
-    found = _divided(xy - x * y / count, np.sqrt(spread_x * spread_y), otherwise=np.nan)
-    return np.clip(found, -1, 1)
+    found = _divided(xy - x * y / count, np.sqrt(spread_x * spread_y), otherwise=0.0)
+    return np.where(spread_x > 0, np.clip(found, -1, 1), np.nan)
 
 
 def _spread(count: np.ndarray, total: np.ndarray, squares: np.ndarray) -> np.ndarray:

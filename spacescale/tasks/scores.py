@@ -50,8 +50,9 @@ def score(kind: Kind, targets: np.ndarray, predictions: np.ndarray) -> dict[str,
     against the rest; over labels they are means, as Pearson and Spearman are over values, of those
     outputs where they are defined. A figure that is defined for none is NaN. Beside them
     `constant`: the number of outputs for which all predictions are the same, or 1 where one class
-    is predicted throughout; `undefined`: the number of outputs that a mean leaves out, as
-    their targets, or predictions of values, do not differ. `remarks` puts both into words.
+    is predicted throughout, which counts as an MCC or a correlation of 0; `undefined`: the number
+    of outputs that a mean leaves out, as their targets do not differ, whatever was predicted.
+    `remarks` puts both into words.
     """
     check_predictions(kind, targets, predictions)
     figures = {m: _figure(kind, targets, predictions, m) for m in METRICS[kind]}
@@ -73,15 +74,16 @@ def score_outputs(
 ) -> np.ndarray:
     """A metric that is not one of OF_DECISIONS, for each output: float64 (C,), NaN where undefined.
 
-    Of two classes there is one output, the second.
+    Of two classes there is one output, the second. A constant prediction correlates by 0.
     """
     truth, predicted = per_output(kind, targets, predictions)
     function = _function(metric)
-    undefined = _undefined(kind, targets, predictions)
     found = np.full(truth.shape[1], np.nan)
-    for output in np.flatnonzero(~undefined):
+    for output in np.flatnonzero(~_undefined(kind, targets, predictions)):
         known = ~np.isnan(truth[:, output])
-        found[output] = function(truth[known, output], predicted[known, output])
+        of_known = predicted[known, output]
+        nothing_said = kind == "values" and (of_known == of_known[0]).all()
+        found[output] = 0.0 if nothing_said else function(truth[known, output], of_known)
     return found
 
 
@@ -103,7 +105,7 @@ def remarks(
         why = {
             "classes": "the sequences hold none, or nothing else",
             "labels": "all known labels are the same",
-            "values": "known values or predictions do not differ",
+            "values": "all known values are the same",
         }[kind]
         found.append(f"{metrics} are not defined for {_named(names, undefined)}: {why}")
     return found
@@ -180,10 +182,8 @@ def _constant(kind: Kind, targets: np.ndarray, predictions: np.ndarray) -> np.nd
 
 
 def _undefined(kind: Kind, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Whether no metric of ranks or correlation can be told of an output, bool (C,)."""
-    truth, predicted = per_output(kind, targets, predictions)
-    same = _same(truth)
-    return same | _same(np.where(np.isnan(truth), np.nan, predicted)) if kind == "values" else same
+    """Whether an output's targets do not differ, bool (C,): then there is nothing to rank by."""
+    return _same(per_output(kind, targets, predictions)[0])
 
 
 def _same(values: np.ndarray) -> np.ndarray:
