@@ -9,6 +9,7 @@ from pathlib import Path
 
 from spacescale import __version__, console
 from spacescale.arguments import given_path, path_option
+from spacescale.contamination import commands as contamination_commands
 from spacescale.errors import UserError
 from spacescale.predict import commands as predict_commands
 from spacescale.pretrain import begin
@@ -81,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     predict_commands.add_to(commands)
+    contamination_commands.add_to(commands)
 
     convert = commands.add_parser("convert", help="export plain PyTorch weights, proved equal")
     convert.add_argument(

@@ -17,6 +17,7 @@ SYNC_BATCHNORM = "spacescale/parallel/sync_batchnorm.py"
 BIGWIG, INTERVALS = "spacescale/genome/bigwig.py", "spacescale/genome/interval_values.py"
 READER, ZARR = "spacescale/dataset/reader.py", "spacescale/dataset/zarr_targets.py"
 LINEAR = "spacescale/evals/linear_baselines.py"
+SEEN, SEARCH = "spacescale/contamination/seen.py", "spacescale/contamination/search.py"
 SCRATCH, WRITER = "spacescale/prepare/scratch.py", "spacescale/prepare/writer.py"
 
 RELEASED = "tests/golden/test_parity.py::test_evaluation"
@@ -422,5 +423,51 @@ TRAINING_FAULTS = {
         "if now >= beaten + BEAT_S:",
         "if True:",
         ("tests/parallel/test_watch.py",),
+    ),
+    # --- what training has seen of a benchmark
+    "a window too many was drawn in an unfinished epoch": Fault(
+        "spacescale/dataset/sampler.py",
+        "epochs)[:rest]] += 1",
+        "epochs)[: rest + 1]] += 1",
+        ("tests/dataset/test_sampler.py::test_times_drawn_counts_the_draws",),
+    ),
+    "windows that were not read yet count as seen": Fault(
+        SEEN,
+        "rows[self._times_of_rows[rows] > 0]",
+        "rows[self._times_of_rows[rows] >= 0]",
+        ("tests/contamination/test_seen.py",),
+    ),
+    "the order of windows follows that of --data": Fault(
+        SEEN, "places.get(item[0], 0)", "0", ("tests/contamination/test_seen.py",)
+    ),
+    "other data are taken for those of the run": Fault(
+        SEEN,
+        "if split != data.manifest.split.hash:",
+        "if False:",
+        ("tests/contamination/test_seen.py",),
+    ),
+    "sequences are searched on one strand": Fault(
+        SEARCH,
+        "map(dna.reverse_complement, pieces)",
+        "map(np.flip, pieces)",
+        ("tests/contamination/test_search.py",),
+    ),
+    "a place that many are like hides the exact one": Fault(
+        SEARCH,
+        'np.lexsort([-found["score"], found["kind"], found["piece"]])',
+        'np.lexsort([found["kind"], found["piece"]])',
+        ("tests/contamination/test_search.py",),
+    ),
+    "N is the same as N": Fault(
+        "spacescale/contamination/alignment.py",
+        "(first == second) & (first != dna.N)",
+        "first == second",
+        ("tests/contamination/test_alignment.py",),
+    ),
+    "any aligned part of a sequence is enough": Fault(
+        "spacescale/contamination/verdicts.py",
+        "and hit.aligned_bp >= limits.cover * known_bp",
+        "",
+        ("tests/contamination/test_report.py",),
     ),
 }
