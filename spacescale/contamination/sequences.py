@@ -68,7 +68,7 @@ class Hit:
 
     identity: share of equal bases in the aligned columns, gaps included. aligned_bp: bases of the
     sequence that are aligned. chunk, start, end: where the best piece lies, and the others that lie
-    beside it; as `Found` counts.
+    beside it in the same chunk; as `Found` counts.
     """
 
     identity: float

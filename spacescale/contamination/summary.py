@@ -19,7 +19,7 @@ def what_was_read(training: Training, seen: dict[str, SeenWindows]) -> str:
     parts = []
     for name, windows in seen.items():
         count, total = int((windows.times > 0).sum()), windows.times.size
-        often = "" if read is None else f", each {windows.times.mean():.1f} times in the mean"
+        often = "" if read is None else f", each {windows.times.mean():.3g} times in the mean"
         parts.append(f"{name} {count:,} of {total:,} training windows{often}")
     step = "" if training.step is None else f", {training.step:,} steps"
     total = "" if read is None else f", {read:,} windows read"
