@@ -9,6 +9,7 @@ from pathlib import Path
 
 from spacescale import __version__, console
 from spacescale.arguments import given_path, path_option
+from spacescale.contamination import commands as contamination_commands
 from spacescale.errors import UserError
 from spacescale.finetune import add_options as add_tuning_options
 from spacescale.finetune import run as run_tuning
@@ -83,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     predict_commands.add_to(commands)
+    contamination_commands.add_to(commands)
 
     tuning = commands.add_parser("finetune", help="fine-tune a model on a task, beside baselines")
     add_tuning_options(tuning)

@@ -17,13 +17,10 @@ SYNC_BATCHNORM = "spacescale/parallel/sync_batchnorm.py"
 BIGWIG, INTERVALS = "spacescale/genome/bigwig.py", "spacescale/genome/interval_values.py"
 READER, ZARR = "spacescale/dataset/reader.py", "spacescale/dataset/zarr_targets.py"
 LINEAR = "spacescale/evals/linear_baselines.py"
-RESAMPLING, TASK_CNN = "spacescale/tasks/resampling.py", "spacescale/tasks/cnn.py"
 SCRATCH, WRITER = "spacescale/prepare/scratch.py", "spacescale/prepare/writer.py"
 
 RELEASED = "tests/golden/test_parity.py::test_evaluation"
 TWO_RANKS = "tests/distributed/test_expert_parallel.py"
-RESAMPLING_TESTS = "tests/tasks/test_resampling.py"
-TASK_CNN_TESTS = "tests/tasks/test_sequence_cnn.py"
 CURVES = "tests/distributed/test_equivalence.py"
 
 
@@ -425,36 +422,5 @@ TRAINING_FAULTS = {
         "if now >= beaten + BEAT_S:",
         "if True:",
         ("tests/parallel/test_watch.py",),
-    ),
-    # --- scores and baselines of tasks
-    "ties count as pairs in order": Fault(
-        RESAMPLING, "zeros.cumsum(1) - zeros / 2", "zeros.cumsum(1)", (RESAMPLING_TESTS,)
-    ),
-    "sequences of a group are drawn apart": Fault(
-        RESAMPLING, "counts[:, members]", "counts[:, np.arange(size) % units]", (RESAMPLING_TESTS,)
-    ),
-    "outputs of which nothing is said are left out": Fault(
-        "spacescale/tasks/scores.py",
-        "0.0 if nothing_said else",
-        "np.nan if nothing_said else",
-        ("tests/tasks/test_task_scores.py",),
-    ),
-    "words reach from one sequence into the next": Fault(
-        "spacescale/tasks/simple_baselines.py",
-        "np.append(codes, np.uint8(dna.N))",
-        "np.append(codes, np.uint8(dna.A))",
-        ("tests/tasks/test_simple_baselines.py",),
-    ),
-    "padding enters the moments of BatchNorm": Fault(
-        TASK_CNN,
-        "if bool((lengths == x.shape[-1]).all()):",
-        "if self.training:",
-        (TASK_CNN_TESTS,),
-    ),
-    "the last epoch is kept, not the best": Fault(
-        TASK_CNN, "if score > best_score:", "if True:", (TASK_CNN_TESTS,)
-    ),
-    "values are learnt in their own units": Fault(
-        TASK_CNN, "(given - self.mean) / self.deviation", "given", (TASK_CNN_TESTS,)
     ),
 }

@@ -1,4 +1,4 @@
-"""Mistakes that the tests must notice, of tasks with a label per sequence."""
+"""Mistakes that the tests must notice, of tasks with a label per sequence and what has been seen."""
 
 from planted_faults import Fault
 
@@ -6,6 +6,10 @@ PLACES, CUT = "spacescale/tasks/genome_places.py", "spacescale/tasks/validation_
 DUPLICATES, WORDS = "spacescale/tasks/duplicates.py", "spacescale/tasks/target_words.py"
 LAYOUTS, CUTS = "tests/tasks/test_task_layouts.py", "tests/tasks/test_validation_cut.py"
 COPIES = "tests/tasks/test_duplicates.py"
+RESAMPLING, TASK_CNN = "spacescale/tasks/resampling.py", "spacescale/tasks/cnn.py"
+RESAMPLING_TESTS = "tests/tasks/test_resampling.py"
+TASK_CNN_TESTS = "tests/tasks/test_sequence_cnn.py"
+SEEN, SEARCH = "spacescale/contamination/seen.py", "spacescale/contamination/search.py"
 
 TASK_FAULTS = {
     "places of the minus strand are read as plus": Fault(
@@ -29,5 +33,82 @@ TASK_FAULTS = {
         "tuple(sorted(set().union(*words.values())))",
         'tuple(dict.fromkeys(words["train"]))',
         ("tests/tasks/test_task_targets.py",),
+    ),
+    # --- scores and baselines of tasks
+    "ties count as pairs in order": Fault(
+        RESAMPLING, "zeros.cumsum(1) - zeros / 2", "zeros.cumsum(1)", (RESAMPLING_TESTS,)
+    ),
+    "sequences of a group are drawn apart": Fault(
+        RESAMPLING, "counts[:, members]", "counts[:, np.arange(size) % units]", (RESAMPLING_TESTS,)
+    ),
+    "outputs of which nothing is said are left out": Fault(
+        "spacescale/tasks/scores.py",
+        "0.0 if nothing_said else",
+        "np.nan if nothing_said else",
+        ("tests/tasks/test_task_scores.py",),
+    ),
+    "words reach from one sequence into the next": Fault(
+        "spacescale/tasks/simple_baselines.py",
+        "np.append(codes, np.uint8(dna.N))",
+        "np.append(codes, np.uint8(dna.A))",
+        ("tests/tasks/test_simple_baselines.py",),
+    ),
+    "padding enters the moments of BatchNorm": Fault(
+        TASK_CNN,
+        "if bool((lengths == x.shape[-1]).all()):",
+        "if self.training:",
+        (TASK_CNN_TESTS,),
+    ),
+    "the last epoch is kept, not the best": Fault(
+        TASK_CNN, "if score > best_score:", "if True:", (TASK_CNN_TESTS,)
+    ),
+    "values are learnt in their own units": Fault(
+        TASK_CNN, "(given - self.mean) / self.deviation", "given", (TASK_CNN_TESTS,)
+    ),
+    # --- what training has seen of a benchmark
+    "a window too many was drawn in an unfinished epoch": Fault(
+        "spacescale/dataset/sampler.py",
+        "epochs)[:rest]] += 1",
+        "epochs)[: rest + 1]] += 1",
+        ("tests/dataset/test_sampler.py::test_times_drawn_counts_the_draws",),
+    ),
+    "windows that were not read yet count as seen": Fault(
+        SEEN,
+        "rows[self._times_of_rows[rows] > 0]",
+        "rows[self._times_of_rows[rows] >= 0]",
+        ("tests/contamination/test_seen.py",),
+    ),
+    "the order of windows follows that of --data": Fault(
+        SEEN, "places.get(item[0], 0)", "0", ("tests/contamination/test_seen.py",)
+    ),
+    "other data are taken for those of the run": Fault(
+        SEEN,
+        "if split != data.manifest.split.hash:",
+        "if False:",
+        ("tests/contamination/test_seen.py",),
+    ),
+    "sequences are searched on one strand": Fault(
+        SEARCH,
+        "map(dna.reverse_complement, pieces)",
+        "map(np.flip, pieces)",
+        ("tests/contamination/test_search.py",),
+    ),
+    "a place that many are like hides the exact one": Fault(
+        SEARCH,
+        'np.lexsort([-found["score"], found["kind"], found["piece"]])',
+        'np.lexsort([found["kind"], found["piece"]])',
+        ("tests/contamination/test_search.py",),
+    ),
+    "N is the same as N": Fault(
+        "spacescale/contamination/alignment.py",
+        "(first == second) & (first != dna.N)",
+        "first == second",
+        ("tests/contamination/test_alignment.py",),
+    ),
+    "any aligned part of a sequence is enough": Fault(
+        "spacescale/contamination/verdicts.py",
+        "and hit.aligned_bp >= limits.cover * known_bp",
+        "",
+        ("tests/contamination/test_report.py",),
     ),
 }

@@ -181,6 +181,16 @@ class SpeciesData:
             str(self.windows.chrom[row]), int(self.windows.start[row]), int(self.windows.end[row])
         )
 
+    def bases(self, contig: Contig, start: int, end: int) -> np.ndarray:
+        """Return the codes of a stretch of a stored contig, uint8 [end − start in bp].
+
+        start and end count from the contig's own coordinate 0, as windows do. Raises UserError
+        when the genome is damaged.
+        """
+        assert contig.start <= start <= end <= contig.start + contig.length
+        offset = contig.offset - contig.start
+        return self._bases(offset + start, offset + end)
+
     def _refuse_unknown_context(self, contig: Contig, length: int) -> None:
         if not contig.whole and length > self.seq_length:
             raise UserError(

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from spacescale.config import Config
 from spacescale.errors import UserError
 
 SLOTS_PER_SPECIES = 1000  # of a cycle: shares are rounded to multiples of 1 / (S · this)
@@ -54,6 +55,23 @@ class SampleOrder:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
+    @classmethod
+    def of_run(
+        cls, config: Config, num_windows: dict[str, int], micro_batch_size: int, world_size: int
+    ) -> SampleOrder:
+        """The order of a run with this configuration; num_windows: of training, by species."""
+        data = config.data
+        return cls(
+            seed=config.run.seed,
+            num_windows=num_windows,
+            balance=data.species_balance,
+            micro_batch_size=micro_batch_size,
+            world_size=world_size,
+            shift_bp=data.shift_bp,
+            reverse_complement=data.reverse_complement,
+            importance=data.species_importance,
+        )
+
     def __post_init__(self):
         """Raise UserError for a species so rare that it would never be drawn."""
         for name, slots in zip(self.num_windows, self._slots, strict=True):
@@ -83,6 +101,20 @@ class SampleOrder:
             self._draw(names[index], int(n))
             for index, n in zip(species[mine], numbers[mine], strict=True)
         ]
+
+    def times_drawn(self, windows: int) -> dict[str, np.ndarray]:
+        """How often each training window is among the first `windows` of the run.
+
+        Species → int64, one for each of its training windows.
+        """
+        cycle, taken = self._cycle
+        lap, place = divmod(windows, len(cycle))
+        found = {}
+        for index, (name, count) in enumerate(self.num_windows.items()):
+            epochs, rest = divmod(int(lap * taken[-1, index] + taken[place, index]), count)
+            found[name] = np.full(count, epochs, dtype=np.int64)
+            found[name][self._permutation(name, epochs)[:rest]] += 1
+        return found
 
     def windows_by_species(self, micro_step: int) -> dict[str, int]:
         """How many windows of each species all ranks together read in a micro-step, if any."""

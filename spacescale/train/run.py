@@ -326,24 +326,15 @@ def training_windows(
     config: Config, datasets: dict[str, SpeciesData], micro_batch_size: int
 ) -> TrainingWindows:
     """The training windows of this rank, in the order of the run."""
-    data = config.data
-    order = SampleOrder(
-        seed=config.run.seed,
-        num_windows={name: len(d.rows("train")) for name, d in datasets.items()},
-        balance=data.species_balance,
-        micro_batch_size=micro_batch_size,
-        world_size=comm.world_size(),
-        shift_bp=data.shift_bp,
-        reverse_complement=data.reverse_complement,
-        importance=data.species_importance,
-    )
+    num_windows = {name: len(d.rows("train")) for name, d in datasets.items()}
+    order = SampleOrder.of_run(config, num_windows, micro_batch_size, comm.world_size())
     return TrainingWindows(
         datasets,
         order,
         comm.rank(),
         config.model.seq_length,
-        data.roll_targets_windows,
-        replace_damaged=data.on_damaged == "replace",
+        config.data.roll_targets_windows,
+        replace_damaged=config.data.on_damaged == "replace",
     )
 
 

@@ -251,6 +251,16 @@ def test_flipped_bits_never_pass(copy):
     SpeciesData.open(copy).verify()
 
 
+def test_bases_of_a_piece_of_a_contig_are_counted_from_the_contig_s_start(dataset):
+    data = SpeciesData.open(dataset)
+    whole = data.manifest.contigs[1]
+    piece = whole.model_copy(update={"start": 100, "length": 60, "offset": whole.offset + 100})
+    assert data.bases(piece, 110, 130).tolist() == data.bases(whole, 110, 130).tolist()
+    assert data.bases(piece, 100, 160).size == 60
+    with pytest.raises(AssertionError):
+        data.bases(piece, 90, 130)
+
+
 def test_contig_table_leads_to_the_bases(dataset):
     contigs = SpeciesData.open(dataset).manifest.contigs
     assert [c.name for c in contigs] == list(LENGTHS)

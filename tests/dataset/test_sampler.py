@@ -112,6 +112,16 @@ def test_every_window_is_read_once_per_epoch(order):
         assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
 
 
+@quick
+@given(orders(), st.integers(0, 300))
+def test_times_drawn_counts_the_draws(order, num_windows):
+    counted = Counter((draw.species, draw.window) for draw in in_order(order, num_windows))
+    assert order.times_drawn(num_windows) == {
+        name: pytest.approx([counted[name, window] for window in range(count)])
+        for name, count in order.num_windows.items()
+    }
+
+
 def test_epochs_species_and_seeds_have_orders_of_their_own():
     equal = order(num_windows={"finch": 40, "perch": 40}, world_size=1)
     draws = in_order(equal, 200)

@@ -1,0 +1,1 @@
+"""Which sequences of a benchmark a model has seen in training, or something like them."""

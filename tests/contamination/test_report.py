@@ -1,0 +1,167 @@
+"""The command, from a checkpoint and files of sequences to a table and a summary."""
+
+import csv
+import sys
+
+import numpy as np
+import pytest
+from made_up_runs import genome_of
+from planted_copies import altered, random_genome
+from small_datasets import SPAN
+
+from spacescale import cli
+from spacescale.contamination import verdicts
+from spacescale.contamination.report import contamination
+from spacescale.contamination.seen import read_training, seen_windows
+from spacescale.contamination.sequences import decoys, read_queries
+from spacescale.contamination.verdicts import Limits
+from spacescale.errors import UserError
+from spacescale.genome import dna
+
+
+def letters(codes):
+    return "".join("ACGTN"[code] for code in codes)
+
+
+def write_table(path, sequences):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("sequence,label\n" + "".join(f"{letters(one)},0\n" for one in sequences))
+    return path
+
+
+def a_seen_window(run):
+    """Start of a target of finch's that was read, and how often."""
+    windows = seen_windows(read_training(run), [])[0]["finch"]
+    place = int(np.flatnonzero(windows.times)[-1])
+    return int(windows.data.windows.start[windows.data.rows("train")[place]]), windows
+
+
+@pytest.fixture
+def benchmark(run, tmp_path):
+    """A task in splits, of sequences of which is known what they are."""
+    (train, valid, test), random = genome_of(1), np.random.default_rng(0)
+    start, _ = a_seen_window(run)
+    copy = train[start + 20 : start + 120]
+    half_unknown = copy.copy()
+    half_unknown[60:] = dna.N
+    sequences = {
+        "test": [copy, dna.reverse_complement(altered(copy, 0.85, False, random)), test[:100]],
+        "dev": [valid[300:400], np.append(copy[:40], random_genome(100, seed=9)), half_unknown],
+        "train": [np.full(90, dna.N, dtype=np.uint8), copy[:12]],
+    }
+    for split, of_split in sequences.items():
+        write_table(tmp_path / "task" / f"{split}.csv", of_split)
+    return tmp_path / "task"
+
+
+def rows_of(path):
+    with path.open() as file:
+        return {
+            (row["split"], int(row["sequence"])): row
+            for row in csv.DictReader(file, delimiter="\t")
+        }
+
+
+def test_the_table_tells_what_each_sequence_is(run, benchmark, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "report.tsv"
+    words = ["contamination", str(run), "--sequences", str(benchmark), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["spacescale", *words])
+    assert cli.main() == 0
+    rows = rows_of(out)
+    start, windows = a_seen_window(run)
+    assert {key: row["verdict"] for key, row in rows.items()} == {
+        ("test", 1): "same",
+        ("test", 2): "similar",
+        ("test", 3): "none",
+        ("valid", 1): "validation",
+        ("valid", 2): "part",
+        ("valid", 3): "same",
+        ("train", 1): "too short",
+        ("train", 2): "too short",
+    }
+    same = rows["test", 1]
+    in_target, in_input, _ = windows.readings("chrI", start + 70)
+    assert same["place"] == f"chrI:{start + 20}-{start + 120}" and same["species"] == "finch"
+    assert (same["identity"], same["aligned_bp"], same["strand"]) == ("1", "100", "+")
+    assert (same["times_in_target"], same["times_in_input"]) == (str(in_target), str(in_input))
+    assert in_target >= 1 and same["seen_as"] == "target" and same["other_splits"] == ""
+    similar = rows["test", 2]
+    assert similar["strand"] == "-" and 0.8 <= float(similar["identity"]) < 0.95
+    valid = rows["valid", 1]
+    assert valid["seen_as"] == "validation" and valid["other_splits"] == "valid"
+    assert valid["place"] == valid["valid_place"] == "chrII:300-400"
+    assert rows["valid", 2]["aligned_bp"] == "40"
+    printed = capsys.readouterr().out
+    assert "2 of 8 sequences (25.0 %) lie in what training read" in printed
+    assert "1 (12.5 %) are similar" in printed
+
+
+def test_what_lies_between_targets_was_read_as_context(run, tmp_path):
+    """Bases that are in inputs of windows that were read, and in the target of none."""
+    _, windows = a_seen_window(run)
+    rows = windows.data.rows("train")
+    place = int(np.flatnonzero((windows.times[:-1] > 0) & (windows.times[1:] == 0))[0])
+    end = int(windows.data.windows.end[rows[place]])
+    sequence = genome_of(1)[0][end : end + 30]
+    assert windows.reach > 30
+    file = write_table(tmp_path / "one.csv", [sequence])
+    contamination(run, [file], out=tmp_path / "r.tsv")
+    row = rows_of(tmp_path / "r.tsv")["-", 1]
+    assert (row["verdict"], row["seen_as"], row["times_in_target"]) == ("same", "context", "0")
+    assert int(row["times_in_input"]) >= 1
+
+
+def test_what_the_run_has_not_read_is_not_found(run, tmp_path):
+    _, windows = a_seen_window(run)
+    unread = int(np.flatnonzero(windows.times == 0)[0])
+    start = int(windows.data.windows.start[windows.data.rows("train")[unread]]) + SPAN // 2
+    middle = genome_of(1)[0][start - 25 : start + 25]
+    file = write_table(tmp_path / "one.csv", [middle])
+    before = contamination(run, [file])
+    assert "0 of 1 sequences" in before
+    assert "1 of 1 sequences" in contamination(run, [file], steps=100)
+
+
+def test_sequences_are_searched_some_bases_at_a_time(run, benchmark, tmp_path, monkeypatch):
+    contamination(run, [benchmark], out=tmp_path / "whole.tsv")
+    monkeypatch.setattr(verdicts, "QUERIES_BP", 150)
+    contamination(run, [benchmark], out=tmp_path / "parts.tsv")
+    assert (tmp_path / "parts.tsv").read_text() == (tmp_path / "whole.tsv").read_text()
+
+
+def test_limits_decide_what_counts(run, benchmark):
+    assert "1 (12.5 %) are similar" in contamination(run, [benchmark])
+    assert "0 (0.0 %) are similar" in contamination(run, [benchmark], limits=Limits(identity=0.93))
+    wide = contamination(run, [benchmark], limits=Limits(cover=0.2))
+    assert "3 of 8 sequences" in wide
+
+
+def test_the_background_is_of_each_split_and_read_backwards(benchmark):
+    queries = read_queries(benchmark)
+    found = decoys(queries, at_most=2)
+    assert [(one.task, one.split, one.name) for one in found] == [
+        ("task", "valid", "1"), ("task", "valid", "3"), ("task", "test", "1"),
+        ("task", "test", "3"), ("task", "train", "1"), ("task", "train", "2"),
+    ]  # fmt: skip
+    assert found[2].codes.tolist() == queries[3].codes[::-1].tolist()
+
+
+def test_splits_and_tasks_are_named_by_files(tmp_path):
+    one = write_table(tmp_path / "enhancers" / "test.csv", [random_genome(40)])
+    assert [(q.task, q.split) for q in read_queries(one)] == [("enhancers", "test")]
+    other = write_table(tmp_path / "mine.csv", [random_genome(40)])
+    assert [(q.task, q.split) for q in read_queries(other)] == [("mine", "-")]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: no file of sequences here"):
+        read_queries(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("limits", [{"identity": 0}, {"identity": 1.2}, {"cover": -1}])
+def test_limits_are_shares(limits):
+    with pytest.raises(UserError, match=r"^--(identity|cover) .*above 0, and 1 at most"):
+        Limits(**limits)
+
+
+def test_the_name_of_the_table_is_looked_at_first(tmp_path):
+    with pytest.raises(UserError, match=r"--out .*r\.csv: expected a name that ends with"):
+        contamination(tmp_path / "nothing", [tmp_path / "none"], out=tmp_path / "r.csv")
