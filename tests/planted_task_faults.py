@@ -1,4 +1,4 @@
-"""Mistakes that the tests must notice: of tasks with a label per sequence, of what has been seen."""
+"""Mistakes that the tests must notice: of tasks, and of what training has seen of them."""
 
 from planted_faults import Fault
 

@@ -20,7 +20,11 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         nargs="+",
         required=True,
         metavar="FILE|FOLDER",
-        help="FASTA, 2bit, or .csv or .tsv with a column `sequence`; a folder of such files",
+        help="FASTA, 2bit, or .csv or .tsv with a column `sequence`; a folder of such files, or of "
+        "tasks",
+    )
+    command.add_argument(
+        "--genome", type=path_option, help="FASTA or 2bit, of tasks that give places in it"
     )
     command.add_argument(
         "--data", type=path_option, nargs="+", default=[], help="default: the run's"
@@ -53,4 +57,5 @@ def _contamination(args: argparse.Namespace) -> None:
     if args.steps is not None and args.steps < 0:
         raise UserError(f"--steps {args.steps}: must be 0 or more")
     limits = Limits(args.identity, args.cover)
-    print(contamination(args.weights, args.sequences, args.data, args.out, args.steps, limits))
+    places = (args.data, args.out, args.steps)
+    print(contamination(args.weights, args.sequences, *places, limits, args.genome))

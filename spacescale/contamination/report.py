@@ -28,11 +28,12 @@ def contamination(
     out: Path | None = None,
     steps: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    genome: Path | None = None,
 ) -> str:
     """Say which sequences the training of a model has seen, or their like; returns a summary.
 
     out: table (.tsv or .parquet) to write, a row for each sequence. steps: what the run had read
-    after so many. The background of the summary is the share of sequences read backwards that are
+    after so many. genome: of tasks that give places in it. The background of the summary is the share of sequences read backwards that are
     found in the same way.
 
     Recall by the default limits, 200 copies each of stretches of the yeast genome (12 Mb), either
@@ -44,7 +45,7 @@ def contamination(
     """
     if out is not None:
         require_table_name(out)
-    queries = [query for path in sequences for query in read_queries(path)]
+    queries = [query for path in sequences for query in read_queries(path, genome)]
     if not queries:
         raise UserError(f"{', '.join(map(str, sequences))}: no sequence")
     training = read_training(weights, steps)

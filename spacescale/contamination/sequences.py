@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from spacescale.contamination.search import LONGEST_PIECE, Found
-from spacescale.errors import UserError
 from spacescale.genome import dna
 from spacescale.predict.sequence_embeddings import read_sequences
+from spacescale.tasks.read_task import read_task, tasks_below
 
 _SPLITS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
 _FILES = (".csv", ".tsv", ".fa", ".fasta", ".fna", ".2bit")
@@ -33,16 +33,18 @@ class Query:
         return int(np.count_nonzero(self.codes != dna.N))
 
 
-def read_queries(path: Path) -> list[Query]:
+def read_queries(path: Path, genome: Path | None = None) -> list[Query]:
     """The sequences of a file, or of the files of a folder, as `embed` reads them.
 
-    The split is that of which the file has the name. Raises UserError naming file and line.
+    The split is that of which the file has the name. A folder without such files is one of tasks,
+    see `read_task`, with their sequences or their places in a genome. Raises UserError naming file
+    and line.
     """
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if _ending(file) in _FILES)
         if not files:
-            raise UserError(f"{path}: no file of sequences here ({', '.join(_FILES)})")
+            return [query for task in tasks_below(path) for query in _of_task(task, genome)]
     queries = []
     for file in files:
         split = _SPLITS.get(file.name.split(".")[0], "-")
@@ -51,6 +53,15 @@ def read_queries(path: Path) -> list[Query]:
             task = path.absolute().parent.name
         queries += [Query(task, split, one.name, one.codes) for one in read_sequences(file)]
     return queries
+
+
+def _of_task(path: Path, genome: Path | None) -> list[Query]:
+    task = read_task(path, genome=genome)
+    return [
+        Query(task.name, split, name, codes)
+        for split, examples in task.splits.items()
+        for name, codes in zip(examples.names, examples.codes, strict=True)
+    ]
 
 
 def _ending(file: Path) -> str:

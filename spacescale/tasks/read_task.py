@@ -124,6 +124,20 @@ def is_task(path: Path) -> bool:
     return path.is_dir() and any(layout.files(path) for layout in _LAYOUTS.values())
 
 
+def tasks_below(folder: Path) -> list[Path]:
+    """All folders in and below one that hold a task, in order of their paths.
+
+    Raises UserError where there is none.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    found = [path for path in sorted([folder, *folder.rglob("*")]) if is_task(path)]
+    if not found:
+        expected = ", ".join(one.looks_like for one in _LAYOUTS.values())
+        raise UserError(f"{folder} holds no task, nor does a folder below: expected {expected}")
+    return found
+
+
 def _layout_of(path: Path) -> tuple[str, _Layout]:
     if path.is_file():
         form = form_of(path)

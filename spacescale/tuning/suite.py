@@ -19,7 +19,7 @@ from spacescale.parallel import comm
 from spacescale.parallel.engine import read_deepspeed_config, resolve_deepspeed_config
 from spacescale.predict.trained_model import load_trained
 from spacescale.tasks.duplicates import find_duplicates
-from spacescale.tasks.read_task import is_task, read_task
+from spacescale.tasks.read_task import read_task, tasks_below
 from spacescale.tasks.scores import METRICS
 from spacescale.tasks.task import Task
 from spacescale.tuning.rows import Rows
@@ -126,14 +126,12 @@ def deepspeed_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def find_tasks(folder: Path, wanted: list[str] | None) -> list[Path]:
-    """All folders below that hold a task, in order of their paths."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    found = [path for path in sorted([folder, *folder.rglob("*")]) if is_task(path)]
+    """The tasks below a folder of which one of the patterns is the name."""
+    found = tasks_below(folder)
     if wanted:
         found = [p for p in found if any(fnmatchcase(p.name, pattern) for pattern in wanted)]
     if not found:
-        raise UserError(f"{folder}: no task in it" + (f" of {', '.join(wanted)}" if wanted else ""))
+        raise UserError(f"{folder}: no task in it of {', '.join(wanted or [])}")
     return found
 
 

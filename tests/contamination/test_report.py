@@ -152,8 +152,24 @@ def test_splits_and_tasks_are_named_by_files(tmp_path):
     other = write_table(tmp_path / "mine.csv", [random_genome(40)])
     assert [(q.task, q.split) for q in read_queries(other)] == [("mine", "-")]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty: no file of sequences here"):
+    with pytest.raises(UserError, match=r"empty holds no task, nor does a folder below"):
         read_queries(tmp_path / "empty")
+
+
+def test_a_suite_is_read_task_by_task(tmp_path):
+    for task, size in (("one", 2), ("two", 3)):
+        for split in ("train", "test"):
+            (tmp_path / task / split / "yes").mkdir(parents=True)
+            for i in range(size):
+                file = tmp_path / task / split / "yes" / f"{i}.txt"
+                file.write_text(letters(random_genome(30 + i)))
+            (tmp_path / task / split / "no").mkdir()
+            for i in range(size):
+                file = tmp_path / task / split / "no" / f"{i}.txt"
+                file.write_text(letters(random_genome(50 + i)))
+    queries = read_queries(tmp_path)
+    assert [sum(q.task == task for q in queries) for task in ("one", "two")] == [8, 12]
+    assert {q.split for q in queries} == {"train", "valid", "test"}
 
 
 @pytest.mark.parametrize("limits", [{"identity": 0}, {"identity": 1.2}, {"cover": -1}])
