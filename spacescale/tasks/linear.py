@@ -16,7 +16,7 @@ from spacescale.tasks.extra import tasks_extra
 from spacescale.tasks.scores import main_score
 from spacescale.tasks.task import Kind
 
-PENALTIES = 10.0 ** np.arange(1, -3.5, -0.5)  # strongest first, of the mean loss of a sequence
+PENALTIES = 10.0 ** np.arange(2, -3.5, -0.5)  # strongest first, of the mean loss of a sequence
 ITERATIONS = 200
 NEVER = -100.0  # log-odds of what does not occur in training
 TOLERANCE = 1e-3  # further iterations move the scores of words by less than seeds would
