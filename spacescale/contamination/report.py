@@ -33,8 +33,8 @@ def contamination(
     """Say which sequences the training of a model has seen, or their like; returns a summary.
 
     out: table (.tsv or .parquet) to write, a row for each sequence. steps: what the run had read
-    after so many. genome: of tasks that give places in it. The background of the summary is the share of sequences read backwards that are
-    found in the same way.
+    after so many. genome: of tasks that give places in it. The background of the summary is the
+    share of sequences read backwards that are found in the same way.
 
     Recall by the default limits, 200 copies each of stretches of the yeast genome (12 Mb), either
     strand, searched in all of it: all at identities of 1 and 0.95; at 0.8 by substitutions 99.5 %

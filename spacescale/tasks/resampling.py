@@ -57,12 +57,12 @@ def intervals(
 ) -> dict[str, Interval]:
     """The interval of each of METRICS. groups: N words; sequences of one are drawn together."""
     check_predictions(kind, targets, predictions)
-    figures = _figures(kind, METRICS[kind], targets, predictions)
+    figures = figures_of(kind, METRICS[kind], targets, predictions)
     found = {metric: [] for metric in METRICS[kind]}
-    for weights in _draws(len(targets), groups, seed, draws):
+    for weights in draw_weights(len(targets), groups, seed, draws):
         for metric, figure in figures.items():
             found[metric].append(figure(weights))
-    return {metric: _interval(np.concatenate(parts)) for metric, parts in found.items()}
+    return {metric: middle_of(np.concatenate(parts)) for metric, parts in found.items()}
 
 
 def compare(
@@ -85,15 +85,15 @@ def compare(
     for predictions in (first, second):
         check_predictions(kind, targets, predictions)
         values.append(main_score(kind, targets, predictions, metric))
-        figures.append(_figures(kind, (metric,), targets, predictions)[metric])
+        figures.append(figures_of(kind, (metric,), targets, predictions)[metric])
     found = [
         figures[0](weights) - figures[1](weights)
-        for weights in _draws(len(targets), groups, seed, draws)
+        for weights in draw_weights(len(targets), groups, seed, draws)
     ]
     differences = np.concatenate(found)
     tail = min((differences <= 0).sum(), (differences >= 0).sum())
     p = min(1.0, 2 * (tail + 1) / (np.isfinite(differences).sum() + 1))
-    return Difference(metric, values[0] - values[1], _interval(differences), float(p))
+    return Difference(metric, values[0] - values[1], middle_of(differences), float(p))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -108,7 +108,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def _draws(size: int, groups: Sequence[str], seed: int, draws: int) -> Iterator[np.ndarray]:
+def draw_weights(size: int, groups: Sequence[str], seed: int, draws: int) -> Iterator[np.ndarray]:
     """How often each sequence is drawn, float64 (some, N), `draws` rows in all."""
     random = np.random.default_rng(seed)
     members = np.unique(np.array(groups), return_inverse=True)[1] if groups else np.arange(size)
@@ -121,7 +121,8 @@ def _draws(size: int, groups: Sequence[str], seed: int, draws: int) -> Iterator[
         yield counts[:, members].astype(np.float64)
 
 
-def _interval(values: np.ndarray) -> Interval:
+def middle_of(values: np.ndarray) -> Interval:
+    """The interval of draws, float64 (D,), without those where a figure is not defined."""
     defined = values[~np.isnan(values)]
     if not len(defined):
         return Interval(float("nan"), float("nan"))
@@ -129,9 +130,10 @@ def _interval(values: np.ndarray) -> Interval:
     return Interval(float(low), float(high))
 
 
-def _figures(
+def figures_of(
     kind: Kind, metrics: Sequence[str], targets: np.ndarray, predictions: np.ndarray
 ) -> dict[str, Figure]:
+    """What computes each metric of predictions (N, C) for many draws at once."""
     figures: dict[str, Figure] = {}
     if any(metric in OF_DECISIONS for metric in metrics):
         decided = _decisions(targets, predictions)

@@ -9,7 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spacescale.tasks.resampling import DRAWS, Difference, Interval, _draws, _figures, _interval
+from spacescale.tasks.resampling import (
+    DRAWS,
+    Difference,
+    Interval,
+    draw_weights,
+    figures_of,
+    middle_of,
+)
 from spacescale.tasks.scores import check_predictions, main_score
 from spacescale.tasks.task import Kind
 
@@ -23,7 +30,7 @@ def seed_interval(
     seed: int = 0,
 ) -> Interval:
     """The interval of the mean over S predictions (N, C) of a metric; sequences and seeds drawn."""
-    return _interval(_means(kind, targets, [predictions], metric, groups, seed)[0])
+    return middle_of(_means(kind, targets, [predictions], metric, groups, seed)[0])
 
 
 def compare_seeds(
@@ -48,7 +55,7 @@ def compare_seeds(
     differences = means[0] - means[1]
     tail = min((differences <= 0).sum(), (differences >= 0).sum())
     p = min(1.0, 2 * (tail + 1) / (len(differences) + 1))
-    return Difference(metric, value[0] - value[1], _interval(differences), float(p))
+    return Difference(metric, value[0] - value[1], middle_of(differences), float(p))
 
 
 def _means(
@@ -64,9 +71,9 @@ def _means(
     for predictions in methods:
         for one in predictions:
             check_predictions(kind, targets, one)
-        figures.append([_figures(kind, (metric,), targets, one)[metric] for one in predictions])
+        figures.append([figures_of(kind, (metric,), targets, one)[metric] for one in predictions])
     parts = [[] for _ in methods]
-    for weights in _draws(len(targets), groups, seed, DRAWS):
+    for weights in draw_weights(len(targets), groups, seed, DRAWS):
         for part, of in zip(parts, figures, strict=True):
             part.append(np.stack([np.nan_to_num(figure(weights)) for figure in of]))
     random = np.random.default_rng([seed, 1])

@@ -157,7 +157,7 @@ def test_splits_and_tasks_are_named_by_files(tmp_path):
 
 
 def test_a_suite_is_read_task_by_task(tmp_path):
-    for task, size in (("one", 2), ("two", 3)):
+    for task, size in (("one", 12), ("two", 15)):
         for split in ("train", "test"):
             (tmp_path / task / split / "yes").mkdir(parents=True)
             for i in range(size):
@@ -168,7 +168,7 @@ def test_a_suite_is_read_task_by_task(tmp_path):
                 file = tmp_path / task / split / "no" / f"{i}.txt"
                 file.write_text(letters(random_genome(50 + i)))
     queries = read_queries(tmp_path)
-    assert [sum(q.task == task for q in queries) for task in ("one", "two")] == [8, 12]
+    assert [sum(q.task == task for q in queries) for task in ("one", "two")] == [48, 60]
     assert {q.split for q in queries} == {"train", "valid", "test"}
 
 

@@ -41,8 +41,8 @@ def some_values(random, size):
 def test_a_draw_is_scored_as_scikit_learn_scores_its_sequences(kind, made):
     random = np.random.default_rng(0)
     targets, predictions = made(random, 60)
-    figures = resampling._figures(kind, METRICS[kind], targets, predictions)
-    (weights,) = resampling._draws(60, (), seed=1, draws=5)
+    figures = resampling.figures_of(kind, METRICS[kind], targets, predictions)
+    (weights,) = resampling.draw_weights(60, (), seed=1, draws=5)
     assert (weights.sum(1) == 60).all() and len(np.unique(weights)) > 2
     for i, draw in enumerate(weights):
         rows = np.repeat(np.arange(60), draw.astype(int))
@@ -69,13 +69,13 @@ def test_seeds_decide():
 
 def test_as_many_draws_are_made_as_asked_for(monkeypatch):
     monkeypatch.setattr(resampling, "WEIGHTS_AT_ONCE", 7 * 30)
-    parts = list(resampling._draws(30, (), seed=0, draws=20))
+    parts = list(resampling.draw_weights(30, (), seed=0, draws=20))
     assert [len(part) for part in parts] == [7, 7, 6]
 
 
 def test_groups_are_drawn_whole():
     groups = ["a", "b", "a", "c"]
-    weights = np.concatenate(list(resampling._draws(4, groups, seed=0, draws=50)))
+    weights = np.concatenate(list(resampling.draw_weights(4, groups, seed=0, draws=50)))
     assert (weights[:, 0] == weights[:, 2]).all()
     assert (weights[:, [0, 1, 3]].sum(1) == 3).all()
     assert len(np.unique(weights[:, 1])) > 2
