@@ -20,8 +20,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         nargs="+",
         required=True,
         metavar="FILE|FOLDER",
-        help="FASTA, 2bit, or .csv or .tsv with a column `sequence`; a folder of such files, or of "
-        "tasks",
+        help="FASTA, 2bit, or .csv or .tsv with a column `sequence`; a folder of a task or of "
+        "several",
     )
     command.add_argument(
         "--genome", type=path_option, help="FASTA or 2bit, of tasks that give places in it"

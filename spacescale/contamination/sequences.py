@@ -15,7 +15,6 @@ from spacescale.predict.sequence_embeddings import read_sequences
 from spacescale.tasks.read_task import read_task, tasks_below
 
 _SPLITS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
-_FILES = (".csv", ".tsv", ".fa", ".fasta", ".fna", ".2bit")
 
 
 @dataclass(frozen=True)
@@ -34,25 +33,16 @@ class Query:
 
 
 def read_queries(path: Path, genome: Path | None = None) -> list[Query]:
-    """The sequences of a file, or of the files of a folder, as `embed` reads them.
+    """The sequences of a file as `embed` reads it, or of the tasks of a folder.
 
-    The split is that of which the file has the name. A folder without such files is one of tasks,
-    see `read_task`, with their sequences or their places in a genome. Raises UserError naming file
-    and line.
+    The split of a file is that of which it has the name. genome: of tasks that give places in it,
+    see `read_task`. Raises UserError naming file and line.
     """
-    files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if _ending(file) in _FILES)
-        if not files:
-            return [query for task in tasks_below(path) for query in _of_task(task, genome)]
-    queries = []
-    for file in files:
-        split = _SPLITS.get(file.name.split(".")[0], "-")
-        task = path.name if path.is_dir() else file.name.split(".")[0]
-        if split != "-" and file == path:
-            task = path.absolute().parent.name
-        queries += [Query(task, split, one.name, one.codes) for one in read_sequences(file)]
-    return queries
+        return [query for task in tasks_below(path) for query in _of_task(task, genome)]
+    split = _SPLITS.get(path.name.split(".")[0], "-")
+    task = path.name.split(".")[0] if split == "-" else path.absolute().parent.name
+    return [Query(task, split, one.name, one.codes) for one in read_sequences(path)]
 
 
 def _of_task(path: Path, genome: Path | None) -> list[Query]:
@@ -62,10 +52,6 @@ def _of_task(path: Path, genome: Path | None) -> list[Query]:
         for split, examples in task.splits.items()
         for name, codes in zip(examples.names, examples.codes, strict=True)
     ]
-
-
-def _ending(file: Path) -> str:
-    return Path(file.name.lower().removesuffix(".gz")).suffix
 
 
 def cut(codes: np.ndarray) -> list[np.ndarray]:

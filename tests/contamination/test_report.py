@@ -25,7 +25,8 @@ def letters(codes):
 
 def write_table(path, sequences):
     path.parent.mkdir(exist_ok=True)
-    path.write_text("sequence,label\n" + "".join(f"{letters(one)},0\n" for one in sequences))
+    rows = "".join(f"{letters(one)},{i % 2}\n" for i, one in enumerate(sequences))
+    path.write_text("sequence,label\n" + rows)
     return path
 
 
@@ -54,10 +55,15 @@ def benchmark(run, tmp_path):
     return tmp_path / "task"
 
 
+def number_of(name):
+    """From 1: of a row of a file, which has its name, or of FILE:LINE of a task."""
+    return int(name) if name.isdecimal() else int(name.split(":")[-1]) - 1
+
+
 def rows_of(path):
     with path.open() as file:
         return {
-            (row["split"], int(row["sequence"])): row
+            (row["split"], number_of(row["sequence"])): row
             for row in csv.DictReader(file, delimiter="\t")
         }
 
@@ -140,10 +146,11 @@ def test_the_background_is_of_each_split_and_read_backwards(benchmark):
     queries = read_queries(benchmark)
     found = decoys(queries, at_most=2)
     assert [(one.task, one.split, one.name) for one in found] == [
-        ("task", "valid", "1"), ("task", "valid", "3"), ("task", "test", "1"),
-        ("task", "test", "3"), ("task", "train", "1"), ("task", "train", "2"),
+        ("task", "train", "train.csv:2"), ("task", "train", "train.csv:3"),
+        ("task", "valid", "dev.csv:2"), ("task", "valid", "dev.csv:4"),
+        ("task", "test", "test.csv:2"), ("task", "test", "test.csv:4"),
     ]  # fmt: skip
-    assert found[2].codes.tolist() == queries[3].codes[::-1].tolist()
+    assert found[4].codes.tolist() == queries[5].codes[::-1].tolist()
 
 
 def test_splits_and_tasks_are_named_by_files(tmp_path):
