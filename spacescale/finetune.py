@@ -39,6 +39,8 @@ def add_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
     parser.add_argument("--beside", nargs="*", metavar="METHOD", help="what the model is held "
                         "against (default: all): majority, 'length and GC', k-mers, CNN, scratch, "
                         "'random frozen'")  # fmt: skip
+    parser.add_argument("--seen", type=path_option, metavar="REPORT", help="table of `spacescale "
+                        "contamination` of these tasks: scores without what was seen")  # fmt: skip
     learning = parser.add_argument_group("learning")
     learning.add_argument("--mode", choices=("full", "lora", "head"), default="full",
                           help="what is trained: everything, low-rank matrices beside the weights "

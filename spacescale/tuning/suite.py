@@ -24,6 +24,7 @@ from spacescale.tasks.scores import METRICS
 from spacescale.tasks.task import Task
 from spacescale.tuning.rows import Rows
 from spacescale.tuning.run import BESIDE, Plan, Pretrained, TaskRun
+from spacescale.tuning.seen import Seen, read_seen, seen_of
 from spacescale.tuning.settings import TuningSettings
 from spacescale.tuning.starts import with_species
 from spacescale.tuning.table import TaskTable, describe, suite_lines, table_of, task_lines
@@ -38,26 +39,31 @@ logger = logging.getLogger(__name__)
 
 
 def tune(args: argparse.Namespace, device: torch.device) -> str:
-    """Do what `finetune` or `suite` was asked for; returns a table of all results.
+    """Do what `finetune` or `suite` was asked for; returns, on rank 0, a table of all results.
 
     A command given again goes on where it was stopped. Raises UserError, on all ranks alike.
     """
     plan, deepspeed_config = comm.on_all(lambda: (plan_of(args), deepspeed_of(args)))
     several = getattr(args, "suite", None)
     folders = comm.on_all(lambda: find_tasks(several, args.tasks) if several else [args.task])
-    tables = []
+    verdicts = comm.on_all(lambda: read_seen(args.seen) if args.seen else None)
+    tables: list[TaskTable] = []
+
+    def add(run: TaskRun, seen: Seen | None) -> None:
+        tables.append(table_of(run.task, run.rows, run.names, plan.seeds, seen))
+        write_text(args.out / "results.md", "\n".join([*lines_of(tables), ""]))
+
     for path in folders:
         task = comm.on_all(lambda path=path: _read(path, args))
+        seen = comm.on_all(lambda t=task: seen_of(t, verdicts, args.seen) if verdicts else None)
         folder = args.out / task.name
         run = TaskRun(task, plan, comm.on_all(lambda f=folder: Rows(f)), deepspeed_config, device)
         if comm.is_main():
             for line in describe(task, find_duplicates(task)):
                 logger.info("%s", line)
         run.run()
-        tables.append(comm.on_main(lambda r=run: table_of(r.task, r.rows, r.names, plan.seeds)))
-        text = "\n".join(lines_of(tables))
-        comm.on_main(lambda t=text: write_text(args.out / "results.md", t + "\n"))
-    return text
+        comm.on_main_only(lambda r=run, s=seen: add(r, s))
+    return "\n".join(lines_of(tables))
 
 
 def lines_of(tables: list[TaskTable]) -> list[str]:

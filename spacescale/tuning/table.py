@@ -13,9 +13,11 @@ import numpy as np
 
 from spacescale.tasks.duplicates import DuplicateReport
 from spacescale.tasks.resampling import Difference, Interval, holm
+from spacescale.tasks.scores import main_score
 from spacescale.tasks.seeds import compare_seeds, seed_interval
 from spacescale.tasks.task import Task
 from spacescale.tuning.rows import Rows
+from spacescale.tuning.seen import Seen
 
 NAMES = {"mcc": "MCC", "macro_f1": "macro-F1", "auroc": "AUROC", "auprc": "AUPRC"}
 
@@ -25,13 +27,15 @@ class Line:
     """What one method gave with all seeds.
 
     scores: of each seed. interval: of their mean, over test sequences and seeds. unique: the mean
-    of the test sequences that occur nowhere else. less: the model asked for less this method.
+    of the test sequences that occur nowhere else, unseen: of those that pretraining has not seen.
+    less: the model asked for less this method.
     """
 
     method: str
     scores: list[float]
     interval: Interval
     unique: float
+    unseen: float | None
     less: Difference | None
     seconds: float
     remarks: list[str]
@@ -44,6 +48,7 @@ class TaskTable:
     task: Task
     metric: str
     num_unique: int
+    seen: Seen | None
     lines: list[Line]
 
     @property
@@ -52,7 +57,13 @@ class TaskTable:
         return max(self.lines[1:], key=lambda line: mean(line.scores), default=None)
 
 
-def table_of(task: Task, rows: Rows, methods: Sequence[str], seeds: Sequence[int]) -> TaskTable:
+def table_of(
+    task: Task,
+    rows: Rows,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    seen: Seen | None = None,
+) -> TaskTable:
     """Gather the rows of a task. methods: as lines, the model first."""
     test = task.splits["test"]
     by_method = {name: rows.of(name, seeds) for name in methods}
@@ -60,7 +71,12 @@ def table_of(task: Task, rows: Rows, methods: Sequence[str], seeds: Sequence[int
     answers = {name: [rows.answers(row) for row in of] for name, of in by_method.items()}
     lines = []
     for name, of in by_method.items():
-        less = None
+        less, unseen = None, None
+        if seen is not None and len(seen.unseen):
+            rest = test.targets[seen.unseen]
+            unseen = mean(
+                main_score(task.kind, rest, one[seen.unseen], metric) for one in answers[name]
+            )
         if name != methods[0]:
             both = answers[methods[0]], answers[name]
             less = compare_seeds(task.kind, test.targets, *both, metric, test.groups)
@@ -70,12 +86,13 @@ def table_of(task: Task, rows: Rows, methods: Sequence[str], seeds: Sequence[int
                 [row.scores[metric] for row in of],
                 seed_interval(task.kind, test.targets, answers[name], metric, test.groups),
                 mean(row.unique[metric] for row in of),
+                unseen,
                 less,
                 mean(row.seconds for row in of),
                 list(dict.fromkeys(remark for row in of for remark in row.remarks)),
             )
         )
-    return TaskTable(task, metric, by_method[methods[0]][0].num_unique, lines)
+    return TaskTable(task, metric, by_method[methods[0]][0].num_unique, seen, lines)
 
 
 def task_lines(table: TaskTable) -> list[str]:
@@ -89,17 +106,20 @@ def task_lines(table: TaskTable) -> list[str]:
         f"{numbers} sequences of {_lengths(task)} bp.",
         "",
         f"| | seeds | {metric} | 95 % interval | without copies ({table.num_unique:,}) | "
+        f"{f'not seen ({len(table.seen.unseen):,}) | ' if table.seen else ''}"
         "model less this | p | s |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|" + ("---|" if table.seen else ""),
     ]
     for line in table.lines:
         found.append(
             f"| {line.method} | {len(line.scores)} | {_mean_sd(line.scores)} | "
-            f"{_interval(line.interval)} | {line.unique:.3f} | {_difference(line.less)} | "
+            f"{_interval(line.interval)} | {line.unique:.3f} | "
+            f"{_unseen(line) if table.seen else ''}{_difference(line.less)} | "
             f"{f'{line.less.p:.3f}' if line.less else ''} | {line.seconds:.0f} |"
         )
     remarks = [f"{line.method}: {remark}" for line in table.lines for remark in line.remarks]
-    return [*found, "", *(f"- {text}" for text in [*task.notes, *remarks])]
+    seen = [table.seen.in_words()] if table.seen else []
+    return [*found, "", *(f"- {text}" for text in [*task.notes, *seen, *remarks])]
 
 
 def suite_lines(tables: Sequence[TaskTable]) -> list[str]:
@@ -146,6 +166,10 @@ def _lengths(task: Task) -> str:
 
 def _mean_sd(scores: Sequence[float]) -> str:
     return f"{mean(scores):.3f}" + (f" ± {stdev(scores):.3f}" if len(scores) > 1 else "")
+
+
+def _unseen(line: Line) -> str:
+    return "| " if line.unseen is None else f"{line.unseen:.3f} | "
 
 
 def _interval(interval: Interval) -> str:

@@ -1,0 +1,115 @@
+"""Tables of results: who is compared with whom, over which sequences."""
+
+import numpy as np
+import pytest
+from small_tasks import motif_task
+
+from spacescale.errors import UserError
+from spacescale.tasks.scores import score
+from spacescale.tasks.seeds import compare_seeds, seed_interval
+from spacescale.tuning.rows import Row, Rows
+from spacescale.tuning.seen import read_seen, seen_of
+from spacescale.tuning.table import suite_lines, table_of, task_lines
+
+TASK = motif_task(sizes=(8, 8, 200))
+TRUTH = TASK.splits["test"].targets
+
+
+def answers(right, seed):
+    """Of 200 sequences so many right, drawn anew with each seed."""
+    random = np.random.default_rng(seed)
+    wrong = random.permutation(200)[right:]
+    decided = TRUTH.copy()
+    decided[wrong] = 1 - decided[wrong]
+    return np.stack([1 - decided, decided], axis=1).astype(np.float32)
+
+
+def rows_with(folder, **right):
+    rows = Rows(folder)
+    for method, number in right.items():
+        for seed in range(3):
+            found = answers(number, seed)
+            scores = score("classes", TRUTH, found)
+            unique = score("classes", TRUTH[:150], found[:150])
+            row = Row("motifs", method, seed, "k", "mcc", scores, unique, {"test": 200}, 150, 1.5)
+            rows.add(row, found)
+    return rows
+
+
+def test_rows_are_read_as_they_were_written(tmp_path):
+    rows = rows_with(tmp_path, model=180)
+    again = Rows(tmp_path)
+    assert again.rows == rows.rows
+    np.testing.assert_array_equal(again.answers(again.rows[1]), answers(180, 1))
+    again.add(again.rows[1], answers(200, 0))
+    assert len(Rows(tmp_path).rows) == 3
+    assert Rows(tmp_path).find("model", 2, "k") and not Rows(tmp_path).find("model", 2, "other")
+
+
+def test_a_figure_that_is_not_defined_is_kept_as_such(tmp_path):
+    row = Row("t", "m", 0, "k", "auroc", {"auroc": float("nan")}, {"auroc": 0.5}, {}, 1, 1.0)
+    Rows(tmp_path).add(row, np.zeros((2, 1)))
+    (read,) = Rows(tmp_path).rows
+    assert np.isnan(read.scores["auroc"]) and "null" in (tmp_path / "rows.jsonl").read_text()
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"rows\.jsonl:1: not a row of results"):
+        Rows(tmp_path)
+
+
+def test_the_model_is_held_against_the_best_of_the_rest(tmp_path):
+    rows = rows_with(tmp_path, model=180, good=176, poor=120)
+    table = table_of(TASK, rows, ["model", "good", "poor"], range(3))
+    assert table.best_other is not None and table.best_other.method == "good"
+    model, good, poor = table.lines
+    assert model.less is None
+    assert good.less is not None and poor.less is not None
+    assert good.less.value == pytest.approx(np.mean(model.scores) - np.mean(good.scores))
+    assert good.less.interval.low < 0 < good.less.interval.high and good.less.p > 0.2
+    assert poor.less.interval.low > 0.2 and poor.less.p < 0.01
+    text = "\n".join(task_lines(table))
+    assert "| good | 3 | " in text and "not seen" not in text
+    assert "not distinguishable" in suite_lines([table])[-1]
+    worse = table_of(TASK, rows, ["poor", "model"], range(3))
+    assert suite_lines([worse])[-1].endswith("| worse |")
+
+
+def test_seeds_widen_the_interval():
+    """Of two methods with the same mean that whose seeds differ is less certain."""
+    alike = [answers(160, seed) for seed in range(4)]
+    unlike = [answers(number, 5) for number in (100, 140, 200, 200)]
+    narrow, wide = (seed_interval("classes", TRUTH, of, "mcc") for of in (alike, unlike))
+    assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
+    one = compare_seeds("classes", TRUTH, alike, alike, "mcc")
+    assert one.value == 0 and one.interval.low < 0 < one.interval.high
+
+
+def report(path, verdicts, task="motifs"):
+    lines = ["task\tsplit\tsequence\tverdict", f"{task}\ttrain\tx\tsame"]
+    names = TASK.splits["test"].names
+    lines += [f"{task}\ttest\t{n}\t{v}" for n, v in zip(names, verdicts, strict=False)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_scores_without_what_pretraining_has_seen(tmp_path):
+    path = report(tmp_path / "r.tsv", ["same"] * 3 + ["similar"] * 7 + ["none", "part"] * 95)
+    seen = seen_of(TASK, read_seen(path), path)
+    assert seen.unseen.tolist() == list(range(10, 200))
+    assert "seen 10 of 200 test sequences (5.0%): 3 the same, 7 similar" in seen.in_words()
+    table = table_of(TASK, rows_with(tmp_path / "rows", model=180), ["model"], [0, 1], seen)
+    expected = [score("classes", TRUTH[10:], answers(180, seed)[10:])["mcc"] for seed in (0, 1)]
+    assert table.lines[0].unseen == pytest.approx(np.mean(expected))
+    assert "not seen (190)" in "\n".join(task_lines(table))
+
+
+def test_a_report_of_other_sequences_is_refused(tmp_path):
+    short = report(tmp_path / "short.tsv", ["none"] * 150)
+    with pytest.raises(UserError, match="nothing of motifs's test sequence made up:151"):
+        seen_of(TASK, read_seen(short), short)
+    other = tmp_path / "other.tsv"
+    other.write_text("task\tsplit\n")
+    with pytest.raises(UserError, match="no column 'sequence'"):
+        read_seen(other)
