@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spacescale import __version__, console
 from spacescale.arguments import given_path, path_option
@@ -17,6 +18,9 @@ from spacescale.predict import commands as predict_commands
 from spacescale.pretrain import begin
 from spacescale.selfcheck import add_options as add_selfcheck_options
 from spacescale.selfcheck import run as run_selfcheck
+
+if TYPE_CHECKING:
+    from spacescale.planning.machine import Machine
 
 WITHOUT_PROBE = (
     "the checkpoint holds no probe, so that these weights are known to be those that were "
@@ -258,6 +262,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="also run one micro-step here (in fp32 without a GPU) and set it beside the plan",
     )
     plan.add_argument("--json", action="store_true", help="bytes and FLOPs for programs")
+    tuned = plan.add_argument_group("of a fine-tuning")
+    tuned.add_argument("--finetune", choices=("full", "lora", "head"), help="plan that instead")
+    tuned.add_argument("--length", type=int, default=500, help="of a sequence (default: 500 bp)")
+    tuned.add_argument("--batch", type=int, default=32, help="sequences a step (default: 32)")
+    tuned.add_argument("--lora-rank", type=int, default=8, help="default: %(default)s")
+    tuned.add_argument("--sequences", type=int, help="of an epoch, to time it")
     plan.set_defaults(run=_plan)
 
     recommend = commands.add_parser(
@@ -429,6 +439,9 @@ def _plan(args: argparse.Namespace) -> None:
         gpus_per_node=args.gpus_per_node,
         latency_us=args.latency_us,
     )
+    if args.finetune:
+        print(_tuning_plan(args, machine))
+        return
     plan = plan_preset(
         args.preset,
         args.overrides,
@@ -455,6 +468,17 @@ def _recommend(args: argparse.Namespace) -> None:
     given = [str(path) for path in args.data]
     found = recommend(args.data or [embedded_data()], args.minutes, given)
     print((as_json if args.json else as_text)(found))
+
+
+def _tuning_plan(args: argparse.Namespace, machine: Machine) -> str:
+    from spacescale.overrides import build_config
+    from spacescale.planning.species import with_species
+    from spacescale.tuning.cost import cost_lines, tuning_cost
+
+    config = with_species(build_config(args.preset, args.overrides), args.data)
+    sizes = (args.length, args.batch, args.lora_rank, args.gpus)
+    cost = tuning_cost(config.model, args.finetune, *sizes, args.precision)
+    return "\n".join(cost_lines(cost, config, machine, args.sequences))
 
 
 def _answer(args: argparse.Namespace) -> None:

@@ -82,15 +82,15 @@ def measure(
     codes = {name: _random_codes(config, count, device) for name, count in windows.items()}
     kept: dict[int, int] = {}
     with (
-        _flop_counter() as forward,
+        flop_counter() as forward,
         _autocast(precision, device),
-        _counting_kept(kept, _addresses(model)),
+        counting_kept(kept, addresses(model)),
     ):
         output = model(codes)
         targets = {name: torch.rand_like(found) for name, found in output.prediction.items()}
         losses = training_losses(output, targets, config.loss, lambda x: x)
         total = torch.stack(list(losses.values())).sum()
-    with _flop_counter() as backward:
+    with flop_counter() as backward:
         total.backward()
     optimiser.step()
     forward_flops = forward.get_total_flops()
@@ -104,8 +104,8 @@ def measure(
     )
 
 
-def _flop_counter() -> FlopCounterMode:
-    # PyTorch's counter does not know the in-place product of our convolutions on CPUs.
+def flop_counter() -> FlopCounterMode:
+    """PyTorch's counter, which does not know the in-place product of our convolutions on CPUs."""
     return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: _baddbmm_flop})
 
 
@@ -125,13 +125,13 @@ def _autocast(precision: Precision, device: torch.device):
     return nullcontext()
 
 
-def _addresses(model: nn.Module) -> set[int]:
+def addresses(model: nn.Module) -> set[int]:
     """Addresses of parameters and buffers, which are there with or without a backward pass."""
     return {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
 
 
 @contextmanager
-def _counting_kept(kept: dict[int, int], known: set[int]) -> Iterator[None]:
+def counting_kept(kept: dict[int, int], known: set[int]) -> Iterator[None]:
     """Record address → bytes of each distinct storage that autograd keeps."""
 
     def pack(tensor: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ Pool = Literal["mean", "sum", "max"]
 POOLS: tuple[Pool, ...] = get_args(Pool)
 NOT_EMBEDDING = ("heads.", "decoder.")  # what `Space.embed` does not use
 ATTENTION, DENSE = ["to_q", "to_k", "to_v", "to_out"], ["moe.input", "moe.output"]
-EXPERTS = ["experts.w1", "experts.w2", "experts.w3"]
+
+ADAPTED_OF_EXPERTS = ("w1", "w2")
 
 
 class SequenceModel(nn.Module):
@@ -85,13 +86,17 @@ def choose_trained(model: SequenceModel, mode: Mode, lora_rank: int, live_batchn
 def _add_adapters(space: Space, rank: int) -> None:
     import peft
 
-    routed = space.config.species_num_experts > 0
+    experts = [
+        name
+        for name, _ in space.named_parameters()
+        if name.startswith("transformer.") and name.split(".")[-1] in ADAPTED_OF_EXPERTS
+    ]
     peft.inject_adapter_in_model(
         peft.LoraConfig(
             r=rank,
             lora_alpha=2 * rank,
-            target_modules=ATTENTION if routed else [*ATTENTION, *DENSE],
-            target_parameters=EXPERTS if routed else [],
+            target_modules=ATTENTION if experts else [*ATTENTION, *DENSE],
+            target_parameters=experts,
         ),
         space,
     )

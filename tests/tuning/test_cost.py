@@ -1,0 +1,61 @@
+"""The planned cost of a fine-tuning beside what is counted in one."""
+
+import pytest
+from tiny_models import some_codes, tiny_config
+
+from spacescale.errors import UserError
+from spacescale.model.space import Space
+from spacescale.planning.measure import addresses, counting_kept, flop_counter
+from spacescale.tuning.cost import tuning_cost
+from spacescale.tuning.sequence_model import SequenceModel, choose_trained
+
+MODES = ("full", "lora", "head")
+
+
+def small_model(mode, experts=4):
+    config = tiny_config(
+        species_num_experts=experts, dim=96, stem_dim=48, dropout=0.1, dilated_convs=1, depth=3
+    )
+    model = SequenceModel(Space(config), "finch", 2, "pointwise", "mean")
+    choose_trained(model, mode, 4, False)
+    return config, model.train()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("experts", [4, 0])
+def test_parameters_are_those_of_the_model(mode, experts):
+    if mode == "lora":
+        pytest.importorskip("peft")
+    config, model = small_model(mode, experts)
+    cost = tuning_cost(config, mode, 500, 32, lora_rank=4)
+    assert cost.parameters == sum(p.numel() for p in model.parameters())
+    assert cost.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert cost.optimiser == 12 * cost.trained
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_work_and_memory_are_within_a_tenth_of_what_is_counted(mode):
+    if mode == "lora":
+        pytest.importorskip("peft")
+    config, model = small_model(mode)
+    cost = tuning_cost(config, mode, 480, 8, lora_rank=4, on_gpu=False)
+    codes, kept = some_codes(8, 480), {}
+    with flop_counter() as forward, counting_kept(kept, addresses(model)):
+        loss = model([codes]).square().sum()
+    with flop_counter() as backward:
+        loss.backward()
+    done = forward.get_total_flops() + backward.get_total_flops()
+    assert cost.flops == pytest.approx(done, rel=0.1)
+    if mode == "head":
+        assert sum(kept.values()) < 1e5 and cost.activations == 0
+    else:
+        assert cost.activations == pytest.approx(sum(kept.values()), rel=0.1)
+
+
+def test_gpus_share_the_batch_and_the_optimiser():
+    config = tiny_config()
+    one, four = (tuning_cost(config, "full", 500, 30, gpus=gpus) for gpus in (1, 4))
+    assert four.sequences == 8 and four.optimiser == one.optimiser / 4
+    assert four.weights == one.weights
+    with pytest.raises(UserError, match="--batch 3: 4 GPUs need as many sequences"):
+        tuning_cost(config, "full", 500, 3, gpus=4)
