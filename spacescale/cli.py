@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from spacescale import __version__, console
+from spacescale.ablation.command import add_options as add_ablation_options
 from spacescale.arguments import given_path, path_option
 from spacescale.errors import UserError
 from spacescale.finetune import add_options as add_tuning_options
@@ -83,6 +84,10 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     predict_commands.add_to(commands)
+
+    ablate = commands.add_parser("ablate", help="train arms side by side and compare them")
+    add_ablation_options(ablate)
+    ablate.set_defaults(run=_ablate)
 
     tuning = commands.add_parser("finetune", help="fine-tune a model on a task, beside baselines")
     add_tuning_options(tuning)
@@ -294,6 +299,16 @@ def _evaluate(args: argparse.Namespace) -> None:
         region=args.region,
     )
     print(evaluate(args.path, args.data, args.out, options))
+
+
+def _ablate(args: argparse.Namespace) -> int:
+    from spacescale.ablation.command import run
+    from spacescale.presets import DEFAULT_PRESET, EMBEDDED_PRESET
+    from spacescale.testing.embedded_data import embedded_data
+
+    args.preset = args.preset or (DEFAULT_PRESET if args.data else EMBEDDED_PRESET)
+    args.data = args.data or [embedded_data()]
+    return run(args)
 
 
 def _convert(args: argparse.Namespace) -> None:
