@@ -21,7 +21,7 @@ TABLE4: dict[str, tuple[str, ...]] = {
 SETS = {"table4": tuple(TABLE4), "moe-dense": ("full", "dense_encoder")}
 NULL = "null"  # the first arm again, with other seeds
 SET_APART = ("optim.lr", "run.seed")  # by --lr and --seeds
-_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+_NAME = re.compile(r"[A-Za-z0-9][\w+-]*")
 _NEXT_OVERRIDE = re.compile(r",(?=\w+\.\w+=)")  # a value may hold commas, too
 
 

@@ -49,7 +49,7 @@ def combine(rows: Tensor, order: Tensor, weights: Tensor, like: Tensor) -> Tenso
 
 
 class SpeciesMoE(nn.Module):
-    """x + Σ gate · expert(LayerNorm(x)); the gate of the window's species, or that of all, sees x itself."""
+    """x + Σ gate · expert(LayerNorm(x)); the gate, its species' or that of all, sees x itself."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
