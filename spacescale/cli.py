@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spacescale import __version__, console
+from spacescale.ablation import command as ablation
 from spacescale.arguments import given_path, path_option
 from spacescale.contamination import commands as contamination_commands
 from spacescale.errors import UserError
@@ -22,6 +24,8 @@ from spacescale.selfcheck import run as run_selfcheck
 if TYPE_CHECKING:
     from spacescale.planning.machine import Machine
 
+OVERRIDE = re.compile(r"[a-z]+\.\w+=")
+TAKE_OVERRIDES = (["ablate"], ["plan"], ["selfcheck"])
 WITHOUT_PROBE = (
     "the checkpoint holds no probe, so that these weights are known to be those that were "
     "saved, but not held against predictions of training (run.probe_every_save keeps some)"
@@ -89,6 +93,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     predict_commands.add_to(commands)
     contamination_commands.add_to(commands)
+
+    ablate = commands.add_parser("ablate", help="train arms side by side and compare them")
+    ablation.add_options(ablate)
+    ablate.set_defaults(run=_ablate)
 
     tuning = commands.add_parser("finetune", help="fine-tune a model on a task, beside baselines")
     add_tuning_options(tuning)
@@ -315,6 +323,15 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(evaluate(args.path, args.data, args.out, options))
 
 
+def _ablate(args: argparse.Namespace) -> int:
+    from spacescale.presets import DEFAULT_PRESET, EMBEDDED_PRESET
+    from spacescale.testing.embedded_data import embedded_data
+
+    args.preset = args.preset or (DEFAULT_PRESET if args.data else EMBEDDED_PRESET)
+    args.data = args.data or [embedded_data()]
+    return ablation.run(args)
+
+
 def _convert(args: argparse.Namespace) -> None:
     from spacescale.checkpoint.convert import convert
     from spacescale.checkpoint.released import convert_to_released
@@ -496,11 +513,13 @@ def _selfcheck(args: argparse.Namespace) -> int:
 
 def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line; overrides may stand anywhere among their command's options."""
-    args, apart = parser.parse_known_args()
-    if apart:
-        if "overrides" not in args or any(word.startswith("-") for word in apart):
-            parser.error(f"unrecognized arguments: {' '.join(apart)}")
-        args.overrides += apart
+    words = sys.argv[1:]
+    apart = [w for w in words if OVERRIDE.match(w)] if words[:1] in TAKE_OVERRIDES else []
+    args, rest = parser.parse_known_args([word for word in words if word not in apart])
+    if rest and ("overrides" not in args or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if found := [*rest, *apart]:
+        args.overrides += found
     return args
 
 

@@ -72,6 +72,11 @@ class ModelConfig(Section):
         description="species name → how many of each block's experts it alone may choose, beside "
         "those that all share: the last of species_num_experts, in this order",
     )
+    species_gates: Literal["own", "shared"] = Field(
+        default="own",
+        description="which gate chooses among a block's experts: each species' own (published); or "
+        "one for all species, which can tell them apart by the token and the sequence alone",
+    )
     species_token: bool = Field(
         default=True, description="append a learned token of the window's species to its bins"
     )
@@ -205,6 +210,8 @@ class ModelConfig(Section):
                 f"species_top_k={self.species_top_k}; species_num_experts="
                 f"{self.species_top_k + sum(self.own_experts.values())} would do"
             )
+        if self.species_gates == "shared":
+            raise ValueError(f"{named}: not with species_gates=shared; take species_gates=own")
         if self.zero_gates == "released":
             raise ValueError(f"{named}: not with zero_gates=released; take zero_gates=keep")
 

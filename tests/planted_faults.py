@@ -17,6 +17,7 @@ SYNC_BATCHNORM = "spacescale/parallel/sync_batchnorm.py"
 BIGWIG, INTERVALS = "spacescale/genome/bigwig.py", "spacescale/genome/interval_values.py"
 READER, ZARR = "spacescale/dataset/reader.py", "spacescale/dataset/zarr_targets.py"
 LINEAR = "spacescale/evals/linear_baselines.py"
+ARM_DIFFERENCES = "spacescale/ablation/compare.py"
 SCRATCH, WRITER = "spacescale/prepare/scratch.py", "spacescale/prepare/writer.py"
 
 RELEASED = "tests/golden/test_parity.py::test_evaluation"
@@ -385,6 +386,32 @@ TRAINING_FAULTS = {
         "self.total + other.total,",
         "self.total + 2 * other.total,",
         ("tests/train/test_interval_losses.py",),
+    ),
+    # --- what is said of arms
+    "few seeds pass for many": Fault(
+        ARM_DIFFERENCES,
+        "windows + self._scale * seeds",
+        "windows + seeds",
+        ("tests/ablation/test_arm_differences.py",),
+    ),
+    "each arm has blocks of its own": Fault(
+        ARM_DIFFERENCES,
+        "drawn, seeds = _drawn(arm, rows, blocks),",
+        "blocks = {n: block_draws(of.blocks, draws, random) for n, of in species.items()}\n"
+        "        drawn, seeds = _drawn(arm, rows, blocks),",
+        ("tests/ablation/test_arm_differences.py",),
+    ),
+    "equal work is turned round": Fault(
+        "spacescale/ablation/costs.py",
+        "found[0].step_flops / costed.step_flops",
+        "costed.step_flops / found[0].step_flops",
+        ("tests/ablation/test_arm_costs.py",),
+    ),
+    "a shared gate is that of the species": Fault(
+        ROUTER,
+        "1 if self.shares_gate else self.num_species",
+        "self.num_species",
+        ("tests/model/test_shared_gate.py",),
     ),
     # --- what training holds predictions against
     "predictions of log1p are scored as they are": Fault(

@@ -18,7 +18,8 @@ DOCUMENTS = [
     "README.md", "docs/yeast.md", "docs/human_mouse.md", "docs/new_species.md",
     "docs/splits.md", "docs/coordinates.md", "docs/architecture.md", "docs/gallery.md",
     "docs/examples/README.md", "docs/evaluating.md", "docs/using.md", "docs/reliability.md",
-    "docs/training_log.md", "docs/choosing.md", "docs/finetuning.md", "slurm/README.md",
+    "docs/training_log.md", "docs/choosing.md", "docs/ablations.md", "docs/finetuning.md",
+    "slurm/README.md",
 ]  # fmt: skip
 PRETRAIN = "spacescale/pretrain.py"
 JOBS = ("slurm/pretrain_8xA40.sh", "slurm/pretrain_multinode.sh")

@@ -249,6 +249,8 @@ def _check_expressible(config: ModelConfig, source: Path) -> None:
         wrong = f"model.dilated_convs={config.dilated_convs}: the released trunk has none"
     elif config.own_experts:
         wrong = f"model.own_experts={config.own_experts}: the released layout shares all experts"
+    elif config.species_gates == "shared":
+        wrong = "model.species_gates=shared: the released layout has a gate of each species"
     elif config.decoder == "mlp":
         wrong = "model.decoder=mlp: the released layout knows moe and none"
     elif config.decoder == "moe" and grouping_of(config.species) != "released":

@@ -31,7 +31,7 @@ def loss_curves(path: Path, metrics_jsonl: Path) -> None:
     records = read_metrics(metrics_jsonl)
     prefixes = (f"{TRAINING_LOSS}/", f"{VALIDATION_LOSS}/", f"{VALIDATION_SCORE}/")
     species = _species(records, prefixes)
-    num_points = len(_series(records, TRAINING_LOSS)[0])
+    num_points = len(series(records, TRAINING_LOSS)[0])
     window = max(1, num_points // SMOOTHED_TO)
     num_rows = math.ceil((len(species) + 2) / COLUMNS)
     figure = new_figure(10.5, 0.4 + 2.7 * num_rows)
@@ -62,7 +62,7 @@ def _species(records: Records, prefixes: Iterable[str]) -> list[str]:
     return [name for name in dict.fromkeys(named) if "/" not in name]
 
 
-def _series(records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
+def series(records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values [points] of a name; null is left out."""
     points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
     steps, values = np.array(points, dtype=float).reshape(-1, 2).T
@@ -70,7 +70,7 @@ def _series(records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw_sum(axes: Axes, records: Records, window: int) -> None:
-    steps, values = _series(records, TRAINING_LOSS)
+    steps, values = series(records, TRAINING_LOSS)
     _draw_training(axes, steps, values, np.ones_like(values), INK, window)
     axes.set_title("all species: the sum that is trained on", loc="left", fontsize=9)
 
@@ -78,10 +78,10 @@ def _draw_sum(axes: Axes, records: Records, window: int) -> None:
 def _draw_species(axes: Axes, records: Records, name: str, colour: str, window: int) -> None:
     """Training's mean over windows, weighted by how many each point holds, and validation's."""
     own = [r for r in records if r.get(f"{TRAINING_LOSS}/{name}") is not None]
-    steps, values = _series(own, f"{TRAINING_LOSS}/{name}")
+    steps, values = series(own, f"{TRAINING_LOSS}/{name}")
     weights = np.array([r.get(f"{TRAINING_WINDOWS}/{name}", 1) for r in own], dtype=float)
     _draw_training(axes, steps, values, weights, colour, window)
-    steps, values = _series(records, f"{VALIDATION_LOSS}/{name}")
+    steps, values = series(records, f"{VALIDATION_LOSS}/{name}")
     if len(steps):
         axes.plot(
             steps, values, color=INK, linewidth=1.2, linestyle="--", marker="o", markersize=3,
@@ -117,7 +117,7 @@ def _draw_accuracy(axes: Axes, records: Records, species: list[str]) -> None:
     for place, name in enumerate(species):
         names[name] = (f"{VALIDATION_SCORE}/{name}", colour_of(place))
     for label, (key, colour) in names.items():
-        steps, values = _series(records, key)
+        steps, values = series(records, key)
         if len(steps):
             axes.plot(steps, values, color=colour, marker="o", markersize=3, label=label)
     axes.set_title("validation: Pearson r, log1p scale", loc="left", fontsize=9)

@@ -37,9 +37,26 @@ class Blocks:
 
     def draws(self) -> Tensor:
         """How often each draw takes each block, float64 (D, K); the same at every call."""
-        random = np.random.default_rng(SEED)
-        counts = random.multinomial(self.count, np.full(self.count, 1 / self.count), size=DRAWS)
-        return torch.from_numpy(counts.astype(np.float64))
+        return block_draws(self.count, DRAWS, np.random.default_rng(SEED))
+
+
+def block_draws(blocks: int, draws: int, random: np.random.Generator) -> Tensor:
+    """How often each draw, with replacement, takes each block: float64 (D, K)."""
+    counts = random.multinomial(blocks, np.full(blocks, 1 / blocks), size=draws)
+    return torch.from_numpy(counts.astype(np.float64))
+
+
+def drawn_pearson(moments: Tensor, draws: Tensor) -> Tensor:
+    """Pearson of every track in every draw, float64 (D, T).
+
+    moments: of each block, (K, 6, T) as `PearsonMoments.tensor`; draws: as `block_draws`.
+    """
+    found = []
+    for counts in draws.split(_DRAWS_AT_ONCE):
+        drawn = torch.einsum("dk,kst->sdt", counts, moments)
+        flat = PearsonMoments.from_tensor(drawn.flatten(1))
+        found.append(flat.pearson().view(len(counts), -1))
+    return torch.cat(found)
 
 
 def blocks_of(data: SpeciesData, rows: np.ndarray) -> Blocks:
@@ -105,15 +122,13 @@ class BlockScores:
         """Scores over all blocks."""
         return sum(self.parts[1:], start=self.parts[0])
 
+    def moments(self) -> Tensor:
+        """Moments in log1p of every block, float64 (K, 6, T) as `PearsonMoments.tensor`."""
+        return torch.stack([part.log1p.tensor() for part in self.parts])
+
     def draws(self) -> Tensor:
         """Pearson in log1p of every track in every draw of blocks, float64 (D, T)."""
-        moments = torch.stack([part.log1p.tensor() for part in self.parts])  # (K, 6, T)
-        found = []
-        for counts in self.blocks.draws().split(_DRAWS_AT_ONCE):
-            drawn = torch.einsum("dk,kst->sdt", counts, moments)
-            flat = PearsonMoments.from_tensor(drawn.flatten(1))
-            found.append(flat.pearson().view(len(counts), -1))
-        return torch.cat(found)
+        return drawn_pearson(self.moments(), self.blocks.draws())
 
 
 @dataclass(frozen=True)

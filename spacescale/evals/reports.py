@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spacescale.files import write_text
 from spacescale.metrics.writer import json_safe
 
 
@@ -37,4 +38,4 @@ def write_metrics_json(path: Path, payload: Any) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)

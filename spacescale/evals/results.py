@@ -28,6 +28,7 @@ from spacescale.metrics.routing import ExpertUse
 from spacescale.predict.trained_model import Splits
 
 ALL = "all"  # assays together
+SCORES_FILE, BLOCKS_FILE = "metrics.json", "blocks.npz"
 DEFINITION = (
     "Pearson per track over all positions of the split's windows, then the mean over tracks; log1p "
     "of prediction and target in multiples of the track's training mean; intervals: "
@@ -65,9 +66,13 @@ class SpeciesResult:
 
     def tracks_of(self) -> dict[str, list[int]]:
         """Assay → its tracks, in sorted order; last, where there are several assays, ALL."""
-        assays = [track.assay for track in self.data.tracks]
-        found = {a: [i for i, of in enumerate(assays) if of == a] for a in sorted(set(assays))}
-        return found | {ALL: list(range(len(assays)))} if len(found) > 1 else found
+        return tracks_by_assay([track.assay for track in self.data.tracks])
+
+
+def tracks_by_assay(assays: Sequence[str]) -> dict[str, list[int]]:
+    """Assays of tracks → assay: its tracks, sorted; last, where there are several assays, ALL."""
+    found = {a: [i for i, of in enumerate(assays) if of == a] for a in sorted(set(assays))}
+    return found | {ALL: list(range(len(assays)))} if len(found) > 1 else found
 
 
 @dataclass(frozen=True)
@@ -211,7 +216,7 @@ def _left_out(reasons: dict[str, int]) -> str:
 def write_tables(
     folder: Path, results: Sequence[SpeciesResult], model: str, split: str, both_strands: bool
 ) -> None:
-    """Write acc.txt per species and metrics.json over all."""
+    """Write acc.txt per species, metrics.json over all, and the blocks that intervals draw from."""
     for result in results:
         raw = result.scores.total().raw
         write_acc_table(
@@ -223,8 +228,10 @@ def write_tables(
                 )
             ),
         )
+    # Species → `BlockScores.moments`, by which models are compared in pairs.
+    np.savez(folder / BLOCKS_FILE, **{r.data.name: r.scores.moments().numpy() for r in results})  # pyright: ignore[reportArgumentType]
     write_metrics_json(
-        folder / "metrics.json",
+        folder / SCORES_FILE,
         {
             "model": model,
             "split": split,
@@ -243,6 +250,14 @@ def _plain(row: AssayResult) -> dict[str, Any]:
     }
     interval = [row.interval.low, row.interval.high]
     return vars(row) | {"interval": interval, "baselines": beside}
+
+
+def _experts_json(use: ExpertUse, species: str) -> dict[str, Any]:
+    """Shares of gate mass: "encoder" [block][expert], "decoder" {assay: [expert]}; {} without."""
+    shares = use.encoder_shares()
+    decoder = {a: share.tolist() for (s, a), share in use.decoder_shares().items() if s == species}
+    found = {"encoder": shares[species].tolist() if species in shares else None, "decoder": decoder}
+    return {part: value for part, value in found.items() if value}
 
 
 def _species_json(result: SpeciesResult, split: str) -> dict[str, Any]:
@@ -265,6 +280,7 @@ def _species_json(result: SpeciesResult, split: str) -> dict[str, Any]:
         "pearson_raw": float(raw.nanmean()),
         "baselines_log1p": {name: float(part.nanmean()) for name, part in baselines.items()},
         "genes": result.genes.genes if result.genes else None,
+        "experts": _experts_json(result.use, data.name),
         "tracks": [
             {
                 "identifier": track.identifier,

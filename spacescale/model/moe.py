@@ -49,12 +49,17 @@ def combine(rows: Tensor, order: Tensor, weights: Tensor, like: Tensor) -> Tenso
 
 
 class SpeciesMoE(nn.Module):
-    """x + Σ gate · expert(LayerNorm(x)); the gate of the window's species sees x itself."""
+    """x + Σ gate · expert(LayerNorm(x)); the gate, its species' or that of all, sees x itself."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         dim, num_experts = config.dim, config.species_num_experts
-        self.router = SpeciesRouter(config)
+        self.shares_gate = config.species_gates == "shared"
+        # Two names: what is called `router` has rows of species, of which new ones get more.
+        if self.shares_gate:
+            self.shared_router = SpeciesRouter(config)
+        else:
+            self.router = SpeciesRouter(config)
         self.norm = nn.LayerNorm(dim)
         self.mixture = RoutedExperts(
             StackedExperts(num_experts, dim, 2 * dim, config.dropout, out_dropout=True)
@@ -62,7 +67,7 @@ class SpeciesMoE(nn.Module):
 
     def forward(self, x: Tensor, species: Tensor) -> tuple[Tensor, RoutingSums]:
         """(B, N, D) of windows of species (B,) → (B, N, D) and the routing sums."""
-        routing = self.router(x, species)
+        routing = (self.shared_router if self.shares_gate else self.router)(x, species)
         out = self.mixture(
             self.norm(x).flatten(0, 1), routing.experts.flatten(0, 1), routing.weights.flatten(0, 1)
         )

@@ -75,6 +75,7 @@ def shift_zero_gates(experts: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 class SpeciesRouter(nn.Module):
     """One linear gate per species, stacked, so that all take part on every rank.
 
+    With `species_gates=shared` there is one for all species, and sums are still kept of each.
     The first experts are shared, the last ones those of single species (`own_experts`). Logits of
     what a species may not choose are −inf, and no sum or gradient sees them.
     """
@@ -87,7 +88,8 @@ class SpeciesRouter(nn.Module):
         self.num_shared = config.num_shared_experts
         names = list(config.species)
         self.own = [(names.index(name), count) for name, count in config.own_experts.items()]
-        shape = (self.num_species, config.species_num_experts)
+        self.shares_gate = config.species_gates == "shared"
+        shape = (1 if self.shares_gate else self.num_species, config.species_num_experts)
         bound = config.dim**-0.5  # nn.Linear's initial range
         self.weight = nn.Parameter(torch.empty(*shape, config.dim).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
@@ -110,6 +112,8 @@ class SpeciesRouter(nn.Module):
         product is added up depends on its width, and what a species gets must not depend, to the
         last bit, on which others have experts of their own.
         """
+        if self.shares_gate:
+            return self._product(x, torch.zeros_like(species), self.weight, self.bias)
         if not self.own:
             return self._product(x, species, self.weight, self.bias)
         widths = [self.num_shared, *(count for _, count in self.own)]

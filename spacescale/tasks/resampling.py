@@ -97,13 +97,14 @@ def compare(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p of the tasks of a table, after Holm.
+    """Holm's adjusted p: below a level, a task differs, and no task errs in that share of tables.
 
-    Those below a level hold together: the chance that any of them is wrong stays below it.
+    NaN takes no part, and stays.
     """
-    order = np.argsort(p_values, kind="stable")
-    adjusted = np.zeros(len(order))
-    scaled = np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.asarray(p_values, dtype=np.float64).copy()
+    known = np.flatnonzero(~np.isnan(adjusted))
+    order = known[np.argsort(adjusted[known], kind="stable")]
+    scaled = adjusted[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
     return adjusted.tolist()
 

@@ -381,6 +381,7 @@ INEXPRESSIBLE = {
         {"species_num_experts": 6, "own_experts": {"mouse": 1}, "zero_gates": "keep"},
         "model.own_experts={'mouse': 1}: the released layout shares all experts",
     ),
+    "gates": ({"species_gates": "shared"}, "model.species_gates=shared: the released layout"),
     "groups": ({"groups_per_type": 3}, "model.groups_per_type=3: the released layout has 2"),
     "weights": ({"group_weights": "softmax_of_sum"}, "model.group_weights=softmax_of_sum"),
     "tracks": (

@@ -4,6 +4,7 @@ import json
 import statistics
 import time
 
+import numpy as np
 import pytest
 import torch
 from commands import SPECIES
@@ -12,6 +13,7 @@ from spacescale.cli import main
 from spacescale.errors import UserError
 from spacescale.evals import evaluation
 from spacescale.evals.evaluation import Options, evaluate
+from spacescale.metrics.regression import PearsonMoments
 
 CPU = torch.device("cpu")
 
@@ -47,6 +49,22 @@ def test_windows_are_dealt_out_to_the_devices(alone, tmp_path):
         tracks = one["species"][row["species"]]["tracks"]
         raw = [t["pearson_raw"] for t in tracks if row["assay"] in (t["assay"], "all")]
         assert row["median_raw"] == pytest.approx(statistics.median_low(raw))
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_what_models_are_compared_by_is_kept(alone, tmp_path):
+    """Moments of blocks, that add up to the scores, and the experts' shares."""
+    found = metrics(alone[0], tmp_path, devices=[CPU])
+    blocks = np.load(tmp_path / "blocks.npz")
+    for name, of in found["species"].items():
+        assert blocks[name].shape[:2] == (of["blocks"]["number"], 6)
+        total = PearsonMoments.from_tensor(torch.from_numpy(blocks[name]).sum(0)).pearson()
+        scores = [track["pearson_log1p"] for track in of["tracks"]]
+        assert total.tolist() == pytest.approx(scores)
+        assays = {track["assay"] for track in of["tracks"]}
+        assert of["experts"]["decoder"].keys() == assays
+        shares = [*of["experts"]["encoder"], *of["experts"]["decoder"].values()]
+        assert [sum(part) for part in shares] == pytest.approx([1.0] * len(shares))
 
 
 def test_a_failure_on_one_device_ends_the_work_of_all(alone, tmp_path, monkeypatch):

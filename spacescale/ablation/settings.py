@@ -1,0 +1,42 @@
+"""What the options of `spacescale ablate` ask for, as a plan."""
+
+from __future__ import annotations
+
+import argparse
+
+from spacescale.ablation.arms import SET_APART, read_arms, require_free
+from spacescale.ablation.costs import Costed, cost_arms
+from spacescale.ablation.plan import Member, Plan, with_null
+from spacescale.ablation.runs import Recipe
+from spacescale.errors import UserError
+
+
+def read_plan(args: argparse.Namespace) -> Plan:
+    """The plan of parsed options. Raises UserError naming the option that is wrong."""
+    if args.seeds < 1:
+        raise UserError(f"--seeds {args.seeds}: expected 1 or more")
+    if wrong := [rate for rate in args.lr if not 0 < rate < float("inf")]:
+        raise UserError(f"--lr {wrong[0]:g}: expected a rate above 0")
+    if not args.deepspeed.is_file():
+        raise UserError(
+            f"--deepspeed {args.deepspeed}: no such file; give the path of DeepSpeed's JSON"
+        )
+    taken = SET_APART if args.lr else SET_APART[1:]
+    require_free(args.overrides, taken, "for every arm")
+    arms = read_arms(args.arms)
+    for arm in arms:
+        require_free(arm.overrides, taken, f"--arms {arm.name}")
+    data = [folder.resolve() for folder in args.data]
+    costed = cost_arms(arms, args.preset, args.overrides, data, args.equal)
+    members = tuple(_member(one, args.lr, args.seeds) for one in costed)
+    evaluate = ["--both-strands"] * args.both_strands
+    evaluate += ["--baseline", args.baseline] if args.baseline else []
+    recipe = Recipe(
+        args.preset, tuple(data), args.deepspeed.resolve(), tuple(args.overrides), tuple(evaluate)
+    )
+    return Plan(args.out.resolve(), recipe, with_null(members) if args.null else members)
+
+
+def _member(costed: Costed, rates: list[float], seeds: int) -> Member:
+    own = tuple(dict.fromkeys(rates)) or (costed.config.optim.lr,)
+    return Member(costed, own, tuple(range(seeds)))
