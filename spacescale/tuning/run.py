@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from spacescale.errors import UserError
 from spacescale.model.space import Space
 from spacescale.parallel import comm
+from spacescale.planning.measure import memory_bytes
 from spacescale.tasks.baseline import Fit
 from spacescale.tasks.cnn import fit_cnn
 from spacescale.tasks.duplicates import without_copies
 from spacescale.tasks.scores import main_metric, remarks, score
 from spacescale.tasks.simple_baselines import fit_kmers, fit_length_and_gc, fit_majority
 from spacescale.tasks.task import Task
+from spacescale.tuning.cost import tuning_cost
 from spacescale.tuning.criterion import Criterion
 from spacescale.tuning.fit import Fitted, answers, fit, reader_of
 from spacescale.tuning.rows import Row, Rows
@@ -118,8 +121,32 @@ class TaskRun:
         first, *controls = [method.name for method in methods(self.plan)]
         return [first, *simple, *controls]
 
+    def require_memory(self) -> None:
+        """Raise UserError where the longest sequences of a batch need more memory than is there."""
+        settings, space = self.plan.settings, self.plan.pretrained.space
+        longest = max(int(examples.lengths.max()) for examples in self.task.splits.values())
+        available, world = memory_bytes(self.device), comm.world_size()
+
+        def needed(batch: int) -> float:
+            sizes = (longest, batch, settings.lora_rank, world)
+            on_gpu = self.device.type == "cuda"
+            return tuning_cost(space.config, settings.mode, *sizes, "fp32", on_gpu).total
+
+        batch = settings.batch_size
+        if needed(batch) <= available:
+            return
+        while batch > world and needed(batch) > available:
+            batch = max(world, batch // 2)
+        cure = f"--batch {batch}" if needed(batch) <= available else "--mode lora or head"
+        raise UserError(
+            f"{self.task.path}: {settings.batch_size} sequences of {longest:,} bp a step need "
+            f"{needed(settings.batch_size) / 2**30:.1f} GiB on each of {world} processes at least; "
+            f"there are {available / 2**30:.1f}. Take {cure}"
+        )
+
     def run(self) -> None:
         """Train whatever is not there yet."""
+        self.require_memory()
         for name in SIMPLE:
             if name in self.plan.beside:
                 for seed in self.plan.seeds if name == "CNN" else self.plan.seeds[:1]:

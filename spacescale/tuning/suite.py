@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from spacescale.dataset.schema import MANIFEST
 from spacescale.errors import UserError
 from spacescale.files import write_text
 from spacescale.model.exports import local_folder
@@ -54,7 +55,7 @@ def tune(args: argparse.Namespace, device: torch.device) -> str:
         write_text(args.out / "results.md", "\n".join([*lines_of(tables), ""]))
 
     for path in folders:
-        task = comm.on_all(lambda path=path: _read(path, args))
+        task = comm.on_all(lambda path=path: read_task_of(path, args))
         seen = comm.on_all(lambda t=task: seen_of(t, verdicts, args.seen) if verdicts else None)
         folder = args.out / task.name
         run = TaskRun(task, plan, comm.on_all(lambda f=folder: Rows(f)), deepspeed_config, device)
@@ -141,5 +142,12 @@ def find_tasks(folder: Path, wanted: list[str] | None) -> list[Path]:
     return found
 
 
-def _read(path: Path, args: argparse.Namespace) -> Task:
+def read_task_of(path: Path, args: argparse.Namespace) -> Task:
+    """The task of a folder, as the options say. Raises UserError as `read_task`."""
+    if (path / MANIFEST).is_file():
+        raise UserError(
+            f"{path} is a species folder: a model learns its tracks by `spacescale/pretrain.py "
+            f"--init {args.weights} --only-new --data {path}`; expected a task, with a label per "
+            "sequence"
+        )
     return read_task(path, genome=args.genome, kind=args.kind)

@@ -16,6 +16,7 @@ from spacescale.tasks.resampling import Difference, Interval, holm
 from spacescale.tasks.scores import main_score
 from spacescale.tasks.seeds import compare_seeds, seed_interval
 from spacescale.tasks.task import Task
+from spacescale.tuning.published import published
 from spacescale.tuning.rows import Rows
 from spacescale.tuning.seen import Seen
 
@@ -118,8 +119,10 @@ def task_lines(table: TaskTable) -> list[str]:
             f"{f'{line.less.p:.3f}' if line.less else ''} | {line.seconds:.0f} |"
         )
     remarks = [f"{line.method}: {remark}" for line in table.lines for remark in line.remarks]
-    seen = [table.seen.in_words()] if table.seen else []
-    return [*found, "", *(f"- {text}" for text in [*task.notes, *seen, *remarks])]
+    notes = [*task.notes, *([table.seen.in_words()] if table.seen else [])]
+    if (known := published(task)) is not None:
+        notes.append(known.in_words(task))
+    return [*found, "", *(f"- {text}" for text in [*notes, *remarks])]
 
 
 def suite_lines(tables: Sequence[TaskTable]) -> list[str]:

@@ -7,11 +7,15 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from commands import BIN, REPO, SPACESCALE, run
 
 from spacescale.errors import UserError
 from spacescale.finetune import add_options
-from spacescale.tuning.suite import plan_of
+from spacescale.tasks.read_task import read_task
+from spacescale.tuning.rows import Rows
+from spacescale.tuning.run import TaskRun
+from spacescale.tuning.suite import plan_of, read_task_of
 
 BASES = "ACGT"
 QUICK = ["--seeds", 2, "--epochs", 2, "--batch", 16, "--lr", 1e-3, 3e-3]
@@ -118,6 +122,31 @@ def test_options_that_cannot_be_are_refused(options, message, weights):
     args = parser.parse_args(["--weights", str(weights), "--task", "anywhere", *options])
     with pytest.raises(UserError, match=re.escape(message)):
         plan_of(args)
+
+
+def test_what_no_memory_holds_is_refused_with_what_would_fit(weights, tmp_path, monkeypatch):
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    words = ["--weights", str(weights), "--task", "x", "--species", "finch", "--batch", "64"]
+    plan = plan_of(parser.parse_args(words))
+    task = read_task(write_task(tmp_path / "motifs", 32))
+    run = TaskRun(task, plan, Rows(tmp_path), {}, torch.device("cpu"))
+    run.require_memory()
+    monkeypatch.setattr("spacescale.tuning.run.memory_bytes", lambda device: 4 * 2**20)
+    with pytest.raises(UserError, match=r"64 sequences of 40 bp a step need .*Take --batch \d+"):
+        run.require_memory()
+    monkeypatch.setattr("spacescale.tuning.run.memory_bytes", lambda device: 2**10)
+    with pytest.raises(UserError, match="Take --mode lora or head"):
+        run.require_memory()
+
+
+def test_a_species_folder_is_no_task(weights, tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    args = parser.parse_args(["--weights", str(weights), "--task", str(tmp_path)])
+    with pytest.raises(UserError, match=r"is a species folder: .*pretrain.py --init .*--only-new"):
+        read_task_of(args.task, args)
 
 
 def test_a_task_that_is_none_leaves_nothing(weights, tmp_path):
