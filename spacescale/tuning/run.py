@@ -159,7 +159,10 @@ class TaskRun:
         if self.rows.find(name, seed, key):
             return
         began = time.perf_counter()
-        baseline = SIMPLE[name](self.task, seed, self.metric)
+        if name == "CNN":
+            baseline = fit_cnn(self.task, seed, self.metric, device=self.device)
+        else:
+            baseline = SIMPLE[name](self.task, seed, self.metric)
         seconds = time.perf_counter() - began
         found = baseline.predict(self.task.splits["test"])
         self._add(name, seed, key, found, seconds, {"chosen": baseline.settings})
