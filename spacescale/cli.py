@@ -15,6 +15,7 @@ from spacescale.finetune import add_options as add_tuning_options
 from spacescale.finetune import run as run_tuning
 from spacescale.predict import commands as predict_commands
 from spacescale.pretrain import begin
+from spacescale.probing import commands as probing_commands
 from spacescale.selfcheck import add_options as add_selfcheck_options
 from spacescale.selfcheck import run as run_selfcheck
 
@@ -83,8 +84,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=_evaluate)
 
-    predict_commands.add_to(commands)
-    contamination_commands.add_to(commands)
+    for room in (predict_commands, contamination_commands, probing_commands):
+        room.add_to(commands)
 
     tuning = commands.add_parser("finetune", help="fine-tune a model on a task, beside baselines")
     add_tuning_options(tuning)
