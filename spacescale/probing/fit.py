@@ -216,11 +216,13 @@ def fit_ridge(
     """
     train, valid = task.splits["train"], task.splits["valid"]
     penalty = RIDGE if task.kind == "values" else 1.0  # the latter as in scikit-learn
+    # Features of neighbouring bins are so alike that float32 would not tell them apart.
+    exact = {split: inputs[split].values.astype(np.float64) for split in ("train", "valid")}
     found = fit_linear(
         task.kind,
         len(task.outputs),
-        (inputs["train"].values, train.targets),
-        (inputs["valid"].values, valid.targets),
+        (exact["train"], train.targets),
+        (exact["valid"], valid.targets),
         metric,
         (penalty / len(train),),
     )

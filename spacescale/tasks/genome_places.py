@@ -6,11 +6,8 @@ Places are 0-based half-open; what lies on the minus strand is reverse complemen
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +17,7 @@ from spacescale.genome.dna import reverse_complement
 from spacescale.genome.open_genome import OpenGenome, open_genome
 from spacescale.genome.text_files import whole_number
 from spacescale.tasks.class_files import Gathered, class_files, class_of, class_splits
+from spacescale.tasks.hdf5_files import open_hdf5
 from spacescale.tasks.rows import Column, Found, Rows
 from spacescale.tasks.table_rows import split_words, table_rows
 from spacescale.tasks.tables import Table, form_of, read_table, stem_of
@@ -122,7 +120,7 @@ def _hdf5_labels(bed: Path, num_rows: int) -> dict[str, Column]:
     path = next((p for end in (".hdf5", ".h5") if (p := Path(f"{base}{end}")).is_file()), None)
     if path is None:
         raise UserError(f"{bed}: no column 'label', and no {base.name}.hdf5 beside it")
-    with _hdf5(path) as file:
+    with open_hdf5(path) as file:
         dataset = file.get("labels")
         if not hasattr(dataset, "dtype"):
             raise UserError(f"{path}: no dataset 'labels'; it has {', '.join(file) or 'none'}")
@@ -136,16 +134,3 @@ def _hdf5_labels(bed: Path, num_rows: int) -> dict[str, Column]:
         whole = labels.astype(np.int64) if (labels == labels // 1).all() else labels
         return {"label": list(map(str, whole.tolist()))}
     return {f"label_{number}": column for number, column in enumerate(labels.T)}
-
-
-@contextmanager
-def _hdf5(path: Path) -> Iterator[Any]:
-    try:
-        import h5py
-    except ImportError:
-        raise UserError(f"{path}: HDF5 is read by h5py: pip install 'spacescale[prep]'") from None
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except OSError as error:
-        raise UserError(f"{path} cannot be read as HDF5 ({error})") from error
