@@ -55,6 +55,11 @@ def add_options(probe: argparse.ArgumentParser) -> None:
                        "'dinucleotides, mlp', 'random weights'")  # fmt: skip
     probe.add_argument("--metric", help="of validation and tables (default: MCC, AUROC or "
                        "Pearson, by kind; Spearman for splicing)")  # fmt: skip
+    probe.add_argument("--attribute", type=int, default=0, metavar="N", help="also compare which "
+                       "bases the best probe and the one-hot CNN rest N test sequences on, such as "
+                       "500; 3 passes a base")  # fmt: skip
+    probe.add_argument("--patterns", nargs="+", default=[], metavar="BASES", help="also say what "
+                       "each adds in the middle of shuffled sequences")  # fmt: skip
     probe.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
 
 

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from spacescale.errors import UserError
 from spacescale.files import write_text
 from spacescale.model.exports import local_folder
 from spacescale.predict.trained_model import load_trained
+from spacescale.probing.attribution import (
+    agreements,
+    attribution_lines,
+    attribution_maps,
+    explain_network,
+    explain_probe,
+    global_importance,
+)
 from spacescale.probing.run import BESIDE, ProbePlan, ProbeRun
 from spacescale.tasks.duplicates import find_duplicates
 from spacescale.tasks.read_task import read_task
@@ -36,9 +46,35 @@ def probe(args: argparse.Namespace) -> str:
     for line in describe(task, find_duplicates(task)):
         logger.info("%s", line)
     run.run()
-    text = "\n".join(task_lines(table_of(run.task, run.rows, run.names, plan.seeds)))
+    lines = task_lines(table_of(run.task, run.rows, run.names, plan.seeds))
+    if args.attribute or args.patterns:
+        lines += ["", *explain(run, args.attribute, args.patterns)]
+    text = "\n".join(lines)
     write_text(args.out / task.name / "results.md", text + "\n")
     return text
+
+
+def explain(run: ProbeRun, number: int, patterns: Sequence[str]) -> list[str]:
+    """Hold the probe of the table's first line and the one-hot CNN against each other.
+
+    Both are fitted once more with the first seed. number: of test sequences, drawn at random.
+    """
+    task, seed, name = run.task, run.plan.seeds[0], run.names[0]
+    source, head = run.probe_of(name)
+    trunk = run.trunk(source, 0)
+    with run.features(trunk) as (positions, means):
+        probe = run.fit_probe(head, positions, means, seed).network
+    cnn = run.fit(*run.on_bases("one-hot, cnn"), seed).network
+    models = [
+        explain_probe(name, task.kind, trunk, probe, head == "cnn", run.longest),
+        explain_network("one-hot, cnn", task.kind, cnn, run.longest, run.device),
+    ]
+    test = task.splits["test"]
+    rows = np.random.default_rng(0).permutation(len(test))[:number]
+    maps = attribution_maps(models, test, rows.tolist())
+    found = agreements(maps, [test.groups[row] for row in rows] if test.groups else ())
+    importances = global_importance(models, test, patterns) if patterns else []
+    return attribution_lines(len(rows), found if number else [], importances)
 
 
 def plan_of(args: argparse.Namespace) -> ProbePlan:
@@ -52,6 +88,8 @@ def plan_of(args: argparse.Namespace) -> ProbePlan:
     for name in ("seeds", "draws"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: at least one is needed")
+    if args.attribute < 0:
+        raise UserError(f"--attribute {args.attribute}: expected 0 or more sequences")
     trained = load_trained(local_folder(args.weights))
     space = trained.model
     species = with_species(space, args.species, args.like, str(trained.source))

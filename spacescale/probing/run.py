@@ -110,6 +110,13 @@ class ProbeRun:
             for feed in self.plan.feeds
         ]
 
+    def probe_of(self, method: str) -> tuple[Source, Head]:
+        """The features and the head that results call so."""
+        of: dict[str, tuple[Source, Head]] = {
+            one.method(head): (one, head) for one in self.sources for head in self.plan.heads
+        }
+        return of[method]
+
     @property
     def names(self) -> list[str]:
         """All methods, that of the model's which validation prefers first."""
@@ -162,7 +169,7 @@ class ProbeRun:
         missing = self._missing(source, seeds)
         if not missing:
             return
-        with self.features(source, weights_seed) as (positions, means):
+        with self.features(self.trunk(source, weights_seed)) as (positions, means):
             for head, seed, key in missing:
                 inputs = positions if head == "cnn" else means
                 self._keep(
@@ -208,10 +215,9 @@ class ProbeRun:
 
     @contextmanager
     def features(
-        self, source: Source, weights_seed: int
+        self, trunk: Trunk
     ) -> Iterator[tuple[dict[str, PositionFeatures], dict[str, Vectors]]]:
         """By position and as means, by split; on the disk for as long as this is open."""
-        trunk = self.trunk(source, weights_seed)
         make_folder(self.rows.folder)
         with tempfile.TemporaryDirectory(prefix="features-", dir=self.rows.folder) as folder:
             found = {
