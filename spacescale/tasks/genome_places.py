@@ -52,7 +52,9 @@ def bed_files(folder: Path) -> list[Path]:
 def read_bend(path: Path, genome: Path | None) -> Found:
     """Read a .bed with the header `chromosome start end split [label…]`, or the one of a folder.
 
-    Labels that it lacks are in FILE.hdf5 beside it (or .h5), dataset `labels` (N,) or (N, C).
+    A cell of `label` may hold the numbers of all labels that are 1, as 0,17 or nothing, which
+    BEND's own files do. Labels that it lacks are in FILE.hdf5 beside it (or .h5), dataset `labels`
+    (N,) or (N, C).
     """
     if path.is_dir():
         bed, *others = bed_files(path)
@@ -64,6 +66,8 @@ def read_bend(path: Path, genome: Path | None) -> Found:
     rows = _placed(table, _opened(path, genome))
     if not rows.targets:
         rows = replace(rows, targets=_hdf5_labels(path, len(table)))
+    elif several := _numbers_of_labels(rows):
+        rows = replace(rows, targets=several)
     return Found({split: rows.take(where) for split, where in words.items()})
 
 
@@ -113,6 +117,23 @@ def _bases(place: str, genome: OpenGenome, contig: str, start: str, end: str) ->
             f"length in {genome.path}"
         )
     return genome.contigs[contig][first:last]
+
+
+def _numbers_of_labels(rows: Rows) -> dict[str, Column]:
+    """Columns of 0 and 1 where cells hold numbers of labels; {} where they hold anything else.
+
+    Cells of as many parts each, all of them 0 and 1, are labels themselves.
+    """
+    cells = [[part for part in word.split(",") if part] for word in rows.targets.get("label", [])]
+    if len({len(cell) for cell in cells}) < 2 and all(p in "01" for cell in cells for p in cell):
+        return {}
+    several = any(len(cell) > 1 for cell in cells)
+    if not several or not all(part.strip().isdecimal() for cell in cells for part in cell):
+        return {}
+    found = np.zeros((len(cells), max(int(p) for cell in cells for p in cell) + 1), np.int64)
+    for row, cell in enumerate(cells):
+        found[row, [int(part) for part in cell]] = 1
+    return {f"label_{number}": column for number, column in enumerate(found.T)}
 
 
 def _hdf5_labels(bed: Path, num_rows: int) -> dict[str, Column]:

@@ -4,11 +4,13 @@ import argparse
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from small_models import WINDOW, trained, write_export
 from small_tasks import motif_task
 
+from spacescale.cli import build_parser
 from spacescale.errors import UserError
 from spacescale.probing.commands import add_options
 from spacescale.probing.probe import plan_of
@@ -102,6 +104,7 @@ REFUSED = [
     (["--species", "finch", "--metric", "f1"], "--metric f1: there are mcc,"),
     (["--species", "finch", "--seeds", "0"], "--seeds 0: at least one"),
     (["--species", "finch", "--draws", "0"], "--draws 0: at least one"),
+    (["--species", "finch", "--attribute", "-1"], "--attribute -1: expected 0 or more"),
     (["--species", "finch", "--window", "50"], "--window 50: expected a multiple of the bins of 8"),
 ]
 
@@ -109,6 +112,30 @@ REFUSED = [
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     return write_export(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+def test_the_command_probes_and_explains(weights, tmp_path, capsys):
+    task = tmp_path / "motifs"
+    task.mkdir()
+    random = np.random.default_rng(0)
+    for split, number in (("train", 40), ("dev", 16), ("test", 16)):
+        rows = ["sequence,value"]
+        for i in range(number):
+            text = "".join(random.choice(list("ACGT"), 30))
+            rows.append(f"{text[:10] + 'GATTACA' + text[17:] if i % 2 else text},{i % 2 + i / 100}")
+        (task / f"{split}.csv").write_text("\n".join(rows) + "\n")
+    args = build_parser().parse_args(
+        [*("probe", "--weights", str(weights), "--species", "finch", "--task", str(task)),
+         *("--out", str(tmp_path / "out"), "--seeds", "1", "--heads", "ridge", "--feed", "alone"),
+         *("--beside", "--attribute", "3", "--patterns", "GATTACA", "--device", "cpu")]
+    )  # fmt: skip
+    args.run(args)
+    text = capsys.readouterr().out
+    assert text == (tmp_path / "out" / "motifs" / "results.md").read_text()
+    probe = "tiny pointwise alone, ridge"
+    assert f"| {probe} | 1 | " in text and "Attributions of 3 test sequences" in text
+    assert f"| {probe}, gradient | one-hot, cnn, mutations | " in text
+    assert f"| GATTACA | {probe} | " in text and "| GATTACA | one-hot, cnn | " in text
 
 
 @pytest.mark.parametrize("options, message", REFUSED)
