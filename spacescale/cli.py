@@ -18,6 +18,7 @@ from spacescale.finetune import add_options as add_tuning_options
 from spacescale.finetune import run as run_tuning
 from spacescale.predict import commands as predict_commands
 from spacescale.pretrain import begin
+from spacescale.probing import commands as probing_commands
 from spacescale.selfcheck import add_options as add_selfcheck_options
 from spacescale.selfcheck import run as run_selfcheck
 
@@ -91,8 +92,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=_evaluate)
 
-    predict_commands.add_to(commands)
-    contamination_commands.add_to(commands)
+    for room in (predict_commands, contamination_commands, probing_commands):
+        room.add_to(commands)
 
     ablate = commands.add_parser("ablate", help="train arms side by side and compare them")
     ablation.add_options(ablate)

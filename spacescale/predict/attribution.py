@@ -11,7 +11,7 @@ the difference that it should explain by several times its size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +24,7 @@ from spacescale.errors import UserError
 from spacescale.model.layers import NUM_BASES, one_hot
 from spacescale.predict.predictor import Predictor
 
+Score = Callable[[Tensor], Tensor]  # codes (B, L) uint8 or bases (B, 4, L) float → (B,)
 Method = Literal["ism", "gradient", "integrated"]
 METHODS: dict[Method, str] = {
     "ism": "change of the score when the base is replaced, in silico mutagenesis",
@@ -76,8 +77,7 @@ class Attributor:
             return self.mutagenesis(codes, start, end)
         bases = one_hot(torch.from_numpy(codes)[None], torch.float32)[0]
         if method == "gradient":
-            found = self._gradients(bases[None])[0]
-            found = found - found.mean(0)
+            found = corrected(self._gradients(bases[None]))[0]
         else:
             found = self._integrated(bases, steps)
         return found[:, start:end].cpu().numpy()
@@ -87,28 +87,11 @@ class Attributor:
 
         Float32 (4, end − start), 0 at the bases that stand there. It takes 3 passes a base.
         """
-        size = self.predictor.batch_size
-        places = [
-            (at, base) for at in range(start, end) for base in range(NUM_BASES) if codes[at] != base
-        ]
-        found = np.zeros((NUM_BASES, end - start), dtype=np.float32)
-        with torch.inference_mode():
-            before = float(self.score(torch.from_numpy(codes)[None]))
-            groups = [places[i : i + size] for i in range(0, len(places), size)]
-            for group in tqdm(groups, unit="batch", desc="mutating", disable=None, leave=False):
-                mutants = np.repeat(codes[None], len(group), axis=0)
-                for row, (at, base) in enumerate(group):
-                    mutants[row, at] = base
-                after = self.score(torch.from_numpy(mutants)).cpu().numpy()
-                for (at, base), value in zip(group, after, strict=True):
-                    found[base, at - start] = value - before
-        return found
+        return mutagenesis(self.score, codes, start, end, self.predictor.batch_size)
 
     def _gradients(self, bases: Tensor) -> Tensor:
         """(B, 4, L) → the same: of each sequence's score."""
-        bases = bases.to(self.predictor.device).requires_grad_()
-        (found,) = torch.autograd.grad(self.score(bases).sum(), bases)
-        return found
+        return gradients(self.score, bases.to(self.predictor.device))
 
     def _integrated(self, bases: Tensor, steps: int) -> Tensor:
         """Midpoints of `steps` parts of the way from zeros; (4, L)."""
@@ -117,6 +100,42 @@ class Attributor:
         for part in shares.split(self.predictor.batch_size):
             total += self._gradients(part[:, None, None] * bases).sum(0)
         return total / steps
+
+
+def mutagenesis(
+    score: Score, codes: np.ndarray, start: int, end: int, batch_size: int
+) -> np.ndarray:
+    """Score of codes (L,) with each base in place of that at each position, less that as it is.
+
+    Float32 (4, end − start), 0 at the bases that stand there. It takes 3 passes a base.
+    """
+    places = [
+        (at, base) for at in range(start, end) for base in range(NUM_BASES) if codes[at] != base
+    ]
+    found = np.zeros((NUM_BASES, end - start), dtype=np.float32)
+    with torch.inference_mode():
+        before = float(score(torch.from_numpy(codes)[None]))
+        groups = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
+        for group in tqdm(groups, unit="batch", desc="mutating", disable=None, leave=False):
+            mutants = np.repeat(codes[None], len(group), axis=0)
+            for row, (at, base) in enumerate(group):
+                mutants[row, at] = base
+            after = score(torch.from_numpy(mutants)).cpu().numpy()
+            for (at, base), value in zip(group, after, strict=True):
+                found[base, at - start] = value - before
+    return found
+
+
+def gradients(score: Score, bases: Tensor) -> Tensor:
+    """Of each sequence's score by its bases (B, 4, L): the same shape."""
+    bases = bases.detach().requires_grad_()
+    (found,) = torch.autograd.grad(score(bases).sum(), bases)
+    return found
+
+
+def corrected(gradients: Tensor) -> Tensor:
+    """Gradients (B, 4, L) less their mean over the four bases of a position."""
+    return gradients - gradients.mean(1, keepdim=True)
 
 
 def sequence_of(codes: np.ndarray) -> np.ndarray:

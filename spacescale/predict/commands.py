@@ -132,7 +132,14 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="a sequence for each record of a FASTA file, or row of a .csv or .tsv file with a "
         "column `sequence`",
     )
-    embed.add_argument("--fasta", type=path_option, help="a genome, with --regions")
+    embed.add_argument(
+        "--task",
+        type=path_option,
+        help="with --format bend: BEND's .bed, or any folder or file of a task",
+    )
+    embed.add_argument(
+        "--fasta", type=path_option, help="a genome, with --regions or the places of a --task"
+    )
     embed.add_argument("--regions", nargs="+", default=[], metavar="CONTIG[:START-END]|BED")
     _add_any_genome(embed)
     embed.add_argument(
@@ -145,7 +152,15 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="over positions (default: mean)",
     )
     embed.add_argument("--both-strands", action="store_true", help="average over both strands")
-    embed.add_argument("--out", type=path_option, required=True, help=".npz to make")
+    embed.add_argument(
+        "--format",
+        choices=("npz", "bend"),
+        default="npz",
+        help="one file (default), or tar files of features at every base with labels, for BEND",
+    )
+    embed.add_argument(
+        "--out", type=path_option, required=True, help=".npz to make, or folder for BEND"
+    )
     embed.set_defaults(run=_embed)
 
 
@@ -365,6 +380,11 @@ def _attribute(args: argparse.Namespace) -> None:
 def _embed(args: argparse.Namespace) -> None:
     from spacescale.predict.sequence_embeddings import embed, read_sequences, sequences_of_places
 
+    if (args.format == "bend") != (args.task is not None):
+        raise UserError("--format bend and --task belong together")
+    if args.task is not None:
+        _embed_for_bend(args)
+        return
     if (args.sequences is None) == (args.fasta is None) or bool(args.fasta) != bool(args.regions):
         raise UserError("give either --sequences, or --fasta and --regions")
     predictor = _predictor(args)
@@ -375,3 +395,18 @@ def _embed(args: argparse.Namespace) -> None:
     )
     shape = embed(predictor, sequences, args.out, args.layer, args.pool, args.both_strands)
     print(f"{args.out}: features {shape} of {args.layer}")
+
+
+def _embed_for_bend(args: argparse.Namespace) -> None:
+    from spacescale.predict.bend_files import export_bend
+    from spacescale.tasks.read_task import read_task
+
+    if args.sequences or args.regions or args.both_strands or args.pool != "mean":
+        raise UserError(
+            "--format bend: --sequences, --regions, --both-strands and --pool do not go with it"
+        )
+    task = read_task(args.task, genome=args.fasta)
+    predictor = _predictor(args)
+    predictor.require_layer(args.layer)
+    paths = export_bend(predictor, task, args.out, args.layer)
+    print(f"{args.out}: {len(paths)} files of {args.layer}")

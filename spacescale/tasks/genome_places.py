@@ -6,11 +6,8 @@ Places are 0-based half-open; what lies on the minus strand is reverse complemen
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +17,7 @@ from spacescale.genome.dna import reverse_complement
 from spacescale.genome.open_genome import OpenGenome, open_genome
 from spacescale.genome.text_files import whole_number
 from spacescale.tasks.class_files import Gathered, class_files, class_of, class_splits
+from spacescale.tasks.hdf5_files import open_hdf5
 from spacescale.tasks.rows import Column, Found, Rows
 from spacescale.tasks.table_rows import split_words, table_rows
 from spacescale.tasks.tables import Table, form_of, read_table, stem_of
@@ -54,7 +52,9 @@ def bed_files(folder: Path) -> list[Path]:
 def read_bend(path: Path, genome: Path | None) -> Found:
     """Read a .bed with the header `chromosome start end split [label…]`, or the one of a folder.
 
-    Labels that it lacks are in FILE.hdf5 beside it (or .h5), dataset `labels` (N,) or (N, C).
+    A cell of `label` may hold the numbers of all labels that are 1, as 0,17 or nothing, which
+    BEND's own files do. Labels that it lacks are in FILE.hdf5 beside it (or .h5), dataset `labels`
+    (N,) or (N, C).
     """
     if path.is_dir():
         bed, *others = bed_files(path)
@@ -66,6 +66,8 @@ def read_bend(path: Path, genome: Path | None) -> Found:
     rows = _placed(table, _opened(path, genome))
     if not rows.targets:
         rows = replace(rows, targets=_hdf5_labels(path, len(table)))
+    elif several := _numbers_of_labels(rows):
+        rows = replace(rows, targets=several)
     return Found({split: rows.take(where) for split, where in words.items()})
 
 
@@ -117,12 +119,29 @@ def _bases(place: str, genome: OpenGenome, contig: str, start: str, end: str) ->
     return genome.contigs[contig][first:last]
 
 
+def _numbers_of_labels(rows: Rows) -> dict[str, Column]:
+    """Columns of 0 and 1 where cells hold numbers of labels; {} where they hold anything else.
+
+    Cells of as many parts each, all of them 0 and 1, are labels themselves.
+    """
+    cells = [[part for part in word.split(",") if part] for word in rows.targets.get("label", [])]
+    if len({len(cell) for cell in cells}) < 2 and all(p in "01" for cell in cells for p in cell):
+        return {}
+    several = any(len(cell) > 1 for cell in cells)
+    if not several or not all(part.strip().isdecimal() for cell in cells for part in cell):
+        return {}
+    found = np.zeros((len(cells), max(int(p) for cell in cells for p in cell) + 1), np.int64)
+    for row, cell in enumerate(cells):
+        found[row, [int(part) for part in cell]] = 1
+    return {f"label_{number}": column for number, column in enumerate(found.T)}
+
+
 def _hdf5_labels(bed: Path, num_rows: int) -> dict[str, Column]:
     base = bed.with_name(stem_of(bed))
     path = next((p for end in (".hdf5", ".h5") if (p := Path(f"{base}{end}")).is_file()), None)
     if path is None:
         raise UserError(f"{bed}: no column 'label', and no {base.name}.hdf5 beside it")
-    with _hdf5(path) as file:
+    with open_hdf5(path) as file:
         dataset = file.get("labels")
         if not hasattr(dataset, "dtype"):
             raise UserError(f"{path}: no dataset 'labels'; it has {', '.join(file) or 'none'}")
@@ -136,16 +155,3 @@ def _hdf5_labels(bed: Path, num_rows: int) -> dict[str, Column]:
         whole = labels.astype(np.int64) if (labels == labels // 1).all() else labels
         return {"label": list(map(str, whole.tolist()))}
     return {f"label_{number}": column for number, column in enumerate(labels.T)}
-
-
-@contextmanager
-def _hdf5(path: Path) -> Iterator[Any]:
-    try:
-        import h5py
-    except ImportError:
-        raise UserError(f"{path}: HDF5 is read by h5py: pip install 'spacescale[prep]'") from None
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except OSError as error:
-        raise UserError(f"{path} cannot be read as HDF5 ({error})") from error

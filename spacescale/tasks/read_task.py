@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from spacescale.errors import UserError
+from spacescale.tasks.archive_files import HDF5, read_archive
 from spacescale.tasks.class_files import class_folders, read_class_folders
 from spacescale.tasks.genome_places import bed_files, coordinate_files, read_bend, read_coordinates
 from spacescale.tasks.rows import Found
@@ -58,6 +59,7 @@ _LAYOUTS = {
     "bend": _Layout("one .bed with a column split", bed_files, read_bend, needs_genome=True),
 }
 _ONE_TABLE = _Layout("a table with a column split", lambda p: [p], lambda p, _: read_one_table(p))
+_ARCHIVE = _Layout("an .h5 with x_train", lambda p: [p], lambda p, _: read_archive(p))
 
 
 def read_task(
@@ -82,6 +84,7 @@ def read_task(
     - genomic_benchmarks: {train,test}/CLASS.csv.gz with region, start, end, strand.
     - class_folders: {train,test}/CLASS/*.txt, one sequence in each.
     - bend: a .bed with chromosome, start, end, split and label columns, or labels in FILE.hdf5.
+    - archive: an .h5 or .hdf5 of Tang and Koo (2024), see `archive_files`.
 
     genome: FASTA or 2bit file, for layouts with places. kind: what the targets are, where the
     column's name says something else. valid_share, seed: what is cut off train where no file
@@ -99,7 +102,9 @@ def read_task(
     if genome is not None and not layout.needs_genome:
         notes.append(f"the genome {genome.name} was not needed: the files hold sequences")
     splits = {
-        split: Examples(rows.codes, meaning.targets[split], rows.names, tuple(rows.groups))
+        split: Examples(
+            rows.codes, meaning.targets[split], rows.names, tuple(rows.groups), rows.offsets
+        )
         for split, rows in found.splits.items()
     }
     if "valid" not in splits:
@@ -145,9 +150,11 @@ def _layout_of(path: Path) -> tuple[str, _Layout]:
             return "bend", _LAYOUTS["bend"]
         if form in TABLES:
             return "one_table", _ONE_TABLE
+        if form in HDF5:
+            return "archive", _ARCHIVE
         raise UserError(
-            f"{path}: expected a .csv, .tsv, .parquet or .bed with a column split, or a folder "
-            "with a file for each split"
+            f"{path}: expected a .csv, .tsv, .parquet or .bed with a column split, an .h5 with "
+            "x_train, or a folder with a file for each split"
         )
     if not path.is_dir():
         raise UserError(f"no such folder or file of a task: {path}")

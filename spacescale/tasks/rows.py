@@ -25,7 +25,8 @@ class Rows:
     """N sequences of one split.
 
     codes: N arrays of base codes uint8 (L,). targets: {column: N words, or an array of N numbers}.
-    places: where each stands, FILE:LINE, for messages. names, groups: as in `Examples`.
+    places: where each stands, FILE:LINE, for messages. names, groups,
+    offsets: as in `Examples`.
     """
 
     codes: list[np.ndarray]
@@ -33,6 +34,7 @@ class Rows:
     places: list[str]
     names: list[str]
     groups: list[str] = field(default_factory=list)
+    offsets: np.ndarray | None = None
 
     def take(self, chosen: list[int]) -> Rows:
         """These rows, in this order."""
@@ -42,6 +44,7 @@ class Rows:
             [self.places[row] for row in chosen],
             [self.names[row] for row in chosen],
             [self.groups[row] for row in chosen] if self.groups else [],
+            None if self.offsets is None else self.offsets[chosen],
         )
 
 

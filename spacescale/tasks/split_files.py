@@ -73,7 +73,7 @@ def read_dream(folder: Path) -> Found:
         names = table.need("seq_id")
         groups = [_ORIENTATION.sub("", name) for name in names]
         splits[split] = replace(table_rows(table), names=names, groups=groups)
-    return Found(splits, _adapters([one for rows in splits.values() for one in rows.codes]))
+    return Found(splits, adapter_notes([one for rows in splits.values() for one in rows.codes]))
 
 
 def _last_part(path: Path) -> str:
@@ -133,10 +133,18 @@ def _fasta_rows(path: Path) -> Rows:
     return Rows(codes, {"label": labels}, places, names)
 
 
-def _adapters(codes: list[np.ndarray]) -> list[str]:
-    """A note where all sequences begin and end alike."""
+def adapters(codes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """What all sequences begin and end with, codes uint8; nothing where that may be chance."""
     starts, ends = _shared_start(codes), _shared_start([one[::-1] for one in codes])[::-1]
     if min(starts.size, ends.size) < _SHORTEST_ADAPTER:
+        return starts[:0], ends[:0]
+    return starts, ends
+
+
+def adapter_notes(codes: list[np.ndarray]) -> list[str]:
+    """A note where all sequences begin and end alike."""
+    starts, ends = adapters(codes)
+    if not starts.size:
         return []
     first, last = ("".join(_LETTERS[code] for code in end) for end in (starts, ends))
     return [

@@ -23,13 +23,15 @@ class Examples:
     number of the class, int64 (N,); of `labels` 0 and 1, of `values` numbers, both float32 (N, C)
     with NaN for what is not known. names: N words that say which sequence it is: its name or place
     in the file, or FILE:LINE. groups: N words where sequences that belong together, as a place and
-    its reverse complement, share one; () where none are known.
+    its reverse complement, share one; () where none are known. offsets: of values that are
+    differences of log-odds from something known, as of splicing, that, float32 (N, C).
     """
 
     codes: list[np.ndarray]
     targets: np.ndarray
     names: list[str]
     groups: tuple[str, ...] = ()
+    offsets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -42,6 +44,7 @@ class Examples:
             self.targets[rows],
             [self.names[row] for row in chosen],
             tuple(self.groups[row] for row in chosen) if self.groups else (),
+            None if self.offsets is None else self.offsets[rows],
         )
 
     @property

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from spacescale.errors import UserError
@@ -18,14 +14,14 @@ from spacescale.parallel import comm
 from spacescale.planning.measure import memory_bytes
 from spacescale.tasks.baseline import Fit
 from spacescale.tasks.cnn import fit_cnn
-from spacescale.tasks.duplicates import without_copies
-from spacescale.tasks.scores import main_metric, remarks, score
+from spacescale.tasks.scores import main_metric
 from spacescale.tasks.simple_baselines import fit_kmers, fit_length_and_gc, fit_majority
 from spacescale.tasks.task import Task
 from spacescale.tuning.cost import tuning_cost
 from spacescale.tuning.criterion import Criterion
 from spacescale.tuning.fit import Fitted, answers, fit, reader_of
-from spacescale.tuning.rows import Row, Rows
+from spacescale.tuning.ledger import Ledger
+from spacescale.tuning.rows import Rows
 from spacescale.tuning.sequence_model import SequenceModel
 from spacescale.tuning.settings import TuningSettings
 from spacescale.tuning.starts import Start, measure_batchnorm, starting_space
@@ -39,7 +35,6 @@ SIMPLE: dict[str, Fit] = {
 }
 CONTROLS = ("scratch", "random frozen")
 BESIDE = (*SIMPLE, *CONTROLS)
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -110,9 +105,8 @@ class TaskRun:
     device: torch.device
 
     def __post_init__(self) -> None:
-        self.unique = without_copies(self.task)
-        self.metric = main_metric(self.task.kind, self.plan.settings.metric)
-        self.digest = digest_of(self.task)
+        metric = main_metric(self.task.kind, self.plan.settings.metric)
+        self.ledger = Ledger(self.task, self.rows, metric)
 
     @property
     def names(self) -> list[str]:
@@ -155,24 +149,24 @@ class TaskRun:
             self._fit_all(method)
 
     def _fit_simple(self, name: str, seed: int) -> None:
-        key = self._key({"method": name, "metric": self.metric})
+        key = self.ledger.key({"method": name, "metric": self.ledger.metric})
         if self.rows.find(name, seed, key):
             return
         began = time.perf_counter()
         if name == "CNN":
-            baseline = fit_cnn(self.task, seed, self.metric, device=self.device)
+            baseline = fit_cnn(self.task, seed, self.ledger.metric, device=self.device)
         else:
-            baseline = SIMPLE[name](self.task, seed, self.metric)
+            baseline = SIMPLE[name](self.task, seed, self.ledger.metric)
         seconds = time.perf_counter() - began
         found = baseline.predict(self.task.splits["test"])
-        self._add(name, seed, key, found, seconds, {"chosen": baseline.settings})
+        self.ledger.add(name, seed, key, found, seconds, {"chosen": baseline.settings})
 
     def _fit_all(self, method: Method) -> None:
         """Train with every seed; the first one chooses the rate by validation."""
         first, plan = self.plan.seeds[0], self.plan
         digest = plan.pretrained.digest if method.start == "pretrained" else ""
         facts = asdict(method) | {"weights": digest, "rates": plan.lrs, "chosen with": first}
-        key = self._key(facts)
+        key = self.ledger.key(facts)
         rates, tried = plan.lrs, {}
         for seed in plan.seeds:
             row = comm.on_main(lambda seed=seed: self.rows.find(method.name, seed, key))
@@ -238,51 +232,6 @@ class TaskRun:
                     settings.both_strands,
                     facts | {"weights": self.plan.pretrained.digest},
                 )
-            self._add(method.name, seed, key, found, seconds, facts)
+            self.ledger.add(method.name, seed, key, found, seconds, facts)
 
         comm.on_main(keep)
-
-    def _add(
-        self,
-        method: str,
-        seed: int,
-        key: str,
-        found: np.ndarray,
-        seconds: float,
-        settings: dict[str, Any],
-    ) -> None:
-        task, test = self.task, self.task.splits["test"]
-        scores = score(task.kind, test.targets, found)
-        unique = self.unique
-        row = Row(
-            task.name,
-            method,
-            seed,
-            key,
-            self.metric,
-            scores,
-            score(task.kind, test.targets[unique], found[unique]),
-            {split: len(examples) for split, examples in task.splits.items()},
-            len(unique),
-            round(seconds, 1),
-            settings,
-            remarks(task.kind, test.targets, found, task.outputs),
-        )
-        self.rows.add(row, found)
-        logger.info(
-            "%s: %s, seed %d: %s %.3f (%.0f s)",
-            *(task.name, method, seed, self.metric, scores[self.metric], seconds),
-        )
-
-    def _key(self, facts: dict[str, Any]) -> str:
-        text = json.dumps(facts | {"task": self.digest}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def digest_of(task: Task) -> str:
-    """Of all sequences and targets, by which results of other files are told apart."""
-    found = hashlib.sha256(f"{task.kind} {task.outputs}".encode())
-    for split, examples in task.splits.items():
-        found.update(f"{split} {examples.lengths.tolist()}".encode())
-        found.update(np.concatenate(examples.codes).tobytes() + examples.targets.tobytes())
-    return found.hexdigest()[:16]

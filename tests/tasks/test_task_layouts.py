@@ -160,6 +160,17 @@ def test_places_of_bend(tmp_path, genome, columns, cells, kind, outputs, train):
     assert task.splits["test"].names == ["chr1:0-8"]
 
 
+def test_numbers_of_labels_of_bend(tmp_path, genome):
+    rows = [(*place, cell) for place, cell in zip(BED, ("0,3", "", "2"), strict=True)]
+    path = write(
+        tmp_path / "a.bed", table(rows, ("chromosome", "start", "end", "split", "label"), "\t")
+    )
+    task = read_task(path, genome=genome)
+    assert (task.kind, task.outputs) == ("labels", ("0", "1", "2", "3"))
+    found = {split: examples.targets[0].tolist() for split, examples in task.splits.items()}
+    assert found == {"train": [0, 0, 0, 0], "valid": [0, 0, 1, 0], "test": [1, 0, 0, 1]}
+
+
 @pytest.mark.parametrize(
     "labels, kind",
     [

@@ -1,0 +1,69 @@
+"""`spacescale probe`: its options; PyTorch is loaded when it is run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from spacescale.arguments import path_option
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add it to the `spacescale` command."""
+    probe = commands.add_parser(
+        "probe", help="what small heads learn from frozen features of a model, beside baselines"
+    )
+    add_options(probe)
+    probe.set_defaults(run=_probe)
+
+
+def add_options(probe: argparse.ArgumentParser) -> None:
+    """The options of `probe`."""
+    probe.add_argument("--weights", type=path_option, required=True, help="export, checkpoint, "
+                       "run folder (its best) or ORG/NAME of the Hub")  # fmt: skip
+    probe.add_argument("--task", type=path_option, required=True, help="folder with train, valid "
+                       "and test, one table, or an .h5 of Tang and Koo")  # fmt: skip
+    probe.add_argument("--name", help="what results call the weights (default: their folder's)")
+    probe.add_argument("--species", help="whose token and gates are used; needed where the "
+                       "weights know several")  # fmt: skip
+    probe.add_argument("--like", help="for a species that the weights do not know: as which one "
+                       "it begins")  # fmt: skip
+    probe.add_argument("--out", type=path_option, default=Path("runs/probe"), help="folder for "
+                       "results, one in it per task (default: %(default)s)")  # fmt: skip
+    probe.add_argument("--genome", type=path_option, help="FASTA or 2bit, of tasks that give "
+                       "places instead of sequences")  # fmt: skip
+    probe.add_argument("--kind", choices=("classes", "labels", "values"),
+                       help="what the targets are, where a table leaves it open")  # fmt: skip
+    probe.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
+    probe.add_argument("--layer", nargs="+", default=["pointwise"], help="default: the last; a "
+                       "wrong one lists all")  # fmt: skip
+    probe.add_argument("--feed", nargs="+", choices=("alone", "flanked", "shuffled"),
+                       default=["alone", "flanked"], help="how sequences are shown: as they are, "
+                       "between N, or between shuffled sequences of the task (default: alone "
+                       "flanked)")  # fmt: skip
+    probe.add_argument("--window", type=int, metavar="BP", help="to which flanks fill up "
+                       "(default: the window of pretraining)")  # fmt: skip
+    probe.add_argument("--draws", type=int, default=3, help="of shuffled flanks, averaged "
+                       "(default: %(default)s)")  # fmt: skip
+    probe.add_argument("--heads", nargs="+", choices=("ridge", "mlp", "cnn"),
+                       default=["ridge", "mlp", "cnn"], help="default: all")  # fmt: skip
+    probe.add_argument("--head-of", choices=("lentimpra", "chip", "splicing", "insertseq"),
+                       help="whose networks (default: lentimpra for values, chip for classes and "
+                       "labels)")  # fmt: skip
+    probe.add_argument("--beside", nargs="*", metavar="METHOD", help="what the probes are held "
+                       "against (default: all): 'one-hot, cnn', 'one-hot, ResidualBind', "
+                       "'dinucleotides, mlp', 'random weights'")  # fmt: skip
+    probe.add_argument("--metric", help="of validation and tables (default: MCC, AUROC or "
+                       "Pearson, by kind; Spearman for splicing)")  # fmt: skip
+    probe.add_argument("--attribute", type=int, default=0, metavar="N", help="also compare which "
+                       "bases the best probe and the one-hot CNN rest N test sequences on, such as "
+                       "500; 3 passes a base")  # fmt: skip
+    probe.add_argument("--patterns", nargs="+", default=[], metavar="BASES", help="also say what "
+                       "each adds in the middle of shuffled sequences")  # fmt: skip
+    probe.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
+
+
+def _probe(args: argparse.Namespace) -> None:
+    from spacescale.probing.probe import probe
+
+    print(probe(args))

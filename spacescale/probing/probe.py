@@ -1,0 +1,114 @@
+"""`spacescale probe`: from options to a table of results."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from spacescale.errors import UserError
+from spacescale.files import write_text
+from spacescale.model.exports import local_folder
+from spacescale.predict.trained_model import load_trained
+from spacescale.probing.attribution import (
+    agreements,
+    attribution_lines,
+    attribution_maps,
+    explain_network,
+    explain_probe,
+    global_importance,
+)
+from spacescale.probing.run import BESIDE, ProbePlan, ProbeRun
+from spacescale.tasks.duplicates import find_duplicates
+from spacescale.tasks.read_task import read_task
+from spacescale.tasks.scores import METRICS
+from spacescale.tuning.rows import Rows
+from spacescale.tuning.run import Pretrained
+from spacescale.tuning.starts import with_species
+from spacescale.tuning.suite import weights_digest
+from spacescale.tuning.table import describe, table_of, task_lines
+
+logger = logging.getLogger(__name__)
+
+
+def probe(args: argparse.Namespace) -> str:
+    """Do what `probe` was asked for; returns the table. A command given again goes on.
+
+    Raises UserError for options, files or sequences that do not fit.
+    """
+    plan = plan_of(args)
+    task = read_task(args.task, genome=args.genome, kind=args.kind)
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    run = ProbeRun(task, plan, Rows(args.out / task.name), device)
+    for line in describe(task, find_duplicates(task)):
+        logger.info("%s", line)
+    run.run()
+    lines = task_lines(table_of(run.task, run.rows, run.names, plan.seeds))
+    if args.attribute or args.patterns:
+        lines += ["", *explain(run, args.attribute, args.patterns)]
+    text = "\n".join(lines)
+    write_text(args.out / task.name / "results.md", text + "\n")
+    return text
+
+
+def explain(run: ProbeRun, number: int, patterns: Sequence[str]) -> list[str]:
+    """Hold the probe of the table's first line and the one-hot CNN against each other.
+
+    Both are fitted once more with the first seed. number: of test sequences, drawn at random.
+    """
+    task, seed, name = run.task, run.plan.seeds[0], run.names[0]
+    source, head = run.probe_of(name)
+    trunk = run.trunk(source, 0)
+    with run.features(trunk) as (positions, means):
+        probe = run.fit_probe(head, positions, means, seed).network
+    cnn = run.fit(*run.on_bases("one-hot, cnn"), seed).network
+    models = [
+        explain_probe(name, task.kind, trunk, probe, head == "cnn", run.longest),
+        explain_network("one-hot, cnn", task.kind, cnn, run.longest, run.device),
+    ]
+    test = task.splits["test"]
+    rows = np.random.default_rng(0).permutation(len(test))[:number]
+    maps = attribution_maps(models, test, rows.tolist())
+    found = agreements(maps, [test.groups[row] for row in rows] if test.groups else ())
+    importances = global_importance(models, test, patterns) if patterns else []
+    return attribution_lines(len(rows), found if number else [], importances)
+
+
+def plan_of(args: argparse.Namespace) -> ProbePlan:
+    """What is probed. Raises UserError for options that do not fit."""
+    beside = BESIDE if args.beside is None else tuple(args.beside)
+    if unknown := [name for name in beside if name not in BESIDE]:
+        raise UserError(f"--beside {unknown[0]}: there are {', '.join(BESIDE)}")
+    known = [metric for of_kind in METRICS.values() for metric in of_kind]
+    if args.metric is not None and args.metric not in known:
+        raise UserError(f"--metric {args.metric}: there are {', '.join(known)}")
+    for name in ("seeds", "draws"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} {getattr(args, name)}: at least one is needed")
+    if args.attribute < 0:
+        raise UserError(f"--attribute {args.attribute}: expected 0 or more sequences")
+    trained = load_trained(local_folder(args.weights))
+    space = trained.model
+    species = with_species(space, args.species, args.like, str(trained.source))
+    for layer in args.layer:
+        if layer not in space.layers:
+            raise UserError(f"--layer {layer}: there are {', '.join(space.layers)}")
+    bin_size, window = space.config.bin_size, args.window or space.config.seq_length
+    if window < bin_size or window % bin_size:
+        raise UserError(f"--window {window}: expected a multiple of the bins of {bin_size} bp")
+    name = args.name or args.weights.name
+    return ProbePlan(
+        Pretrained(name, space, weights_digest(space), species, args.like),
+        tuple(dict.fromkeys(args.layer)),
+        tuple(dict.fromkeys(args.feed)),
+        tuple(dict.fromkeys(args.heads)),
+        tuple(range(args.seeds)),
+        args.head_of,
+        window,
+        args.draws,
+        beside,
+        args.metric,
+    )

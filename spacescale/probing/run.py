@@ -1,0 +1,282 @@
+"""Probe one task: heads on frozen features, beside what they have to beat; goes on after a stop."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal, get_args
+
+import torch
+
+from spacescale.files import make_folder
+from spacescale.probing.features import (
+    Inputs,
+    OneHot,
+    PositionFeatures,
+    Trunk,
+    Vectors,
+    dinucleotides,
+    write_features,
+)
+from spacescale.probing.feeding import Feed, Feeder
+from spacescale.probing.fit import RIDGE, FittedHead, fit_head, fit_ridge
+from spacescale.probing.heads import HeadOf, Recipe, cnn, mlp, residual_bind
+from spacescale.tasks.duplicates import find_duplicates
+from spacescale.tasks.scores import main_metric
+from spacescale.tasks.task import Task
+from spacescale.tuning.batches import Reader
+from spacescale.tuning.ledger import Ledger
+from spacescale.tuning.rows import Rows
+from spacescale.tuning.run import Pretrained
+from spacescale.tuning.starts import Start, measure_batchnorm, starting_space
+
+Head = Literal["ridge", "mlp", "cnn"]
+HEADS: tuple[Head, ...] = get_args(Head)
+ON_BASES = ("one-hot, cnn", "one-hot, ResidualBind", "dinucleotides, mlp")
+RANDOM = "random weights"
+BESIDE = (*ON_BASES, RANDOM)
+
+
+@dataclass(frozen=True)
+class ProbePlan:
+    """What is probed, and how.
+
+    head_of: whose networks, None for what fits the task. window: bp that fed sequences are filled
+    up to. draws: of flanks. beside: of BESIDE. metric: None for the task's own.
+    """
+
+    pretrained: Pretrained
+    layers: tuple[str, ...]
+    feeds: tuple[Feed, ...]
+    heads: tuple[Head, ...]
+    seeds: tuple[int, ...]
+    head_of: HeadOf | None
+    window: int
+    draws: int
+    beside: tuple[str, ...]
+    metric: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Features of one layer, fed in one way, of pretrained or of fresh weights."""
+
+    name: str
+    start: Start
+    layer: str
+    feed: Feed
+
+    def method(self, head: Head) -> str:
+        """As results call it."""
+        return f"{self.name} {self.layer} {self.feed}, {head}"
+
+
+@dataclass
+class ProbeRun:
+    """The rows of one task as they come."""
+
+    task: Task
+    plan: ProbePlan
+    rows: Rows
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        task = self.task
+        splicing = task.splits["train"].offsets is not None
+        self.head_of: HeadOf = self.plan.head_of or (
+            "splicing" if splicing else "lentimpra" if task.kind == "values" else "chip"
+        )
+        metric = self.plan.metric or ("spearman" if splicing else None)
+        self.ledger = Ledger(task, self.rows, main_metric(task.kind, metric))
+        lengths = {n for part in task.splits.values() for n in part.lengths.tolist()}
+        self.longest, self.whole_bins = max(lengths), len(lengths) > 1
+        self.task = replace(task, notes=[*task.notes, *self._notes()])
+
+    @property
+    def sources(self) -> list[Source]:
+        """Features that are probed, those of the model first."""
+        starts: list[tuple[str, Start]] = [(self.plan.pretrained.name, "pretrained")]
+        if RANDOM in self.plan.beside:
+            starts.append((RANDOM, "random"))
+        return [
+            Source(name, start, layer, feed)
+            for name, start in starts
+            for layer in self.plan.layers
+            for feed in self.plan.feeds
+        ]
+
+    def probe_of(self, method: str) -> tuple[Source, Head]:
+        """The features and the head that results call so."""
+        of: dict[str, tuple[Source, Head]] = {
+            one.method(head): (one, head) for one in self.sources for head in self.plan.heads
+        }
+        return of[method]
+
+    @property
+    def names(self) -> list[str]:
+        """All methods, that of the model's which validation prefers first."""
+        probes = {
+            source.start: [one.method(head) for one in self.sources if one.start == source.start
+                           for head in self.plan.heads]
+            for source in self.sources
+        }  # fmt: skip
+        best = max(probes["pretrained"], key=self._valid)
+        on_bases = [name for name in ON_BASES if name in self.plan.beside]
+        rest = [name for name in probes["pretrained"] if name != best]
+        return [best, *rest, *on_bases, *probes.get("random", [])]
+
+    def _valid(self, method: str) -> float:
+        return mean(row.settings["valid"] for row in self.rows.of(method, self.plan.seeds))
+
+    def run(self) -> None:
+        """Fit whatever is not there yet."""
+        for name in ON_BASES:
+            if name in self.plan.beside:
+                self._run_on_bases(name)
+        for source in self.sources:
+            if source.start == "pretrained":
+                self._run_source(source, 0, self.plan.seeds)
+            else:
+                for seed in self.plan.seeds:
+                    self._run_source(source, seed, (seed,))
+
+    def on_bases(self, name: str) -> tuple[dict[str, Inputs], Recipe]:
+        """Inputs by split and the recipe of one of ON_BASES."""
+        splits = self.task.splits
+        if name == "dinucleotides, mlp":
+            vectors: dict[str, Inputs] = {s: dinucleotides(e) for s, e in splits.items()}
+            return vectors, mlp(self.head_of)
+        bases: dict[str, Inputs] = {s: OneHot(e, self.longest) for s, e in splits.items()}
+        if name == "one-hot, cnn":
+            return bases, cnn(self.head_of, embedded=False)
+        return bases, residual_bind()
+
+    def _run_on_bases(self, name: str) -> None:
+        key = self.ledger.key({"method": name, "head of": self.head_of})
+        inputs, recipe = self.on_bases(name)
+        for seed in self.plan.seeds:
+            if not self.rows.find(name, seed, key):
+                self._keep(
+                    name, seed, key, inputs, lambda seed=seed: self.fit(inputs, recipe, seed)
+                )
+
+    def _run_source(self, source: Source, weights_seed: int, seeds: tuple[int, ...]) -> None:
+        missing = self._missing(source, seeds)
+        if not missing:
+            return
+        with self.features(self.trunk(source, weights_seed)) as (positions, means):
+            for head, seed, key in missing:
+                inputs = positions if head == "cnn" else means
+                self._keep(
+                    source.method(head), seed, key, inputs,
+                    lambda head=head, seed=seed: self.fit_probe(head, positions, means, seed),
+                )  # fmt: skip
+
+    def _missing(self, source: Source, seeds: tuple[int, ...]) -> list[tuple[Head, int, str]]:
+        """Heads, seeds and keys of which there is no row yet."""
+        plan, found = self.plan, []
+        for head in plan.heads:
+            facts = {
+                "weights": plan.pretrained.digest if source.start == "pretrained" else "random",
+                "species": [plan.pretrained.species, plan.pretrained.like],
+                "source": [source.layer, source.feed],
+                "window": plan.window if source.feed != "alone" else None,
+                "draws": plan.draws if source.feed == "shuffled" else None,
+                "head": [head, self.head_of],
+            }
+            key = self.ledger.key(facts)
+            # Ridge regression has no seed of its own; fresh weights have.
+            with_seed = head != "ridge" or source.start == "random"
+            for seed in seeds if with_seed else seeds[:1]:
+                if not self.rows.find(source.method(head), seed, key):
+                    found.append((head, seed, key))
+        return found
+
+    def trunk(self, source: Source, weights_seed: int) -> Trunk:
+        """The frozen model of a source. weights_seed: of fresh ones."""
+        pretrained, task = self.plan.pretrained, self.task
+        space = starting_space(
+            pretrained.space, pretrained.species, pretrained.like, source.start, weights_seed
+        )
+        bin_size = space.config.bin_size
+        if source.start == "random":
+            reader = Reader(task.splits["train"], bin_size, self.whole_bins)
+            measure_batchnorm(space, pretrained.species, reader)
+        feeder = Feeder.of(
+            source.feed, self.plan.window, bin_size, task.splits["train"], self.plan.draws
+        )
+        space = space.to(self.device).eval().requires_grad_(False)
+        return Trunk(space, pretrained.species, source.layer, feeder, self.device)
+
+    @contextmanager
+    def features(
+        self, trunk: Trunk
+    ) -> Iterator[tuple[dict[str, PositionFeatures], dict[str, Vectors]]]:
+        """By position and as means, by split; on the disk for as long as this is open."""
+        make_folder(self.rows.folder)
+        with tempfile.TemporaryDirectory(prefix="features-", dir=self.rows.folder) as folder:
+            found = {
+                split: write_features(
+                    trunk, examples, self.whole_bins, Path(folder, f"{split}.npy")
+                )
+                for split, examples in self.task.splits.items()
+            }
+            yield {s: one[0] for s, one in found.items()}, {s: one[1] for s, one in found.items()}
+
+    def fit_probe(
+        self,
+        head: Head,
+        positions: Mapping[str, PositionFeatures],
+        means: Mapping[str, Vectors],
+        seed: int,
+    ) -> FittedHead:
+        """A head on features by position, or on their means."""
+        if head == "ridge":
+            return fit_ridge(self.task, means, self.ledger.metric, self.device)
+        if head == "mlp":
+            return self.fit(means, mlp(self.head_of), seed)
+        return self.fit(positions, cnn(self.head_of, embedded=True), seed)
+
+    def fit(self, inputs: Mapping[str, Inputs], recipe: Recipe, seed: int) -> FittedHead:
+        """A network on inputs by split."""
+        return fit_head(self.task, inputs, recipe, seed, self.ledger.metric, self.device)
+
+    def _keep(
+        self,
+        method: str,
+        seed: int,
+        key: str,
+        inputs: Mapping[str, Inputs],
+        fit: Callable[[], FittedHead],
+    ) -> None:
+        began = time.perf_counter()
+        fitted = fit()
+        seconds = time.perf_counter() - began
+        found = fitted.answers(inputs["test"], len(self.task.splits["test"]))
+        facts: dict[str, Any] = {
+            "valid": fitted.valid, "head_of": self.head_of, "inputs": list(inputs["test"].shape),
+            **fitted.settings,
+        }  # fmt: skip
+        self.ledger.add(method, seed, key, found, seconds, facts)
+
+    def _notes(self) -> list[str]:
+        """What a reader of the table has to know of the probes."""
+        plan, task = self.plan, self.task
+        feeders = [Feeder(feed, plan.window, 1, plan.draws) for feed in plan.feeds]
+        notes = [feeder.describe() for feeder in feeders]
+        ridge = f"ridge with {RIDGE:g}" if task.kind == "values" else "ridge: logistic regression"
+        notes.append(f"heads after Tang and Koo (2024): those of {self.head_of}; {ridge}")
+        notes.append("the first line is the probe of the model that is best on validation")
+        report = find_duplicates(task)
+        for (first, second), number in report.shared_groups.items():
+            if number and second == "test":
+                notes.append(
+                    f"{number} elements of test are in {first}, too, in another orientation or as "
+                    "they are: see the column without copies"
+                )
+        return notes

@@ -1,0 +1,77 @@
+"""What was made of one task: which rows hold for a command given again, and how new ones come.
+
+Shapes: N test sequences, C outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from typing import Any
+
+import numpy as np
+
+from spacescale.tasks.duplicates import without_copies
+from spacescale.tasks.scores import remarks, score
+from spacescale.tasks.task import Task
+from spacescale.tuning.rows import Row, Rows
+
+logger = logging.getLogger(__name__)
+
+
+class Ledger:
+    """The rows of one task, scored as they come."""
+
+    def __init__(self, task: Task, rows: Rows, metric: str):
+        """metric: by which validation chooses and tables are made."""
+        self.task, self.rows, self.metric = task, rows, metric
+        self.unique = without_copies(task)
+        self._digest = digest_of(task)
+
+    def key(self, facts: dict[str, Any]) -> str:
+        """Of what a row is made with, the sequences and targets of the task among it."""
+        text = json.dumps(facts | {"task": self._digest}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def add(
+        self,
+        method: str,
+        seed: int,
+        key: str,
+        found: np.ndarray,
+        seconds: float,
+        settings: dict[str, Any],
+    ) -> None:
+        """Score the answers to the test sequences, float (N, C), and keep both."""
+        task, test = self.task, self.task.splits["test"]
+        scores = score(task.kind, test.targets, found)
+        unique = self.unique
+        row = Row(
+            task.name,
+            method,
+            seed,
+            key,
+            self.metric,
+            scores,
+            score(task.kind, test.targets[unique], found[unique]),
+            {split: len(examples) for split, examples in task.splits.items()},
+            len(unique),
+            round(seconds, 1),
+            settings,
+            remarks(task.kind, test.targets, found, task.outputs),
+        )
+        self.rows.add(row, found)
+        logger.info(
+            "%s: %s, seed %d: %s %.3f (%.0f s)",
+            *(task.name, method, seed, self.metric, scores[self.metric], seconds),
+        )
+
+
+def digest_of(task: Task) -> str:
+    """Of all sequences and targets, by which results of other files are told apart."""
+    found = hashlib.sha256(f"{task.kind} {task.outputs}".encode())
+    for split, examples in task.splits.items():
+        found.update(f"{split} {examples.lengths.tolist()}".encode())
+        found.update(np.concatenate(examples.codes).tobytes() + examples.targets.tobytes())
+    return found.hexdigest()[:16]

@@ -1,0 +1,147 @@
+"""A task probed: its table, what holds for a command given again, refusals."""
+
+import argparse
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_models import WINDOW, trained, write_export
+from small_tasks import motif_task
+
+from spacescale.cli import build_parser
+from spacescale.errors import UserError
+from spacescale.probing.commands import add_options
+from spacescale.probing.probe import plan_of
+from spacescale.probing.run import BESIDE, ProbePlan, ProbeRun
+from spacescale.tuning.rows import Rows
+from spacescale.tuning.run import Pretrained
+from spacescale.tuning.table import table_of, task_lines
+
+
+@pytest.fixture(scope="module")
+def plan():
+    pretrained = Pretrained("tiny", trained().model, "digest", "finch", None)
+    beside = ("dinucleotides, mlp", "random weights")
+    return ProbePlan(
+        pretrained,
+        ("stem",),
+        ("alone", "shuffled"),
+        ("ridge", "mlp"),
+        (0, 1),
+        None,
+        WINDOW,
+        2,
+        beside,
+    )
+
+
+def grouped(task):
+    """Elements of test 0 and 1 are in train, too."""
+    splits = {}
+    for split, found in task.splits.items():
+        groups = [
+            f"{'train' if split == 'test' and i < 2 else split} {i}" for i in range(len(found))
+        ]
+        splits[split] = replace(found, groups=tuple(groups))
+    return replace(task, splits=splits)
+
+
+@pytest.fixture(scope="module")
+def probed(plan, tmp_path_factory):
+    torch.set_num_threads(1)
+    task = grouped(motif_task("values", (48, 24, 24)))
+    run = ProbeRun(
+        task, plan, Rows(tmp_path_factory.mktemp("rows") / "motifs"), torch.device("cpu")
+    )
+    run.run()
+    return run
+
+
+def test_every_probe_and_control_is_in_the_table(probed):
+    names = {f"{of} stem {feed}, {head}" for of in ("tiny", "random weights")
+             for feed in ("alone", "shuffled") for head in ("ridge", "mlp")}  # fmt: skip
+    assert set(probed.names) == names | {"dinucleotides, mlp"}
+    with_one = {row.method for row in probed.rows.rows} - {
+        row.method for row in probed.rows.rows if row.seed == 1
+    }
+    assert with_one == {"tiny stem alone, ridge", "tiny stem shuffled, ridge"}
+    first = max((n for n in probed.names if n.startswith("tiny")), key=probed._valid)
+    assert probed.names[0] == first
+    lines = task_lines(table_of(probed.task, probed.rows, probed.names, (0, 1)))
+    assert lines[6].startswith(f"| {first} | ")
+    assert any("2 elements of test are in train" in line for line in lines)
+    assert any("shuffled: on either side training sequences" in line for line in lines)
+    assert "without copies (22)" in lines[4]
+    assert not list(probed.rows.folder.glob("features-*"))
+
+
+def test_fresh_weights_differ_between_seeds(probed):
+    rows = probed.rows.of("random weights stem alone, ridge", (0, 1))
+    assert rows[0].scores != rows[1].scores
+
+
+def test_nothing_is_made_again_and_another_setting_is(probed, plan, monkeypatch):
+    asked = []
+    monkeypatch.setattr(ProbeRun, "_keep", lambda self, method, *_: asked.append(method))
+    ProbeRun(probed.task, plan, Rows(probed.rows.folder), torch.device("cpu")).run()
+    assert asked == []
+    ProbeRun(probed.task, replace(plan, draws=3), probed.rows, torch.device("cpu")).run()
+    assert asked and all("shuffled" in method for method in asked)
+
+
+def test_heads_fit_the_task(plan, tmp_path):
+    for kind, of in (("values", "lentimpra"), ("classes", "chip"), ("labels", "chip")):
+        task = motif_task(kind, (8, 8, 8))
+        assert ProbeRun(task, plan, Rows(tmp_path), torch.device("cpu")).head_of == of
+
+
+REFUSED = [
+    ([], "knows finch, perch: say which one the task is of"),
+    (["--species", "finch", "--layer", "top"], "--layer top: there are stem,"),
+    (["--species", "finch", "--beside", "luck"], f"--beside luck: there are {', '.join(BESIDE)}"),
+    (["--species", "finch", "--metric", "f1"], "--metric f1: there are mcc,"),
+    (["--species", "finch", "--seeds", "0"], "--seeds 0: at least one"),
+    (["--species", "finch", "--draws", "0"], "--draws 0: at least one"),
+    (["--species", "finch", "--attribute", "-1"], "--attribute -1: expected 0 or more"),
+    (["--species", "finch", "--window", "50"], "--window 50: expected a multiple of the bins of 8"),
+]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return write_export(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+def test_the_command_probes_and_explains(weights, tmp_path, capsys):
+    task = tmp_path / "motifs"
+    task.mkdir()
+    random = np.random.default_rng(0)
+    for split, number in (("train", 40), ("dev", 16), ("test", 16)):
+        rows = ["sequence,value"]
+        for i in range(number):
+            text = "".join(random.choice(list("ACGT"), 30))
+            rows.append(f"{text[:10] + 'GATTACA' + text[17:] if i % 2 else text},{i % 2 + i / 100}")
+        (task / f"{split}.csv").write_text("\n".join(rows) + "\n")
+    args = build_parser().parse_args(
+        [*("probe", "--weights", str(weights), "--species", "finch", "--task", str(task)),
+         *("--out", str(tmp_path / "out"), "--seeds", "1", "--heads", "ridge", "--feed", "alone"),
+         *("--beside", "--attribute", "3", "--patterns", "GATTACA", "--device", "cpu")]
+    )  # fmt: skip
+    args.run(args)
+    text = capsys.readouterr().out
+    assert text == (tmp_path / "out" / "motifs" / "results.md").read_text()
+    probe = "tiny pointwise alone, ridge"
+    assert f"| {probe} | 1 | " in text and "Attributions of 3 test sequences" in text
+    assert f"| {probe}, gradient | one-hot, cnn, mutations | " in text
+    assert f"| GATTACA | {probe} | " in text and "| GATTACA | one-hot, cnn | " in text
+
+
+@pytest.mark.parametrize("options, message", REFUSED)
+def test_options_that_cannot_be_are_refused(options, message, weights):
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    args = parser.parse_args(["--weights", str(weights), "--task", "anywhere", *options])
+    with pytest.raises(UserError, match=re.escape(message)):
+        plan_of(args)
