@@ -10,6 +10,11 @@ RESAMPLING, TASK_CNN = "spacescale/tasks/resampling.py", "spacescale/tasks/cnn.p
 RESAMPLING_TESTS = "tests/tasks/test_resampling.py"
 TASK_CNN_TESTS = "tests/tasks/test_sequence_cnn.py"
 SEEN, SEARCH = "spacescale/contamination/seen.py", "spacescale/contamination/search.py"
+ARCHIVE, ARCHIVE_TESTS = "spacescale/tasks/archive_files.py", "tests/tasks/test_archive_files.py"
+FEATURES, FEATURE_TESTS = "spacescale/probing/features.py", "tests/probing/test_features.py"
+HEAD_TESTS = "tests/probing/test_heads.py"
+EXPLAINING = "spacescale/probing/attribution.py"
+EXPLAINING_TESTS = "tests/probing/test_probe_attribution.py"
 
 TASK_FAULTS = {
     "places of the minus strand are read as plus": Fault(
@@ -110,5 +115,66 @@ TASK_FAULTS = {
         "and hit.aligned_bp >= limits.cover * known_bp",
         "",
         ("tests/contamination/test_report.py",),
+    ),
+    # --- probing
+    "shuffles end elsewhere": Fault(
+        "spacescale/genome/shuffles.py",
+        "if all(_arrives(base, end, steps) for base in steps):",
+        "if True:",
+        ("tests/genome/test_shuffles.py",),
+    ),
+    "flanks are the same for every row": Fault(
+        "spacescale/probing/feeding.py",
+        "[self.seed, draw, row]",
+        "[self.seed, draw]",
+        (FEATURE_TESTS,),
+    ),
+    "features are taken from the start of the window": Fault(
+        FEATURES, "first = self.feeder.first(length) // width", "first = 0", (FEATURE_TESTS,)
+    ),
+    "positions of padding count in means": Fault(
+        FEATURES, "held.sum(1, keepdims=True)", "held.shape[1]", (FEATURE_TESTS,)
+    ),
+    "the last weights are kept, not the best": Fault(
+        "spacescale/probing/fit.py", "if found < lowest:", "if True:", (HEAD_TESTS,)
+    ),
+    "both sides of an exon share a tower": Fault(
+        "spacescale/probing/heads.py",
+        "self.left(left), self.right(right)",
+        "self.right(left), self.right(right)",
+        (HEAD_TESTS,),
+    ),
+    "fresh weights are the same for every seed": Fault(
+        "spacescale/probing/run.py",
+        "self._run_source(source, seed, (seed,))",
+        "self._run_source(source, 0, (seed,))",
+        ("tests/probing/test_probe.py",),
+    ),
+    "the first line is the best on test": Fault(
+        "spacescale/probing/run.py",
+        'row.settings["valid"] for row',
+        "row.scores[row.metric] for row",
+        ("tests/probing/test_probe.py",),
+    ),
+    "mutations are of the wrong sign": Fault(
+        EXPLAINING, "-changes.sum(0) / 3", "changes.sum(0) / 3", (EXPLAINING_TESTS,)
+    ),
+    "constant maps agree with everything": Fault(
+        EXPLAINING, "if size > 0 else np.nan", "if size > 0 else 1.0", (EXPLAINING_TESTS,)
+    ),
+    "adapters hide the other orientation of an element": Fault(
+        ARCHIVE, "one[starts.size : len(one) - ends.size]", "one", (ARCHIVE_TESTS,)
+    ),
+    "splicing is tested on exons that never change": Fault(
+        ARCHIVE,
+        "np.where(known, change, 0).max(1) >= LEAST_CHANGE",
+        "known.any(1)",
+        (ARCHIVE_TESTS,),
+    ),
+    "BEND's features are one position late": Fault(
+        "spacescale/predict/bend_files.py",
+        "features.repeat(width, axis=0)[:length]",
+        "features.repeat(width, axis=0)[-length:]",
+        ("tests/predict/test_bend_files.py",),
     ),
 }

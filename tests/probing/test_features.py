@@ -92,12 +92,14 @@ def test_shuffled_features_are_means_of_the_draws(space, tmp_path):
     assert not np.allclose(draws[0], draws[1])
 
 
-def test_of_several_lengths_positions_without_bases_are_zero_and_do_not_count(space, tmp_path):
+@pytest.mark.parametrize("layer, width", [("pointwise", BIN), ("stem", 2)])
+def test_positions_without_bases_are_zero_and_do_not_count(space, tmp_path, layer, width):
     found, _ = examples(6, seed=1, low=17, high=50)
-    kept, means = write_features(trunk_of(space), found, True, tmp_path / "f.npy")
-    assert kept.shape[1] == -(-found.lengths.max() // BIN)
+    trunk = trunk_of(space, layer=layer)
+    kept, means = write_features(trunk, found, True, tmp_path / "f.npy")
+    assert kept.shape[1] == -(-found.lengths.max() // width)
     for row, length in enumerate(found.lengths):
-        held = -(-length // BIN)
+        held = -(-length // width)
         assert not kept.values[row, held:].any() and kept.values[row, :held].any(1).all()
         wanted = kept.values[row, :held].astype(np.float32).mean(0)
         np.testing.assert_allclose(means.values[row], wanted, rtol=5e-3, atol=1e-3)

@@ -67,14 +67,24 @@ def test_every_probe_and_control_is_in_the_table(probed):
         row.method for row in probed.rows.rows if row.seed == 1
     }
     assert with_one == {"tiny stem alone, ridge", "tiny stem shuffled, ridge"}
-    first = max((n for n in probed.names if n.startswith("tiny")), key=probed._valid)
-    assert probed.names[0] == first
+    first = probed.names[0]
     lines = task_lines(table_of(probed.task, probed.rows, probed.names, (0, 1)))
     assert lines[6].startswith(f"| {first} | ")
     assert any("2 elements of test are in train" in line for line in lines)
     assert any("shuffled: on either side training sequences" in line for line in lines)
     assert "without copies (22)" in lines[4]
     assert not list(probed.rows.folder.glob("features-*"))
+
+
+def test_the_first_line_is_chosen_on_validation(probed, plan):
+    run = ProbeRun(probed.task, plan, Rows(probed.rows.folder), torch.device("cpu"))
+    probes = [row for row in run.rows.rows if row.method.startswith("tiny")]
+    worst = min(probes, key=lambda row: row.scores["pearson"]).method
+    run.rows.rows = [
+        replace(row, settings=row.settings | {"valid": float(row.method == worst)})
+        for row in run.rows.rows
+    ]
+    assert run.names[0] == worst and sorted(run.names) == sorted(probed.names)
 
 
 def test_fresh_weights_differ_between_seeds(probed):

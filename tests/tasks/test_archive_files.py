@@ -56,7 +56,7 @@ def test_lentimpra(tmp_path, monkeypatch):
     monkeypatch.setattr(archive_files, "AT_ONCE", 5)  # several parts of one dataset
     codes = splits(40)
     for found in codes.values():
-        found[:, :15], found[:, -15:] = 1, 2  # adapters
+        found[:, :15], found[:, -15:] = 1, 0  # adapters, other ones on the other strand
     codes["train"][2, 20] = N
     codes["test"][1, 15:-15] = reverse_complement(codes["train"][3, 15:-15])
     values = numbers(lambda r, n: r.normal(size=(n, 1)))
