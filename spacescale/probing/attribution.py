@@ -48,16 +48,21 @@ def one_number(kind: Kind, outputs: Tensor) -> Tensor:
 
 
 def explain_probe(
-    name: str, kind: Kind, trunk: Trunk, network: nn.Module, by_position: bool, longest: int
-) -> Explained:
-    """A head through the frozen trunk. by_position: it takes all positions, not their mean."""
-    width, _ = trunk.width()
+    name: str, kind: Kind, trunk: Trunk, network: nn.Module, by_position: bool,
+    longest: int, whole_bins: bool,
+) -> Explained:  # fmt: skip
+    """A head through the frozen trunk. by_position: it takes all positions, not their mean.
+
+    longest: bp of any sequence. whole_bins: as in `write_features`.
+    """
+    (width, _), bin_size = trunk.width(), trunk.space.config.bin_size
 
     def score_of(length: int, row: int) -> Score:
-        nothing, rows = np.full((1, length), dna.N, dtype=np.uint8), np.array([row])
+        read = -(-length // bin_size) * bin_size if whole_bins else length
+        nothing, rows = np.full((1, read), dna.N, dtype=np.uint8), np.array([row])
         flanks = [trunk.feeder.fed(nothing, rows, draw) for draw in range(trunk.feeder.draws)]
         around = [_bases(torch.from_numpy(one)).to(trunk.device) for one in flanks]
-        first = trunk.feeder.first(length)
+        first = trunk.feeder.first(read)
 
         def score(sequences: Tensor) -> Tensor:
             bases = _bases(sequences).to(trunk.device)
@@ -66,7 +71,7 @@ def explain_probe(
                 left, right = shown[..., :first], shown[..., first + length :]
                 parts = [part.expand(len(bases), -1, -1) for part in (left, right)]
                 whole = torch.cat([parts[0], bases, parts[1]], dim=2)
-                found.append(trunk.features(whole, length, width))
+                found.append(trunk.features(whole, read, width)[:, : -(-length // width)])
             features = torch.stack(found).mean(0)  # (B, P, C)
             if not by_position:
                 return one_number(kind, network(features.mean(1)))
