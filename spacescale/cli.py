@@ -7,23 +7,17 @@ import logging
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from spacescale import __version__, console
+from spacescale import __version__, console, finetune
 from spacescale.ablation import command as ablation
 from spacescale.arguments import given_path, path_option
 from spacescale.contamination import commands as contamination_commands
 from spacescale.errors import UserError
-from spacescale.finetune import add_options as add_tuning_options
-from spacescale.finetune import run as run_tuning
 from spacescale.predict import commands as predict_commands
 from spacescale.pretrain import begin
 from spacescale.probing import commands as probing_commands
 from spacescale.selfcheck import add_options as add_selfcheck_options
 from spacescale.selfcheck import run as run_selfcheck
-
-if TYPE_CHECKING:
-    from spacescale.planning.machine import Machine
 
 OVERRIDE = re.compile(r"[a-z]+\.\w+=")
 TAKE_OVERRIDES = (["ablate"], ["plan"], ["selfcheck"])
@@ -99,19 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     ablation.add_options(ablate)
     ablate.set_defaults(run=_ablate)
 
-    tuning = commands.add_parser("finetune", help="fine-tune a model on a task, beside baselines")
-    add_tuning_options(tuning)
-    tuning.set_defaults(run=run_tuning)
-    answer = commands.add_parser("answer", help="what a fine-tuned model says of sequences")
-    answer.add_argument("--weights", type=path_option, required=True,
-                        help="folder that `finetune` made: OUT/TASK/weights/MODE-SEED")  # fmt: skip
-    answer.add_argument("--sequences", type=path_option, required=True,
-                        help="FASTA, 2bit, or a table with a column `sequence`")  # fmt: skip
-    answer.add_argument("--out", type=path_option, required=True, help="table to write, .tsv")
-    answer.set_defaults(run=_answer)
-    suite = commands.add_parser("suite", help="fine-tune on all tasks of a folder, and go on")
-    add_tuning_options(suite, several=True)
-    suite.set_defaults(run=run_tuning)
+    finetune.add_to(commands)
 
     convert = commands.add_parser("convert", help="export plain PyTorch weights, proved equal")
     convert.add_argument(
@@ -271,12 +253,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="also run one micro-step here (in fp32 without a GPU) and set it beside the plan",
     )
     plan.add_argument("--json", action="store_true", help="bytes and FLOPs for programs")
-    tuned = plan.add_argument_group("of a fine-tuning")
-    tuned.add_argument("--finetune", choices=("full", "lora", "head"), help="plan that instead")
-    tuned.add_argument("--length", type=int, default=500, help="of a sequence (default: 500 bp)")
-    tuned.add_argument("--batch", type=int, default=32, help="sequences a step (default: 32)")
-    tuned.add_argument("--lora-rank", type=int, default=8, help="default: %(default)s")
-    tuned.add_argument("--sequences", type=int, help="of an epoch, to time it")
+    finetune.add_plan_options(plan)
     plan.set_defaults(run=_plan)
 
     recommend = commands.add_parser(
@@ -447,6 +424,7 @@ def _plan(args: argparse.Namespace) -> None:
     from spacescale.planning.measure import measure_plan
     from spacescale.planning.plan import plan_preset
     from spacescale.planning.report import as_json, as_text
+    from spacescale.tuning.cost import plan_tuning
 
     within, between = args.link_gbytes_per_s or (None, None)
     machine = named_machine(
@@ -458,7 +436,7 @@ def _plan(args: argparse.Namespace) -> None:
         latency_us=args.latency_us,
     )
     if args.finetune:
-        print(_tuning_plan(args, machine))
+        print(plan_tuning(args, machine))
         return
     plan = plan_preset(
         args.preset,
@@ -486,26 +464,6 @@ def _recommend(args: argparse.Namespace) -> None:
     given = [str(path) for path in args.data]
     found = recommend(args.data or [embedded_data()], args.minutes, given)
     print((as_json if args.json else as_text)(found))
-
-
-def _tuning_plan(args: argparse.Namespace, machine: Machine) -> str:
-    from spacescale.overrides import build_config
-    from spacescale.planning.species import with_species
-    from spacescale.tuning.cost import cost_lines, tuning_cost
-
-    config = with_species(build_config(args.preset, args.overrides), args.data)
-    sizes = (args.length, args.batch, args.lora_rank, args.gpus)
-    cost = tuning_cost(config.model, args.finetune, *sizes, args.precision)
-    return "\n".join(cost_lines(cost, config, machine, args.sequences))
-
-
-def _answer(args: argparse.Namespace) -> None:
-    from spacescale.predict.sequence_embeddings import read_sequences
-    from spacescale.tuning.tuned_model import load_tuned, write_answers
-
-    sequences = read_sequences(args.sequences)
-    write_answers(load_tuned(args.weights), sequences, args.out)
-    print(f"{args.out}: answers to {len(sequences):,} sequences")
 
 
 def _selfcheck(args: argparse.Namespace) -> int:

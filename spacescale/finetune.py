@@ -75,6 +75,42 @@ def add_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # added by deepspeed
 
 
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add them to the `spacescale` command."""
+    finetune = commands.add_parser("finetune", help="fine-tune a model on a task, beside baselines")
+    add_options(finetune)
+    finetune.set_defaults(run=run)
+    suite = commands.add_parser("suite", help="fine-tune on all tasks of a folder, and go on")
+    add_options(suite, several=True)
+    suite.set_defaults(run=run)
+    answer = commands.add_parser("answer", help="what a fine-tuned model says of sequences")
+    answer.add_argument("--weights", type=path_option, required=True,
+                        help="of `finetune`: OUT/TASK/weights/NAME_MODE-SEED")  # fmt: skip
+    answer.add_argument("--sequences", type=path_option, required=True,
+                        help="FASTA, 2bit, or a table with a column `sequence`")  # fmt: skip
+    answer.add_argument("--out", type=path_option, required=True, help="table to write, .tsv")
+    answer.set_defaults(run=_answer)
+
+
+def _answer(args: argparse.Namespace) -> None:
+    from spacescale.predict.sequence_embeddings import read_sequences
+    from spacescale.tuning.tuned_model import load_tuned, write_answers
+
+    sequences = read_sequences(args.sequences)
+    write_answers(load_tuned(args.weights), sequences, args.out)
+    print(f"{args.out}: answers to {len(sequences):,} sequences")
+
+
+def add_plan_options(plan: argparse.ArgumentParser) -> None:
+    """The options of `spacescale plan` that are of a fine-tuning."""
+    tuned = plan.add_argument_group("of a fine-tuning")
+    tuned.add_argument("--finetune", choices=("full", "lora", "head"), help="plan that instead")
+    tuned.add_argument("--length", type=int, default=500, help="of a sequence (default: 500 bp)")
+    tuned.add_argument("--batch", type=int, default=32, help="sequences a step (default: 32)")
+    tuned.add_argument("--lora-rank", type=int, default=8, help="default: %(default)s")
+    tuned.add_argument("--sequences", type=int, help="of an epoch, to time it")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Fine-tune on one task; returns the exit status."""
     parser = argparse.ArgumentParser(prog="finetune.py", description=__doc__)

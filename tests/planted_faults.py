@@ -365,8 +365,8 @@ TRAINING_FAULTS = {
     ),
     "a model and its rival are drawn apart": Fault(
         "spacescale/evals/intervals.py",
-        "random = np.random.default_rng(SEED)",
-        "random = np.random.default_rng()",
+        "DRAWS, np.random.default_rng(SEED)",
+        "DRAWS, np.random.default_rng()",
         ("tests/evals/test_block_scores.py",),
     ),
     "genes are held against the other strand": Fault(

@@ -49,16 +49,16 @@ def one_number(kind: Kind, outputs: Tensor) -> Tensor:
 
 def explain_probe(
     name: str, kind: Kind, trunk: Trunk, network: nn.Module, by_position: bool,
-    longest: int, whole_bins: bool,
+    longest: int, as_is: int | None,
 ) -> Explained:  # fmt: skip
     """A head through the frozen trunk. by_position: it takes all positions, not their mean.
 
-    longest: bp of any sequence. whole_bins: as in `write_features`.
+    longest: bp of any sequence. as_is: as in `write_features`.
     """
     (width, _), bin_size = trunk.width(), trunk.space.config.bin_size
 
     def score_of(length: int, row: int) -> Score:
-        read = -(-length // bin_size) * bin_size if whole_bins else length
+        read = length if length == as_is else -(-length // bin_size) * bin_size
         nothing, rows = np.full((1, read), dna.N, dtype=np.uint8), np.array([row])
         flanks = [trunk.feeder.fed(nothing, rows, draw) for draw in range(trunk.feeder.draws)]
         around = [_bases(torch.from_numpy(one)).to(trunk.device) for one in flanks]

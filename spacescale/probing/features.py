@@ -132,17 +132,17 @@ class Trunk:
         return found[:, first : first - (-length // width)]
 
 
-def write_features(trunk: Trunk, examples: Examples, whole_bins: bool, path: Path) -> tuple[
+def write_features(trunk: Trunk, examples: Examples, as_is: int | None, path: Path) -> tuple[
     PositionFeatures, Vectors
 ]:  # fmt: skip
     """Features of all sequences of a split by position, kept in a .npy file, and their means.
 
-    whole_bins: sequences are of several lengths, see `Reader`; their means are over the positions
-    that hold bases. Raises UserError where a feature is too large for float16 or not finite.
+    as_is: the only length of a task's sequences, see `Reader`; means are over the positions that
+    hold bases. Raises UserError where a feature is too large for float16 or not finite.
     """
     trunk.space.eval()
     width, channels = trunk.width()
-    reader = Reader(examples, trunk.space.config.bin_size, whole_bins)
+    reader = Reader(examples, trunk.space.config.bin_size, as_is)
     longest = int(examples.lengths.max())
     trunk.feeder.require(longest)
     shown_bp = longest if trunk.feeder.feed == "alone" else trunk.feeder.window

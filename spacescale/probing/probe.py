@@ -66,7 +66,7 @@ def explain(run: ProbeRun, number: int, patterns: Sequence[str]) -> list[str]:
         probe = run.fit_probe(head, positions, means, seed).network
     cnn = run.fit(*run.on_bases("one-hot, cnn"), seed).network
     models = [
-        explain_probe(name, task.kind, trunk, probe, head == "cnn", run.longest, run.whole_bins),
+        explain_probe(name, task.kind, trunk, probe, head == "cnn", run.longest, run.as_is),
         explain_network("one-hot, cnn", task.kind, cnn, run.longest, run.device),
     ]
     test = task.splits["test"]

@@ -94,7 +94,8 @@ class ProbeRun:
         metric = self.plan.metric or ("spearman" if splicing else None)
         self.ledger = Ledger(task, self.rows, main_metric(task.kind, metric))
         lengths = {n for part in task.splits.values() for n in part.lengths.tolist()}
-        self.longest, self.whole_bins = max(lengths), len(lengths) > 1
+        self.longest = max(lengths)
+        self.as_is = self.longest if len(lengths) == 1 else None  # see `Reader`
         self.task = replace(task, notes=[*task.notes, *self._notes()])
 
     @property
@@ -205,7 +206,7 @@ class ProbeRun:
         )
         bin_size = space.config.bin_size
         if source.start == "random":
-            reader = Reader(task.splits["train"], bin_size, self.whole_bins)
+            reader = Reader(task.splits["train"], bin_size, self.as_is)
             measure_batchnorm(space, pretrained.species, reader)
         feeder = Feeder.of(
             source.feed, self.plan.window, bin_size, task.splits["train"], self.plan.draws
@@ -221,9 +222,7 @@ class ProbeRun:
         make_folder(self.rows.folder)
         with tempfile.TemporaryDirectory(prefix="features-", dir=self.rows.folder) as folder:
             found = {
-                split: write_features(
-                    trunk, examples, self.whole_bins, Path(folder, f"{split}.npy")
-                )
+                split: write_features(trunk, examples, self.as_is, Path(folder, f"{split}.npy"))
                 for split, examples in self.task.splits.items()
             }
             yield {s: one[0] for s, one in found.items()}, {s: one[1] for s, one in found.items()}

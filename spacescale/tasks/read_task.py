@@ -120,7 +120,7 @@ def read_task(
         )
     ordered = {split: splits[split] for split in SPLITS}
     return Task(
-        name or _name(path), path, layout_name, meaning.kind, meaning.outputs, ordered, notes
+        name or task_name(path), path, layout_name, meaning.kind, meaning.outputs, ordered, notes
     )
 
 
@@ -173,8 +173,8 @@ def _layout_of(path: Path) -> tuple[str, _Layout]:
     return next((name, _LAYOUTS[name]) for name in fitting)
 
 
-def _name(path: Path) -> str:
-    """The folder's name, with that of the folder above where it is a bare number, as tf/0."""
+def task_name(path: Path) -> str:
+    """What a task is called: as its folder, and the one above where that is a bare number: tf_0."""
     path = path.resolve()
     stem = path.name if path.is_dir() else path.name.partition(".")[0]
     return f"{path.parent.name}_{stem}" if stem.isdecimal() else stem

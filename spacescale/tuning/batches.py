@@ -6,7 +6,7 @@ Shapes: N sequences of a split, B of a batch, L bp.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,13 +37,14 @@ class Batch:
 class Reader:
     """Reads the sequences of one split.
 
-    Sequences of several lengths are filled up with N to whole bins, so that what a model says of
-    one does not depend on those beside it; those of one length stay as they are.
+    Sequences are filled up with N to whole bins, and to `least` bp, so that what a model says of
+    one does not depend on those beside it; those of `as_is` bp, a task's only length, stay so.
     """
 
     examples: Examples
     bin_size: int
-    whole_bins: bool
+    as_is: int | None = None
+    least: int = 0
 
     def batch(
         self, rows: np.ndarray, of_all: np.ndarray | None = None, changes: Mapping[int, Change] = {}
@@ -64,7 +65,9 @@ class Reader:
         return Batch(groups, ordered, ordered if of_all is None else of_all)
 
     def _length(self, length: int) -> int:
-        return -(-length // self.bin_size) * self.bin_size if self.whole_bins else length
+        if length == self.as_is:
+            return length
+        return max(-(-length // self.bin_size) * self.bin_size, self.least)
 
     def in_order(self, size: int, rank: int, world: int) -> Iterator[Batch]:
         """This process's share of all rows, those of like length together."""
@@ -118,8 +121,3 @@ class TrainingOrder:
             part = part[np.argsort(lengths[part], kind="stable")]
             found += np.split(part, range(self.batch_size, len(part), self.batch_size))
         return found
-
-
-def of_other_strand(groups: Sequence[Tensor]) -> list[Tensor]:
-    """The reverse complement of each sequence (B_g, L_g)."""
-    return [torch.from_numpy(dna.reverse_complement(group.numpy())) for group in groups]

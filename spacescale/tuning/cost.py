@@ -7,15 +7,18 @@ nothing at all.
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 
 from spacescale.config import Config, ModelConfig
 from spacescale.errors import UserError
 from spacescale.model.space import meta_model
+from spacescale.overrides import build_config
 from spacescale.planning.activations import activation_bytes
 from spacescale.planning.flops import forward_flops, micro_batch_flops, training_flops
 from spacescale.planning.machine import Machine
 from spacescale.planning.plan import Precision
+from spacescale.planning.species import with_species
 from spacescale.tuning.sequence_model import ADAPTED_OF_EXPERTS, NOT_EMBEDDING, Mode
 
 BEHIND_ADAPTERS = (
@@ -161,3 +164,11 @@ def cost_lines(
         steps = max(1, sequences // cost.sequences)
         lines.append(f"an epoch of {sequences:,} sequences {steps * seconds / 60:.1f} minutes")
     return lines
+
+
+def plan_tuning(args: argparse.Namespace, machine: Machine) -> str:
+    """What `spacescale plan --finetune` prints, of its options."""
+    config = with_species(build_config(args.preset, args.overrides), args.data)
+    sizes = (args.length, args.batch, args.lora_rank, args.gpus)
+    cost = tuning_cost(config.model, args.finetune, *sizes, args.precision)
+    return "\n".join(cost_lines(cost, config, machine, args.sequences))

@@ -27,13 +27,17 @@ from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
 from spacescale.tasks.scores import main_metric, main_score
 from spacescale.tasks.task import Task
 from spacescale.train.schedule import learning_rate
-from spacescale.tuning.batches import Reader, TrainingOrder, of_other_strand
+from spacescale.tuning.batches import Reader, TrainingOrder
 from spacescale.tuning.criterion import Criterion
 from spacescale.tuning.sequence_model import SequenceModel, choose_trained
 from spacescale.tuning.settings import TuningSettings
 
 ANSWERED_AT_ONCE = 128  # sequences
 logger = logging.getLogger(__name__)
+
+
+class Diverged(UserError):
+    """Raised where numbers are not finite any more: another learning rate may do."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +72,18 @@ def fit(
     deepspeed_config: resolved, of ZeRO stage 1 or 2. Raises UserError for a batch of fewer
     sequences than processes, a loss that is not finite, or an unknown metric.
     """
-    if settings.batch_size < comm.world_size():
-        raise UserError(
-            f"batch of {settings.batch_size} sequences: {comm.world_size()} processes need as many"
-        )
+    for what, number in (
+        ("a batch", settings.batch_size),
+        ("the training split", len(task.splits["train"])),
+    ):
+        if number < comm.world_size():
+            raise UserError(f"{task.name}: {what} has {number} sequences; {comm.world_size()} "
+                            "processes need as many")  # fmt: skip
     metric = main_metric(task.kind, settings.metric)
     choose_trained(model, settings.mode, settings.lora_rank, settings.live_batchnorm)
     synchronise_batchnorm(model)
     order = TrainingOrder(
-        reader_of(task, "train", model),
+        reader_of(task, "train", model, settings.live_batchnorm),
         settings.batch_size,
         settings.seed,
         settings.shift_bp,
@@ -122,7 +129,7 @@ class _Fit:
             for number in range(self.settings.epochs):
                 began = time.perf_counter()
                 loss = self._epoch(number, criterion, bar)
-                value = self._validate(criterion)
+                value = self._validate(number, criterion)
                 epochs.append(Epoch(number + 1, loss, value, time.perf_counter() - began))
                 bar.set_postfix({"loss": f"{loss:.3f}", self.metric: f"{value:.3f}"})
                 if best is None or value > best.score:
@@ -150,16 +157,22 @@ class _Fit:
             bar.update()
         mean = float(comm.add_over_ranks(torch.stack(losses).sum())) / len(losses)
         if not math.isfinite(mean):
-            raise UserError(
-                f"{self.task.name}, epoch {number + 1}: the loss is not finite; take a lower "
-                f"learning rate than {self.settings.lr:g} and {self.settings.head_lr:g}"
-            )
+            raise self._diverged(number, "the loss is")
         return mean
 
-    def _validate(self, criterion: Criterion) -> float:
+    def _diverged(self, number: int, what: str) -> Diverged:
+        rates = f"{self.settings.lr:g} and {self.settings.head_lr:g}"
+        return Diverged(
+            f"{self.task.name}, epoch {number + 1}: {what} not finite; take a lower learning rate "
+            f"than {rates}"
+        )
+
+    def _validate(self, number: int, criterion: Criterion) -> float:
         examples = self.task.splits["valid"]
-        reader = reader_of(self.task, "valid", self.model)
+        reader = reader_of(self.task, "valid", self.model, self.settings.live_batchnorm)
         found = answers(self.model, reader, criterion, self.settings.both_strands, self.device)
+        if not np.isfinite(found).all():
+            raise self._diverged(number, "answers are")
         return main_score(self.task.kind, examples.targets, found, self.metric)
 
     def _learnt(self) -> dict[str, Tensor]:
@@ -170,10 +183,18 @@ class _Fit:
         return {n: v.detach().cpu().clone() for n, v in state.items() if n in names}
 
 
-def reader_of(task: Task, split: str, model: SequenceModel) -> Reader:
-    """How the sequences of a split are read, which is the same for all splits of a task."""
+def reader_of(task: Task, split: str, model: SequenceModel, live_batchnorm: bool) -> Reader:
+    """How the sequences of a split are read, which is the same for all splits of a task.
+
+    live_batchnorm: all are filled up to one length, so that statistics are those of whole batches
+    and all processes take part in them alike.
+    """
     lengths = {length for part in task.splits.values() for length in set(part.lengths.tolist())}
-    return Reader(task.splits[split], model.space.config.bin_size, len(lengths) > 1)
+    bin_size, longest = model.space.config.bin_size, max(lengths)
+    if len(lengths) == 1:
+        return Reader(task.splits[split], bin_size, as_is=longest)
+    least = -(-longest // bin_size) * bin_size if live_batchnorm else 0
+    return Reader(task.splits[split], bin_size, least=least)
 
 
 @torch.no_grad()
@@ -190,7 +211,8 @@ def answers(
     for batch in reader.in_order(ANSWERED_AT_ONCE, comm.rank(), comm.world_size()):
         outputs = _outputs(model, batch.groups, device)
         if both_strands:
-            outputs = (outputs + _outputs(model, of_other_strand(batch.groups), device)) / 2
+            other = reader.batch(batch.rows, changes=dict.fromkeys(batch.rows.tolist(), (0, True)))
+            outputs = (outputs + _outputs(model, other.groups, device)) / 2
         found.append((batch.rows, criterion.answers(outputs)))
     parts = list(itertools.chain.from_iterable(comm.gather(found)))
     rows, values = (np.concatenate(column) for column in zip(*parts, strict=True))

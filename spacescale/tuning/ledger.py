@@ -46,7 +46,9 @@ class Ledger:
         """Score the answers to the test sequences, float (N, C), and keep both."""
         task, test = self.task, self.task.splits["test"]
         scores = score(task.kind, test.targets, found)
-        unique = self.unique
+        unique, of_unique = self.unique, dict.fromkeys(scores, float("nan"))
+        if len(unique):
+            of_unique = score(task.kind, test.targets[unique], found[unique])
         row = Row(
             task.name,
             method,
@@ -54,7 +56,7 @@ class Ledger:
             key,
             self.metric,
             scores,
-            score(task.kind, test.targets[unique], found[unique]),
+            of_unique,
             {split: len(examples) for split, examples in task.splits.items()},
             len(unique),
             round(seconds, 1),

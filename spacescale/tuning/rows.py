@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,9 +45,14 @@ class Row:
     remarks: list[str] = field(default_factory=list)
 
     @property
-    def name(self) -> str:
-        """Method and seed."""
-        return f"{self.method}-{self.seed}"
+    def stem(self) -> str:
+        """What the files of the row are called."""
+        return stem_of(self.method, self.seed)
+
+
+def stem_of(method: str, seed: int) -> str:
+    """What the files of a method with a seed are called, as yeast_full-0."""
+    return f"{re.sub(r'[^0-9A-Za-z.+-]+', '_', method)}-{seed}"
 
 
 class Rows:
@@ -63,9 +69,10 @@ class Rows:
                     raise UserError(f"{path}:{number}: not a row of results: {error}") from None
 
     def find(self, method: str, seed: int, key: str) -> Row | None:
-        """The row of a method and seed that was made with `key`."""
+        """The row of a method and seed that was made with `key`, if its answers are there, too."""
         for row in self.rows:
-            if (row.method, row.seed, row.key) == (method, seed, key):
+            fits = (row.method, row.seed, row.key) == (method, seed, key)
+            if fits and self._answers(row.stem).is_file():
                 return row
         return None
 
@@ -75,19 +82,19 @@ class Rows:
 
     def add(self, row: Row, answers: np.ndarray) -> None:
         """Keep a row, in place of one of the same method and seed."""
-        path, array = self._answers(row.name), io.BytesIO()
+        path, array = self._answers(row.stem), io.BytesIO()
         make_folder(path.parent)
         np.save(array, answers.astype(np.float32))
         write_text(path, array.getvalue())
-        self.rows = [old for old in self.rows if old.name != row.name] + [row]
+        self.rows = [old for old in self.rows if old.stem != row.stem] + [row]
         write_text(self.folder / ROWS, "".join(f"{_as_json(one)}\n" for one in self.rows))
 
     def answers(self, row: Row) -> np.ndarray:
         """What it answered to the test sequences, float32 (N, C)."""
-        return np.load(self._answers(row.name))
+        return np.load(self._answers(row.stem))
 
-    def _answers(self, name: str) -> Path:
-        return self.folder / ANSWERS / f"{name.replace(' ', '_')}.npy"
+    def _answers(self, stem: str) -> Path:
+        return self.folder / ANSWERS / f"{stem}.npy"
 
 
 def _as_json(row: Row) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +22,10 @@ from spacescale.tasks.simple_baselines import fit_kmers, fit_length_and_gc, fit_
 from spacescale.tasks.task import Task
 from spacescale.tuning.cost import tuning_cost
 from spacescale.tuning.criterion import Criterion
-from spacescale.tuning.fit import Fitted, answers, fit, reader_of
+from spacescale.tuning.fit import Diverged, Fitted, answers, fit, reader_of
 from spacescale.tuning.ledger import Ledger
-from spacescale.tuning.rows import Rows
-from spacescale.tuning.sequence_model import SequenceModel
+from spacescale.tuning.rows import Row, Rows, stem_of
+from spacescale.tuning.sequence_model import Mode, SequenceModel
 from spacescale.tuning.settings import TuningSettings
 from spacescale.tuning.starts import Start, measure_batchnorm, starting_space
 from spacescale.tuning.tuned_model import save_tuned
@@ -35,6 +38,9 @@ SIMPLE: dict[str, Fit] = {
 }
 CONTROLS = ("scratch", "random frozen")
 BESIDE = (*SIMPLE, *CONTROLS)
+DECIDES_NUMBERS = ("gradient_clipping", "torch_autocast")  # of DeepSpeed's configuration
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,9 +81,7 @@ class Method:
     settings: TuningSettings
 
     def with_rate(self, lr: float, seed: int) -> TuningSettings:
-        """The settings of one training; where the head alone learns, the rate is its own."""
-        if self.settings.mode == "head":
-            return replace(self.settings, head_lr=lr, seed=seed)
+        """The settings of one training; the last layer learns as fast as the rest at least."""
         return replace(self.settings, lr=lr, head_lr=max(lr, self.settings.head_lr), seed=seed)
 
 
@@ -115,23 +119,40 @@ class TaskRun:
         first, *controls = [method.name for method in methods(self.plan)]
         return [first, *simple, *controls]
 
+    def require_sense(self) -> None:
+        """Raise UserError for settings that do not fit the task, or this machine."""
+        settings, task = self.plan.settings, self.task
+        if settings.class_weights and task.kind != "classes":
+            raise UserError(f"{task.name}: class weights need classes; its targets are {task.kind}")
+        shortest = min(int(examples.lengths.min()) for examples in task.splits.values())
+        if settings.shift_bp >= shortest:
+            raise UserError(
+                f"{task.name}: moved by {settings.shift_bp} bp, nothing is left of a sequence of "
+                f"{shortest} bp"
+            )
+        self.require_memory()
+
     def require_memory(self) -> None:
         """Raise UserError where the longest sequences of a batch need more memory than is there."""
         settings, space = self.plan.settings, self.plan.pretrained.space
+        modes: set[Mode] = {method.settings.mode for method in methods(self.plan)}
         longest = max(int(examples.lengths.max()) for examples in self.task.splits.values())
         available, world = memory_bytes(self.device), comm.world_size()
 
         def needed(batch: int) -> float:
             sizes = (longest, batch, settings.lora_rank, world)
             on_gpu = self.device.type == "cuda"
-            return tuning_cost(space.config, settings.mode, *sizes, "fp32", on_gpu).total
+            costs = (tuning_cost(space.config, mode, *sizes, "fp32", on_gpu) for mode in modes)
+            return max(cost.total for cost in costs)
 
         batch = settings.batch_size
         if needed(batch) <= available:
             return
         while batch > world and needed(batch) > available:
             batch = max(world, batch // 2)
-        cure = f"--batch {batch}" if needed(batch) <= available else "--mode lora or head"
+        cure = "--mode lora or head, and leave scratch out of --beside"
+        if needed(batch) <= available:
+            cure = f"--batch {batch}"
         raise UserError(
             f"{self.task.path}: {settings.batch_size} sequences of {longest:,} bp a step need "
             f"{needed(settings.batch_size) / 2**30:.1f} GiB on each of {world} processes at least; "
@@ -140,7 +161,7 @@ class TaskRun:
 
     def run(self) -> None:
         """Train whatever is not there yet."""
-        self.require_memory()
+        comm.on_all(self.require_sense)
         for name in SIMPLE:
             if name in self.plan.beside:
                 for seed in self.plan.seeds if name == "CNN" else self.plan.seeds[:1]:
@@ -164,23 +185,55 @@ class TaskRun:
     def _fit_all(self, method: Method) -> None:
         """Train with every seed; the first one chooses the rate by validation."""
         first, plan = self.plan.seeds[0], self.plan
-        digest = plan.pretrained.digest if method.start == "pretrained" else ""
-        facts = asdict(method) | {"weights": digest, "rates": plan.lrs, "chosen with": first}
+        pretrained = plan.pretrained
+        facts = asdict(method) | {
+            "weights": pretrained.digest if method.start == "pretrained" else "",
+            "model": pretrained.space.config.model_dump(mode="json"),
+            "species": (pretrained.species, pretrained.like),
+            "rates": plan.lrs,
+            "chosen with": first,
+            "deepspeed": {name: self.deepspeed_config.get(name) for name in DECIDES_NUMBERS},
+        }
         key = self.ledger.key(facts)
         rates, tried = plan.lrs, {}
         for seed in plan.seeds:
-            row = comm.on_main(lambda seed=seed: self.rows.find(method.name, seed, key))
+            row = comm.on_main(lambda seed=seed: self._find(method, seed, key))
             if row is not None:
                 rates, tried = (row.settings["rate"],), row.settings["tried"]
                 continue
             began = time.perf_counter()
-            fits = {rate: self._fit(method.start, method.with_rate(rate, seed)) for rate in rates}
+            fits = self._fit_rates(method, rates, seed)
             if len(rates) > 1:
-                tried = {f"{rate:g}": one.best.score for rate, (_, one) in fits.items()}
+                tried = {f"{r:g}": fits[r][1].best.score if r in fits else None for r in rates}
             best = max(fits, key=lambda rate: fits[rate][1].best.score)
             rates = (best,)
             seconds = time.perf_counter() - began
             self._keep(method, seed, key, best, *fits[best], seconds, tried)
+
+    def _find(self, method: Method, seed: int, key: str) -> Row | None:
+        """The row that is there, with the model that belongs to it."""
+        row = self.rows.find(method.name, seed, key)
+        if row is not None and method.start == "pretrained":
+            return row if self._weights(row.stem).is_dir() else None
+        return row
+
+    def _weights(self, stem: str) -> Path:
+        return self.rows.folder / "weights" / stem
+
+    def _fit_rates(
+        self, method: Method, rates: Sequence[float], seed: int
+    ) -> dict[float, tuple[SequenceModel, Fitted]]:
+        """With each rate, but those that diverge; UserError where all do."""
+        fits, last = {}, None
+        for rate in rates:
+            try:
+                fits[rate] = self._fit(method.start, method.with_rate(rate, seed))
+            except Diverged as error:
+                logger.warning("%s: %s", method.name, error)
+                last = error
+        if last is not None and not fits:
+            raise last
+        return fits
 
     def _fit(self, start: Start, settings: TuningSettings) -> tuple[SequenceModel, Fitted]:
         pretrained, task = self.plan.pretrained, self.task
@@ -192,7 +245,7 @@ class TaskRun:
             space, pretrained.species, len(task.outputs), settings.layer, settings.pool
         )
         if start == "random" and settings.mode == "head":
-            measure_batchnorm(space, pretrained.species, reader_of(task, "train", model))
+            measure_batchnorm(space, pretrained.species, reader_of(task, "train", model, False))
         torch.manual_seed(settings.seed + 1 + comm.rank())  # dropout differs between ranks
         return model, fit(model, task, settings, self.deepspeed_config, self.device)
 
@@ -205,11 +258,11 @@ class TaskRun:
         model: SequenceModel,
         fitted: Fitted,
         seconds: float,
-        tried: dict[str, float],
+        tried: dict[str, float | None],
     ) -> None:
         settings = method.with_rate(rate, seed)
         criterion = Criterion.of(self.task, settings.class_weights)
-        reader = reader_of(self.task, "test", model)
+        reader = reader_of(self.task, "test", model, settings.live_batchnorm)
         found = answers(model, reader, criterion, settings.both_strands, self.device)
         facts = {
             **asdict(settings),
@@ -224,11 +277,11 @@ class TaskRun:
         def keep() -> None:
             if method.start == "pretrained":
                 save_tuned(
-                    self.rows.folder / "weights" / f"{settings.mode}-{seed}",
+                    self._weights(stem_of(method.name, seed)),
                     model,
-                    self.task,
                     criterion,
-                    reader.whole_bins,
+                    reader,
+                    self.task,
                     settings.both_strands,
                     facts | {"weights": self.plan.pretrained.digest},
                 )

@@ -43,7 +43,16 @@ def read_seen(path: Path) -> dict[tuple[str, str], str]:
         raise UserError(f"{path}: no column {missing[0]!r}; expected a .tsv of "
                         "`spacescale contamination --out`")  # fmt: skip
     task, split, sequence, verdict = (header.index(name) for name in COLUMNS)
-    return {(row[task], row[sequence]): row[verdict] for row in rows if row[split] == "test"}
+    found: dict[tuple[str, str], str] = {}
+    for row in rows:
+        key = (row[task], row[sequence])
+        if row[split] != "test":
+            continue
+        if key in found:
+            raise UserError(f"{path}: two test sequences of {key[0]} are called {key[1]}, and "
+                            "cannot be told apart")  # fmt: skip
+        found[key] = row[verdict]
+    return found
 
 
 def seen_of(task: Task, verdicts: dict[tuple[str, str], str], source: Path) -> Seen:

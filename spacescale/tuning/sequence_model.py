@@ -11,6 +11,7 @@ from typing import Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
+from spacescale.genome.dna import N
 from spacescale.model.layers import BatchNorm
 from spacescale.model.space import Space
 
@@ -27,7 +28,7 @@ class SequenceModel(nn.Module):
     """Features of a `Space`, pooled over the bins of a sequence, and a linear layer.
 
     The sequence stands alone, as in the paper's fine-tuning: no genome around it, no window of the
-    pretraining's length. Every bin that is pooled holds bases of it.
+    pretraining's length. What is pooled are the positions up to that of its last known base.
     """
 
     def __init__(self, space: Space, species: str, outputs: int, layer: str, pool: Pool):
@@ -55,10 +56,17 @@ class SequenceModel(nn.Module):
 
     def features(self, codes: Tensor) -> Tensor:
         """Codes (B, L) uint8 of one length → pooled features (B, F)."""
-        bins = self.space.embed(codes, self.species, self.layer)
+        found = self.space.embed(codes, self.species, self.layer)
+        number, length = found.shape[1], codes.shape[1]
+        # A sequence ends with its last known base: what fills it up is not pooled.
+        place = torch.arange(1, length + 1, device=codes.device)
+        end = torch.where(codes < N, place, 1).amax(1)  # (B,)
+        used = -(-end * number // length)
+        real = torch.arange(number, device=codes.device) < used[:, None]  # (B, N)
         if self.pool == "max":
-            return bins.amax(1)
-        return bins.sum(1) if self.pool == "sum" else bins.mean(1)
+            return found.masked_fill(~real[..., None], -torch.inf).amax(1)
+        total = (found * real[..., None]).sum(1)
+        return total if self.pool == "sum" else total / used[:, None]
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -34,6 +34,8 @@ def with_species(space: Space, species: str | None, like: str | None, source: st
             f"{source}: no species {species!r}{nearest(species, known)}; it knows "
             f"{', '.join(known)}. A new one begins as one of them: --like SPECIES"
         )
+    if like is not None and like not in known:
+        raise UserError(f"--like {like}: {source} knows {', '.join(known)}")
     return species
 
 

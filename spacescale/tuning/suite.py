@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from spacescale.parallel import comm
 from spacescale.parallel.engine import read_deepspeed_config, resolve_deepspeed_config
 from spacescale.predict.trained_model import load_trained
 from spacescale.tasks.duplicates import find_duplicates
-from spacescale.tasks.read_task import read_task, tasks_below
-from spacescale.tasks.scores import METRICS
+from spacescale.tasks.read_task import read_task, task_name, tasks_below
+from spacescale.tasks.scores import METRICS, main_metric
 from spacescale.tasks.task import Task
 from spacescale.tuning.rows import Rows
 from spacescale.tuning.run import BESIDE, Plan, Pretrained, TaskRun
@@ -46,17 +47,24 @@ def tune(args: argparse.Namespace, device: torch.device) -> str:
     """
     plan, deepspeed_config = comm.on_all(lambda: (plan_of(args), deepspeed_of(args)))
     several = getattr(args, "suite", None)
-    folders = comm.on_all(lambda: find_tasks(several, args.tasks) if several else [args.task])
+    folders = comm.on_all(
+        lambda: find_tasks(several, args.tasks) if several else {task_name(args.task): args.task}
+    )
     verdicts = comm.on_all(lambda: read_seen(args.seen) if args.seen else None)
+    comm.on_all(lambda: require_readable(folders, args))
     tables: list[TaskTable] = []
 
     def add(run: TaskRun, seen: Seen | None) -> None:
         tables.append(table_of(run.task, run.rows, run.names, plan.seeds, seen))
+        write_text(run.rows.folder / "results.md", "\n".join([*task_lines(tables[-1]), ""]))
         write_text(args.out / "results.md", "\n".join([*lines_of(tables), ""]))
 
-    for path in folders:
-        task = comm.on_all(lambda path=path: read_task_of(path, args))
-        seen = comm.on_all(lambda t=task: seen_of(t, verdicts, args.seen) if verdicts else None)
+    def look_up(task: Task) -> Seen | None:
+        return None if verdicts is None else seen_of(task, verdicts, args.seen)
+
+    for name, path in folders.items():
+        task = comm.on_all(lambda path=path, name=name: read_task_of(path, args, name))
+        seen = comm.on_all(lambda t=task: look_up(t))
         folder = args.out / task.name
         run = TaskRun(task, plan, comm.on_all(lambda f=folder: Rows(f)), deepspeed_config, device)
         if comm.is_main():
@@ -105,7 +113,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     species = with_species(trained.model, args.species, args.like, str(trained.source))
     if settings.layer not in trained.model.layers:
         raise UserError(f"--layer {settings.layer}: there are {', '.join(trained.model.layers)}")
-    name = args.name or args.weights.name
+    name = args.name or args.weights.resolve().name
     pretrained = Pretrained(name, trained.model, weights_digest(trained.model), species, args.like)
     return Plan(pretrained, settings, tuple(args.lr), tuple(range(args.seeds)), beside)
 
@@ -132,17 +140,31 @@ def deepspeed_of(args: argparse.Namespace) -> dict[str, Any]:
     return resolved
 
 
-def find_tasks(folder: Path, wanted: list[str] | None) -> list[Path]:
-    """The tasks below a folder of which one of the patterns is the name."""
-    found = tasks_below(folder)
+def find_tasks(folder: Path, wanted: list[str] | None) -> dict[str, Path]:
+    """Name → folder, of the tasks below a folder of which one of the patterns is the name.
+
+    Tasks of one name are called by their path.
+    """
+    paths = tasks_below(folder)
+    names = [task_name(path) for path in paths]
+    found = {
+        name if names.count(name) == 1 else "_".join(path.relative_to(folder).parts): path
+        for name, path in zip(names, paths, strict=True)
+    }
     if wanted:
-        found = [p for p in found if any(fnmatchcase(p.name, pattern) for pattern in wanted)]
+        found = {n: p for n, p in found.items() if any(fnmatchcase(n, one) for one in wanted)}
     if not found:
         raise UserError(f"{folder}: no task in it of {', '.join(wanted or [])}")
     return found
 
 
-def read_task_of(path: Path, args: argparse.Namespace) -> Task:
+def require_readable(folders: Mapping[str, Path], args: argparse.Namespace) -> None:
+    """Raise UserError for what would stop a suite at a later task."""
+    for name, path in folders.items():
+        main_metric(read_task_of(path, args, name).kind, args.metric)
+
+
+def read_task_of(path: Path, args: argparse.Namespace, name: str | None = None) -> Task:
     """The task of a folder, as the options say. Raises UserError as `read_task`."""
     if (path / MANIFEST).is_file():
         raise UserError(
@@ -150,4 +172,4 @@ def read_task_of(path: Path, args: argparse.Namespace) -> Task:
             f"--init {args.weights} --only-new --data {path}`; expected a task, with a label per "
             "sequence"
         )
-    return read_task(path, genome=args.genome, kind=args.kind)
+    return read_task(path, genome=args.genome, kind=args.kind, name=name)

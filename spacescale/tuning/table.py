@@ -5,6 +5,7 @@ Shapes: N test sequences, C outputs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -114,7 +115,7 @@ def task_lines(table: TaskTable) -> list[str]:
     for line in table.lines:
         found.append(
             f"| {line.method} | {len(line.scores)} | {_mean_sd(line.scores)} | "
-            f"{_interval(line.interval)} | {line.unique:.3f} | "
+            f"{_interval(line.interval)} | {_mean_sd([line.unique])} | "
             f"{_unseen(line) if table.seen else ''}{_difference(line.less)} | "
             f"{f'{line.less.p:.3f}' if line.less else ''} | {line.seconds:.0f} |"
         )
@@ -168,6 +169,8 @@ def _lengths(task: Task) -> str:
 
 
 def _mean_sd(scores: Sequence[float]) -> str:
+    if any(math.isnan(score) for score in scores):
+        return "–"
     return f"{mean(scores):.3f}" + (f" ± {stdev(scores):.3f}" if len(scores) > 1 else "")
 
 

@@ -34,7 +34,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 class _Config(BaseModel, extra="forbid"):
-    """config.json. whole_bins: whether sequences are filled up, see `Reader`."""
+    """config.json. as_is, least: how sequences are filled up, see `Reader`."""
 
     format: str
     version: int
@@ -47,7 +47,8 @@ class _Config(BaseModel, extra="forbid"):
     outputs: tuple[str, ...]
     centre: tuple[float, ...]
     spread: tuple[float, ...]
-    whole_bins: bool
+    as_is: int | None
+    least: int
     both_strands: bool
     trained: dict[str, Any]
 
@@ -59,7 +60,8 @@ class TunedModel:
     model: SequenceModel
     criterion: Criterion
     outputs: tuple[str, ...]
-    whole_bins: bool
+    as_is: int | None
+    least: int
     both_strands: bool
 
     def answers(self, codes: Sequence[np.ndarray], device: str = "cpu") -> np.ndarray:
@@ -73,22 +75,23 @@ class TunedModel:
             raise UserError(f"sequence {empty[0]}: a sequence of 0 bp")
         place = torch.device(device)
         examples = Examples(list(codes), np.zeros(len(codes)), [])
-        bin_size = self.model.space.config.bin_size
-        mixed = self.whole_bins or len({len(one) for one in codes}) > 1
-        reader = Reader(examples, bin_size, mixed)
+        reader = Reader(examples, self.model.space.config.bin_size, self.as_is, self.least)
         return answers(self.model.to(place), reader, self.criterion, self.both_strands, place)
 
 
 def save_tuned(
     folder: Path,
     model: SequenceModel,
-    task: Task,
     criterion: Criterion,
-    whole_bins: bool,
+    reader: Reader,
+    task: Task,
     both_strands: bool,
     trained: dict[str, Any],
 ) -> None:
-    """Write a model that has learnt a task, in place of one that stands there."""
+    """Write a model that has learnt a task, in place of one that stands there.
+
+    reader: by which it read the sequences of the task.
+    """
     merge_adapters(model)
     config = _Config(
         format=FORMAT,
@@ -102,7 +105,8 @@ def save_tuned(
         outputs=task.outputs,
         centre=tuple(criterion.centre.tolist()),
         spread=tuple(criterion.spread.tolist()),
-        whole_bins=whole_bins,
+        as_is=reader.as_is,
+        least=reader.least,
         both_strands=both_strands,
         trained=trained,
     )
@@ -137,7 +141,7 @@ def load_tuned(folder: Path) -> TunedModel:
         torch.tensor(config.spread),
     )
     return TunedModel(
-        model.eval(), criterion, config.outputs, config.whole_bins, config.both_strands
+        model.eval(), criterion, config.outputs, config.as_is, config.least, config.both_strands
     )
 
 

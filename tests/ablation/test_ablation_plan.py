@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from made_up_runs import SHAPE, leave_training, make_plan, options
+from made_up_arms import SHAPE, leave_training, make_plan, options
 
 from spacescale.ablation import slurm
 from spacescale.ablation.command import add_options

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from made_up_runs import leave_scores, leave_training, make_plan
+from made_up_arms import leave_scores, leave_training, make_plan
 
 from spacescale.ablation.work import Work
 from spacescale.errors import UserError

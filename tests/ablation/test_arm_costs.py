@@ -1,7 +1,7 @@
 """Equal work is equal: steps times operations of a step."""
 
 import pytest
-from made_up_runs import SHAPE, options
+from made_up_arms import SHAPE, options
 from small_datasets import write_small_dataset
 
 from spacescale.ablation.arms import Arm, read_arms

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from made_up_runs import ASSAYS, BLOCKS, drawn_targets, moments_of
+from made_up_arms import ASSAYS, BLOCKS, drawn_targets, moments_of
 
 from spacescale.ablation.compare import (
     OVER_ALL,

@@ -15,7 +15,7 @@ from spacescale.finetune import add_options
 from spacescale.tasks.read_task import read_task
 from spacescale.tuning.rows import Rows
 from spacescale.tuning.run import TaskRun
-from spacescale.tuning.suite import plan_of, read_task_of
+from spacescale.tuning.suite import find_tasks, plan_of, read_task_of
 
 BASES = "ACGT"
 QUICK = ["--seeds", 2, "--epochs", 2, "--batch", 16, "--lr", 1e-3, 3e-3]
@@ -94,14 +94,14 @@ def test_a_kept_model_answers_as_it_did(tuned, tmp_path):
     out = tmp_path / "answers.tsv"
     task = folder / "out" / "motifs"
     done = run(
-        *(SPACESCALE, "answer", "--weights", task / "weights" / "full-1"),
+        *(SPACESCALE, "answer", "--weights", task / "weights" / "tiny_full-1"),
         *("--sequences", folder / "motifs" / "test.csv", "--out", out),
     )
     assert done.returncode == 0, done.stderr
     rows = list(csv.reader(out.open(), delimiter="\t"))
     assert rows[0] == ["name", "0", "1"]
     found = np.array([row[1:] for row in rows[1:]], dtype=np.float32)
-    np.testing.assert_allclose(found, np.load(task / "answers" / "tiny,_full-1.npy"), atol=1e-5)
+    np.testing.assert_allclose(found, np.load(task / "answers" / "tiny_full-1.npy"), atol=1e-5)
 
 
 REFUSED = [
@@ -136,7 +136,7 @@ def test_what_no_memory_holds_is_refused_with_what_would_fit(weights, tmp_path, 
     with pytest.raises(UserError, match=r"64 sequences of 40 bp a step need .*Take --batch \d+"):
         run.require_memory()
     monkeypatch.setattr("spacescale.tuning.run.memory_bytes", lambda device: 2**10)
-    with pytest.raises(UserError, match="Take --mode lora or head"):
+    with pytest.raises(UserError, match="Take --mode lora or head, and leave scratch out"):
         run.require_memory()
 
 
@@ -173,7 +173,7 @@ def test_two_processes_learn_what_one_does(weights, tmp_path):
         launch = [BIN / "deepspeed", "--num_gpus", number, "spacescale/finetune.py"]
         done = run(*launch, *common, "--out", out)
         assert done.returncode == 0, done.stderr
-        scores.append(np.load(out / "motifs" / "answers" / "tiny,_full-0.npy"))
+        scores.append(np.load(out / "motifs" / "answers" / "tiny_full-0.npy"))
     np.testing.assert_allclose(scores[1], scores[0], atol=2e-3)
 
 
@@ -189,3 +189,85 @@ def test_a_suite_goes_on_after_a_stop(weights, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "one" / "rows.jsonl").read_text() == kept
     assert "| one | MCC |" in done.stdout and "| two | MCC |" in done.stdout
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "rows.jsonl").open()]
+
+
+def test_another_species_shape_or_lost_file_makes_new_rows(weights, tmp_path):
+    """What a row depends on is in its key; what it needs beside it is looked for."""
+    task = write_task(tmp_path / "motifs", 32)
+    words = [SPACESCALE, "finetune", "--task", task, "--out", tmp_path / "out", "--seeds", 1]
+    words += ["--epochs", 1, "--beside", "random frozen", "--weights", weights]
+    made = []
+    for species in ("finch", "perch", "perch"):
+        if len(made) == 2:
+            (tmp_path / "out" / "motifs" / "answers" / "tiny_full-0.npy").unlink()
+        done = run(*words, "--species", species)
+        assert done.returncode == 0, done.stderr
+        made.append(sum("seed 0:" in line for line in done.stderr.splitlines()))
+    assert made == [2, 2, 1]
+    config = json.loads((tmp_path / "out/motifs/weights/tiny_full-0/config.json").read_text())
+    assert config["species"] == "perch"
+
+
+def test_a_rate_that_diverges_is_passed_over(weights, tmp_path):
+    task = write_task(tmp_path / "motifs", 32)
+    words = ["--weights", weights, "--task", task, "--species", "finch", "--seeds", 1, "--beside"]
+    words += ["--epochs", 2, "--out", tmp_path / "out"]
+    done = run(SPACESCALE, "finetune", *words, "--lr", 1e-3, 1e30)
+    assert done.returncode == 0, done.stderr
+    (row,) = rows_of(tmp_path / "out" / "motifs")
+    assert row["settings"]["tried"]["1e+30"] is None and row["settings"]["rate"] == 1e-3
+    worst = run(SPACESCALE, "finetune", *words, "--lr", 1e30)
+    assert worst.returncode == 2 and "take a lower learning rate" in worst.stderr
+
+
+def test_tasks_of_one_name_are_called_by_their_path(tmp_path):
+    for name in ("a/same", "b/same", "b/other"):
+        write_task(tmp_path / name, 4)
+    assert sorted(find_tasks(tmp_path, None)) == ["a_same", "b_same", "other"]
+    assert sorted(find_tasks(tmp_path, ["*same"])) == ["a_same", "b_same"]
+    with pytest.raises(UserError, match="no task in it of none"):
+        find_tasks(tmp_path, ["none"])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--shift", "40"], "moved by 40 bp, nothing is left of a sequence of 40 bp"),
+        (["--class-weights", "--kind", "values"], "class weights need classes"),
+    ],
+)
+def test_settings_that_do_not_fit_the_task_are_refused(options, message, weights, tmp_path):
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    words = ["--weights", str(weights), "--task", "x", "--species", "finch", *options]
+    args = parser.parse_args(words)
+    task = read_task_of(write_task(tmp_path / "motifs", 32), args)
+    run = TaskRun(task, plan_of(args), Rows(tmp_path), {}, torch.device("cpu"))
+    with pytest.raises(UserError, match=message):
+        run.require_sense()
+
+
+@pytest.mark.slow
+def test_two_processes_share_batches_of_several_lengths(weights, tmp_path):
+    """BatchNorm of fresh weights exchanges sums: both must have as many groups of a batch."""
+    folder, random = tmp_path / "mixed", np.random.default_rng(0)
+    folder.mkdir()
+    for split, size in (("train", 64), ("dev", 16), ("test", 16)):
+        with (folder / f"{split}.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["sequence", "label"])
+            for i in range(size):
+                rows.writerow(["".join(random.choice(list(BASES), random.integers(5, 60))), i % 2])
+    words = ["--weights", weights, "--task", folder, "--species", "finch", "--seeds", 1]
+    words += ["--epochs", 3, "--batch", 15, "--patience", 0, "--beside", "scratch"]
+    found = []
+    for number in (1, 2):
+        launch = [BIN / "deepspeed", "--num_gpus", number, "spacescale/finetune.py"]
+        done = run(*launch, *words, "--out", tmp_path / f"{number}", timeout=200)
+        assert done.returncode == 0, done.stderr
+        found.append(np.load(tmp_path / f"{number}" / "mixed" / "answers" / "scratch-0.npy"))
+    assert np.isfinite(found).all()

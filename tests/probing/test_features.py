@@ -60,7 +60,9 @@ def test_background_has_the_dinucleotides_of_training_sequences():
 @pytest.mark.parametrize("layer", ["pointwise", "stem"])
 def test_features_alone_are_those_of_the_model(space, tmp_path, layer):
     found, _ = examples(5, seed=1)
-    kept, means = write_features(trunk_of(space, layer=layer), found, False, tmp_path / "f.npy")
+    kept, means = write_features(
+        trunk_of(space, layer=layer), found, int(found.lengths[0]), tmp_path / "f.npy"
+    )
     for row, codes in enumerate(found.codes):
         wanted = embedded(space, codes, layer)
         np.testing.assert_allclose(kept.values[row], wanted, rtol=2e-3, atol=1e-4)
@@ -72,7 +74,7 @@ def test_features_alone_are_those_of_the_model(space, tmp_path, layer):
 def test_flanked_features_are_those_of_the_bins_that_hold_the_sequence(space, tmp_path):
     found, _ = examples(3, seed=1, low=61, high=61)
     trunk = trunk_of(space, "flanked")
-    kept, means = write_features(trunk, found, False, tmp_path / "f.npy")
+    kept, means = write_features(trunk, found, int(found.lengths[0]), tmp_path / "f.npy")
     shown = trunk.feeder.fed(np.stack(found.codes), np.arange(3))
     first = trunk.feeder.first(61) // BIN
     for row in range(3):
@@ -84,7 +86,7 @@ def test_flanked_features_are_those_of_the_bins_that_hold_the_sequence(space, tm
 def test_shuffled_features_are_means_of_the_draws(space, tmp_path):
     found, _ = examples(4, seed=1)
     trunk = trunk_of(space, "shuffled", train=found)
-    kept, _ = write_features(trunk, found, False, tmp_path / "f.npy")
+    kept, _ = write_features(trunk, found, int(found.lengths[0]), tmp_path / "f.npy")
     first, codes = trunk.feeder.first(64) // BIN, found.codes[2][None]
     draws = [embedded(space, trunk.feeder.fed(codes, np.array([2]), draw)[0])[first : first + 8]
              for draw in range(2)]  # fmt: skip
@@ -96,7 +98,7 @@ def test_shuffled_features_are_means_of_the_draws(space, tmp_path):
 def test_positions_without_bases_are_zero_and_do_not_count(space, tmp_path, layer, width):
     found, _ = examples(6, seed=1, low=17, high=50)
     trunk = trunk_of(space, layer=layer)
-    kept, means = write_features(trunk, found, True, tmp_path / "f.npy")
+    kept, means = write_features(trunk, found, None, tmp_path / "f.npy")
     assert kept.shape[1] == -(-found.lengths.max() // width)
     for row, length in enumerate(found.lengths):
         held = -(-length // width)
@@ -108,7 +110,7 @@ def test_positions_without_bases_are_zero_and_do_not_count(space, tmp_path, laye
 def test_what_does_not_fit_is_refused(space, tmp_path):
     found, _ = examples(2, seed=1, low=WINDOW, high=WINDOW)
     with pytest.raises(UserError, match="--feed flanked: sequences of 128 bp do not fit"):
-        write_features(trunk_of(space, "flanked"), found, False, tmp_path / "f.npy")
+        write_features(trunk_of(space, "flanked"), found, int(found.lengths[0]), tmp_path / "f.npy")
 
 
 def test_features_beyond_float16_are_refused(space, tmp_path, monkeypatch):
@@ -116,7 +118,7 @@ def test_features_beyond_float16_are_refused(space, tmp_path, monkeypatch):
     embed = space.embed
     monkeypatch.setattr(space, "embed", lambda *args: embed(*args) + 1e5)
     with pytest.raises(UserError, match="not finite in float16"):
-        write_features(trunk_of(space), found, False, tmp_path / "f.npy")
+        write_features(trunk_of(space), found, int(found.lengths[0]), tmp_path / "f.npy")
 
 
 def test_bases_and_dinucleotides():

@@ -68,14 +68,14 @@ class First(nn.Module):
 
 @pytest.mark.parametrize("feed", ["alone", "flanked", "shuffled"])
 @pytest.mark.parametrize("by_position", [False, True])
-@pytest.mark.parametrize("whole_bins", [False, True])
-def test_what_is_explained_is_what_the_head_learnt_from(tmp_path, feed, by_position, whole_bins):
+@pytest.mark.parametrize("as_is", [61, None])
+def test_what_is_explained_is_what_the_head_learnt_from(tmp_path, feed, by_position, as_is):
     found, _ = examples(4, seed=3, low=61, high=61)
     space = trained().model.eval()
     trunk = Trunk(space, "finch", "stem", Feeder.of(feed, WINDOW, BIN, found, 2), CPU)
-    positions, means = write_features(trunk, found, whole_bins, tmp_path / "f.npy")
+    positions, means = write_features(trunk, found, as_is, tmp_path / "f.npy")
     inputs = positions if by_position else means
-    explained = explain_probe("probe", "values", trunk, First(), by_position, 61, whole_bins)
+    explained = explain_probe("probe", "values", trunk, First(), by_position, 61, as_is)
     wanted = First()(inputs.batch(np.array([2])))[0]
     codes = torch.from_numpy(found.codes[2])[None]
     score = explained.score_of(61, 2)

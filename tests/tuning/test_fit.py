@@ -34,7 +34,7 @@ def learn(task, settings=SETTINGS, pool="max", layer="conv_tower.1"):
 
 def answers_to(model, task, split="test", weigh=False):
     criterion = Criterion.of(task, weigh)
-    return answers(model, reader_of(task, split, model), criterion, False, CPU)
+    return answers(model, reader_of(task, split, model, False), criterion, False, CPU)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,10 @@ def test_a_motif_is_learnt_and_the_best_state_is_kept(kind, lengths, tmp_path):
         assert 4 < found.mean() < 9
 
     folder = tmp_path / "tuned"
-    save_tuned(folder, model, task, Criterion.of(task, False), lengths[0] != lengths[1], False, {})
+    save_tuned(
+        *(folder, model, Criterion.of(task, False), reader_of(task, "test", model, False), task),
+        *(False, {}),
+    )
     tuned = load_tuned(folder)
     assert tuned.outputs == task.outputs
     np.testing.assert_allclose(tuned.answers(task.splits["test"].codes), found, atol=1e-6)

@@ -32,6 +32,20 @@ def test_pools(pool):
     torch.testing.assert_close(tuned.features(CODES), expected)
 
 
+@pytest.mark.parametrize("pool", ["mean", "sum", "max"])
+@pytest.mark.parametrize("layer", ["pointwise", "conv_tower.0"])
+def test_what_fills_a_sequence_up_is_not_pooled(pool, layer):
+    tuned = model(pool, layer).eval()
+    filled = torch.cat([CODES[:1, :40], torch.full((1, 24), 4, dtype=torch.uint8)], dim=1)
+    filled[0, 39] = 2
+    found = tuned.space.embed(filled, "perch", layer)
+    kept = found[:, : 40 * found.shape[1] // 64]
+    expected = {"mean": kept.mean(1), "sum": kept.sum(1), "max": kept.amax(1)}[pool]
+    torch.testing.assert_close(tuned.features(filled), expected)
+    unknown = torch.full((1, 64), 4, dtype=torch.uint8)
+    assert tuned.features(unknown).isfinite().all()
+
+
 def changed_names(tuned, mode, **options):
     """Parameters and buffers that two steps of SGD change."""
     choose_trained(tuned, mode, 2, **({"live_batchnorm": False} | options))

@@ -1,15 +1,14 @@
 """Which sequences are read, and how: the same whatever the number of processes."""
 
 import numpy as np
-import torch
 from small_tasks import examples
 
 from spacescale.genome.dna import N, encode, reverse_complement
-from spacescale.tuning.batches import Reader, TrainingOrder, changed, of_other_strand
+from spacescale.tuning.batches import Reader, TrainingOrder, changed
 
 
 def mixed() -> Reader:
-    return Reader(examples(50, 0, 9, 40)[0], 8, whole_bins=True)
+    return Reader(examples(50, 0, 9, 40)[0], 8)
 
 
 def by_row(batch):
@@ -40,7 +39,7 @@ def test_a_sequence_fills_whole_bins_whatever_lies_beside_it():
 
 
 def test_sequences_of_one_length_stay_as_they_are():
-    reader = Reader(examples(6, 0, 13, 13)[0], 8, whole_bins=False)
+    reader = Reader(examples(6, 0, 13, 13)[0], 8, as_is=13)
     (group,) = reader.batch(np.arange(6)).groups
     assert group.shape == (6, 13)
 
@@ -83,6 +82,18 @@ def test_all_sequences_are_answered_once():
     assert sorted(np.concatenate(rows).tolist()) == list(range(50))
 
 
-def test_the_other_strand_of_each_sequence():
-    (group,) = of_other_strand([torch.tensor([[0, 1, 4], [3, 3, 2]], dtype=torch.uint8)])
-    assert group.tolist() == [[4, 2, 3], [1, 0, 0]]
+def test_the_other_strand_is_turned_before_it_is_filled_up():
+    reader = Reader(examples(1, 0, 13, 13)[0], 8)
+    (group,) = reader.batch(np.array([0]), changes={0: (0, True)}).groups
+    expected = [*reverse_complement(reader.examples.codes[0]), N, N, N]
+    assert group[0].tolist() == expected
+
+
+def test_all_sequences_can_have_one_length():
+    """So that every process has as many groups of each batch, and BatchNorm sees all of them."""
+    order = TrainingOrder(Reader(examples(50, 0, 9, 40)[0], 8, least=40), 7, seed=3)
+    for rank in range(3):
+        assert all(
+            [tuple(g.shape[1:]) for g in batch.groups] == [(40,)]
+            for batch in order.epoch(0, rank, 3)
+        )
