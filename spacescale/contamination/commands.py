@@ -27,6 +27,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--genome", type=path_option, help="FASTA or 2bit, of tasks that give places in it"
     )
     command.add_argument(
+        "--kind", choices=("classes", "labels", "values"), help="of tasks, as for `finetune`"
+    )
+    command.add_argument(
         "--data", type=path_option, nargs="+", default=[], help="default: the run's"
     )
     command.add_argument(
@@ -58,4 +61,4 @@ def _contamination(args: argparse.Namespace) -> None:
         raise UserError(f"--steps {args.steps}: must be 0 or more")
     limits = Limits(args.identity, args.cover)
     places = (args.data, args.out, args.steps)
-    print(contamination(args.weights, args.sequences, *places, limits, args.genome))
+    print(contamination(args.weights, args.sequences, *places, limits, args.genome, args.kind))

@@ -12,6 +12,7 @@ from spacescale.contamination.verdicts import DEFAULT_LIMITS, Limits, Result, Se
 from spacescale.errors import UserError
 from spacescale.files import new_files
 from spacescale.predict.tables import require_table_name, table_of
+from spacescale.tasks.task import Kind
 
 MOST_DECOYS = 2000  # of each split
 _COLUMNS = (
@@ -29,11 +30,12 @@ def contamination(
     steps: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
     genome: Path | None = None,
+    kind: Kind | None = None,
 ) -> str:
     """Say which sequences the training of a model has seen, or their like; returns a summary.
 
     out: table (.tsv or .parquet) to write, a row for each sequence. steps: what the run had read
-    after so many. genome: of tasks that give places in it. The background of the summary is the
+    after so many. genome, kind: of tasks, see `read_task`. The background of the summary is the
     share of sequences read backwards that are found in the same way.
 
     Recall by the default limits, 200 copies each of stretches of the yeast genome (12 Mb), either
@@ -45,7 +47,7 @@ def contamination(
     """
     if out is not None:
         require_table_name(out)
-    queries = [query for path in sequences for query in read_queries(path, genome)]
+    queries = [query for path in sequences for query in read_queries(path, genome, kind)]
     if not queries:
         raise UserError(f"{', '.join(map(str, sequences))}: no sequence")
     training = read_training(weights, steps)

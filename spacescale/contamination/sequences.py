@@ -12,7 +12,8 @@ import numpy as np
 from spacescale.contamination.search import LONGEST_PIECE, Found
 from spacescale.genome import dna
 from spacescale.predict.sequence_embeddings import read_sequences
-from spacescale.tasks.read_task import read_task, tasks_below
+from spacescale.tasks.read_task import holds_task, read_task, tasks_below
+from spacescale.tasks.task import Kind
 
 _SPLITS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
 
@@ -32,21 +33,23 @@ class Query:
         return int(np.count_nonzero(self.codes != dna.N))
 
 
-def read_queries(path: Path, genome: Path | None = None) -> list[Query]:
-    """The sequences of a file as `embed` reads it, or of the tasks of a folder.
+def read_queries(path: Path, genome: Path | None = None, kind: Kind | None = None) -> list[Query]:
+    """The sequences of the tasks of a folder, of a task in one file, or of any other file.
 
-    The split of a file is that of which it has the name. genome: of tasks that give places in it,
-    see `read_task`. Raises UserError naming file and line.
+    A file of another kind is read as `embed` does, and its split is that of which it has the name.
+    genome, kind: see `read_task`. Raises UserError naming file and line.
     """
     if path.is_dir():
-        return [query for task in tasks_below(path) for query in _of_task(task, genome)]
+        return [query for task in tasks_below(path) for query in _of_task(task, genome, kind)]
+    if holds_task(path):
+        return _of_task(path, genome, kind)
     split = _SPLITS.get(path.name.split(".")[0], "-")
     task = path.name.split(".")[0] if split == "-" else path.absolute().parent.name
     return [Query(task, split, one.name, one.codes) for one in read_sequences(path)]
 
 
-def _of_task(path: Path, genome: Path | None) -> list[Query]:
-    task = read_task(path, genome=genome)
+def _of_task(path: Path, genome: Path | None, kind: Kind | None) -> list[Query]:
+    task = read_task(path, genome=genome, kind=kind)
     return [
         Query(task.name, split, name, codes)
         for split, examples in task.splits.items()

@@ -22,7 +22,7 @@ from spacescale.tasks.split_files import (
     split_tables,
 )
 from spacescale.tasks.table_rows import read_one_table
-from spacescale.tasks.tables import form_of
+from spacescale.tasks.tables import form_of, read_table
 from spacescale.tasks.target_words import read_targets
 from spacescale.tasks.task import SPLITS, Examples, Kind, Task
 from spacescale.tasks.validation_cut import cut_validation
@@ -127,6 +127,12 @@ def read_task(
 def is_task(path: Path) -> bool:
     """Whether a folder is laid out as one of the layouts, or as several."""
     return path.is_dir() and any(layout.files(path) for layout in _LAYOUTS.values())
+
+
+def holds_task(file: Path) -> bool:
+    """Whether a file is a whole task: a table with a column `split`, or places with one."""
+    form = form_of(file)
+    return form == ".bed" or (form in TABLES and read_table(file).find("split") is not None)
 
 
 def tasks_below(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from spacescale.contamination.sequences import decoys, read_queries
 from spacescale.contamination.verdicts import Limits
 from spacescale.errors import UserError
 from spacescale.genome import dna
+from spacescale.tasks.read_task import read_task
 
 
 def letters(codes):
@@ -161,6 +162,20 @@ def test_splits_and_tasks_are_named_by_files(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty holds no task, nor does a folder below"):
         read_queries(tmp_path / "empty")
+
+
+def test_a_task_in_one_table_has_its_own_splits(tmp_path):
+    """Called as `finetune` calls its sequences, which a table of scores is held against."""
+    file = tmp_path / "one.csv"
+    rows = [("train", 0), ("train", 1), ("valid", 0), ("test", 1), ("test", 0)]
+    text = "".join(f"{letters(random_genome(40 + i))},{y},{s}\n" for i, (s, y) in enumerate(rows))
+    file.write_text("sequence,value,split\n" + text)
+    found = [(q.task, q.split, q.name) for q in read_queries(file)]
+    task = read_task(file)
+    assert found == [
+        ("one", split, name) for split, part in task.splits.items() for name in part.names
+    ]
+    assert {split for _, split, _ in found} == {"train", "valid", "test"}
 
 
 def test_a_suite_is_read_task_by_task(tmp_path):
