@@ -24,9 +24,9 @@ from spacescale.probing.attribution import (
 from spacescale.probing.run import BESIDE, ProbePlan, ProbeRun
 from spacescale.tasks.duplicates import find_duplicates
 from spacescale.tasks.read_task import read_task
-from spacescale.tasks.scores import METRICS
 from spacescale.tuning.rows import Rows
 from spacescale.tuning.run import Pretrained
+from spacescale.tuning.settings import chosen_beside, require_metric
 from spacescale.tuning.starts import with_species
 from spacescale.tuning.suite import weights_digest
 from spacescale.tuning.table import describe, table_of, task_lines
@@ -79,12 +79,8 @@ def explain(run: ProbeRun, number: int, patterns: Sequence[str]) -> list[str]:
 
 def plan_of(args: argparse.Namespace) -> ProbePlan:
     """What is probed. Raises UserError for options that do not fit."""
-    beside = BESIDE if args.beside is None else tuple(args.beside)
-    if unknown := [name for name in beside if name not in BESIDE]:
-        raise UserError(f"--beside {unknown[0]}: there are {', '.join(BESIDE)}")
-    known = [metric for of_kind in METRICS.values() for metric in of_kind]
-    if args.metric is not None and args.metric not in known:
-        raise UserError(f"--metric {args.metric}: there are {', '.join(known)}")
+    beside = chosen_beside(args.beside, BESIDE)
+    require_metric(args.metric)
     for name in ("seeds", "draws"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: at least one is needed")

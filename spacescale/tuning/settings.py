@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spacescale.errors import UserError
+from spacescale.tasks.scores import METRICS
 from spacescale.tuning.sequence_model import Mode, Pool
 
 
@@ -47,3 +49,18 @@ class TuningSettings:
                 raise UserError(f"{name}={getattr(self, name)}: must not be negative")
         if self.live_batchnorm and self.mode != "full":
             raise UserError(f"live BatchNorm statistics need mode full, not {self.mode}")
+
+
+def chosen_beside(words: Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:
+    """What --beside asks for; all where it is not given. Raises UserError for another word."""
+    beside = tuple(known) if words is None else tuple(words)
+    if unknown := [word for word in beside if word not in known]:
+        raise UserError(f"--beside {unknown[0]}: there are {', '.join(known)}")
+    return beside
+
+
+def require_metric(metric: str | None) -> None:
+    """Raise UserError for a --metric that no kind of task has."""
+    known = [name for of_kind in METRICS.values() for name in of_kind]
+    if metric is not None and metric not in known:
+        raise UserError(f"--metric {metric}: there are {', '.join(known)}")

@@ -22,12 +22,12 @@ from spacescale.parallel.engine import read_deepspeed_config, resolve_deepspeed_
 from spacescale.predict.trained_model import load_trained
 from spacescale.tasks.duplicates import find_duplicates
 from spacescale.tasks.read_task import read_task, task_name, tasks_below
-from spacescale.tasks.scores import METRICS, main_metric
+from spacescale.tasks.scores import main_metric
 from spacescale.tasks.task import Task
 from spacescale.tuning.rows import Rows
 from spacescale.tuning.run import BESIDE, Plan, Pretrained, TaskRun
 from spacescale.tuning.seen import Seen, read_seen, seen_of
-from spacescale.tuning.settings import TuningSettings
+from spacescale.tuning.settings import TuningSettings, chosen_beside, require_metric
 from spacescale.tuning.starts import with_species
 from spacescale.tuning.table import TaskTable, describe, suite_lines, table_of, task_lines
 
@@ -83,12 +83,8 @@ def lines_of(tables: list[TaskTable]) -> list[str]:
 
 def plan_of(args: argparse.Namespace) -> Plan:
     """What is to be trained on each task. Raises UserError for options that do not fit."""
-    beside = BESIDE if args.beside is None else tuple(args.beside)
-    if unknown := [name for name in beside if name not in BESIDE]:
-        raise UserError(f"--beside {unknown[0]}: there are {', '.join(BESIDE)}")
-    known = [metric for of_kind in METRICS.values() for metric in of_kind]
-    if args.metric is not None and args.metric not in known:
-        raise UserError(f"--metric {args.metric}: there are {', '.join(known)}")
+    beside = chosen_beside(args.beside, BESIDE)
+    require_metric(args.metric)
     if args.seeds < 1:
         raise UserError(f"--seeds {args.seeds}: at least one is needed")
     settings = TuningSettings(
