@@ -7,35 +7,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from spacescale import console
 from spacescale.arguments import path_option
 from spacescale.errors import UserError
+from spacescale.tuning.options import add_model_and_task_options
 
 
 def add_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
     """The options of `finetune`, or, of several tasks, of `suite`."""
-    parser.add_argument("--weights", type=path_option, required=True, help="export, checkpoint, "
-                        "run folder (its best) or ORG/NAME of the Hub")  # fmt: skip
+    add_model_and_task_options(parser, "runs/finetune")
     if several:
         parser.add_argument("suite", type=path_option, help="folder with a folder per task")
         parser.add_argument("--tasks", nargs="+", help="only those, by name or pattern")
     else:
         parser.add_argument("--task", type=path_option, required=True,
                             help="folder with train, valid and test, or one table")  # fmt: skip
-    parser.add_argument("--name", help="what results call the weights (default: their folder's)")
-    parser.add_argument("--species", help="whose token and gates are used; needed where the "
-                        "weights know several")  # fmt: skip
-    parser.add_argument("--like", help="for a species that the weights do not know: as which one "
-                        "it begins")  # fmt: skip
-    parser.add_argument("--out", type=path_option, default=Path("runs/finetune"), help="folder "
-                        "for results, one in it per task (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--genome", type=path_option, help="FASTA or 2bit, of tasks that give "
-                        "places instead of sequences")  # fmt: skip
-    parser.add_argument("--kind", choices=("classes", "labels", "values"),
-                        help="what the targets are, where a table leaves it open")  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--beside", nargs="*", metavar="METHOD", help="what the model is held "
                         "against (default: all): majority, 'length and GC', k-mers, CNN, scratch, "
                         "'random frozen'")  # fmt: skip

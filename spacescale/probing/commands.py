@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from spacescale.arguments import path_option
+from spacescale.tuning.options import add_model_and_task_options
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,22 +19,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 def add_options(probe: argparse.ArgumentParser) -> None:
     """The options of `probe`."""
-    probe.add_argument("--weights", type=path_option, required=True, help="export, checkpoint, "
-                       "run folder (its best) or ORG/NAME of the Hub")  # fmt: skip
+    add_model_and_task_options(probe, "runs/probe")
     probe.add_argument("--task", type=path_option, required=True, help="folder with train, valid "
                        "and test, one table, or an .h5 of Tang and Koo")  # fmt: skip
-    probe.add_argument("--name", help="what results call the weights (default: their folder's)")
-    probe.add_argument("--species", help="whose token and gates are used; needed where the "
-                       "weights know several")  # fmt: skip
-    probe.add_argument("--like", help="for a species that the weights do not know: as which one "
-                       "it begins")  # fmt: skip
-    probe.add_argument("--out", type=path_option, default=Path("runs/probe"), help="folder for "
-                       "results, one in it per task (default: %(default)s)")  # fmt: skip
-    probe.add_argument("--genome", type=path_option, help="FASTA or 2bit, of tasks that give "
-                       "places instead of sequences")  # fmt: skip
-    probe.add_argument("--kind", choices=("classes", "labels", "values"),
-                       help="what the targets are, where a table leaves it open")  # fmt: skip
-    probe.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
     probe.add_argument("--layer", nargs="+", default=["pointwise"], help="default: the last; a "
                        "wrong one lists all")  # fmt: skip
     probe.add_argument("--feed", nargs="+", choices=("alone", "flanked", "shuffled"),

@@ -51,7 +51,8 @@ def tune(args: argparse.Namespace, device: torch.device) -> str:
         lambda: find_tasks(several, args.tasks) if several else {task_name(args.task): args.task}
     )
     verdicts = comm.on_all(lambda: read_seen(args.seen) if args.seen else None)
-    comm.on_all(lambda: require_readable(folders, args))
+    if len(folders) > 1:
+        comm.on_all(lambda: require_readable(folders, args))
     tables: list[TaskTable] = []
 
     def add(run: TaskRun, seen: Seen | None) -> None:
