@@ -34,8 +34,11 @@ class Seen:
         )
 
 
-def read_seen(path: Path) -> dict[tuple[str, str], str]:
-    """(task, sequence) of test splits → verdict. Raises UserError for another table."""
+Verdicts = dict[tuple[str, str], list[str]]  # (task, name of a test sequence) → in file order
+
+
+def read_seen(path: Path) -> Verdicts:
+    """Read the verdicts of test splits. Raises UserError for another table."""
     rows = csv.reader((line for _, line in text_lines(path, "a report of contamination")),
                       delimiter="\t")  # fmt: skip
     header = next(rows, [])
@@ -43,26 +46,24 @@ def read_seen(path: Path) -> dict[tuple[str, str], str]:
         raise UserError(f"{path}: no column {missing[0]!r}; expected a .tsv of "
                         "`spacescale contamination --out`")  # fmt: skip
     task, split, sequence, verdict = (header.index(name) for name in COLUMNS)
-    found: dict[tuple[str, str], str] = {}
+    found: Verdicts = {}
     for row in rows:
-        key = (row[task], row[sequence])
-        if row[split] != "test":
-            continue
-        if key in found:
-            raise UserError(f"{path}: two test sequences of {key[0]} are called {key[1]}, and "
-                            "cannot be told apart")  # fmt: skip
-        found[key] = row[verdict]
+        if row[split] == "test":
+            found.setdefault((row[task], row[sequence]), []).append(row[verdict])
     return found
 
 
-def seen_of(task: Task, verdicts: dict[tuple[str, str], str], source: Path) -> Seen:
-    """Of one task. Raises UserError for a test sequence that the report does not know."""
+def seen_of(task: Task, verdicts: Verdicts, source: Path) -> Seen:
+    """Of one task; test sequences of one name stand in the report as they do in the task.
+
+    Raises UserError where the report does not hold each test sequence once.
+    """
     names = task.splits["test"].names
-    found = [verdicts.get((task.name, name)) for name in names]
-    known = [verdict for verdict in found if verdict is not None]
-    if len(known) < len(found):
-        missing = names[found.index(None)]
-        raise UserError(f"{source}: nothing of {task.name}'s test sequence {missing}; make it anew "
-                        f"with --sequences {task.path}")  # fmt: skip
+    for name, count in Counter(names).items():
+        if (found := len(verdicts.get((task.name, name), []))) != count:
+            raise UserError(f"{source}: {found} of {count} rows on {task.name}'s test sequence "
+                            f"{name}; make it anew with --sequences {task.path}")  # fmt: skip
+    in_order = {name: iter(verdicts[task.name, name]) for name in set(names)}
+    known = [next(in_order[name]) for name in names]
     unseen = [row for row, verdict in enumerate(known) if verdict not in SEEN]
     return Seen(Counter(known), np.array(unseen, dtype=np.int64))

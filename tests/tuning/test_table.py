@@ -1,5 +1,7 @@
 """Tables of results: who is compared with whom, over which sequences."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small_tasks import motif_task
@@ -105,9 +107,21 @@ def test_scores_without_what_pretraining_has_seen(tmp_path):
     assert "not seen (190)" in "\n".join(task_lines(table))
 
 
+def test_sequences_of_one_name_are_told_apart_by_their_order(tmp_path):
+    test = replace(TASK.splits["test"], names=["twin"] * 200)
+    task = replace(TASK, splits=TASK.splits | {"test": test})
+    path = tmp_path / "r.tsv"
+    rows = [f"motifs\ttest\ttwin\t{'same' if row == 7 else 'none'}\n" for row in range(200)]
+    path.write_text("task\tsplit\tsequence\tverdict\n" + "".join(rows))
+    assert 7 not in seen_of(task, read_seen(path), path).unseen
+    path.write_text(path.read_text() + rows[0])
+    with pytest.raises(UserError, match="201 of 200 rows on motifs's test sequence twin"):
+        seen_of(task, read_seen(path), path)
+
+
 def test_a_report_of_other_sequences_is_refused(tmp_path):
     short = report(tmp_path / "short.tsv", ["none"] * 150)
-    with pytest.raises(UserError, match="nothing of motifs's test sequence made up:151"):
+    with pytest.raises(UserError, match="0 of 1 rows on motifs's test sequence made up:151"):
         seen_of(TASK, read_seen(short), short)
     other = tmp_path / "other.tsv"
     other.write_text("task\tsplit\n")
