@@ -99,7 +99,7 @@ def test_overriding_does_not_change_the_preset():
         ("space_demo", ["model.target_length=47"], "equal whole bins .*; 2016 or 2080 would do"),
         ("space_demo", ["model.seq_length=2050"], "; 2048 or 2112 would do"),
         ("space_demo", ["model.dim_divisible_by=36"], "must be divisible by dim_divisible_by=36"),
-        ("space_demo", ["optim.max_steps=9"], "warmup_steps=50 exceeds max_steps=9"),
+        ("space_demo", ["optim.max_steps=9"], "warmup_steps=100 exceeds max_steps=9"),
         ("space_demo", ["data.paths=[]"], "data.paths comes from --data"),
         ("space_demo", ["model.species={}"], "model.species comes from --data"),
     ],

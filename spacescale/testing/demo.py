@@ -21,9 +21,9 @@ DEEPSPEED_JSON = ROOT / "ds_configs" / "zero2_moe.json"
 
 
 def training_command(output: Path) -> list[str]:
-    """The launcher's command line: all GPUs of the machine, or two processes on its CPU."""
+    """The launcher's command line: all GPUs of the machine, or one process on its CPU."""
     launcher = str(Path(sys.executable).with_name("deepspeed"))
-    processes = [] if comm.uses_gpu() else ["--num_gpus", "2"]
+    processes = [] if comm.uses_gpu() else ["--num_gpus", "1"]
     script = str(ROOT / "spacescale" / "pretrain.py")
     return [
         launcher, *processes, script,

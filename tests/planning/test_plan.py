@@ -130,10 +130,12 @@ def test_species_of_data_sets(plan, tmp_path):
 
 def test_measured_stands_beside_planned(plan):
     size = ("model.seq_length=1536", "model.target_length=16", "model.depth=1")
+    # All experts for each token, so that what is measured does not hang on where the gates send it.
+    size += ("model.species_top_k=4", "model.tracks_top_k=8")
     status, out, _ = plan(*size, "--preset", "space_demo", "--micro-batch", 2, "--measure")
     assert status == 0
     table = out[out.index("measured:") :].splitlines()
     assert "micro-step of 1 human + 1 mouse in one process on cpu, ZeRO-0, fp32" in table[0]
     assert len(table) == 9
     for line in table[2:8]:
-        assert float(line.split()[-1]) == pytest.approx(1.0, abs=0.1)
+        assert float(line.split()[-1]) == pytest.approx(1.0, abs=0.02)
