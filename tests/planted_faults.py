@@ -421,16 +421,16 @@ TRAINING_FAULTS = {
         ("tests/metrics/test_track_scale.py",),
     ),
     "spiky tracks weigh more": Fault(
-        "spacescale/train/objective.py",
+        "spacescale/objectives/species_targets.py",
         "(dispersion + LEAST_DISPERSION) ** -balance",
         "(dispersion + LEAST_DISPERSION) ** balance",
-        ("tests/train/test_objective.py",),
+        ("tests/objectives/test_species_targets.py",),
     ),
     "species weigh the same however spiky": Fault(
-        "spacescale/train/objective.py",
+        "spacescale/objectives/species_targets.py",
         "(weights[name] / mean).float()",
         "(weights[name] / weights[name].mean()).float()",
-        ("tests/train/test_objective.py",),
+        ("tests/objectives/test_species_targets.py",),
     ),
     "track weights reach only species without gaps": Fault(
         LOSSES,

@@ -14,6 +14,7 @@ from spacescale.checkpoint.writing import save_tensors
 from spacescale.config import Config, ModelConfig
 from spacescale.files import write_text
 from spacescale.model.space import Space
+from spacescale.objectives import objective_of
 
 MODEL = ModelConfig(
     species={"ant": ("DNASE", "CAGE"), "bee": ("CHIP",)},
@@ -27,6 +28,8 @@ MODEL = ModelConfig(
     attn_dim_key=8,
     tracks_num_experts=4,
 )
+
+OBJECTIVE = objective_of(Config(model=MODEL))
 
 
 @dataclass
@@ -50,8 +53,9 @@ def write_run(run: Path, tracks: str = "index\tidentifier\n") -> Written:
     save_tensors(buffers_of(model), folder / BUFFERS)
     for species in MODEL.species:
         (folder / "tracks" / f"{species}.tsv").write_text(tracks.format(species))
-    save_tensors(probe_tensors(take_probe(model, MODEL, torch.device("cpu"))), folder / PROBE)
-    seal(folder, state_of(7, config=Config(model=MODEL).model_dump(mode="json")))
+    probe = take_probe(model, OBJECTIVE, torch.device("cpu"))
+    save_tensors(probe_tensors(probe), folder / PROBE)
+    seal(folder, state_of(7, config=OBJECTIVE.config.model_dump(mode="json")))
     write_text(folder.parent / "latest", folder.name)
     return Written(run, folder, model)
 

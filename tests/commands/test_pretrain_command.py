@@ -45,11 +45,11 @@ from spacescale.dataset.manifest import read_manifest, save_manifest
 from spacescale.dataset.sampler import SampleOrder
 from spacescale.metrics.writer import read_metrics
 from spacescale.model.losses import species_losses
+from spacescale.objectives.species_targets import targets_of
 from spacescale.overrides import build_config
 from spacescale.parallel.comm import free_port
 from spacescale.predict.trained_model import load_trained
 from spacescale.presets import EMBEDDED_PRESET
-from spacescale.train.objective import objectives
 
 FAULTY = Path("tests/commands/faulty_pretrain.py")
 FEW_STEPS = 6  # no window is drawn twice in them
@@ -96,7 +96,7 @@ def test_the_validation_loss_is_trainings_own_definition(finished, data):
     output, _ = finished
     logged, trained = by_step(output), load_trained(output / "checkpoints/step-00000006")
     datasets = open_datasets([data])
-    weights = objectives(datasets, build_config(EMBEDDED_PRESET, []).loss, "cpu")
+    weights = targets_of(datasets, build_config(EMBEDDED_PRESET, []).loss, "cpu")
     for name, of_species in datasets.items():
         rows = of_species.rows("valid")[:8]
         (batch,) = evaluation_batches(of_species, rows, trained.model.config.seq_length, 8)
@@ -200,9 +200,12 @@ sys.modules["deepspeed"] = sys.modules["zarr"] = None  # importing them now fail
 import torch
 from safetensors.torch import save_file
 from spacescale.checkpoint.probe import take_probe
+from spacescale.config import Config
 from spacescale.model import Space
+from spacescale.objectives import objective_of
 model = Space.from_pretrained(sys.argv[1])
-save_file(take_probe(model, model.config, torch.device("cpu")).predictions, sys.argv[2])
+objective = objective_of(Config(model=model.config))
+save_file(take_probe(model, objective, torch.device("cpu")).predictions, sys.argv[2])
 """
 
 
