@@ -29,8 +29,6 @@ MODEL = ModelConfig(
     tracks_num_experts=4,
 )
 
-OBJECTIVE = objective_of(Config(model=MODEL))
-
 
 @dataclass
 class Written:
@@ -44,7 +42,7 @@ class Written:
 def write_run(run: Path, tracks: str = "index\tidentifier\n") -> Written:
     """One complete checkpoint, of step 7; `tracks` is the table of each species, {0}."""
     torch.manual_seed(5)
-    model = Space(MODEL).eval()
+    objective, model = objective_of(Config(model=MODEL)), Space(MODEL).eval()
     folder = layout.checkpoints_folder(run) / layout.step_name(7)
     (folder / "tracks").mkdir(parents=True)
     for rank in range(2):
@@ -53,9 +51,9 @@ def write_run(run: Path, tracks: str = "index\tidentifier\n") -> Written:
     save_tensors(buffers_of(model), folder / BUFFERS)
     for species in MODEL.species:
         (folder / "tracks" / f"{species}.tsv").write_text(tracks.format(species))
-    probe = take_probe(model, OBJECTIVE, torch.device("cpu"))
+    probe = take_probe(model, objective, torch.device("cpu"))
     save_tensors(probe_tensors(probe), folder / PROBE)
-    seal(folder, state_of(7, config=OBJECTIVE.config.model_dump(mode="json")))
+    seal(folder, state_of(7, config=objective.config.model_dump(mode="json")))
     write_text(folder.parent / "latest", folder.name)
     return Written(run, folder, model)
 

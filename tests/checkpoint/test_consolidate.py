@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import MODEL, OBJECTIVE, write_run
+from checkpoints import MODEL, write_run
 from made_up_checkpoints import seal, write_checkpoint
 from safetensors.torch import load_file, save_file
 
@@ -30,6 +30,8 @@ from spacescale.errors import UserError
 from spacescale.model.exports import load_weights, read_export
 from spacescale.model.space import Space, meta_model
 from spacescale.objectives import objective_of
+
+OBJECTIVE = objective_of(Config(model=MODEL))
 
 
 @pytest.fixture
