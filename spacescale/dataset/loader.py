@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import groupby
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -44,6 +44,20 @@ def open_datasets(paths: list[Path]) -> dict[str, SpeciesData]:
         shown = "; ".join(f"{p}: {n} bins of {b} bp" for (b, n), p in geometries.items())
         raise UserError(f"all species need one bin size and target length, found {shown}")
     return datasets
+
+
+class Windows(Protocol):
+    """What one rank reads in training: micro-batches, addressed by micro-step."""
+
+    order: SampleOrder
+
+    def __getitem__(self, micro_step: int) -> Batch:
+        """Batch of one micro-step; raises UserError for what cannot be read."""
+        ...
+
+    def place(self, draw: Draw) -> str:
+        """Where a draw lies: contig:start-end, 0-based half-open."""
+        ...
 
 
 class TrainingWindows(Dataset):
@@ -186,7 +200,7 @@ def _collate(
 
 
 def training_batches(
-    windows: TrainingWindows, first: int, stop: int, num_workers: int, pin_memory: bool
+    windows: Windows, first: int, stop: int, num_workers: int, pin_memory: bool
 ) -> Iterator[Batch]:
     """Micro-batches `first` … `stop` − 1 in order, read ahead by worker processes.
 
@@ -211,7 +225,7 @@ def training_batches(
 class _ErrorsAsItems(Dataset):
     """Hands errors on as they are: DataLoader would make a traceback of a worker's their text."""
 
-    def __init__(self, windows: TrainingWindows):
+    def __init__(self, windows: Windows):
         self.windows = windows
 
     def __getitem__(self, micro_step: int) -> Batch | UserError:
