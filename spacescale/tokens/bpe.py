@@ -21,7 +21,8 @@ _MODEL_SETTINGS = (
     "dropout", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback",
     "ignore_merges",
 )  # fmt: skip
-_SPLITS_AT_BLANKS = ("Whitespace", "WhitespaceSplit")  # of which bases have none
+# Those that split at blanks, of which bases have none.
+_PRE_TOKENIZERS = (None, {"type": "Whitespace"}, {"type": "WhitespaceSplit"})
 
 
 @dataclass(frozen=True)
@@ -79,29 +80,36 @@ def bpe_of(tokenizer: dict[str, Any], source: str) -> Bpe:
         raise UserError(f"{source}: expected a tokenizer whose model is BPE")
     if changed := [name for name in _MODEL_SETTINGS if model.get(name)]:
         raise UserError(f"{source}: model.{changed[0]}={model[changed[0]]!r}: not supported")
-    splitter = tokenizer.get("pre_tokenizer") or {"type": _SPLITS_AT_BLANKS[0]}
-    if tokenizer.get("normalizer") or splitter.get("type") not in _SPLITS_AT_BLANKS:
-        raise UserError(
-            f"{source}: expected no normalizer, and no pre_tokenizer but {_SPLITS_AT_BLANKS[0]}"
-        )
+    if (unknown := model.get("unk_token")) != UNK:
+        raise UserError(f"{source}: model.unk_token={unknown!r}: expected {UNK!r}")
+    if tokenizer.get("normalizer") or tokenizer.get("pre_tokenizer") not in _PRE_TOKENIZERS:
+        raise UserError(f"{source}: expected no normalizer, and no pre_tokenizer but Whitespace")
     ids, merges = model.get("vocab"), model.get("merges")
-    if not isinstance(ids, dict) or sorted(ids.values()) != list(range(len(ids))):
+    if not isinstance(ids, dict) or _integers(ids.values()) != list(range(len(ids))):
         raise UserError(f"{source}: model.vocab: expected the ids 0 … N−1, each once")
-    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in merges or []]
-    if odd := [pair for pair in pairs if len(pair) != 2]:
-        raise UserError(f"{source}: merge {' '.join(odd[0])!r}: expected two words")
-    found = Bpe(
-        tuple(sorted(ids, key=ids.__getitem__)), tuple((first, second) for first, second in pairs)
-    )
+    if not isinstance(merges, list):
+        raise UserError(f"{source}: model.merges: expected a list")
+    pairs = tuple(_pair(merge, source) for merge in merges)
+    found = Bpe(tuple(sorted(ids, key=ids.__getitem__)), pairs)
     _require_sound(found, source)
     return found
+
+
+def _integers(values: Iterable[Any]) -> list[int]:
+    return sorted(value for value in values if type(value) is int)
+
+
+def _pair(merge: Any, source: str) -> tuple[str, str]:
+    """The two words of a merge, which older files write as one string."""
+    match merge.split(" ") if isinstance(merge, str) else merge:
+        case [str(first), str(second)]:
+            return first, second
+    raise UserError(f"{source}: merge {merge!r}: expected two words")
 
 
 def _require_sound(bpe: Bpe, source: str) -> None:
     """Raise UserError naming `source` and the first token or merge that does not belong."""
     known = set(bpe.tokens)
-    if len(known) < len(bpe.tokens):
-        raise UserError(f"{source}: a token stands twice")
     if missing := [token for token in (*SPECIALS, *BASES) if token not in known]:
         raise UserError(f"{source}: the token {missing[0]!r} is missing")
     for token in bpe.tokens:
