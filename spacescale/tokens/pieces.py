@@ -34,7 +34,9 @@ class Piece:
 
     def cut(self, window: np.ndarray) -> np.ndarray:
         """Base codes uint8 (full_bp,) → those of the piece (length_bp,), read on its strand."""
-        piece = window[self.start_bp : self.start_bp + self.length_bp]
+        end_bp = self.start_bp + self.length_bp
+        assert end_bp <= len(window), "a window shorter than those that the piece was drawn for"
+        piece = window[self.start_bp : end_bp]
         return reverse_complement(piece) if self.reverse_complement else piece
 
 

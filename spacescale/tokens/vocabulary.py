@@ -110,10 +110,11 @@ class Vocabulary:
     def row(self, ids: np.ndarray, name: Name, max_tokens: int | None = None) -> np.ndarray:
         """[CLS], the prompt if there are several vocabularies, ids (T,) and [SEP]: int64 (N,).
 
-        max_tokens: N at most; what is too long loses its last tokens.
+        max_tokens: N at most, 3 or more; what is too long loses its last tokens.
         """
         head = [CLS, PROMPTS[name]] if len(self.names) > 1 else [CLS]
         room = None if max_tokens is None else max_tokens - len(head) - 1
+        assert room is None or room >= 0, max_tokens
         return np.array([*(self.ids[h] for h in head), *ids[:room], self.ids[SEP]], dtype=np.int64)
 
     def pad(self, rows: Sequence[np.ndarray]) -> np.ndarray:
@@ -169,7 +170,9 @@ def read_vocabulary(path: Path, names: Sequence[str] | None = None) -> Vocabular
     if "format" in content:
         found = _read_ours(content, path)
         return found if names is None else found.only(names)
-    return Vocabulary(NAMES, KMER, bpe_of(content, str(path))).only(names or NAMES)
+    return Vocabulary(NAMES, KMER, bpe_of(content, str(path))).only(
+        NAMES if names is None else names
+    )
 
 
 def _read_ours(content: dict[str, Any], path: Path) -> Vocabulary:

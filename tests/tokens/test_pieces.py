@@ -54,3 +54,9 @@ def test_a_strand_is_turned_before_it_becomes_tokens():
     window = encode("AACCGGTTAC")
     assert decode(Piece(2, 5, False, 0).cut(window)) == "CCGGT"
     assert decode(Piece(2, 5, True, 0).cut(window)) == "ACCGG"
+
+
+def test_a_window_that_ends_before_the_piece_is_refused():
+    assert len(Piece(2, 8, False, 0).cut(encode("AACCGGTTAC"))) == 8
+    with pytest.raises(AssertionError, match="shorter than those that the piece was drawn for"):
+        Piece(2, 9, False, 0).cut(encode("AACCGGTTAC"))

@@ -66,6 +66,9 @@ def test_rows_have_their_prompt_and_end():
     cut = UNION.row(ids, "kmer", max_tokens=6)
     assert cut.tolist() == [*row[:5], row[-1]]
     assert UNION.row(ids, "kmer", max_tokens=len(row)).tolist() == row.tolist()
+    assert UNION.row(ids, "kmer", max_tokens=3).tolist() == [*row[:2], row[-1]]
+    with pytest.raises(AssertionError):
+        UNION.row(ids, "kmer", max_tokens=2)
 
 
 def test_padding():
@@ -135,6 +138,8 @@ def test_a_published_bpe_is_joined_with_6_mers(tmp_path):
     file = write_published(tmp_path / "tokenizer.json", published())
     assert read_vocabulary(file) == read_vocabulary(tmp_path) == UNION
     assert read_vocabulary(file, ["bpe"]) == UNION.only(["bpe"])
+    with pytest.raises(UserError, match="vocabularies none: expected"):
+        read_vocabulary(file, [])
 
 
 @pytest.mark.skipif(not PUBLISHED, reason="PUBLISHED_BPE names no published tokenizer.json")
