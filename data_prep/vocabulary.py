@@ -32,7 +32,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="tokens of the BPE, 5 specials among them, default %(default)s")  # fmt: skip
     add("--kmer", type=int, default=KMER, help="bases of a k-mer, default %(default)s")
     add("--max-bp", type=int, default=100_000_000,
-        help="of training sequence read, evenly of all species, default %(default)s")  # fmt: skip
+        help="of training sequence read, about, evenly of all species, default "
+        "%(default)s")  # fmt: skip
     return parser.parse_args(arguments)
 
 

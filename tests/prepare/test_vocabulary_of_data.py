@@ -6,9 +6,10 @@ import pytest
 from commands import DATA_PREP, run
 from small_datasets import small_genome, write_small_dataset
 
+from spacescale.dataset.schema import Contig
 from spacescale.errors import UserError
 from spacescale.genome import dna
-from spacescale.prepare.vocabulary import even_shares, make_vocabulary
+from spacescale.prepare.vocabulary import even_shares, make_vocabulary, spread
 from spacescale.tokens.bpe import train_bpe
 from spacescale.tokens.vocabulary import FILE, read_vocabulary
 
@@ -59,6 +60,13 @@ def test_of_several_species_equally_much_is_read(data, tmp_path):
     ]
 
 
+def test_what_is_read_is_spread_over_all():
+    contig = Contig(name="chrI", length=1000, offset=0)
+    tiles = [(contig, start, start + 10) for start in range(0, 1000, 10)]
+    assert [start for _, start, _ in spread(tiles, 45)] == [0, 250, 500, 750]
+    assert spread(tiles, 1000) == tiles and spread(tiles, 9) == spread([], 9) == []
+
+
 def test_what_small_species_lack_is_dealt_to_the_others():
     assert even_shares({"a": 10, "b": 100, "c": 30}, 90) == {"a": 10, "b": 50, "c": 30}
     assert even_shares({"a": 10, "b": 5}, 90) == {"a": 10, "b": 5}
@@ -67,10 +75,11 @@ def test_what_small_species_lack_is_dealt_to_the_others():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"size": 4096}, r"--size 4096: the training sequence of finch yields \d+ tokens"),
+        ({"size": 4096}, r"--size 4096: the training sequence read of finch yields \d+ tokens"),
+        ({"max_bp": 99}, "yields 9 tokens; give more data, a larger --max-bp or a smaller --size"),
         ({"kmer": 2}, "--kmer 2: expected 3 to 8"),
-        ({"size": 0}, "--size 0 and --max-bp 1000000: must be 1 or more"),
-        ({"max_bp": 0}, "--size 60 and --max-bp 0: must be 1 or more"),
+        ({"size": 9}, "--size 9: expected 10 or more"),
+        ({"max_bp": 0}, "--max-bp 0: expected 1 or more"),
     ],
 )
 def test_what_cannot_be_learnt_leaves_nothing(data, tmp_path, options, message):
