@@ -42,12 +42,15 @@ def to_dnabert2(weights: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
 def from_dnabert2(weights: Mapping[str, Tensor], depth: int, source: str) -> dict[str, Tensor]:
     """Tensors under the names of an `Encoder` of `depth` layers from those under theirs.
 
-    Raises UserError naming `source` and a tensor that has no place in it, or a decoder whose weight
-    is not that of the embeddings.
+    Raises UserError naming `source` and a tensor that has no place in it, a module of which it
+    holds none, or a decoder whose weight is not that of the embeddings.
     """
     ours_of = {theirs: ours for ours, theirs in _their_modules(depth).items()}
     kept = {k: t for k, t in weights.items() if k != _TIED and not k.startswith(_UNUSED)}
     ours = _renamed(kept, ours_of, source)
+    there = {key.rpartition(".")[0] for key in kept}
+    if missing := [module for module in ours_of if module not in there]:
+        raise UserError(f"{source}: {missing[0]} is missing")
     tied = weights.get(_TIED)
     if tied is not None and not torch.equal(tied, ours[_WORDS]):
         raise UserError(f"{source}: {_TIED} is not that of the embeddings; expected tied weights")

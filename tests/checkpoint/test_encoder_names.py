@@ -61,6 +61,11 @@ def test_what_does_not_fit_is_named(weights):
     theirs = to_dnabert2(weights, CONFIG.depth)
     with pytest.raises(UserError, match=r"file: unexpected bert\.encoder\.layer\.1\."):
         from_dnabert2(theirs, 1, "file")
+    with pytest.raises(UserError, match=r"file: bert\.encoder\.layer\.2\.\S+ is missing"):
+        from_dnabert2(theirs, 3, "file")
+    with pytest.raises(UserError, match=r"file: bert\.embeddings\.word_embeddings is missing"):
+        words = "bert.embeddings.word_embeddings.weight"
+        from_dnabert2({k: t for k, t in theirs.items() if k != words}, 2, "file")
     untied = {"cls.predictions.decoder.weight": torch.ones(11, 8)}
     with pytest.raises(UserError, match="is not that of the embeddings; expected tied weights"):
         from_dnabert2(theirs | untied, 2, "file")
