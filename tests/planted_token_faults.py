@@ -67,6 +67,12 @@ TOKEN_FAULTS = {
         "F.pad(attended | True, (0, padding))",
         ENCODER_TESTS,
     ),
+    "attention is never dropped out": Fault(
+        ENCODER, "dropout_p=self.dropout if self.training else 0.0", "dropout_p=0.0", ENCODER_TESTS
+    ),
+    "feed-forwards are never dropped out": Fault(
+        ENCODER, "self.dropout(F.gelu(gate) * value)", "F.gelu(gate) * value", ENCODER_TESTS
+    ),
     "gate and value are exchanged": Fault(
         ENCODER, "gate, value = self.gated", "value, gate = self.gated", ENCODER_TESTS
     ),

@@ -197,12 +197,23 @@ def test_the_first_loss_is_that_of_guessing():
     assert loss.item() == pytest.approx(math.log(512), abs=0.05)
 
 
-def test_dropout_is_of_training_alone():
-    model, ids = small(dropout=0.5), some_ids(2, 6)
+@pytest.mark.parametrize("kind", ["dropout", "attn_dropout"])
+def test_dropout_is_of_training_alone(kind):
+    model, ids = small(**({"dropout": 0.0} | {kind: 0.5})), some_ids(2, 6)
     runs = [model.states(ids, everything(ids)) for _ in range(2)]
     assert torch.equal(*runs)
     model.train()
     assert not torch.equal(*(model.states(ids, everything(ids)) for _ in range(2)))
+
+
+def test_embeddings_attention_and_feed_forwards_are_dropped_out():
+    model, ids, reached = small(), some_ids(1, 4), []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.register_forward_hook(lambda *_, name=name: reached.append(name))
+    model.states(ids, everything(ids))
+    of_a_layer = ("dropout", "feed_forward.dropout")
+    assert reached == ["dropout", *(f"layers.{n}.{place}" for n in (0, 1) for place in of_a_layer)]
 
 
 def test_a_pass_in_bfloat16_is_near():
