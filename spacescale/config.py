@@ -8,22 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
+from spacescale.sections import Fraction, NonNegative, Section
+
 START_TIMEOUT_S = 600.0
 HANG_TIMEOUT_S = 300.0
 VALIDATION_SCORE = "valid/pearson_log1p"  # mean over species of their mean over tracks
 VALIDATION_LOSS = "valid/loss"  # mean over species of their unweighted Poisson loss
 TrackScaleName = Literal["mean", "log1p", "none"]
 Stage = Literal["stem", "conv_tower", "transformer", "pointwise", "decoder"]
-
-
-class Section(BaseModel):
-    """Fields that cannot be changed, none unknown, none infinite or NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelConfig(Section):

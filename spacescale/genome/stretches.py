@@ -22,6 +22,13 @@ class Stretches:
         last = np.append(first[1:], True)[: starts.size]
         return cls(starts[first].astype(np.int64), ends[last].astype(np.int64))
 
+    def without(self, others: "Stretches") -> "Stretches":
+        """Return what is left of them when the bases that others cover are taken away."""
+        edges = np.unique(np.concatenate([self.starts, self.ends, others.starts, others.ends]))
+        starts, ends = edges[:-1], edges[1:]
+        kept = (self.bases_in(starts, ends) > 0) & (others.bases_in(starts, ends) == 0)
+        return self.covered_by(starts[kept], ends[kept])
+
     def bases_in(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Return how many covered bases lie in each interval, int64 of their number."""
         return self._bases_before(ends) - self._bases_before(starts)
