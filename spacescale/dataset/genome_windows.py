@@ -109,16 +109,18 @@ class GenomeWindows(Dataset[GenomeWindow]):
         """Raises UserError where the split has no stretch that holds a window."""
         self.genome, self.split, self.choice = genome, split, choice
         stretches = genome.stretches(split)
-        self._stretches = [s for s in stretches if s.end - s.start >= choice.least]
-        if not self._stretches:
-            longest = max(stretch.end - stretch.start for stretch in stretches)
+        lengths = stretches.end - stretches.start
+        long_enough = lengths >= choice.least
+        if not long_enough.any():
             raise UserError(
                 f"{genome.path}: no stretch of {split} has {choice.least:,} bp, as a window needs; "
-                f"the longest has {longest:,}"
+                f"the longest has {lengths.max():,}"
             )
-        tile = choice.tile or choice.longest
-        counts = [max(1, (stretch.end - stretch.start) // tile) for stretch in self._stretches]
-        self._first_tiles = np.cumsum([0, *counts])  # of each stretch, and their number
+        self._chroms, self._starts = stretches.chrom[long_enough], stretches.start[long_enough]
+        self._lengths = lengths[long_enough]
+        counts = np.maximum(self._lengths // (choice.tile or choice.longest), 1)
+        # Number of the first tile of each stretch, and of all tiles.
+        self._first_tiles = np.append(0, np.cumsum(counts))
         self._epoch: tuple[int, np.ndarray] | None = None
 
     def __reduce__(self) -> tuple:
@@ -132,7 +134,7 @@ class GenomeWindows(Dataset[GenomeWindow]):
     @property
     def num_bases(self) -> int:
         """Bases of the stretches that hold windows."""
-        return sum(stretch.end - stretch.start for stretch in self._stretches)
+        return int(self._lengths.sum())
 
     def __getitem__(self, n: int) -> GenomeWindow:
         """The n-th window; UserError where chance finds none with few enough N."""
@@ -174,7 +176,7 @@ class GenomeWindows(Dataset[GenomeWindow]):
         place, strand = random.random(), random.random()
         stretch = int(np.searchsorted(self._first_tiles, tile, side="right")) - 1
         first, last = self._first_tiles[stretch : stretch + 2].tolist()
-        bp = self._stretches[stretch].end - self._stretches[stretch].start
+        bp = int(self._lengths[stretch])
         length = min(choice.longest if is_longest else any_length, bp)
         places = bp - length + 1
         # A fraction just below 1 may be rounded up.
@@ -183,8 +185,8 @@ class GenomeWindows(Dataset[GenomeWindow]):
         return window.flipped() if choice.reverse_complement and strand < 0.5 else window
 
     def _read(self, stretch: int, offset: int, length: int) -> GenomeWindow:
-        chrom, start = self._stretches[stretch].chrom, self._stretches[stretch].start + offset
-        place = chrom, start, start + length
+        start = int(self._starts[stretch]) + offset
+        place = str(self._chroms[stretch]), start, start + length
         return GenomeWindow(
             self.genome.name, *place, self.genome.codes(*place), self.genome.repeats(*place)
         )
@@ -194,8 +196,7 @@ class GenomeWindows(Dataset[GenomeWindow]):
 
         They do not overlap unless tiles are shorter. Those with too many N are left out.
         """
-        for stretch, interval in enumerate(self._stretches):
-            bp = interval.end - interval.start
+        for stretch, bp in enumerate(self._lengths.tolist()):
             length = min(self.choice.longest, bp)
             count = int(self._first_tiles[stretch + 1] - self._first_tiles[stretch])
             for tile in range(count):

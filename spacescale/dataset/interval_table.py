@@ -37,6 +37,8 @@ class IntervalTable:
             rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
             chrom, start, end, split = np.array(rows, dtype=str).T
             return cls(chrom, start.astype(np.int64), end.astype(np.int64), split)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
         except ValueError as error:
             raise UserError(
                 f"{path} is damaged: it must have the columns chrom, start, end, split ({error})"

@@ -23,10 +23,13 @@ class PackedBases:
     @classmethod
     def of(cls, codes: np.ndarray) -> "PackedBases":
         """Pack codes, uint8 [L], of A0 C1 G2 T3 N4."""
-        padded = np.pad(codes & 3, (0, -codes.size % 4))
-        quartets = np.bitwise_or.reduce(padded.reshape(-1, 4) << _SHIFTS, axis=1)
-        steps = np.diff(codes == dna.N, prepend=False, append=False)
-        edges = np.flatnonzero(steps)
+        quartets = np.zeros(-(-codes.size // 4), dtype=np.uint8)
+        for place, shift in enumerate(_SHIFTS):
+            bases = codes[place::4]
+            quartets[: bases.size] |= (bases & 3) << shift
+        is_unknown = np.zeros(codes.size + 2, dtype=bool)
+        np.equal(codes, dna.N, out=is_unknown[1:-1])
+        edges = np.flatnonzero(is_unknown[1:] != is_unknown[:-1])
         return cls(codes.size, quartets, Stretches(edges[::2], edges[1::2]))
 
     def codes(self, start: int, end: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The manifest of a species dataset; README.md says what each field means on disk."""
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -46,12 +47,16 @@ class Sources(_Strict):
     imported: list[Source] = Field(default_factory=list)
 
 
-class Contig(_Strict):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contig:
     """A contig whose bases are stored, or a piece of one; all in bp.
 
     length bases from coordinate `start` on lie at `offset` in `genome`. whole: these are all of
-    its bases, so what lies outside is N; around a piece the sequence is not known.
+    its bases, so what lies outside is N; around a piece the sequence is not known. A dataclass,
+    because draft genomes have thousands of them, and models would take four times the memory.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     name: str
     length: int

@@ -34,14 +34,13 @@ def sequence_splits(
 def _of_contig(contig: Contig, asked: dict[str, np.ndarray], margin_bp: int) -> list[Interval]:
     """asked: {split: starts and ends, int64 [intervals, 2]}."""
     first, last = contig.start, contig.start + contig.length
-    nothing = np.zeros(0, dtype=np.int64)
-    taken = Stretches(nothing, nothing)
+    taken = Stretches.covered_by(*np.zeros((2, 0), dtype=np.int64))
     parts: dict[str, Stretches] = {}
     for split in sorted(asked.keys() - {EXCLUDED}, key=precedence):
         starts, ends = np.clip(asked[split], first, last).T
         wanted = Stretches.covered_by(starts[starts < ends], ends[starts < ends])
-        parts[split] = wanted.without(taken.widened(margin_bp))
-        taken = taken.joined(parts[split])
+        parts[split] = wanted.without(taken.widened(margin_bp)) if taken else wanted
+        taken = taken.joined(parts[split]) if taken else wanted
     whole = Stretches(np.array([first]), np.array([last]))
     parts[EXCLUDED] = whole.without(taken)
     return sorted(

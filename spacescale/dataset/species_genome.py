@@ -22,7 +22,6 @@ from spacescale.errors import UserError
 from spacescale.files import sha256
 from spacescale.genome import dna
 from spacescale.genome.aliases import shorten
-from spacescale.genome.intervals import Interval
 from spacescale.genome.stretches import Stretches
 
 # A genome up to this many bp is decoded once and kept, at two bits a base; from a larger one each
@@ -94,14 +93,14 @@ class SpeciesGenome:
         """Return how many bases each split may use, EXCLUDED last: those that none may."""
         return bases_by_split(self.sequence_table.intervals())
 
-    def stretches(self, split: str) -> list[Interval]:
+    def stretches(self, split: str) -> IntervalTable:
         """Return the stretches whose sequence a split may use, in genome order.
 
         All else is out of bounds for training, for a vocabulary and for scores of that split.
         Raises UserError naming the splits there are.
         """
-        found = [] if split == EXCLUDED else self.sequence_table.of_split(split).intervals()
-        if not found:
+        found = self.sequence_table.of_split(split)
+        if split == EXCLUDED or not len(found):
             there = [name for name in self.bases_of_splits() if name != EXCLUDED]
             raise UserError(
                 f"{self.path} has no sequence of a split {split!r}; it has {', '.join(there)}"

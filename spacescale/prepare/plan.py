@@ -114,6 +114,7 @@ def make_plan(options: DatasetOptions, genome: Genome, tracks: Sequence[Track]) 
         ambiguous_bases=genome.num_ambiguous,
         warnings=[
             *splits.notes,
+            *_notes_on_sequence(options, lengths, taken),
             *(_left_out(contig, texts) for contig, texts in misfits.items()),
             *_unused_rows(options, beds, lengths, aliases),
             *_notes_on_masks(beds, {c: lengths[c] for c in lengths if c not in misfits}, aliases),
@@ -233,6 +234,20 @@ def _refuse_misfits(
     bases = sum(lengths[contig] for contig in misfits)
     if bases > MAX_MISFIT_SHARE * sum(lengths[contig] for contig in in_tracks):
         raise UserError(f"{next(iter(misfits.values()))[0]}: assembly mismatch?")
+
+
+def _notes_on_sequence(
+    options: DatasetOptions, lengths: Mapping[str, int], taken: set[str]
+) -> list[str]:
+    """Name contigs that are stored because they were asked for, and of use to no split."""
+    names = [name for name in lengths if name not in taken]
+    if not options.whole_genome or not names:
+        return []
+    bases = sum(lengths[name] for name in names)
+    return [
+        f"--whole-genome: the splits do not name {shorten(names)}, so none may use their "
+        f"{bases:,} bases"
+    ]
 
 
 def _left_out(contig: str, texts: Sequence[str]) -> str:

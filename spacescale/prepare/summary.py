@@ -77,8 +77,14 @@ def _sequence_lines(data: SpeciesGenome) -> dict[str, str]:
 
 def describe_sequence(bases: dict[str, int], num_contigs: int) -> str:
     """Say how many bases each split may use."""
-    parts = [f"{split} {count / 1e6:,.2f} Mb" for split, count in bases.items()]
+    parts = [f"{split} {_in_bp(count)}" for split, count in bases.items()]
     return f"{', '.join(parts)}; {num_contigs:,} contigs"
+
+
+def _in_bp(count: int) -> str:
+    if count < 1_000_000:
+        return f"{count / 1000:.1f} kb"
+    return f"{count / 1e6:,.2f} Mb"
 
 
 def print_estimate(found: Estimate, options: DatasetOptions) -> None:

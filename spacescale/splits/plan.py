@@ -124,7 +124,8 @@ def _from_random_blocks(
         cure = f"; --random-blocks {smaller} works" if smaller else ""
         raise UserError(f"{error}{cure}") from None
     # Of contigs without coverage there is nothing to hold out but their sequence.
-    rest = [name for name in genome.lengths if name not in set(common)]
+    covered = set(common)
+    rest = [name for name in genome.lengths if name not in covered]
     intervals += [Interval(name, 0, genome.lengths[name], "train") for name in rest]
     settings: Settings = {
         "block_bp": block_bp,

@@ -4,6 +4,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -254,7 +255,7 @@ def test_flipped_bits_never_pass(copy):
 def test_bases_of_a_piece_of_a_contig_are_counted_from_the_contig_s_start(dataset):
     data = SpeciesData.open(dataset)
     whole = data.manifest.contigs[1]
-    piece = whole.model_copy(update={"start": 100, "length": 60, "offset": whole.offset + 100})
+    piece = replace(whole, start=100, length=60, offset=whole.offset + 100)
     assert data.bases(piece, 110, 130).tolist() == data.bases(whole, 110, 130).tolist()
     assert data.bases(piece, 100, 160).size == 60
     with pytest.raises(AssertionError):
