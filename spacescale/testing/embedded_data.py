@@ -14,7 +14,7 @@ from spacescale.presets import EMBEDDED_PRESET
 from spacescale.splits.options import SplitOptions
 from spacescale.testing.simulated_genomes import write_simulated_genomes
 
-VERSION = 2  # raise it when the simulation or the shard format changes
+VERSION = 3  # raise it when the simulation or the shard format changes
 
 
 def embedded_data() -> Path:
