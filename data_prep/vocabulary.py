@@ -9,7 +9,7 @@ from spacescale.arguments import path_option
 from spacescale.prepare.vocabulary import make_vocabulary
 from spacescale.tokens.vocabulary import FILE, KMER
 
-EPILOG = f"""Only bases in the targets of training windows are read: held-out ones leave no trace.
+EPILOG = f"""Only sequence that may train is read (sequence.bed): what is held out leaves no trace.
 BPE takes about 1.5 s of one core and 60 MB of memory per Mb. The same data give the same bytes.
 
 output: OUT/{FILE}, whose sha256 training keeps in checkpoints and exports.

@@ -18,7 +18,9 @@ BIGWIG, INTERVALS = "spacescale/genome/bigwig.py", "spacescale/genome/interval_v
 READER, ZARR = "spacescale/dataset/reader.py", "spacescale/dataset/zarr_targets.py"
 LINEAR = "spacescale/evals/linear_baselines.py"
 ARM_DIFFERENCES = "spacescale/ablation/compare.py"
-SCRATCH, WRITER = "spacescale/prepare/scratch.py", "spacescale/prepare/writer.py"
+SCRATCH, SEQUENCE = "spacescale/prepare/scratch.py", "spacescale/prepare/sequence.py"
+GENOME_WINDOWS = "spacescale/dataset/genome_windows.py"
+SEQUENCE_SPLITS = "spacescale/dataset/sequence_splits.py"
 
 RELEASED = "tests/golden/test_parity.py::test_evaluation"
 TWO_RANKS = "tests/distributed/test_expert_parallel.py"
@@ -327,7 +329,7 @@ TRAINING_FAULTS = {
         ("tests/prepare/test_scratch.py",),
     ),
     "contigs lie one base further": Fault(
-        WRITER,
+        SEQUENCE,
         "offset += lengths[name]\n    return",
         "offset += lengths[name] + 1\n    return",
         ("tests/prepare/test_stages.py", "-k", "byte_identical"),
@@ -352,6 +354,43 @@ TRAINING_FAULTS = {
         "targets[::-1, strand_pair]",
         "targets[::-1]",
         ("tests/dataset/test_augment.py",),
+    ),
+    # --- windows anywhere
+    "the first base of a byte is its lowest bit": Fault(
+        SEQUENCE,
+        "bits = np.packbits(bases)",
+        'bits = np.packbits(bases, bitorder="little")',
+        ("tests/prepare/test_whole_genome.py",),
+    ),
+    "what is left out trains": Fault(
+        SEQUENCE_SPLITS,
+        "asked.keys() - {EXCLUDED}",
+        "asked.keys()",
+        ("tests/dataset/test_sequence_splits.py",),
+    ),
+    "training comes before what is held out": Fault(
+        SEQUENCE_SPLITS,
+        "key=precedence)",
+        "key=precedence, reverse=True)",
+        ("tests/dataset/test_sequence_splits.py",),
+    ),
+    "windows reach past their stretch": Fault(
+        GENOME_WINDOWS,
+        "places = bp - length + 1",
+        "places = bp",
+        ("tests/dataset/test_genome_windows.py",),
+    ),
+    "windows of N are kept": Fault(
+        GENOME_WINDOWS,
+        "max_unknown:\n                return window",
+        "max_unknown or True:\n                return window",
+        ("tests/dataset/test_genome_windows.py",),
+    ),
+    "repeats are not turned with their bases": Fault(
+        GENOME_WINDOWS,
+        "repeats=self.repeats[::-1].copy()",
+        "repeats=self.repeats.copy()",
+        ("tests/dataset/test_genome_windows.py",),
     ),
     # --- what is said of a model
     "the flanks of a bin are exchanged": Fault(

@@ -47,10 +47,10 @@ TOKEN_FAULTS = {
         PIECES, "for text in (species, name)", "for text in (species,)", PIECE_TESTS
     ),
     "words are learnt from held-out bases": Fault(
-        "spacescale/dataset/training_stretches.py",
-        ".without(_covered(data, held_out))",
-        "",
-        ("tests/dataset/test_training_stretches.py",),
+        "spacescale/prepare/vocabulary.py",
+        'genome.stretches("train").intervals()',
+        "genome.sequence_table.intervals()",
+        ("tests/prepare/test_vocabulary_of_data.py",),
     ),
     "words of a task are learnt from its negatives, too": Fault(
         CHOICE, "np.flatnonzero(targets == 1)", "np.arange(len(targets))", CHOICE_TESTS

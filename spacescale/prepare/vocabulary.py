@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from spacescale.dataset.loader import open_datasets
-from spacescale.dataset.reader import SpeciesData
-from spacescale.dataset.schema import Contig
-from spacescale.dataset.training_stretches import training_stretches
+from spacescale.dataset.loader import open_genomes
+from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.errors import UserError
 from spacescale.files import new_folder
 from spacescale.genome import dna
@@ -23,7 +21,7 @@ from spacescale.tokens.vocabulary import FILE, NAMES, Vocabulary
 TEXT_BP = LENGTHS["bpe"].full_bp  # texts to learn from are as long as what will be read as BPE
 KMERS = range(3, 9)
 SMALLEST = len(SPECIALS) + len(BASES) + 1  # tokens of a BPE that merges anything
-Tile = tuple[Contig, int, int]  # start and end, 0-based half-open
+Tile = tuple[str, int, int]  # contig, start, end: 0-based half-open
 
 
 def make_vocabulary(
@@ -37,9 +35,9 @@ def make_vocabulary(
 ) -> Vocabulary:
     """Learn a BPE of `size` tokens, join it with the k-mers, and write both into the folder `out`.
 
-    data: species folders, or folders of them. Of their training sequence about `max_bp` are
-    read, equally much of each species that has so much, spread evenly over it. tell: takes lines
-    for people. The same data give the same bytes. Raises UserError for bad options, a folder that
+    data: species folders with or without tracks, or folders of them. Of their training sequence
+    about `max_bp` are read, equally much of each species that has so much, spread evenly over it.
+    tell: takes lines for people. The same data give the same bytes. Raises UserError for bad options, a folder that
     is there, data that cannot be read and too little of them; then nothing is left.
     """
     if kmer not in KMERS:
@@ -49,13 +47,13 @@ def make_vocabulary(
     if max_bp < 1:
         raise UserError(f"--max-bp {max_bp}: expected 1 or more")
     with new_folder(out) as folder:
-        datasets = open_datasets(data)
-        tiles = {name: _tiles(one) for name, one in sorted(datasets.items())}
+        genomes = open_genomes(data)
+        tiles = {name: _tiles(one) for name, one in sorted(genomes.items())}
         shares = even_shares({name: _bp(of) for name, of in tiles.items()}, max_bp)
         chosen = {name: spread(of, shares[name]) for name, of in tiles.items()}
         for name, of in chosen.items():
             tell(f"{name}: {_bp(of):,} of {_bp(tiles[name]):,} bp of training sequence")
-        texts = (text for name, of in chosen.items() for text in _texts(datasets[name], of))
+        texts = (text for name, of in chosen.items() for text in _texts(genomes[name], of))
         bpe = train_bpe(texts, size, show_progress=sys.stderr.isatty())
         if len(bpe.tokens) != size:
             raise UserError(
@@ -65,7 +63,7 @@ def make_vocabulary(
         vocabulary = Vocabulary(NAMES, kmer, bpe)
         made_from = {
             "species": {
-                name: {"manifest_sha256": datasets[name].manifest_hash, "bp": _bp(of)}
+                name: {"manifest_sha256": genomes[name].manifest_hash, "bp": _bp(of)}
                 for name, of in chosen.items()
             },
             "tokenizers": importlib.metadata.version("tokenizers"),
@@ -89,11 +87,12 @@ def spread(tiles: list[Tile], bp: int) -> list[Tile]:
     return [tiles[int(place)] for place in np.arange(count) * len(tiles) // max(count, 1)]
 
 
-def _tiles(data: SpeciesData) -> list[Tile]:
+def _tiles(genome: SpeciesGenome) -> list[Tile]:
+    """What training may read, cut into texts."""
     return [
-        (contig, first, min(first + TEXT_BP, end))
-        for contig, start, end in training_stretches(data)
-        for first in range(start, end, TEXT_BP)
+        (stretch.chrom, first, min(first + TEXT_BP, stretch.end))
+        for stretch in genome.stretches("train").intervals()
+        for first in range(stretch.start, stretch.end, TEXT_BP)
     ]
 
 
@@ -101,7 +100,7 @@ def _bp(tiles: list[Tile]) -> int:
     return sum(end - start for _, start, end in tiles)
 
 
-def _texts(data: SpeciesData, tiles: list[Tile]) -> Iterator[str]:
+def _texts(genome: SpeciesGenome, tiles: list[Tile]) -> Iterator[str]:
     """The known bases of each tile: N ends a text."""
     for tile in tiles:
-        yield from filter(None, dna.decode(data.bases(*tile)).split("N"))
+        yield from filter(None, dna.decode(genome.codes(*tile)).split("N"))

@@ -1,25 +1,38 @@
 """Sets of intervals against sets of bases."""
 
+from itertools import pairwise
+
 import numpy as np
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spacescale.genome.stretches import Stretches
 
-
-def some(random, count):
-    starts = random.integers(0, 60, count)
-    return Stretches.covered_by(starts, starts + random.integers(1, 12, count))
+INTERVALS = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), max_size=8)
 
 
-def bases(stretches):
-    ends = zip(stretches.starts.tolist(), stretches.ends.tolist(), strict=True)
-    return {base for start, end in ends for base in range(start, end)}
+def covered(intervals) -> Stretches:
+    starts, lengths = np.array(intervals, dtype=np.int64).reshape(-1, 2).T
+    return Stretches.covered_by(starts, starts + lengths)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_what_is_left_of_stretches_without_others(seed):
-    random = np.random.default_rng(seed)
-    first, second = some(random, seed % 7), some(random, seed % 5)
-    left = first.without(second)
-    assert bases(left) == bases(first) - bases(second)
-    assert (left.starts[1:] > left.ends[:-1]).all() and (left.ends > left.starts).all()
+def bases(stretches) -> set[int]:
+    pairs = list(zip(stretches.starts.tolist(), stretches.ends.tolist(), strict=True))
+    assert all(before[1] < after[0] for before, after in pairwise(pairs))
+    return {base for start, end in pairs for base in range(start, end)}
+
+
+@given(INTERVALS, INTERVALS)
+def test_without_and_joined(first, second):
+    a, b = covered(first), covered(second)
+    assert bases(a.without(b)) == bases(a) - bases(b)
+    assert bases(a.joined(b)) == bases(a) | bases(b)
+
+
+@given(INTERVALS, st.integers(0, 5), st.integers(-3, 20), st.integers(0, 30))
+def test_widened_and_mask(intervals, by, start, length):
+    a = covered(intervals)
+    near = {base + step for base in bases(a) for step in range(-by, by + 1)}
+    assert bases(a.widened(by)) == {base for base in near if base >= 0}
+    inside = [base in bases(a) for base in range(start, start + length)]
+    assert a.mask(start, start + length).tolist() == inside
