@@ -37,8 +37,9 @@ def make_vocabulary(
 
     data: species folders with or without tracks, or folders of them. Of their training sequence
     about `max_bp` are read, equally much of each species that has so much, spread evenly over it.
-    tell: takes lines for people. The same data give the same bytes. Raises UserError for bad options, a folder that
-    is there, data that cannot be read and too little of them; then nothing is left.
+    tell: takes lines for people. The same data give the same bytes. Raises UserError for bad
+    options, a folder that is there, data that cannot be read and too little of them; then nothing
+    is left.
     """
     if kmer not in KMERS:
         raise UserError(f"--kmer {kmer}: expected {KMERS[0]} to {KMERS[-1]}")
