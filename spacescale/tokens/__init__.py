@@ -5,7 +5,8 @@
 so. `pieces`: how long a stretch of which strand is read. `masking`: which tokens are hidden, and
 what stands there instead.
 
-Codes of bases become ids of tokens, and those a row: [CLS] [BPE]|[KMER] tokens… [SEP]. The reverse
-complement is taken of bases, before they become tokens: few words of BPE have theirs in the
-vocabulary. All of it is numpy and pure functions of seeds; only `bpe` needs the extra `tokens`.
+Codes of bases become ids of tokens, and those a row: `[CLS] [BPE]` or `[CLS] [KMER]`, tokens,
+`[SEP]`. The reverse complement is taken of bases, before they become tokens: few words of BPE have
+theirs in the vocabulary. All of it is numpy and pure functions of seeds; only `bpe` needs the
+extra `tokens`.
 """
