@@ -11,6 +11,8 @@ RESAMPLING_TESTS = "tests/tasks/test_resampling.py"
 TASK_CNN_TESTS = "tests/tasks/test_sequence_cnn.py"
 SEEN, SEARCH = "spacescale/contamination/seen.py", "spacescale/contamination/search.py"
 ARCHIVE, ARCHIVE_TESTS = "spacescale/tasks/archive_files.py", "tests/tasks/test_archive_files.py"
+LOCI, LOCI_TESTS = "spacescale/tasks/loci.py", "tests/tasks/test_loci.py"
+FEEDING = "spacescale/probing/feeding.py"
 FEATURES, FEATURE_TESTS = "spacescale/probing/features.py", "tests/probing/test_features.py"
 HEAD_TESTS = "tests/probing/test_heads.py"
 EXPLAINING = "spacescale/probing/attribution.py"
@@ -123,8 +125,51 @@ TASK_FAULTS = {
         "if True:",
         ("tests/genome/test_shuffles.py",),
     ),
+    "a place of the minus strand is shown on plus": Fault(
+        FEEDING,
+        "dna.reverse_complement(shown) if locus.minus else shown",
+        "shown",
+        (FEATURE_TESTS,),
+    ),
+    "what is before a sequence of the minus strand is behind it": Fault(
+        FEEDING, "locus.end + first - self.window", "locus.start - first", (FEATURE_TESTS,)
+    ),
+    "rows of every split have the places of train": Fault(
+        FEATURES, "trunk = trunk.of_split(examples)", "", (FEATURE_TESTS,)
+    ),
+    "any bases may lie at a place": Fault(LOCI, "(there != codes)", "(there > 9)", (LOCI_TESTS,)),
+    "places get lost where validation is cut off": Fault(
+        "spacescale/tasks/task.py",
+        "tuple(self.loci[row] for row in chosen) if self.loci else ()",
+        "()",
+        (LOCI_TESTS,),
+    ),
+    "labels of bases are taken for labels of sequences": Fault(
+        PLACES,
+        "if binned or number == longest:",
+        "if False:",
+        ("tests/tasks/test_task_refusals.py",),
+    ),
+    "kept features are those of the plus strand": Fault(
+        "spacescale/tuning/batches.py",
+        "self.features[flip][row]",
+        "self.features[False][row]",
+        ("tests/tuning/test_tuning_batches.py",),
+    ),
+    "a frozen trunk is run in every epoch": Fault(
+        "spacescale/tuning/fit.py",
+        "if not settings.features_stay:",
+        "if True:",
+        ("tests/tuning/test_fit.py::test_a_frozen_trunk_is_run_once_and_gives_the_same_head",),
+    ),
+    "a head that learnt nothing is not flagged": Fault(
+        "spacescale/probing/run.py",
+        'fitted.settings.get("best_epoch") == 0',
+        "False",
+        ("tests/probing/test_probe.py",),
+    ),
     "flanks are the same for every row": Fault(
-        "spacescale/probing/feeding.py",
+        FEEDING,
         "[self.seed, draw, row]",
         "[self.seed, draw]",
         (FEATURE_TESTS,),

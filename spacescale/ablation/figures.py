@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spacescale.ablation.compare import ArmScores, Comparison, SpeciesTracks
-from spacescale.ablation.results import ArmResult, title_of
-from spacescale.evals.curves import SMOOTHED_TO, running_mean, series
-from spacescale.evals.figures import GREY, INK, colour_of, expert_use, new_figure, save, tidy
+from spacescale.ablation.results import ArmResult
+from spacescale.evals.experts import draw_information, expert_use, information
+from spacescale.evals.figures import GREY, colour_of, new_figure, save, tidy
+from spacescale.evals.results import ALL
 from spacescale.metrics.writer import METRICS_FILE, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LINE = "#e6e6e6"
-COLUMNS = 3
+COLUMNS, PANELS_ABREAST = 3, 5  # of tracks, of species
 logger = logging.getLogger(__name__)
 
 
@@ -45,29 +46,44 @@ def draw(
         tracks(folder / "tracks.png", pearson)
     for arm in arms:
         _draw_experts(folder / f"experts_{arm.name}.png", arm)
-    if curves := {arm.name: found for arm in arms if (found := information(arm))}:
-        draw_information(folder / "mutual_information.png", curves)
+    curves = {a.name: [information(read_metrics(r.folder / METRICS_FILE)) for r in a.runs]
+              for a in arms}  # fmt: skip
+    draw_information(folder / "mutual_information.png", curves)
 
 
 def differences(path: Path, comparison: Comparison, first: str) -> None:
-    """Draw each arm's difference to the first and its interval, rows as in the table."""
-    rows = list(comparison.scores)
+    """Draw each arm's difference to the first and its interval: a panel per species, rows assays.
+
+    The last panel, of several species, is their mean.
+    """
+    panels = list(dict.fromkeys(species for species, _ in comparison.scores))
+    rows = sorted({assay for _, assay in comparison.scores}, key=lambda a: (a == ALL, a))
     arms = list(dict.fromkeys(d.arm for d in comparison.differences))
-    figure = new_figure(7.5, 1.2 + (0.2 + 0.13 * len(arms)) * len(rows))
-    axes = figure.subplots()
+    columns = min(PANELS_ABREAST, len(panels))
+    abreast = -(-len(panels) // columns)
+    height = 0.9 + (0.18 + 0.12 * len(arms)) * len(rows)
+    figure = new_figure(2.2 + 2.4 * columns, 0.4 + height * abreast)
+    grid = figure.subplots(abreast, columns, sharex=True, sharey=True, squeeze=False)
+    axes_of: dict[str, Axes] = dict(zip(panels, grid.ravel(), strict=False))
     for d in comparison.differences:
-        place = arms.index(d.arm)
-        y = rows.index(d.row) + 0.7 * ((place + 0.5) / len(arms) - 0.5)
+        axes, place = axes_of[d.row[0]], arms.index(d.arm)
+        y = rows.index(d.row[1]) + 0.7 * ((place + 0.5) / len(arms) - 0.5)
         axes.hlines(y, d.interval.low, d.interval.high, color=colour_of(place), linewidth=1.4)
         axes.scatter([d.value], [y], s=16, color=colour_of(place), zorder=3)
-    axes.axvline(0, color=GREY, linewidth=0.8)
-    for edge in range(1, len(rows)):
-        axes.axhline(edge - 0.5, color=LINE, linewidth=0.6)
-    axes.set_yticks(range(len(rows)), [title_of(row) for row in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(f"Pearson r (log1p) less that of {first}", fontsize=9)
-    axes.set_title("Differences, 95 % intervals over windows and seeds", loc="left", fontsize=11)
-    tidy(axes)
+    for species, axes in axes_of.items():
+        axes.axvline(0, color=GREY, linewidth=0.8)
+        for edge in range(1, len(rows)):
+            axes.axhline(edge - 0.5, color=LINE, linewidth=0.6)
+        axes.set_title("over all" if species == ALL else species, loc="left", fontsize=9)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        tidy(axes)
+    for axes in grid.ravel()[len(panels) :]:
+        axes.set_axis_off()
+    figure.supxlabel(f"Pearson r (log1p) less that of {first}", fontsize=9)
+    figure.suptitle("Differences, 95 % intervals over windows and seeds", fontsize=11, x=0.01,
+                    ha="left")  # fmt: skip
+    axes = next(iter(axes_of.values()))
     handles = [axes.scatter([], [], s=16, color=colour_of(i), label=a) for i, a in enumerate(arms)]
     figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
     save(figure, path)
@@ -78,7 +94,7 @@ def tracks(path: Path, pearson: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     (first, of_first), *others = pearson.items()
     columns = min(COLUMNS, len(others))
     num_rows = -(-len(others) // columns)
-    figure = new_figure(0.6 + 3.1 * columns, 0.7 + 3.1 * num_rows)
+    figure = new_figure(2.0 + 3.0 * columns, 0.4 + 3.2 * num_rows)
     panels = figure.subplots(num_rows, columns, squeeze=False).ravel()
     both = np.concatenate([part for of in pearson.values() for part in of.values()])
     both = both[np.isfinite(both)]
@@ -119,51 +135,3 @@ def _draw_experts(path: Path, arm: ArmResult) -> None:
             decoder[species, assay] = np.array(shares, dtype=float)
     if encoder or decoder:
         expert_use(path, encoder, decoder)
-
-
-Curves = dict[str, list[tuple[np.ndarray, np.ndarray]]]  # part → steps and nats, of each run
-
-
-def information(arm: ArmResult) -> Curves:
-    """Mutual information of rows and experts over training, nats; {} where none was logged.
-
-    "encoder": of species and experts, the mean over blocks; "decoder": of species × profile type.
-    """
-    config, found = arm.costed.config, {}
-    if not config.loss.mi_weight:  # the log holds weighted losses, of which nothing is left
-        return {}
-    for part, layers in (("encoder", config.model.depth), ("decoder", 1)):
-        for run in arm.runs:
-            records = read_metrics(run.folder / METRICS_FILE)
-            steps, losses = series(records, f"train/{part}_mi")
-            if len(steps):
-                nats = -losses / (config.loss.mi_weight * layers)
-                found.setdefault(part, []).append((steps, nats))
-    return found
-
-
-def draw_information(path: Path, curves: Mapping[str, Curves]) -> None:
-    """Draw running means of each run's curve, a colour for each arm."""
-    parts = [p for p in ("encoder", "decoder") if any(p in of for of in curves.values())]
-    titles = {"encoder": "species and encoder experts, mean over blocks",
-              "decoder": "species × profile type and decoder experts"}  # fmt: skip
-    figure = new_figure(0.8 + 4.6 * len(parts), 3.2)
-    panels: list[Axes] = list(figure.subplots(1, len(parts), squeeze=False)[0])
-    for axes, part in zip(panels, parts, strict=True):
-        for place, (arm, of) in enumerate(curves.items()):
-            for number, (steps, nats) in enumerate(of.get(part, [])):
-                window = max(1, len(steps) // SMOOTHED_TO)
-                smooth = running_mean(nats, np.ones_like(nats), window)
-                label = arm if number == 0 else None
-                colour = colour_of(place)
-                axes.plot(steps[window - 1 :], smooth, color=colour, linewidth=1.2, label=label)
-        axes.set_title(titles[part], loc="left", fontsize=9)
-        axes.set_xlabel("optimiser step", fontsize=8)
-        axes.grid(axis="y", color=LINE, linewidth=0.6)
-        axes.set_ylim(bottom=0)
-        axes.legend(fontsize=7, frameon=False)
-        tidy(axes)
-    panels[0].set_ylabel("mutual information (nats)", fontsize=8, color=INK)
-    figure.suptitle("Mutual information over training, a line for each seed", fontsize=11, x=0.01,
-                    ha="left")  # fmt: skip
-    save(figure, path)

@@ -16,7 +16,6 @@ import torch
 from spacescale.ablation.arms import NULL
 from spacescale.ablation.compare import (
     DRAWS,
-    OVER_ALL,
     ArmScores,
     Comparison,
     Difference,
@@ -280,8 +279,3 @@ def _arm_json(arm: ArmResult) -> dict[str, Any]:
         "tried": arm.tried,
         "runs": {str(run.seed): str(run.folder) for run in arm.runs},
     }
-
-
-def title_of(row: Row) -> str:
-    """A row as figures name it."""
-    return "over all" if row == OVER_ALL else " · ".join(row)

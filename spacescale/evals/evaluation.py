@@ -23,7 +23,7 @@ from spacescale.dataset.batch import SpeciesBatch
 from spacescale.dataset.loader import evaluation_batches, open_datasets
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
-from spacescale.evals import figures
+from spacescale.evals import experts, figures
 from spacescale.evals.baseline_input import Strands
 from spacescale.evals.cnn_baseline import fit_cnn
 from spacescale.evals.curves import loss_curves
@@ -35,7 +35,7 @@ from spacescale.evals.region import Region, choose_regions
 from spacescale.evals.replicates import Replicates
 from spacescale.evals.results import SpeciesResult, summary, write_tables
 from spacescale.metrics.routing import ExpertUse
-from spacescale.metrics.writer import METRICS_FILE
+from spacescale.metrics.writer import METRICS_FILE, read_metrics
 from spacescale.model.space import Space, SpaceOutput
 from spacescale.objectives.track_prediction import add_expert_use, empty_expert_use, score_split
 from spacescale.parallel import comm
@@ -319,9 +319,11 @@ def draw_figures(folder: Path, results: list[SpeciesResult], split: str, run: Pa
         encoder |= {n: s.numpy() for n, s in use.encoder_shares().items() if n == name}
         decoder |= {key: s.numpy() for key, s in use.decoder_shares().items()}
     if encoder or decoder:
-        figures.expert_use(folder / "expert_use.png", encoder, decoder)
+        experts.expert_use(folder / "expert_use.png", encoder, decoder)
     if run is not None and (run / METRICS_FILE).is_file():
         loss_curves(folder / "loss_curves.png", run / METRICS_FILE)
+        found = experts.information(read_metrics(run / METRICS_FILE))
+        experts.draw_information(folder / "mutual_information.png", {run.name: [found]})
 
 
 def _draw_region(folder: Path, result: SpeciesResult, split: str) -> None:

@@ -1,4 +1,4 @@
-"""Figures for people: coverage, predicted tracks, accuracy, experts and losses, as PNG files.
+"""Figures for people: coverage, predicted tracks and accuracy, as PNG files.
 
 matplotlib is imported when a figure is drawn; `Figure` without pyplot needs no display and
 keeps no global state. Colours are those of Okabe and Ito, told apart by colour-blind readers.
@@ -259,67 +259,3 @@ def _name_tracks(axes: "Axes", names: Sequence[str], assays: Sequence[str]) -> N
     labels = [f"{assays[s]}\n{e - s:,}" for s, e in zip(starts, ends, strict=True)]
     axes.set_xticks(middles, labels, rotation=30 if len(labels) > 6 else 0)
     axes.tick_params(axis="x", length=0)
-
-
-def expert_use(
-    path: Path,
-    per_species: Mapping[str, np.ndarray],
-    per_assay: Mapping[tuple[str, str], np.ndarray],
-) -> None:
-    """Draw shares of gate mass as heat maps.
-
-    per_species: shares [layers, experts] of the cross-species experts; per_assay: shares
-    [experts] of the decoder's experts per (species, assay). Either may be empty.
-    """
-    num_layers = max((len(part) for part in per_species.values()), default=0)
-    per_species = per_species if num_layers else {}
-    heights = [0.34 * num_layers + 1.0] * bool(per_species)
-    heights += [0.3 * len(per_assay) + 1.0] * bool(per_assay)
-    figure = new_figure(max(5.5, 2.3 * len(per_species) + 1.2), sum(heights) + 0.5)
-    rows = iter(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
-    if per_species:
-        part = next(rows)
-        panels = part.subplots(1, len(per_species), sharey=True, squeeze=False)[0]
-        top = max(float(np.nanmax(shares)) for shares in per_species.values())
-        for axes, (species, shares) in zip(panels, per_species.items(), strict=True):
-            image = _heat(axes, np.asarray(shares), top)
-            axes.set_title(species, fontsize=9)
-            axes.set_yticks(range(len(shares)), [str(layer + 1) for layer in range(len(shares))])
-        panels[0].set_ylabel("block", fontsize=9)
-        part.suptitle("Cross-species experts", fontsize=11, x=0.01, ha="left")
-        _share_bar(part, image, panels)
-    if per_assay:
-        part = next(rows)
-        axes = part.subplots()
-        shares = np.stack([np.asarray(shares) for shares in per_assay.values()])
-        image = _heat(axes, shares, float(np.nanmax(shares)))
-        names = [f"{species} · {assay}" for species, assay in per_assay]
-        axes.set_yticks(range(len(names)), names)
-        part.suptitle("Decoder experts", fontsize=11, x=0.01, ha="left")
-        _share_bar(part, image, axes)
-    save(figure, path)
-
-
-def _share_bar(figure: Any, image: Any, panels: Any) -> None:
-    bar = figure.colorbar(image, ax=panels, fraction=0.05, pad=0.02, aspect=12)
-    bar.set_label("share of gate mass", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
-    bar.outline.set_visible(False)
-
-
-def _heat(axes: "Axes", shares: np.ndarray, top: float) -> Any:
-    """Draw shares [rows, experts] from 0 to `top`, with percentages while they are legible."""
-    image = axes.imshow(shares, cmap="cividis", vmin=0.0, vmax=top, aspect="auto")
-    axes.set_xticks(range(shares.shape[1]), [str(e + 1) for e in range(shares.shape[1])])
-    axes.set_xlabel("expert", fontsize=9)
-    axes.tick_params(labelsize=8, length=0)
-    axes.spines[:].set_visible(False)
-    if shares.shape[1] <= 8:
-        for (row, expert), share in np.ndenumerate(shares):
-            if np.isfinite(share):
-                ink = "black" if share > 0.55 * top else "white"
-                axes.text(
-                    expert, row, f"{100 * share:.0f}%", ha="center", va="center", fontsize=7,
-                    color=ink,
-                )  # fmt: skip
-    return image

@@ -20,7 +20,8 @@ RECORDED = {
     "valid/pearson_log1p": "validation Pearson log1p",
 }
 MOST_CONTIGS = 30  # named
-OF_TRAINING = ("loss_curves", "expert_use")  # figures; others are of what it predicts
+# Figures; others are of what it predicts.
+OF_TRAINING = ("loss_curves", "expert_use", "mutual_information")
 LIMITS = (
     "Predictions are of bins, not of bases: a change of one base shows in its bin and around it. "
     "The model knows the species and assays that are listed and no others, and sequence alone: "

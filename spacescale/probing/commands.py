@@ -24,10 +24,10 @@ def add_options(probe: argparse.ArgumentParser) -> None:
                        "and test, one table, or an .h5 of Tang and Koo")  # fmt: skip
     probe.add_argument("--layer", nargs="+", default=["pointwise"], help="default: the last; a "
                        "wrong one lists all")  # fmt: skip
-    probe.add_argument("--feed", nargs="+", choices=("alone", "flanked", "shuffled"),
+    probe.add_argument("--feed", nargs="+", choices=("alone", "flanked", "shuffled", "genome"),
                        default=["alone", "flanked"], help="how sequences are shown: as they are, "
-                       "between N, or between shuffled sequences of the task (default: alone "
-                       "flanked)")  # fmt: skip
+                       "between N, between shuffled sequences of the task, or in their "
+                       "places in --genome (default: alone flanked)")  # fmt: skip
     probe.add_argument("--window", type=int, metavar="BP", help="to which flanks fill up "
                        "(default: the window of pretraining)")  # fmt: skip
     probe.add_argument("--draws", type=int, default=3, help="of shuffled flanks, averaged "

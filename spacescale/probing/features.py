@@ -6,7 +6,7 @@ number of sequences. Shapes: N sequences, B of a batch, P positions, C channels,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -23,8 +23,6 @@ from spacescale.model.space import Space
 from spacescale.probing.feeding import Feeder
 from spacescale.tasks.task import Examples
 from spacescale.tuning.batches import Reader
-
-BASES_AT_ONCE = 65_536
 
 
 class Inputs(Protocol):
@@ -114,6 +112,10 @@ class Trunk:
     feeder: Feeder
     device: torch.device
 
+    def of_split(self, examples: Examples) -> Trunk:
+        """For the rows of these sequences."""
+        return replace(self, feeder=self.feeder.of_split(examples))
+
     @torch.inference_mode()
     def width(self) -> tuple[int, int]:
         """Of a position of the layer in bp, and its channels."""
@@ -140,17 +142,17 @@ def write_features(trunk: Trunk, examples: Examples, as_is: int | None, path: Pa
     as_is: the only length of a task's sequences, see `Reader`; means are over the positions that
     hold bases. Raises UserError where a feature is too large for float16 or not finite.
     """
+    trunk = trunk.of_split(examples)
     trunk.space.eval()
     width, channels = trunk.width()
     reader = Reader(examples, trunk.space.config.bin_size, as_is)
     longest = int(examples.lengths.max())
-    trunk.feeder.require(longest)
     shown_bp = longest if trunk.feeder.feed == "alone" else trunk.feeder.window
     shape = (len(examples), -(-longest // width), channels)
     kept = np.lib.format.open_memmap(path, "w+", dtype=np.float16, shape=shape)
     means = np.zeros((len(examples), channels), dtype=np.float32)
     bar = tqdm(total=len(examples), unit="sequence", desc=path.stem, disable=None, leave=False)
-    for batch in reader.in_order(max(1, BASES_AT_ONCE // shown_bp), 0, 1):
+    for batch in reader.in_order(0, 1, shown_bp):
         done = 0
         for codes in batch.groups:
             rows = batch.rows[done : done + len(codes)]

@@ -5,17 +5,18 @@ Shapes: B sequences, L bp of a sequence, W bp of what is shown.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
 
 from spacescale.errors import UserError
 from spacescale.genome import dna
+from spacescale.genome.open_genome import OpenGenome
 from spacescale.genome.shuffles import dinucleotide_shuffle
-from spacescale.tasks.task import Examples
+from spacescale.tasks.task import Examples, Locus
 
-Feed = Literal["alone", "flanked", "shuffled"]
+Feed = Literal["alone", "flanked", "shuffled", "genome"]
 FEEDS: tuple[Feed, ...] = get_args(Feed)
 SHUFFLES = 256  # sequences whose shuffles make up the flanks
 
@@ -26,8 +27,10 @@ class Feeder:
 
     feed: `alone`, as they are; `flanked`, N on either side to `window` bp; `shuffled`, sequences of
     the training split with their dinucleotides shuffled on either side, `draws` times, each with
-    other flanks. A sequence begins at a whole bin, so that its bins are cut alike in every way.
-    background: bases (at least 2 W,) to take flanks from. seed: of the flanks.
+    other flanks; `genome`, where it lies in its genome, N beyond a contig's ends, on its strand.
+    A sequence begins at a whole bin, so that its bins are cut alike in every way. background: bases
+    (at least 2 W,) to take shuffled flanks from. seed: of them. loci: of the sequences of a split,
+    see `of_split`.
     """
 
     feed: Feed
@@ -36,15 +39,31 @@ class Feeder:
     draws: int = 1
     seed: int = 0
     background: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint8), compare=False)
+    genome: OpenGenome | None = None
+    loci: tuple[Locus, ...] = ()
 
     @classmethod
     def of(
-        cls, feed: Feed, window: int, bin_size: int, train: Examples, draws: int, seed: int = 0
+        cls,
+        feed: Feed,
+        window: int,
+        bin_size: int,
+        train: Examples,
+        draws: int,
+        genome: OpenGenome | None = None,
     ) -> Feeder:
-        """With a background of training sequences, where a feed needs one."""
-        if feed != "shuffled":
-            return cls(feed, window, bin_size)
-        return cls(feed, window, bin_size, draws, seed, _background(train, 2 * window, seed))
+        """With what a feed takes from elsewhere: a background of training sequences, or a genome.
+
+        What is fed of the latter is `tasks.loci.in_genome`.
+        """
+        if feed == "shuffled":
+            background = _background(train, 2 * window, 0)
+            return cls(feed, window, bin_size, draws, background=background)
+        return cls(feed, window, bin_size, genome=genome if feed == "genome" else None)
+
+    def of_split(self, examples: Examples) -> Feeder:
+        """For the rows of these sequences."""
+        return replace(self, loci=examples.loci)
 
     def require(self, longest: int) -> None:
         """Raise UserError where sequences of so many bp do not fit."""
@@ -68,6 +87,8 @@ class Feeder:
         if self.feed == "alone":
             return codes
         first, length = self.first(codes.shape[1]), codes.shape[1]
+        if self.feed == "genome":
+            return np.stack([self._context(self.loci[row], first) for row in rows.tolist()])
         shown = np.full((len(codes), self.window), dna.N, dtype=np.uint8)
         if self.feed == "shuffled":
             shown[:] = [self._flanks(row, draw) for row in rows.tolist()]
@@ -79,13 +100,27 @@ class Feeder:
         at = random.integers(len(self.background) - self.window + 1)
         return self.background[at : at + self.window]
 
+    def _context(self, locus: Locus, first: int) -> np.ndarray:
+        """A window of the genome on the sequence's strand, with it at `first`; uint8 (W,)."""
+        assert self.genome is not None
+        contig = self.genome.contigs[locus.contig]
+        # Seen from the other strand, a sequence begins where it ends, and what is before it behind.
+        start = locus.end + first - self.window if locus.minus else locus.start - first
+        found = contig[max(start, 0) : min(start + self.window, len(contig))]
+        shown = np.full(self.window, dna.N, dtype=np.uint8)
+        shown[max(-start, 0) :][: len(found)] = found
+        return dna.reverse_complement(shown) if locus.minus else shown
+
     def describe(self) -> str:
         """In the words of a table."""
+        where = "the genome" if self.genome is None else self.genome.path.name
         return {
             "alone": "alone: sequences as they are, with nothing around them",
             "flanked": f"flanked: N on either side, to {self.window:,} bp",
             "shuffled": f"shuffled: on either side training sequences with their dinucleotides "
             f"shuffled, to {self.window:,} bp; features are means of {self.draws} such flanks",
+            "genome": f"genome: in their places in {where}, on their strand, to "
+            f"{self.window:,} bp, N beyond a contig's ends",
         }[self.feed]
 
 

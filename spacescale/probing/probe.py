@@ -11,6 +11,7 @@ import torch
 
 from spacescale.errors import UserError
 from spacescale.files import write_text
+from spacescale.genome.open_genome import open_genome
 from spacescale.model.exports import local_folder
 from spacescale.predict.trained_model import load_trained
 from spacescale.probing.attribution import (
@@ -23,6 +24,7 @@ from spacescale.probing.attribution import (
 )
 from spacescale.probing.run import BESIDE, ProbePlan, ProbeRun
 from spacescale.tasks.duplicates import find_duplicates
+from spacescale.tasks.loci import in_genome
 from spacescale.tasks.read_task import read_task
 from spacescale.tuning.rows import Rows
 from spacescale.tuning.run import Pretrained
@@ -41,6 +43,8 @@ def probe(args: argparse.Namespace) -> str:
     """
     plan = plan_of(args)
     task = read_task(args.task, genome=args.genome, kind=args.kind)
+    if plan.genome is not None:
+        task = in_genome(task, plan.genome)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     run = ProbeRun(task, plan, Rows(args.out / task.name), device)
     for line in describe(task, find_duplicates(task)):
@@ -61,15 +65,16 @@ def explain(run: ProbeRun, number: int, patterns: Sequence[str]) -> list[str]:
     """
     task, seed, name = run.task, run.plan.seeds[0], run.names[0]
     source, head = run.probe_of(name)
-    trunk = run.trunk(source, 0)
+    trunk, test = run.trunk(source, 0), task.splits["test"]
     with run.features(trunk) as (positions, means):
         probe = run.fit_probe(head, positions, means, seed).network
     cnn = run.fit(*run.on_bases("one-hot, cnn"), seed).network
     models = [
-        explain_probe(name, task.kind, trunk, probe, head == "cnn", run.longest, run.as_is),
+        explain_probe(
+            name, task.kind, trunk.of_split(test), probe, head == "cnn", run.longest, run.as_is
+        ),
         explain_network("one-hot, cnn", task.kind, cnn, run.longest, run.device),
     ]
-    test = task.splits["test"]
     rows = np.random.default_rng(0).permutation(len(test))[:number]
     maps = attribution_maps(models, test, rows.tolist())
     found = agreements(maps, [test.groups[row] for row in rows] if test.groups else ())
@@ -86,6 +91,8 @@ def plan_of(args: argparse.Namespace) -> ProbePlan:
             raise UserError(f"--{name} {getattr(args, name)}: at least one is needed")
     if args.attribute < 0:
         raise UserError(f"--attribute {args.attribute}: expected 0 or more sequences")
+    if "genome" in args.feed and args.genome is None:
+        raise UserError("--feed genome: expected --genome, the FASTA or 2bit that places are of")
     trained = load_trained(local_folder(args.weights))
     space = trained.model
     species = with_species(space, args.species, args.like, str(trained.source))
@@ -95,7 +102,7 @@ def plan_of(args: argparse.Namespace) -> ProbePlan:
     bin_size, window = space.config.bin_size, args.window or space.config.seq_length
     if window < bin_size or window % bin_size:
         raise UserError(f"--window {window}: expected a multiple of the bins of {bin_size} bp")
-    name = args.name or args.weights.name
+    name = args.name or args.weights.resolve().name
     return ProbePlan(
         Pretrained(name, space, weights_digest(space), species, args.like),
         tuple(dict.fromkeys(args.layer)),
@@ -107,4 +114,5 @@ def plan_of(args: argparse.Namespace) -> ProbePlan:
         args.draws,
         beside,
         args.metric,
+        open_genome(args.genome) if "genome" in args.feed else None,
     )

@@ -13,7 +13,10 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from spacescale.errors import UserError
 from spacescale.files import make_folder
+from spacescale.genome.open_genome import OpenGenome
+from spacescale.planning.measure import memory_bytes
 from spacescale.probing.features import (
     Inputs,
     OneHot,
@@ -30,6 +33,7 @@ from spacescale.tasks.duplicates import find_duplicates
 from spacescale.tasks.scores import main_metric
 from spacescale.tasks.task import Task
 from spacescale.tuning.batches import Reader
+from spacescale.tuning.cost import longest_fitting, tuning_cost
 from spacescale.tuning.ledger import Ledger
 from spacescale.tuning.rows import Rows
 from spacescale.tuning.run import Pretrained
@@ -47,7 +51,8 @@ class ProbePlan:
     """What is probed, and how.
 
     head_of: whose networks, None for what fits the task. window: bp that fed sequences are filled
-    up to. draws: of flanks. beside: of BESIDE. metric: None for the task's own.
+    up to. draws: of flanks. beside: of BESIDE. metric: None for the task's own. genome: that
+    sequences are fed in, where one of the feeds asks for it.
     """
 
     pretrained: Pretrained
@@ -60,6 +65,7 @@ class ProbePlan:
     draws: int
     beside: tuple[str, ...]
     metric: str | None = None
+    genome: OpenGenome | None = None
 
 
 @dataclass(frozen=True)
@@ -134,8 +140,29 @@ class ProbeRun:
     def _valid(self, method: str) -> float:
         return mean(row.settings["valid"] for row in self.rows.of(method, self.plan.seeds))
 
+    def require_sense(self) -> None:
+        """Raise UserError for sequences that no flanks go around, or that no memory holds."""
+        plan, config = self.plan, self.plan.pretrained.space.config
+        for feed in plan.feeds:
+            Feeder(feed, plan.window, config.bin_size).require(self.longest)
+        alone = set(plan.feeds) == {"alone"}
+        shown = self.longest if alone else max(plan.window, self.longest)
+
+        def needed(length: int) -> float:
+            on_gpu = self.device.type == "cuda"
+            return tuning_cost(config, "head", length, 1, on_gpu=on_gpu).total
+
+        if needed(shown) > (available := memory_bytes(self.device)):
+            fits = longest_fitting(needed, available, config.bin_size, shown)
+            raise UserError(
+                f"{self.task.path}: features of {shown:,} bp need {needed(shown) / 2**30:.1f} GiB "
+                f"at least; there are {available / 2**30:.1f}. Expected {fits:,} bp at most, of "
+                f"{'sequences' if alone else 'sequences and --window'}"
+            )
+
     def run(self) -> None:
-        """Fit whatever is not there yet."""
+        """Fit whatever is not there yet. Raises UserError as `require_sense`."""
+        self.require_sense()
         for name in ON_BASES:
             if name in self.plan.beside:
                 self._run_on_bases(name)
@@ -188,6 +215,7 @@ class ProbeRun:
                 "source": [source.layer, source.feed],
                 "window": plan.window if source.feed != "alone" else None,
                 "draws": plan.draws if source.feed == "shuffled" else None,
+                **({"genome": _genome_facts(plan.genome)} if source.feed == "genome" else {}),
                 "head": [head, self.head_of],
             }
             key = self.ledger.key(facts)
@@ -209,8 +237,9 @@ class ProbeRun:
             reader = Reader(task.splits["train"], bin_size, self.as_is)
             measure_batchnorm(space, pretrained.species, reader)
         feeder = Feeder.of(
-            source.feed, self.plan.window, bin_size, task.splits["train"], self.plan.draws
-        )
+            source.feed, self.plan.window, bin_size, task.splits["train"], self.plan.draws,
+            self.plan.genome,
+        )  # fmt: skip
         space = space.to(self.device).eval().requires_grad_(False)
         return Trunk(space, pretrained.species, source.layer, feeder, self.device)
 
@@ -261,12 +290,14 @@ class ProbeRun:
             "valid": fitted.valid, "head_of": self.head_of, "inputs": list(inputs["test"].shape),
             **fitted.settings,
         }  # fmt: skip
-        self.ledger.add(method, seed, key, found, seconds, facts)
+        unlearnt = fitted.settings.get("best_epoch") == 0
+        remarks = ["no epoch has a validation loss: its first weights answer"] if unlearnt else []
+        self.ledger.add(method, seed, key, found, seconds, facts, remarks)
 
     def _notes(self) -> list[str]:
         """What a reader of the table has to know of the probes."""
         plan, task = self.plan, self.task
-        feeders = [Feeder(feed, plan.window, 1, plan.draws) for feed in plan.feeds]
+        feeders = [Feeder(f, plan.window, 1, plan.draws, genome=plan.genome) for f in plan.feeds]
         notes = [feeder.describe() for feeder in feeders]
         ridge = f"ridge with {RIDGE:g}" if task.kind == "values" else "ridge: logistic regression"
         notes.append(f"heads after Tang and Koo (2024): those of {self.head_of}; {ridge}")
@@ -279,3 +310,9 @@ class ProbeRun:
                     "they are: see the column without copies"
                 )
         return notes
+
+
+def _genome_facts(genome: OpenGenome | None) -> list[str | int]:
+    """By which rows of another genome around the same sequences are told apart."""
+    assert genome is not None
+    return [genome.path.name, len(genome.contigs), sum(genome.lengths.values())]

@@ -8,6 +8,9 @@ SPLIT is train, valid or test; sequences one-hot in the order A C G T, N as zero
 - splicing: x_SPLIT (N, 800, 4), or xl_SPLIT and xr_SPLIT (N, 400, 4), and y_SPLIT (N, tissues, 2):
   log-odds of inclusion less their mean over tissues, NaN where unknown, and that mean.
 
+Of all but splicing coords_SPLIT (N,) may say where sequences lie: CONTIG:START-END, 0-based, with +
+or - behind.
+
 Shapes: N sequences, L bp, C outputs.
 """
 
@@ -23,8 +26,10 @@ from spacescale.errors import UserError
 from spacescale.genome.dna import N
 from spacescale.tasks.duplicates import either_strand
 from spacescale.tasks.hdf5_files import open_hdf5
+from spacescale.tasks.loci import named_loci
 from spacescale.tasks.rows import Column, Found, Rows, by_split, encode_all, require_splits
 from spacescale.tasks.split_files import adapter_notes, adapters
+from spacescale.tasks.task import Locus
 
 HDF5 = (".h5", ".hdf5")
 AT_ONCE = 4096  # sequences
@@ -51,10 +56,11 @@ def read_archive(path: Path) -> Found:
         require_splits(path, words, "its datasets")
         codes = {split: _joined(path, file, chosen, word) for split, word in words.items()}
         numbers = {split: _numbers(path, file, word, codes[split]) for split, word in words.items()}
+        loci = {split: _loci(path, file, word, codes[split]) for split, word in words.items()}
     notes = []
     if len(chosen) > 1 or next(iter(numbers.values())).ndim == 3:
         notes.append("acceptor and donor side of an exon stand behind each other, with no gap")
-    splits, more = _rows(path, codes, numbers, counted=chosen == ("X",))
+    splits, more = _rows(path, codes, numbers, loci, counted=chosen == ("X",))
     return Found(splits, notes + more + adapter_notes([c for of in codes.values() for c in of]))
 
 
@@ -70,7 +76,7 @@ def _joined(path: Path, file: Any, names: tuple[str, ...], word: str) -> list[np
 def _sequences(path: Path, file: Any, name: str) -> Iterator[np.ndarray]:
     dataset = _dataset(path, file, name)
     if dataset.dtype.kind in "OS":
-        letters = [one.decode() if isinstance(one, bytes) else str(one) for one in dataset[()]]
+        letters = _words(dataset)
         yield from encode_all(letters, [f"{path}: {name} row {i + 1}" for i in range(len(letters))])
         return
     shape = dataset.shape
@@ -83,6 +89,23 @@ def _sequences(path: Path, file: Any, name: str) -> Iterator[np.ndarray]:
         bases = bases if shape[2] == N else bases[:, :N].swapaxes(1, 2)  # (n, L, 4)
         codes = np.where(bases.max(2) > bases.sum(2) / 2, bases.argmax(2), N)
         yield from codes.astype(np.uint8)
+
+
+def _words(dataset: Any) -> list[str]:
+    return [one.decode() if isinstance(one, bytes) else str(one) for one in dataset[()]]
+
+
+def _loci(path: Path, file: Any, word: str, codes: list[np.ndarray]) -> list[Locus]:
+    """Where the sequences of a split lie, [] where no dataset says it."""
+    if (name := f"coords_{word}") not in file:
+        return []
+    dataset = _dataset(path, file, name)
+    if dataset.shape != (len(codes),) or dataset.dtype.kind not in "OS":
+        raise UserError(
+            f"{path}: {name} is {dataset.dtype} {dataset.shape}, expected ({len(codes)},) words "
+            "CONTIG:START-END"
+        )
+    return named_loci(_words(dataset))
 
 
 def _numbers(path: Path, file: Any, word: str, codes: list[np.ndarray]) -> np.ndarray:
@@ -108,7 +131,11 @@ def _dataset(path: Path, file: Any, name: str) -> Any:
 
 
 def _rows(
-    path: Path, codes: dict[str, list[np.ndarray]], numbers: dict[str, np.ndarray], counted: bool
+    path: Path,
+    codes: dict[str, list[np.ndarray]],
+    numbers: dict[str, np.ndarray],
+    loci: dict[str, list[Locus]],
+    counted: bool,
 ) -> tuple[dict[str, Rows], list[str]]:
     """Rows by split, and notes. counted: whether values are counts of RNA."""
     notes = []
@@ -130,7 +157,9 @@ def _rows(
             values = values.astype(np.int64)
         columns = _columns(values, "label_" if zero_or_one else "value_")
         names = [place.partition(": ")[2] for place in places]
-        found[split] = Rows(codes[split], columns, places, names, groups[split], offsets)
+        found[split] = Rows(
+            codes[split], columns, places, names, groups[split], offsets, loci[split]
+        )
     if splicing:
         tested = _changing(numbers["test"])
         notes.append(

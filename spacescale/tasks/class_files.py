@@ -23,6 +23,7 @@ class Gathered:
         self.rows.codes.extend(rows.codes)
         self.rows.places.extend(rows.places)
         self.rows.names.extend(rows.names)
+        self.rows.loci.extend(rows.loci)
         labels = self.rows.targets.setdefault("label", [])
         assert isinstance(labels, list)
         labels.extend([label] * len(rows.codes))
@@ -60,12 +61,16 @@ def class_of(path: Path) -> str:
 
 
 def class_folders(folder: Path) -> list[Path]:
-    """Folders {train,test}/CLASS of a folder that hold .txt files."""
-    return class_files(folder, lambda path: path.is_dir() and any(path.glob("*.txt")))
+    """Folders {train,test}/CLASS of a folder, if any of them holds .txt files."""
+    found = class_files(folder, Path.is_dir)
+    return found if any(any(path.glob("*.txt")) for path in found) else []
 
 
 def read_class_folders(folder: Path) -> Found:
-    """Read class_folders, as the package of Genomic Benchmarks makes them: a sequence per .txt."""
+    """Read class_folders, as the package of Genomic Benchmarks makes them: a sequence per .txt.
+
+    Raises UserError for a class that is empty in a split.
+    """
     splits = {}
     for split, classes in class_splits(folder, class_folders(folder)).items():
         gathered = Gathered()
@@ -77,6 +82,8 @@ def read_class_folders(folder: Path) -> Found:
 
 def _sequence_files(folder: Path) -> Rows:
     files = sorted(folder.glob("*.txt"))
+    if not files:
+        raise UserError(f"{folder}: no .txt in it; expected a sequence of this class in each")
     try:
         texts = ["".join(path.read_text(encoding="utf-8").split()) for path in files]
     except (OSError, UnicodeDecodeError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +19,13 @@ from spacescale.genome.open_genome import OpenGenome, open_genome
 from spacescale.genome.text_files import whole_number
 from spacescale.tasks.class_files import Gathered, class_files, class_of, class_splits
 from spacescale.tasks.hdf5_files import open_hdf5
+from spacescale.tasks.loci import CONTIG_COLUMNS, STRANDS
 from spacescale.tasks.rows import Column, Found, Rows
 from spacescale.tasks.table_rows import split_words, table_rows
 from spacescale.tasks.tables import Table, form_of, read_table, stem_of
 
-_CONTIG = ("region", "chromosome", "chrom", "chr")
-_STRANDS = ("+", "-", ".", "")
+# BEND's enhancers have a label for each bin of so many bp; so many labels are no chance.
+BINNED_BP, FEWEST_BINS = 128, 100
 _URL = re.compile(r"^\s*url:\s*(\S+)", re.MULTILINE)
 
 
@@ -65,7 +67,7 @@ def read_bend(path: Path, genome: Path | None) -> Found:
     words = split_words(table)
     rows = _placed(table, _opened(path, genome))
     if not rows.targets:
-        rows = replace(rows, targets=_hdf5_labels(path, len(table)))
+        rows = replace(rows, targets=_hdf5_labels(path, rows.codes))
     elif several := _numbers_of_labels(rows):
         rows = replace(rows, targets=several)
     return Found({split: rows.take(where) for split, where in words.items()})
@@ -85,14 +87,14 @@ def _opened(path: Path, genome: Path | None) -> OpenGenome:
 
 def _placed(table: Table, genome: OpenGenome) -> Rows:
     """Rows of a table of places; names are CONTIG:START-END, with the strand where there is one."""
-    contigs = table.need(*_CONTIG)
+    contigs = table.need(*CONTIG_COLUMNS)
     starts, ends = table.need("start"), table.need("end")
     strands = table.find("strand") or [""] * len(table)
     aliases = match_styles(dict.fromkeys(contigs), genome.contigs)
     codes = []
     rows = zip(table.places, contigs, starts, ends, strands, strict=True)
     for place, contig, start, end, strand in rows:
-        if strand not in _STRANDS:
+        if strand not in STRANDS:
             raise UserError(f"{place}: strand {strand!r}, expected + or -, . or nothing")
         bases = _bases(place, genome, aliases.get(contig, contig), start, end)
         codes.append(reverse_complement(bases) if strand == "-" else bases)
@@ -136,7 +138,8 @@ def _numbers_of_labels(rows: Rows) -> dict[str, Column]:
     return {f"label_{number}": column for number, column in enumerate(found.T)}
 
 
-def _hdf5_labels(bed: Path, num_rows: int) -> dict[str, Column]:
+def _hdf5_labels(bed: Path, codes: list[np.ndarray]) -> dict[str, Column]:
+    num_rows = len(codes)
     base = bed.with_name(stem_of(bed))
     path = next((p for end in (".hdf5", ".h5") if (p := Path(f"{base}{end}")).is_file()), None)
     if path is None:
@@ -145,6 +148,7 @@ def _hdf5_labels(bed: Path, num_rows: int) -> dict[str, Column]:
         dataset = file.get("labels")
         if not hasattr(dataset, "dtype"):
             raise UserError(f"{path}: no dataset 'labels'; it has {', '.join(file) or 'none'}")
+        _refuse_labels_of_positions(path, dataset, codes)
         labels = dataset[()]
     if labels.dtype.kind not in "biuf" or labels.ndim not in (1, 2) or len(labels) != num_rows:
         raise UserError(
@@ -155,3 +159,17 @@ def _hdf5_labels(bed: Path, num_rows: int) -> dict[str, Column]:
         whole = labels.astype(np.int64) if (labels == labels // 1).all() else labels
         return {"label": list(map(str, whole.tolist()))}
     return {f"label_{number}": column for number, column in enumerate(labels.T)}
+
+
+def _refuse_labels_of_positions(path: Path, dataset: Any, codes: list[np.ndarray]) -> None:
+    """Raise UserError for labels of bases or bins, as of BEND's genes and enhancers."""
+    longest = max(map(len, codes))
+    number = dataset.shape[1] if dataset.ndim == 2 else 0
+    binned = number >= FEWEST_BINS and longest == number * BINNED_BP
+    if binned or number == longest:
+        each = f"{BINNED_BP} bp" if binned else "base"
+        raise UserError(
+            f"{path}: labels are {dataset.dtype} {dataset.shape}, one for each {each} of a "
+            f"sequence of {longest:,} bp; expected (N,) or (N, C), labels of whole sequences: "
+            "those of positions are not learnt here"
+        )

@@ -86,6 +86,9 @@ def read_task(
     - bend: a .bed with chromosome, start, end, split and label columns, or labels in FILE.hdf5.
     - archive: an .h5 or .hdf5 of Tang and Koo (2024), see `archive_files`.
 
+    Where sequences lie (`Examples.loci`) is kept of layouts with places, of tables with columns of
+    contig, start and end beside the sequence, of headers CONTIG:START-END, and see `archive_files`.
+
     genome: FASTA or 2bit file, for layouts with places. kind: what the targets are, where the
     column's name says something else. valid_share, seed: what is cut off train where no file
     validates, see `cut_validation`. name: else that of the folder or file.
@@ -100,10 +103,17 @@ def read_task(
     meaning = read_targets(found.splits, kind)
     notes = [*found.notes, *meaning.notes]
     if genome is not None and not layout.needs_genome:
-        notes.append(f"the genome {genome.name} was not needed: the files hold sequences")
+        notes.append(
+            f"the genome {genome.name} was not needed to read sequences: the files hold them"
+        )
     splits = {
         split: Examples(
-            rows.codes, meaning.targets[split], rows.names, tuple(rows.groups), rows.offsets
+            rows.codes,
+            meaning.targets[split],
+            rows.names,
+            tuple(rows.groups),
+            rows.offsets,
+            tuple(rows.loci),
         )
         for split, rows in found.splits.items()
     }

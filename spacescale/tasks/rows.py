@@ -10,7 +10,7 @@ import numpy as np
 
 from spacescale.errors import UserError
 from spacescale.genome.dna import encode, encode_counting
-from spacescale.tasks.task import SPLITS
+from spacescale.tasks.task import SPLITS, Locus
 
 Column = list[str] | np.ndarray
 # What files, folders and the cells of a column `split` call the splits of a task.
@@ -26,7 +26,7 @@ class Rows:
 
     codes: N arrays of base codes uint8 (L,). targets: {column: N words, or an array of N numbers}.
     places: where each stands, FILE:LINE, for messages. names, groups,
-    offsets: as in `Examples`.
+    offsets, loci: as in `Examples`.
     """
 
     codes: list[np.ndarray]
@@ -35,6 +35,7 @@ class Rows:
     names: list[str]
     groups: list[str] = field(default_factory=list)
     offsets: np.ndarray | None = None
+    loci: list[Locus] = field(default_factory=list)
 
     def take(self, chosen: list[int]) -> Rows:
         """These rows, in this order."""
@@ -45,6 +46,7 @@ class Rows:
             [self.names[row] for row in chosen],
             [self.groups[row] for row in chosen] if self.groups else [],
             None if self.offsets is None else self.offsets[chosen],
+            [self.loci[row] for row in chosen] if self.loci else [],
         )
 
 

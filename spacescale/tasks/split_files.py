@@ -16,6 +16,7 @@ import numpy as np
 
 from spacescale.errors import UserError
 from spacescale.genome.text_files import text_lines
+from spacescale.tasks.loci import named_loci
 from spacescale.tasks.rows import (
     SPLIT_OF,
     Found,
@@ -130,7 +131,7 @@ def _fasta_rows(path: Path) -> Rows:
         names.append(name.strip())
         labels.append(label.strip())
     codes = encode_all(["".join(lines) for lines in letters], places)
-    return Rows(codes, {"label": labels}, places, names)
+    return Rows(codes, {"label": labels}, places, names, loci=named_loci(names))
 
 
 def adapters(codes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

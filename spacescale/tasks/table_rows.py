@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from spacescale.errors import UserError
+from spacescale.tasks.loci import table_loci
 from spacescale.tasks.rows import (
     SPLIT_OF,
     Column,
@@ -28,7 +29,8 @@ def table_rows(table: Table, codes: list[np.ndarray] | None = None) -> Rows:
         "label" if name.lower() == "label" else name: table.columns[name]
         for name in target_columns(table.columns)
     }
-    return Rows(codes, targets, table.places, table.row_names, table.find("group") or [])
+    names, groups = table.row_names, table.find("group") or []
+    return Rows(codes, targets, table.places, names, groups, loci=table_loci(table))
 
 
 def read_one_table(path: Path) -> Found:

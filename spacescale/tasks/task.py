@@ -7,12 +7,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 Kind = Literal["classes", "labels", "values"]
 SPLITS = ("train", "valid", "test")
+
+
+class Locus(NamedTuple):
+    """Where in a genome a sequence lies, bp, 0-based half-open; minus: it is the minus strand's."""
+
+    contig: str
+    start: int
+    end: int
+    minus: bool = False
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,8 @@ class Examples:
     with NaN for what is not known. names: N words that say which sequence it is: its name or place
     in the file, or FILE:LINE. groups: N words where sequences that belong together, as a place and
     its reverse complement, share one; () where none are known. offsets: of values that are
-    differences of log-odds from something known, as of splicing, that, float32 (N, C).
+    differences of log-odds from something known, as of splicing, that, float32 (N, C). loci: N
+    places, of all sequences or () of none.
     """
 
     codes: list[np.ndarray]
@@ -32,6 +42,7 @@ class Examples:
     names: list[str]
     groups: tuple[str, ...] = ()
     offsets: np.ndarray | None = None
+    loci: tuple[Locus, ...] = ()
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -45,6 +56,7 @@ class Examples:
             [self.names[row] for row in chosen],
             tuple(self.groups[row] for row in chosen) if self.groups else (),
             None if self.offsets is None else self.offsets[rows],
+            tuple(self.loci[row] for row in chosen) if self.loci else (),
         )
 
     @property

@@ -16,6 +16,7 @@ from torch import Tensor
 from spacescale.genome import dna
 from spacescale.tasks.task import Examples
 
+READ_AT_ONCE, BASES_AT_ONCE = 128, 65_536  # where nothing is learnt: sequences, or bp, at the most
 SORTED_TOGETHER = 16  # batches within which sequences of like length are brought together
 Change = tuple[int, bool]  # bp to move by, and whether to take the reverse complement
 AS_IT_IS: Change = (0, False)
@@ -25,7 +26,7 @@ AS_IT_IS: Change = (0, False)
 class Batch:
     """Groups of codes (B_g, L_g) uint8, each of one length, and the rows that they are, in order.
 
-    of_all: the rows of all processes.
+    Or of features (B_g, F) float32, see `FeatureReader`. of_all: the rows of all processes.
     """
 
     groups: list[Tensor]
@@ -69,11 +70,35 @@ class Reader:
             return length
         return max(-(-length // self.bin_size) * self.bin_size, self.least)
 
-    def in_order(self, size: int, rank: int, world: int) -> Iterator[Batch]:
-        """This process's share of all rows, those of like length together."""
+    def in_order(self, rank: int, world: int, shown_bp: int | None = None) -> Iterator[Batch]:
+        """This process's share of all rows, those of like length together, few where they are long.
+
+        shown_bp: what is made of each, where that is more than it holds.
+        """
         share = np.argsort(self.examples.lengths, kind="stable")[rank::world]
+        longest = shown_bp or self._length(int(self.examples.lengths.max()))
+        size = max(1, min(READ_AT_ONCE, BASES_AT_ONCE // longest))
         for first in range(0, len(share), size):
             yield self.batch(share[first : first + size])
+
+
+@dataclass(frozen=True)
+class FeatureReader(Reader):
+    """Gives features of sequences in place of their codes, where a trunk does not learn.
+
+    features: whether of the reverse complement → float32 (N, F). Sequences cannot be moved.
+    """
+
+    features: Mapping[bool, Tensor] = field(default_factory=dict)
+
+    def batch(
+        self, rows: np.ndarray, of_all: np.ndarray | None = None, changes: Mapping[int, Change] = {}
+    ) -> Batch:
+        """Rows as one group of features."""
+        flips = [changes.get(row, AS_IT_IS)[1] for row in rows.tolist()]
+        pairs = zip(rows.tolist(), flips, strict=True)
+        found = torch.stack([self.features[flip][row] for row, flip in pairs])
+        return Batch([found], rows, rows if of_all is None else of_all)
 
 
 def changed(codes: np.ndarray, shift: int = 0, flip: bool = False) -> np.ndarray:

@@ -2,15 +2,18 @@
 
 As `planning` counts them: what autograd keeps stage by stage, and products. Adapters need no
 gradient before the first block, so that stem and tower keep nothing there; a frozen trunk keeps
-nothing at all.
+nothing at all: its largest part is there for a moment.
 """
 
 from __future__ import annotations
 
 import argparse
+from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
-from spacescale.config import Config, ModelConfig
+from spacescale.config import Config, ModelConfig, Stage
 from spacescale.errors import UserError
 from spacescale.model.space import meta_model
 from spacescale.overrides import build_config
@@ -97,7 +100,9 @@ def tuning_cost(
         before = {name for name in kept if name.startswith(KEPT_BEFORE_ADAPTERS)}
         activations = sum(size for name, size in kept.items() if name not in before)
     else:
-        flops, activations = forward, 0.0
+        recomputed = short.model_copy(update={"checkpoint_stages": get_args(Stage)})
+        largest = activation_bytes(recomputed, windows, precision, on_gpu, 1).recomputed
+        flops, activations = forward, largest
     return TuningCost(
         mode,
         bins,
@@ -110,6 +115,17 @@ def tuning_cost(
         activations,
         flops,
     )
+
+
+def longest_fitting(
+    needed: Callable[[int], float], available: float, bin_size: int, longest: int
+) -> int:
+    """The most bp in whole bins, below `longest`, that need no more bytes than are available.
+
+    needed: bp → bytes, rising. 0 where not even a bin fits.
+    """
+    bins = range(1, longest // bin_size + 1)
+    return bin_size * bisect_right(bins, available, key=lambda number: needed(number * bin_size))
 
 
 def _parameters(config: ModelConfig, mode: Mode, rank: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,15 +24,17 @@ from spacescale.errors import UserError
 from spacescale.parallel import comm
 from spacescale.parallel.engine import Engine, build_engine, set_learning_rate
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
+from spacescale.planning.measure import memory_bytes
 from spacescale.tasks.scores import main_metric, main_score
 from spacescale.tasks.task import Task
 from spacescale.train.schedule import learning_rate
-from spacescale.tuning.batches import Reader, TrainingOrder
+from spacescale.tuning.batches import Batch, FeatureReader, Reader, TrainingOrder
 from spacescale.tuning.criterion import Criterion
 from spacescale.tuning.sequence_model import SequenceModel, choose_trained
 from spacescale.tuning.settings import TuningSettings
 
-ANSWERED_AT_ONCE = 128  # sequences
+KEPT_SHARE = 0.25  # of a machine's memory that features may take
+Readers = Mapping[str, Reader]
 logger = logging.getLogger(__name__)
 
 
@@ -63,27 +65,22 @@ class Fitted:
 def fit(
     model: SequenceModel,
     task: Task,
+    readers: Readers,
     settings: TuningSettings,
     deepspeed_config: dict[str, Any],
     device: torch.device,
 ) -> Fitted:
     """Train a model, on every process alike; it ends in the state that was best on validation.
 
-    deepspeed_config: resolved, of ZeRO stage 1 or 2. Raises UserError for a batch of fewer
-    sequences than processes, a loss that is not finite, or an unknown metric.
+    A batch, and the training split, hold as many sequences as there are processes, at least.
+    readers: as of `readers_of`. deepspeed_config: resolved, of ZeRO stage 1 or 2. Raises UserError
+    for a loss that is not finite, or an unknown metric.
     """
-    for what, number in (
-        ("a batch", settings.batch_size),
-        ("the training split", len(task.splits["train"])),
-    ):
-        if number < comm.world_size():
-            raise UserError(f"{task.name}: {what} has {number} sequences; {comm.world_size()} "
-                            "processes need as many")  # fmt: skip
     metric = main_metric(task.kind, settings.metric)
     choose_trained(model, settings.mode, settings.lora_rank, settings.live_batchnorm)
     synchronise_batchnorm(model)
     order = TrainingOrder(
-        reader_of(task, "train", model, settings.live_batchnorm),
+        readers["train"],
         settings.batch_size,
         settings.seed,
         settings.shift_bp,
@@ -99,7 +96,7 @@ def fit(
     )
     engine = build_engine(model.to(device), optim, deepspeed_config)
     try:
-        return _Fit(model, task, settings, metric, order, optim, engine, device).run()
+        return _Fit(model, task, readers, settings, metric, order, optim, engine, device).run()
     finally:
         engine.destroy()
 
@@ -108,6 +105,7 @@ def fit(
 class _Fit:
     model: SequenceModel
     task: Task
+    readers: Readers
     settings: TuningSettings
     metric: str
     order: TrainingOrder
@@ -168,8 +166,7 @@ class _Fit:
         )
 
     def _validate(self, number: int, criterion: Criterion) -> float:
-        examples = self.task.splits["valid"]
-        reader = reader_of(self.task, "valid", self.model, self.settings.live_batchnorm)
+        examples, reader = self.task.splits["valid"], self.readers["valid"]
         found = answers(self.model, reader, criterion, self.settings.both_strands, self.device)
         if not np.isfinite(found).all():
             raise self._diverged(number, "answers are")
@@ -197,6 +194,64 @@ def reader_of(task: Task, split: str, model: SequenceModel, live_batchnorm: bool
     return Reader(task.splits[split], bin_size, least=least)
 
 
+def readers_of(
+    task: Task, model: SequenceModel, settings: TuningSettings, device: torch.device
+) -> Readers:
+    """How the sequences of each split are read, on every process alike.
+
+    As their features, which are computed here, where these stay as they are and memory holds them.
+    """
+    readers = {split: reader_of(task, split, model, settings.live_batchnorm)
+               for split in task.splits}  # fmt: skip
+    if not settings.features_stay:
+        return readers
+    strands = {
+        split: settings.reverse_complement if split == "train" else settings.both_strands
+        for split in readers
+    }
+    sequences = sum(len(task.splits[split]) * (1 + both) for split, both in strands.items())
+    needed = sequences * model.head.in_features * 4 * comm.world_size()
+    if not comm.on_main(lambda: needed < KEPT_SHARE * memory_bytes(torch.device("cpu"))):
+        logger.info("%s: features take %.1f GiB; they are computed again in every epoch",
+                    task.name, needed / 2**30)  # fmt: skip
+        return readers
+    model.to(device)
+    return {split: _with_features(model, reader, strands[split], device)
+            for split, reader in readers.items()}  # fmt: skip
+
+
+@torch.no_grad()
+def _with_features(
+    model: SequenceModel, reader: Reader, both_strands: bool, device: torch.device
+) -> FeatureReader:
+    model.eval()
+
+    def features(batch: Batch) -> np.ndarray:
+        found = [model.features(group.to(device)) for group in batch.groups]
+        return torch.cat(found).float().cpu().numpy()
+
+    kept = {False: torch.from_numpy(_of_all(reader, features))}
+    if both_strands:
+        found = _of_all(reader, lambda batch: features(_turned(reader, batch)))
+        kept[True] = torch.from_numpy(found)
+    return FeatureReader(reader.examples, reader.bin_size, reader.as_is, reader.least, kept)
+
+
+def _turned(reader: Reader, batch: Batch) -> Batch:
+    """The reverse complements of a batch, in the same order."""
+    return reader.batch(batch.rows, changes=dict.fromkeys(batch.rows.tolist(), (0, True)))
+
+
+def _of_all(reader: Reader, work: Callable[[Batch], np.ndarray]) -> np.ndarray:
+    """What `work` makes of batches (B, …), of all sequences (N, …), on every process."""
+    found = [(b.rows, work(b)) for b in reader.in_order(comm.rank(), comm.world_size())]
+    parts = list(itertools.chain.from_iterable(comm.gather(found)))
+    rows, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+    whole = np.empty_like(values)
+    whole[rows] = values
+    return whole
+
+
 @torch.no_grad()
 def answers(
     model: SequenceModel,
@@ -207,18 +262,14 @@ def answers(
 ) -> np.ndarray:
     """What a model answers to all sequences, float32 (N, C), on every process."""
     model.eval()
-    found = []
-    for batch in reader.in_order(ANSWERED_AT_ONCE, comm.rank(), comm.world_size()):
+
+    def answered(batch: Batch) -> np.ndarray:
         outputs = _outputs(model, batch.groups, device)
         if both_strands:
-            other = reader.batch(batch.rows, changes=dict.fromkeys(batch.rows.tolist(), (0, True)))
-            outputs = (outputs + _outputs(model, other.groups, device)) / 2
-        found.append((batch.rows, criterion.answers(outputs)))
-    parts = list(itertools.chain.from_iterable(comm.gather(found)))
-    rows, values = (np.concatenate(column) for column in zip(*parts, strict=True))
-    whole = np.empty_like(values)
-    whole[rows] = values
-    return whole
+            outputs = (outputs + _outputs(model, _turned(reader, batch).groups, device)) / 2
+        return criterion.answers(outputs)
+
+    return _of_all(reader, answered)
 
 
 def _outputs(model: SequenceModel, groups: Sequence[Tensor], device: torch.device) -> Tensor:

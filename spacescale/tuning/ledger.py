@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class Ledger:
         found: np.ndarray,
         seconds: float,
         settings: dict[str, Any],
+        more_remarks: Sequence[str] = (),
     ) -> None:
         """Score the answers to the test sequences, float (N, C), and keep both."""
         task, test = self.task, self.task.splits["test"]
@@ -61,7 +63,7 @@ class Ledger:
             len(unique),
             round(seconds, 1),
             settings,
-            remarks(task.kind, test.targets, found, task.outputs),
+            [*remarks(task.kind, test.targets, found, task.outputs), *more_remarks],
         )
         self.rows.add(row, found)
         logger.info(

@@ -20,9 +20,17 @@ from spacescale.tasks.cnn import fit_cnn
 from spacescale.tasks.scores import main_metric
 from spacescale.tasks.simple_baselines import fit_kmers, fit_length_and_gc, fit_majority
 from spacescale.tasks.task import Task
-from spacescale.tuning.cost import tuning_cost
+from spacescale.tuning.cost import longest_fitting, tuning_cost
 from spacescale.tuning.criterion import Criterion
-from spacescale.tuning.fit import Diverged, Fitted, answers, fit, reader_of
+from spacescale.tuning.fit import (
+    Diverged,
+    Fitted,
+    Readers,
+    answers,
+    fit,
+    reader_of,
+    readers_of,
+)
 from spacescale.tuning.ledger import Ledger
 from spacescale.tuning.rows import Row, Rows, stem_of
 from spacescale.tuning.sequence_model import Mode, SequenceModel
@@ -98,6 +106,20 @@ def methods(plan: Plan) -> list[Method]:
     return found
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """One training; readers: of the sequences as it read them."""
+
+    model: SequenceModel
+    fitted: Fitted
+    readers: Readers
+
+    @property
+    def score(self) -> float:
+        """Of validation."""
+        return self.fitted.best.score
+
+
 @dataclass
 class TaskRun:
     """The rows of one task as they come."""
@@ -111,6 +133,7 @@ class TaskRun:
     def __post_init__(self) -> None:
         metric = main_metric(self.task.kind, self.plan.settings.metric)
         self.ledger = Ledger(self.task, self.rows, metric)
+        self._read: tuple[object, Readers] | None = None  # of which weights, and how
 
     @property
     def names(self) -> list[str]:
@@ -121,7 +144,13 @@ class TaskRun:
 
     def require_sense(self) -> None:
         """Raise UserError for settings that do not fit the task, or this machine."""
-        settings, task = self.plan.settings, self.task
+        settings, task, world = self.plan.settings, self.task, comm.world_size()
+        in_train = len(task.splits["train"])
+        for what, number in (("a batch", settings.batch_size), ("the training split", in_train)):
+            if number < world:
+                raise UserError(
+                    f"{task.name}: {what} has {number} sequences; {world} processes need as many"
+                )
         if settings.class_weights and task.kind != "classes":
             raise UserError(f"{task.name}: class weights need classes; its targets are {task.kind}")
         shortest = min(int(examples.lengths.min()) for examples in task.splits.values())
@@ -139,8 +168,8 @@ class TaskRun:
         longest = max(int(examples.lengths.max()) for examples in self.task.splits.values())
         available, world = memory_bytes(self.device), comm.world_size()
 
-        def needed(batch: int) -> float:
-            sizes = (longest, batch, settings.lora_rank, world)
+        def needed(batch: int, length: int = longest) -> float:
+            sizes = (length, batch, settings.lora_rank, world)
             on_gpu = self.device.type == "cuda"
             costs = (tuning_cost(space.config, mode, *sizes, "fp32", on_gpu) for mode in modes)
             return max(cost.total for cost in costs)
@@ -150,9 +179,15 @@ class TaskRun:
             return
         while batch > world and needed(batch) > available:
             batch = max(world, batch // 2)
-        cure = "--mode lora or head, and leave scratch out of --beside"
-        if needed(batch) <= available:
-            cure = f"--batch {batch}"
+        cure = f"--batch {batch}"
+        if needed(batch) > available:
+            fits = longest_fitting(
+                lambda n: needed(batch, n), available, space.config.bin_size, longest
+            )
+            cure = (
+                f"sequences of {fits:,} bp at most with --batch {batch}, or --mode lora or head, "
+                "and leave scratch out of --beside"
+            )
         raise UserError(
             f"{self.task.path}: {settings.batch_size} sequences of {longest:,} bp a step need "
             f"{needed(settings.batch_size) / 2**30:.1f} GiB on each of {world} processes at least; "
@@ -204,11 +239,11 @@ class TaskRun:
             began = time.perf_counter()
             fits = self._fit_rates(method, rates, seed)
             if len(rates) > 1:
-                tried = {f"{r:g}": fits[r][1].best.score if r in fits else None for r in rates}
-            best = max(fits, key=lambda rate: fits[rate][1].best.score)
+                tried = {f"{r:g}": fits[r].score if r in fits else None for r in rates}
+            best = max(fits, key=lambda rate: fits[rate].score)
             rates = (best,)
             seconds = time.perf_counter() - began
-            self._keep(method, seed, key, best, *fits[best], seconds, tried)
+            self._keep(method, seed, key, best, fits[best], seconds, tried)
 
     def _find(self, method: Method, seed: int, key: str) -> Row | None:
         """The row that is there, with the model that belongs to it."""
@@ -222,7 +257,7 @@ class TaskRun:
 
     def _fit_rates(
         self, method: Method, rates: Sequence[float], seed: int
-    ) -> dict[float, tuple[SequenceModel, Fitted]]:
+    ) -> dict[float, _Trained]:
         """With each rate, but those that diverge; UserError where all do."""
         fits, last = {}, None
         for rate in rates:
@@ -235,7 +270,7 @@ class TaskRun:
             raise last
         return fits
 
-    def _fit(self, start: Start, settings: TuningSettings) -> tuple[SequenceModel, Fitted]:
+    def _fit(self, start: Start, settings: TuningSettings) -> _Trained:
         pretrained, task = self.plan.pretrained, self.task
         space = starting_space(
             pretrained.space, pretrained.species, pretrained.like, start, settings.seed
@@ -246,8 +281,17 @@ class TaskRun:
         )
         if start == "random" and settings.mode == "head":
             measure_batchnorm(space, pretrained.species, reader_of(task, "train", model, False))
+        readers = self._readers(model, start, settings)
         torch.manual_seed(settings.seed + 1 + comm.rank())  # dropout differs between ranks
-        return model, fit(model, task, settings, self.deepspeed_config, self.device)
+        fitted = fit(model, task, readers, settings, self.deepspeed_config, self.device)
+        return _Trained(model, fitted, readers)
+
+    def _readers(self, model: SequenceModel, start: Start, settings: TuningSettings) -> Readers:
+        """How splits are read; features of the same weights are computed for the first training."""
+        weights = (start, settings.mode, settings.seed if start == "random" else None)
+        if self._read is None or self._read[0] != weights:
+            self._read = weights, readers_of(self.task, model, settings, self.device)
+        return self._read[1]
 
     def _keep(
         self,
@@ -255,14 +299,13 @@ class TaskRun:
         seed: int,
         key: str,
         rate: float,
-        model: SequenceModel,
-        fitted: Fitted,
+        trained: _Trained,
         seconds: float,
         tried: dict[str, float | None],
     ) -> None:
-        settings = method.with_rate(rate, seed)
+        settings, model, fitted = method.with_rate(rate, seed), trained.model, trained.fitted
         criterion = Criterion.of(self.task, settings.class_weights)
-        reader = reader_of(self.task, "test", model, settings.live_batchnorm)
+        reader = trained.readers["test"]
         found = answers(model, reader, criterion, settings.both_strands, self.device)
         facts = {
             **asdict(settings),

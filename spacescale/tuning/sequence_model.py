@@ -51,8 +51,12 @@ class SequenceModel(nn.Module):
         return self
 
     def forward(self, sequences: Sequence[Tensor]) -> Tensor:
-        """Groups of base codes (B_g, L_g) uint8, each of one length → outputs (Σ B_g, C)."""
-        return self.head(torch.cat([self.features(codes) for codes in sequences]))
+        """Groups of base codes (B_g, L_g) uint8, each of one length → outputs (Σ B_g, C).
+
+        A group may also be the pooled features of sequences, float32 (B_g, F).
+        """
+        found = [x if x.is_floating_point() else self.features(x) for x in sequences]
+        return self.head(torch.cat(found))
 
     def features(self, codes: Tensor) -> Tensor:
         """Codes (B, L) uint8 of one length → pooled features (B, F)."""

@@ -40,6 +40,11 @@ class TuningSettings:
     metric: str | None = None
     seed: int = 0
 
+    @property
+    def features_stay(self) -> bool:
+        """Whether a sequence has the same features, of each strand, in every epoch."""
+        return self.mode == "head" and not self.shift_bp
+
     def __post_init__(self) -> None:
         for name in ("lr", "head_lr", "batch_size", "epochs", "lora_rank"):
             if not getattr(self, name) > 0:

@@ -13,6 +13,7 @@ from commands import BIN, REPO, SPACESCALE, run
 from spacescale.errors import UserError
 from spacescale.finetune import add_options
 from spacescale.tasks.read_task import read_task
+from spacescale.tuning.cost import tuning_cost
 from spacescale.tuning.rows import Rows
 from spacescale.tuning.run import TaskRun
 from spacescale.tuning.suite import find_tasks, plan_of, read_task_of
@@ -135,8 +136,11 @@ def test_what_no_memory_holds_is_refused_with_what_would_fit(weights, tmp_path, 
     monkeypatch.setattr("spacescale.tuning.run.memory_bytes", lambda device: 4 * 2**20)
     with pytest.raises(UserError, match=r"64 sequences of 40 bp a step need .*Take --batch \d+"):
         run.require_memory()
-    monkeypatch.setattr("spacescale.tuning.run.memory_bytes", lambda device: 2**10)
-    with pytest.raises(UserError, match="Take --mode lora or head, and leave scratch out"):
+    config = plan.pretrained.space.config
+    enough = tuning_cost(config, "full", 16, 1, 8, 1, "fp32", False).total
+    monkeypatch.setattr("spacescale.tuning.run.memory_bytes", lambda device: enough)
+    message = "Take sequences of 16 bp at most with --batch 1, or --mode lora or head, and leave"
+    with pytest.raises(UserError, match=message):
         run.require_memory()
 
 
@@ -238,9 +242,15 @@ def test_tasks_of_one_name_are_called_by_their_path(tmp_path):
     [
         (["--shift", "40"], "moved by 40 bp, nothing is left of a sequence of 40 bp"),
         (["--class-weights", "--kind", "values"], "class weights need classes"),
+        (["--batch", "31"], "a batch has 31 sequences; 33 processes need as many"),
+        (["--batch", "64"], "the training split has 32 sequences; 33 processes need as many"),
     ],
 )
-def test_settings_that_do_not_fit_the_task_are_refused(options, message, weights, tmp_path):
+def test_settings_that_do_not_fit_the_task_are_refused(
+    options, message, weights, tmp_path, monkeypatch
+):
+    if "--batch" in options:
+        monkeypatch.setattr("spacescale.parallel.comm.world_size", lambda: 33)
     parser = argparse.ArgumentParser()
     add_options(parser)
     words = ["--weights", str(weights), "--task", "x", "--species", "finch", *options]

@@ -176,6 +176,7 @@ def test_evaluate_writes_tables_and_figures_of_the_test_windows(finished):
         assert species in done.stdout
     drawn = {p.name for p in (folder / "figures").glob("*.png") if p.stat().st_size > 1000}
     expected = {"pearson_per_assay.png", "expert_use.png", "loss_curves.png"}
+    expected |= {"mutual_information.png"}
     assert drawn >= expected | {f"tracks_{name}.png" for name in SPECIES}
 
 

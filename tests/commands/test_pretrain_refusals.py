@@ -16,6 +16,7 @@ from typing import IO
 import pytest
 from commands import (
     DEEPSPEED_JSON,
+    MANY_RUNS,
     TINY,
     arguments,
     make_data,
@@ -24,7 +25,6 @@ from commands import (
     swap_held_out_moths,
 )
 
-MANY_PRETRAINS = Path(__file__).with_name("many_pretrains.py")
 GOOD_JSON = {"gradient_clipping": 0.2, "zero_optimization": {"stage": 2, "overlap_comm": False}}
 
 
@@ -314,7 +314,7 @@ def outcomes(data, alone, tmp_path_factory):
     before = [snapshot(place.folder) for place in places]
     given, found = root / "calls.json", root / "outcomes.json"
     given.write_text(json.dumps(calls))
-    done = run(sys.executable, MANY_PRETRAINS, given, found)
+    done = run(sys.executable, MANY_RUNS, "spacescale.pretrain", given, found)
     assert done.returncode == 0, done.stderr
     results = json.loads(found.read_text())
     after = [snapshot(place.folder) for place in places]
@@ -351,7 +351,7 @@ def of_two_ranks(data, tmp_path_factory):
     files = [[folder / f"calls-{rank}.json", folder / f"outcomes-{rank}.json"] for rank in (0, 1)]
     for (calls, _), other in zip(files, other_settings, strict=True):
         calls.write_text(json.dumps([uneven, other], default=str))
-    ranks = start_pair(of_rank=files, script=MANY_PRETRAINS)
+    ranks = start_pair("spacescale.pretrain", of_rank=files, script=MANY_RUNS)
     try:
         texts = [rank.communicate(timeout=120)[0] for rank in ranks]
     finally:

@@ -100,17 +100,3 @@ def test_coverage_with_dead_and_unmeasured_tracks(tmp_path, num_tracks):
     species = [figures.Coverage(f"moth {i}", names, assays, targets) for i in range(2)]
     figures.coverage(path, species)
     assert_is_a_picture(path)
-
-
-@pytest.mark.parametrize("parts", ["both", "species", "assays"])
-def test_expert_use(tmp_path, parts):
-    path = tmp_path / "experts.png"
-    per_species = {name: RNG.dirichlet(np.ones(4), 2) for name in ("finch", "moth")}
-    per_species["moth"][0] = np.nan
-    per_assay = {("finch", "cage"): RNG.dirichlet(np.ones(12))}
-    figures.expert_use(
-        path,
-        {"finch": np.empty((0, 0))} if parts == "assays" else per_species,
-        {} if parts == "species" else per_assay,
-    )
-    assert_is_a_picture(path)

@@ -23,6 +23,7 @@ REPO = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SCRIPT, DEEPSPEED_JSON = Path("spacescale/pretrain.py"), Path("ds_configs/zero2_moe.json")
 SPACESCALE, DATA_PREP = BIN / "spacescale", REPO / "data_prep"
+MANY_RUNS = REPO / "tests/commands/many_runs.py"
 SPECIES = ("finch", "perch", "moth")
 TINY = [
     f"--preset={EMBEDDED_PRESET}",

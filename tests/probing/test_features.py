@@ -1,17 +1,21 @@
 """How sequences are fed, and which features come of it."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from small_models import BIN, WINDOW, trained
+from small_models import BIN, WINDOW, genome, trained
 from small_tasks import examples
 
 from spacescale.errors import UserError
-from spacescale.genome.dna import N
+from spacescale.genome.dna import N, reverse_complement
+from spacescale.genome.open_genome import OpenGenome
 from spacescale.model.space import Space
 from spacescale.probing.features import OneHot, Trunk, dinucleotides, write_features
 from spacescale.probing.feeding import Feeder
-from spacescale.tasks.task import Examples
+from spacescale.tasks.task import Examples, Locus
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +23,14 @@ def space() -> Space:
     return trained().model.eval()
 
 
+GENOME = OpenGenome(Path("genome.fa"), genome().contigs)
+LOCI = (Locus("chr1", 500, 561), Locus("chr1", 500, 561, True), Locus("chr2", 1, 40),
+        Locus("chr2", 1, 40, True), Locus("chrX", 290, 333),
+        Locus("chrX", 5, 66, True))  # fmt: skip
+
+
 def trunk_of(space, feed="alone", layer="pointwise", train=None, draws=2, window=WINDOW):
-    feeder = Feeder.of(feed, window, BIN, train, draws)
+    feeder = Feeder.of(feed, window, BIN, train, draws, GENOME)
     return Trunk(space, "finch", layer, feeder, torch.device("cpu"))
 
 
@@ -107,10 +117,63 @@ def test_positions_without_bases_are_zero_and_do_not_count(space, tmp_path, laye
         np.testing.assert_allclose(means.values[row], wanted, rtol=5e-3, atol=1e-3)
 
 
-def test_what_does_not_fit_is_refused(space, tmp_path):
-    found, _ = examples(2, seed=1, low=WINDOW, high=WINDOW)
-    with pytest.raises(UserError, match="--feed flanked: sequences of 128 bp do not fit"):
-        write_features(trunk_of(space, "flanked"), found, int(found.lengths[0]), tmp_path / "f.npy")
+def placed(loci) -> Examples:
+    """The sequences of these places."""
+    plus = [GENOME.contigs[one.contig][one.start : one.end] for one in loci]
+    codes = [reverse_complement(c) if one.minus else c for c, one in zip(plus, loci, strict=True)]
+    return Examples(codes, np.zeros(len(loci), np.int64), list(map(str, loci)), loci=loci)
+
+
+def test_a_genome_stands_around_a_sequence_on_its_strand(space):
+    found = placed(LOCI)
+    feeder = trunk_of(space, "genome").of_split(found).feeder
+    for row, (codes, locus) in enumerate(zip(found.codes, LOCI, strict=True)):
+        (shown,) = feeder.fed(codes[None], np.array([row]))
+        first, contig = feeder.first(len(codes)), GENOME.contigs[locus.contig]
+        np.testing.assert_array_equal(shown[first : first + len(codes)], codes)
+        around = np.pad(contig, WINDOW, constant_values=N)  # as if the contig went on
+        if locus.minus:
+            around, start = reverse_complement(around), WINDOW + len(contig) - locus.end
+        else:
+            start = WINDOW + locus.start
+        np.testing.assert_array_equal(shown, around[start - first :][:WINDOW])
+
+
+@pytest.mark.parametrize("layer, width", [("pointwise", BIN), ("stem", 2)])
+def test_features_in_a_genome_are_those_of_the_sequences_own_bins(space, tmp_path, layer, width):
+    found = placed(LOCI)
+    trunk = trunk_of(space, "genome", layer)
+    kept, means = write_features(trunk, found, None, tmp_path / "f.npy")
+    feeder = trunk.of_split(found).feeder
+    for row, codes in enumerate(found.codes):
+        held, filled = -(-len(codes) // width), -(-len(codes) // BIN) * BIN
+        (shown,) = feeder.fed(np.zeros((1, filled), np.uint8), np.array([row]))
+        first = feeder.first(filled) // width
+        wanted = embedded(space, shown, layer)[first : first + held]
+        np.testing.assert_allclose(kept.values[row, :held], wanted, rtol=2e-3, atol=1e-4)
+        assert not kept.values[row, held:].any()
+        np.testing.assert_allclose(means.values[row], wanted.mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_rows_are_those_of_the_split(space, tmp_path):
+    """The same trunk reads all splits."""
+    trunk = trunk_of(space, "genome")
+    of_each = [
+        write_features(trunk, placed(loci), None, tmp_path / f"{i}.npy")[1].values
+        for i, loci in enumerate((LOCI[:3], LOCI[3:]))
+    ]
+    together = write_features(trunk, placed(LOCI), None, tmp_path / "all.npy")[1].values
+    np.testing.assert_allclose(np.concatenate(of_each), together, rtol=1e-4, atol=1e-6)
+    moved = replace(placed(LOCI[:3]), loci=(LOCI[1], *LOCI[1:3]))
+    other = write_features(trunk, moved, None, tmp_path / "moved.npy")[1].values
+    assert not np.allclose(other[0], together[0], rtol=1e-3)
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(UserError, match="--feed flanked: sequences of 121 bp do not fit"):
+        Feeder("flanked", WINDOW, BIN).require(121)
+    Feeder("flanked", WINDOW, BIN).require(120)
+    Feeder("alone", WINDOW, BIN).require(10_000)
 
 
 def test_features_beyond_float16_are_refused(space, tmp_path, monkeypatch):

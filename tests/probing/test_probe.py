@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,13 @@ from small_tasks import motif_task
 
 from spacescale.cli import build_parser
 from spacescale.errors import UserError
+from spacescale.genome.dna import encode, reverse_complement
+from spacescale.probing import run as probing
 from spacescale.probing.commands import add_options
+from spacescale.probing.heads import Recipe
 from spacescale.probing.probe import plan_of
-from spacescale.probing.run import BESIDE, ProbePlan, ProbeRun
+from spacescale.probing.run import BESIDE, ON_BASES, ProbePlan, ProbeRun
+from spacescale.tuning.cost import tuning_cost
 from spacescale.tuning.rows import Rows
 from spacescale.tuning.run import Pretrained
 from spacescale.tuning.table import table_of, task_lines
@@ -92,6 +97,57 @@ def test_fresh_weights_differ_between_seeds(probed):
     assert rows[0].scores != rows[1].scores
 
 
+def copied(rows: Rows, folder) -> Rows:
+    """The same rows in a folder of their own."""
+    return Rows(shutil.copytree(rows.folder, folder / "rows"))
+
+
+def test_networks_on_bases_have_a_row_for_every_seed(probed, plan, tmp_path, monkeypatch):
+    for name in ("cnn", "residual_bind"):
+        recipe = getattr(probing, name)
+        monkeypatch.setattr(probing, name, lambda *a, r=recipe, **k: replace(r(*a, **k), epochs=1))
+    rows = copied(probed.rows, tmp_path)
+    run = ProbeRun(probed.task, replace(plan, beside=ON_BASES), rows, torch.device("cpu"))
+    run.run()
+    lines = task_lines(table_of(run.task, run.rows, run.names, plan.seeds))
+    for name in ON_BASES:
+        assert any(line.startswith(f"| {name} | 2 | ") for line in lines)
+        first, second = (rows.answers(row) for row in rows.of(name, (0, 1)))
+        assert not np.array_equal(first, second)
+
+
+def test_a_network_that_learnt_nothing_is_flagged(probed, plan, tmp_path, monkeypatch):
+    build = probing.residual_bind().build
+    monkeypatch.setattr(probing, "residual_bind", lambda: Recipe(build, 1e30, 16))
+    rows = copied(probed.rows, tmp_path)
+    beside = ("one-hot, ResidualBind",)
+    run = ProbeRun(probed.task, replace(plan, beside=beside, seeds=(0,)), rows, torch.device("cpu"))
+    run.run()
+    (row,) = rows.of(*beside, (0,))
+    assert row.remarks == ["no epoch has a validation loss: its first weights answer"]
+
+
+@pytest.mark.parametrize("feeds, bp", [(("alone",), 64), (("alone", "flanked"), WINDOW)])
+def test_what_no_memory_holds_is_refused_with_what_does(plan, tmp_path, monkeypatch, feeds, bp):
+    task = motif_task("values", (8, 8, 8))
+    run = ProbeRun(task, replace(plan, feeds=feeds), Rows(tmp_path), torch.device("cpu"))
+    config = plan.pretrained.space.config
+    limit = tuning_cost(config, "head", bp - 16, 1, on_gpu=False).total
+    monkeypatch.setattr(probing, "memory_bytes", lambda device: limit)
+    message = f"features of {bp} bp need .* Expected {bp - 16} bp at most"
+    with pytest.raises(UserError, match=message):
+        run.run()
+    assert not run.rows.rows
+
+
+def test_flanks_that_do_not_fit_are_refused_before_anything_is_fitted(plan, tmp_path):
+    task = motif_task("values", (8, 8, 8), WINDOW, WINDOW)
+    run = ProbeRun(task, plan, Rows(tmp_path), torch.device("cpu"))
+    with pytest.raises(UserError, match="--feed shuffled: sequences of 128 bp do not fit"):
+        run.run()
+    assert not run.rows.rows
+
+
 def test_nothing_is_made_again_and_another_setting_is(probed, plan, monkeypatch):
     asked = []
     monkeypatch.setattr(ProbeRun, "_keep", lambda self, method, *_: asked.append(method))
@@ -115,6 +171,7 @@ REFUSED = [
     (["--species", "finch", "--seeds", "0"], "--seeds 0: at least one"),
     (["--species", "finch", "--draws", "0"], "--draws 0: at least one"),
     (["--species", "finch", "--attribute", "-1"], "--attribute -1: expected 0 or more"),
+    (["--species", "finch", "--feed", "genome"], "--feed genome: expected --genome"),
     (["--species", "finch", "--window", "50"], "--window 50: expected a multiple of the bins of 8"),
 ]
 
@@ -146,6 +203,34 @@ def test_the_command_probes_and_explains(weights, tmp_path, capsys):
     assert f"| {probe} | 1 | " in text and "Attributions of 3 test sequences" in text
     assert f"| {probe}, gradient | one-hot, cnn, mutations | " in text
     assert f"| GATTACA | {probe} | " in text and "| GATTACA | one-hot, cnn | " in text
+
+
+def test_the_command_feeds_places_of_a_genome(weights, tmp_path, capsys):
+    random, task = np.random.default_rng(0), tmp_path / "places"
+    contig = "".join(random.choice(list("ACGT"), 3000))
+    (tmp_path / "genome.fa").write_text(f">chr1\n{contig}\n")
+    task.mkdir()
+    for split, first in (("train", 0), ("dev", 1500), ("test", 2200)):
+        rows = ["chrom,start,end,strand,sequence,value"]
+        for i in range(16):
+            start = first + 40 * i
+            text, strand = contig[start : start + 30], "+-"[i % 2]
+            if strand == "-":
+                text = "".join("ACGTN"[c] for c in reverse_complement(encode(text)))
+            rows.append(f"1,{start},{start + 30},{strand},{text},{i}")
+        (task / f"{split}.csv").write_text("\n".join(rows) + "\n")
+    words = ["probe", "--weights", str(weights), "--species", "finch", "--task", str(task)]
+    words += ["--seeds", "1", "--heads", "ridge", "--beside", "--device", "cpu", "--attribute", "2"]
+    words += ["--feed", "genome", "--genome", str(tmp_path / "genome.fa")]
+    args = build_parser().parse_args([*words, "--out", str(tmp_path / "out")])
+    args.run(args)
+    text = capsys.readouterr().out
+    assert "| tiny pointwise genome, ridge | 1 | " in text
+    assert "genome: in their places in genome.fa, on their strand, to 128 bp, N beyond" in text
+    (task / "test.csv").write_text((task / "test.csv").read_text().replace("1,2200,", "1,2201,"))
+    args = build_parser().parse_args([*words, "--out", str(tmp_path / "other")])
+    with pytest.raises(UserError, match=r"test.csv:2: .*another sequence at chr1:2201-2230 \(\+\)"):
+        args.run(args)
 
 
 @pytest.mark.parametrize("options, message", REFUSED)

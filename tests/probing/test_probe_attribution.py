@@ -1,14 +1,18 @@
 """Maps of probes through a frozen trunk, and how they are held against each other."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from small_models import BIN, WINDOW, trained
+from small_models import BIN, WINDOW, genome, trained
 from small_tasks import examples
 from torch import nn
 
 from spacescale.errors import UserError
-from spacescale.genome.dna import N, encode
+from spacescale.genome.dna import N, encode, reverse_complement
+from spacescale.genome.open_genome import OpenGenome
 from spacescale.probing.attribution import (
     Explained,
     agreements,
@@ -23,6 +27,7 @@ from spacescale.probing.attribution import (
 )
 from spacescale.probing.features import Trunk, write_features
 from spacescale.probing.feeding import Feeder
+from spacescale.tasks.task import Locus
 
 CPU = torch.device("cpu")
 
@@ -66,13 +71,23 @@ class First(nn.Module):
         return x.flatten(1).sum(1, keepdim=True)
 
 
-@pytest.mark.parametrize("feed", ["alone", "flanked", "shuffled"])
+GENOME = OpenGenome(Path("genome.fa"), genome().contigs)
+
+
+@pytest.mark.parametrize("feed", ["alone", "flanked", "shuffled", "genome"])
 @pytest.mark.parametrize("by_position", [False, True])
 @pytest.mark.parametrize("as_is", [61, None])
 def test_what_is_explained_is_what_the_head_learnt_from(tmp_path, feed, by_position, as_is):
     found, _ = examples(4, seed=3, low=61, high=61)
+    if feed == "genome":
+        loci = tuple(Locus("chr1", start, start + 61, start > 200) for start in (9, 99, 300, 939))
+        codes = [GENOME.contigs["chr1"][one.start : one.end] for one in loci]
+        both = zip(codes, loci, strict=True)
+        codes = [reverse_complement(c) if one.minus else c for c, one in both]
+        found = replace(found, codes=codes, loci=loci)
     space = trained().model.eval()
-    trunk = Trunk(space, "finch", "stem", Feeder.of(feed, WINDOW, BIN, found, 2), CPU)
+    trunk = Trunk(space, "finch", "stem", Feeder.of(feed, WINDOW, BIN, found, 2, GENOME), CPU)
+    trunk = trunk.of_split(found)
     positions, means = write_features(trunk, found, as_is, tmp_path / "f.npy")
     inputs = positions if by_position else means
     explained = explain_probe("probe", "values", trunk, First(), by_position, 61, as_is)

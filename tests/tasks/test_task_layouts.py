@@ -194,5 +194,5 @@ def test_labels_of_bend_in_hdf5(tmp_path, genome, labels, kind):
 def test_a_genome_that_is_not_needed_is_told(tmp_path, genome):
     write_splits(tmp_path / "a", train=TRAIN, dev=VALID, test=TEST)
     assert read_task(tmp_path / "a", genome=genome).notes == [
-        "the genome genome.fa was not needed: the files hold sequences"
+        "the genome genome.fa was not needed to read sequences: the files hold them"
     ]

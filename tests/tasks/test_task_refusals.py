@@ -274,5 +274,29 @@ def test_labels_of_a_bed_that_are_not_in_its_hdf5(tmp_path):
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         file["labels"] = np.array([[0, 1], [1, 5]])
     refused(path, "a.bed:3: label_1 '5', expected 0 or 1", genome=genome)
+    for labels, each in ((np.zeros((2, 17)), "base"), (np.arange(34).reshape(2, 17), "base")):
+        with h5py.File(tmp_path / "a.hdf5", "w") as file:
+            file["labels"] = labels
+        refused(path, f"(2, 17), one for each {each} of a sequence of 17 bp", genome=genome)
     write(tmp_path / "b.bed", "")
     refused(tmp_path, "has a.bed and b.bed; give one of them", genome=genome)
+
+
+def test_labels_of_bins_are_not_those_of_sequences(tmp_path):
+    genome = write(tmp_path / "genome.fa", f">chr1\n{dna(1, 26_000)}\n")
+    for bp, number in ((12_800, 100), (512, 4)):
+        rows = [("chr1", 0, bp, "test"), ("chr1", bp, 2 * bp, "train"), ("chr1", 3, bp, "train")]
+        path = write(tmp_path / "a.bed", table(rows, ("chromosome", "start", "end", "split"), "\t"))
+        with h5py.File(tmp_path / "a.hdf5", "w") as file:
+            file["labels"] = np.ones((3, number), np.uint8)
+        if number == 100:
+            refused(path, "one for each 128 bp of a sequence of 12,800 bp", genome=genome)
+        else:
+            assert len(read_task(path, genome=genome, valid_share=0.5).outputs) == 4
+
+
+def test_a_class_whose_folder_is_empty(tmp_path):
+    for split in ("train", "test"):
+        write(tmp_path / split / "a" / "1.txt", dna(1))
+        (tmp_path / split / "b").mkdir()
+    refused(tmp_path, f"{tmp_path}/train/b: no .txt in it; expected a sequence of this class")

@@ -6,7 +6,7 @@ from tiny_models import some_codes, tiny_config
 from spacescale.errors import UserError
 from spacescale.model.space import Space
 from spacescale.planning.measure import addresses, counting_kept, flop_counter
-from spacescale.tuning.cost import tuning_cost
+from spacescale.tuning.cost import longest_fitting, tuning_cost
 from spacescale.tuning.sequence_model import SequenceModel, choose_trained
 
 MODES = ("full", "lora", "head")
@@ -47,9 +47,19 @@ def test_work_and_memory_are_within_a_tenth_of_what_is_counted(mode):
     done = forward.get_total_flops() + backward.get_total_flops()
     assert cost.flops == pytest.approx(done, rel=0.1)
     if mode == "head":
-        assert sum(kept.values()) < 1e5 and cost.activations == 0
+        full = tuning_cost(config, "full", 480, 8, on_gpu=False)
+        assert sum(kept.values()) < 1e5 and 0 < cost.activations < full.activations / 2
     else:
         assert cost.activations == pytest.approx(sum(kept.values()), rel=0.1)
+
+
+def test_the_longest_sequence_that_fits():
+    def needed(length):
+        return tuning_cost(tiny_config(), "head", length, 1).total
+
+    fits = longest_fitting(needed, needed(800), 8, 4096)
+    assert fits == 800 and longest_fitting(needed, needed(800) - 1, 8, 4096) == 792
+    assert longest_fitting(needed, 10, 8, 4096) == 0
 
 
 def test_gpus_share_the_batch_and_the_optimiser():

@@ -10,7 +10,9 @@ from spacescale.errors import UserError
 from spacescale.parallel.engine import init_distributed, resolve_deepspeed_config
 from spacescale.tasks.scores import score
 from spacescale.tuning.criterion import Criterion
-from spacescale.tuning.fit import answers, fit, reader_of
+from spacescale.tuning.fit import answers, fit, reader_of, readers_of
+from spacescale.tuning.rows import Rows
+from spacescale.tuning.run import Plan, Pretrained, TaskRun
 from spacescale.tuning.sequence_model import SequenceModel
 from spacescale.tuning.settings import TuningSettings
 from spacescale.tuning.suite import DEEPSPEED
@@ -29,7 +31,8 @@ def learn(task, settings=SETTINGS, pool="max", layer="conv_tower.1"):
     torch.manual_seed(settings.seed)
     model = SequenceModel(tiny_model(), "finch", len(task.outputs), layer, pool)
     config = resolve_deepspeed_config(DEEPSPEED, "a test", settings.batch_size)
-    return model, fit(model, task, settings, config, CPU)
+    readers = readers_of(task, model, settings, CPU)
+    return model, fit(model, task, readers, settings, config, CPU)
 
 
 def answers_to(model, task, split="test", weigh=False):
@@ -68,6 +71,45 @@ def test_training_ends_without_a_better_score():
     settings = TuningSettings(mode="head", lr=1e-9, head_lr=1e-9, epochs=9, patience=2)
     _, fitted = learn(motif_task(sizes=(32, 16, 16)), settings)
     assert fitted.best.number == 1 and len(fitted.epochs) == 3
+
+
+@pytest.mark.parametrize("strands", [{}, {"reverse_complement": True, "both_strands": True}])
+def test_a_frozen_trunk_is_run_once_and_gives_the_same_head(strands, monkeypatch):
+    task = motif_task(sizes=(64, 24, 24), low=40, high=70)
+    settings = TuningSettings(mode="head", head_lr=1e-2, epochs=4, batch_size=16, **strands)
+    calls, features = [], SequenceModel.features
+
+    def counted(self, codes):
+        calls.append(len(codes))
+        return features(self, codes)
+
+    monkeypatch.setattr(SequenceModel, "features", counted)
+    once, fitted = learn(task, settings)
+    strands_read = 2 if strands else 1
+    assert sum(calls) == 112 * strands_read
+    calls.clear()
+    monkeypatch.setattr("spacescale.tuning.fit.KEPT_SHARE", 0)
+    again, wanted = learn(task, settings)
+    assert sum(calls) == 4 * (64 + 24 * strands_read)
+    assert [e.score for e in fitted.epochs] == pytest.approx([e.score for e in wanted.epochs])
+    torch.testing.assert_close(once.head.weight, again.head.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_seeds_and_rates_share_the_features_of_the_same_weights(tmp_path, monkeypatch):
+    settings = TuningSettings(mode="head", epochs=1, batch_size=16)
+    pretrained = Pretrained("tiny", tiny_model(), "digest", "finch", None)
+    plan = Plan(pretrained, settings, (1e-3, 1e-2), (0, 1), ("random frozen",))
+    calls, features = [], SequenceModel.features
+    monkeypatch.setattr(
+        SequenceModel, "features", lambda self, x: calls.append(len(x)) or features(self, x)
+    )
+    config = resolve_deepspeed_config(DEEPSPEED, "a test", 16)
+    rows = Rows(tmp_path)
+    TaskRun(motif_task(sizes=(32, 16, 16)), plan, rows, config, CPU).run()
+    assert sum(calls) == 64 * 3  # fresh weights differ between seeds
+    assert len(rows.rows) == 4
+    first, second = (rows.answers(row) for row in rows.of("random frozen", (0, 1)))
+    assert not np.allclose(first, second)
 
 
 def test_rare_classes_count_as_much_as_frequent_ones():

@@ -1,10 +1,11 @@
 """Which sequences are read, and how: the same whatever the number of processes."""
 
 import numpy as np
+import torch
 from small_tasks import examples
 
 from spacescale.genome.dna import N, encode, reverse_complement
-from spacescale.tuning.batches import Reader, TrainingOrder, changed
+from spacescale.tuning.batches import FeatureReader, Reader, TrainingOrder, changed
 
 
 def mixed() -> Reader:
@@ -78,8 +79,30 @@ def test_sequences_of_like_length_come_together():
 
 def test_all_sequences_are_answered_once():
     reader = mixed()
-    rows = [b.rows for rank in range(3) for b in reader.in_order(4, rank, 3)]
+    rows = [b.rows for rank in range(3) for b in reader.in_order(rank, 3)]
     assert sorted(np.concatenate(rows).tolist()) == list(range(50))
+
+
+def test_few_long_sequences_are_read_at_once():
+    reader = Reader(examples(9, 0, 30_000, 30_000)[0], 8)
+    assert [len(batch.rows) for batch in reader.in_order(0, 1)] == [2, 2, 2, 2, 1]
+    assert [len(batch.rows) for batch in mixed().in_order(0, 1, 65_536)] == [1] * 50
+
+
+def test_features_stand_for_sequences_of_either_strand():
+    reader = mixed()
+    features = {flip: torch.arange(100.0).reshape(50, 2) + 1000 * flip for flip in (False, True)}
+    kept = FeatureReader(reader.examples, reader.bin_size, features=features)
+    order = [TrainingOrder(one, 7, seed=3, reverse_complement=True) for one in (reader, kept)]
+    for codes, batch in zip(*(one.epoch(1, 1, 2) for one in order), strict=True):
+        (found,) = batch.groups
+        assert sorted(codes.rows) == sorted(batch.rows)
+        assert sorted(codes.of_all) == sorted(batch.of_all)
+        given = by_row(codes)
+        for row, value in zip(batch.rows.tolist(), found.tolist(), strict=True):
+            own = reader.examples.codes[row]
+            turned = not np.array_equal(given[row][: len(own)], own)
+            assert value == features[turned][row].tolist()
 
 
 def test_the_other_strand_is_turned_before_it_is_filled_up():

@@ -1,9 +1,11 @@
-"""pretrain.py again and again in one process: many_pretrains.py CALLS OUTCOMES.
+"""A command again and again in one process: many_runs.py MODULE CALLS OUTCOMES.
 
-CALLS: JSON list of argument lists. OUTCOMES: JSON list of (exit status, stderr).
+MODULE: with a `main`, as spacescale.pretrain. CALLS: JSON list of argument lists. OUTCOMES: JSON
+list of (exit status, stderr).
 """
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -11,15 +13,14 @@ import sys
 import traceback
 from pathlib import Path
 
-from spacescale import pretrain
 from spacescale.parallel import comm
 
 
-def outcome(arguments):
+def outcome(main, arguments):
     err = io.StringIO()
     with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
         try:
-            status = pretrain.main(arguments)
+            status = main(arguments)
         except SystemExit as end:
             status = end.code
         except BaseException:
@@ -31,6 +32,7 @@ def outcome(arguments):
 if __name__ == "__main__":
     os._exit = sys.exit  # what is no refusal must not end the cases after it
     leave, comm.leave = comm.leave, lambda: None  # DeepSpeed keeps its first groups for ever
-    calls, outcomes = map(Path, sys.argv[1:])
-    outcomes.write_text(json.dumps([outcome(call) for call in json.loads(calls.read_text())]))
+    main = importlib.import_module(sys.argv[1]).main
+    calls, outcomes = map(Path, sys.argv[2:])
+    outcomes.write_text(json.dumps([outcome(main, call) for call in json.loads(calls.read_text())]))
     leave()
