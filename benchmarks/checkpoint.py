@@ -35,6 +35,7 @@ from spacescale.config import Config, ModelConfig, RunConfig
 from spacescale.files import files_below, sha256, sync
 from spacescale.genome.tracks import Track
 from spacescale.model.space import Space
+from spacescale.objectives import objective_of
 from spacescale.parallel import comm
 from spacescale.parallel.engine import build_engine, resolve_deepspeed_config
 from spacescale.parallel.expert_parallel import distribute_experts
@@ -99,7 +100,7 @@ def start(folder: Path, settings: ModelConfig = MODEL, ep_size: int = 1) -> Run:
     )
     laid_out, cpu = lay_out(resolved, ep_size), torch.device("cpu")
     beside, waiting = (
-        CheckpointManager(folder / name, config, data, engine, laid_out, model, cpu)
+        CheckpointManager(folder / name, objective_of(config), data, engine, laid_out, model, cpu)
         for name, config in zip(("beside", "waiting"), configs, strict=True)
     )
     return Run(model, engine, beside, waiting, folder)
@@ -125,7 +126,7 @@ def save_as_before(run: Run, turn: int) -> tuple[float, float]:
         for name, tensor in name_pieces(Partitions(run.engine).pieces()).items()
     }
     comm.on_all(lambda: save_file(tensors, folder / f"state-{comm.rank():05d}.safetensors"))
-    probe = take_probe(run.model, MODEL, torch.device("cpu"))
+    probe = take_probe(run.model, run.beside.objective, torch.device("cpu"))
     comm.on_main(lambda: _complete_as_before(folder, run.model, probe_tensors(probe)))
     took = time.perf_counter() - began
     comm.on_main(lambda: shutil.rmtree(folder))

@@ -33,7 +33,7 @@ from spacescale.model.attention import (
 )
 from spacescale.model.experts import StackedExperts, has_grouped_product
 from spacescale.model.layers import moments
-from spacescale.planning.flops import experts_per_track, num_tokens
+from spacescale.planning.flops import experts_per_track
 
 WINDOWS = 4
 
@@ -42,7 +42,7 @@ def experts(figures: Figures) -> None:
     """One expert after the other against the grouped product, for encoder and decoder."""
     setting = figures.setting
     config = setting.config(setting.lengths[0]).model
-    tokens = WINDOWS * num_tokens(config) * config.species_top_k
+    tokens = WINDOWS * config.num_tokens * config.species_top_k
     tracks = sum(len(t) for t in config.species.values()) // len(config.species)
     profiles = int(WINDOWS * tracks * experts_per_track(config))
     for case, width, number, rows in (
@@ -103,7 +103,7 @@ def attention(figures: Figures) -> None:
     setting = figures.setting
     for length in setting.lengths:
         config = setting.config(length).model
-        n = num_tokens(config)
+        n = config.num_tokens
         torch.manual_seed(0)
         layer = Attention(
             config.dim,

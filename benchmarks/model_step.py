@@ -24,8 +24,8 @@ from stages import StageClock
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from spacescale.checkpoint.released import released_grouping
 from spacescale.config import Config, LossConfig, ModelConfig
+from spacescale.genome.released_grouping import released_grouping
 from spacescale.model.layers import one_hot
 from spacescale.model.losses import training_losses
 from spacescale.model.space import Space

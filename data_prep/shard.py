@@ -9,11 +9,11 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from spacescale import console
-from spacescale.arguments import listed_names, path_option
+from spacescale.arguments import path_option
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.schema import Codec, Missing
 from spacescale.errors import UserError
@@ -25,7 +25,7 @@ from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.stages import STAGES, make_dataset, make_stage
 from spacescale.prepare.summary import print_estimate, print_summary
 from spacescale.prepare.work_folder import WorkFolder
-from spacescale.splits.options import SplitOptions
+from spacescale.splits.arguments import add_split_options, take_split_options
 
 EPILOG = """splits:
   Name the held-out contigs with --valid-chroms and --test-chroms, or give --contigs, --windows or
@@ -66,7 +66,7 @@ def parse_options(arguments: list[str] | None = None) -> tuple[DatasetOptions, R
     run = Run(given.pop("plan"), given.pop("stage"), part, parts)
     if parts > 1 and run.stage not in ("tracks", "shards"):
         parser.error("--part goes with --stage tracks or --stage shards")
-    splits = SplitOptions(**{field.name: given.pop(field.name) for field in fields(SplitOptions)})
+    splits = take_split_options(given)
     return DatasetOptions(splits=splits, **given), run
 
 
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_inputs(parser)
     _add_targets(parser)
-    _add_splits(parser)
+    add_split_options(parser, windows=True)
     _add_run(parser)
     return parser
 
@@ -95,6 +95,8 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     add("--tracks", default="", metavar="A,3|@FILE",
         help="identifiers or indices, or a file with one a line; default: all")  # fmt: skip
     add("--aliases", metavar="FILE|auto", help="contig names of tracks, splits, masks -> FASTA")
+    add("--whole-genome", action="store_true",
+        help="store contigs without windows, too, for training on bases")  # fmt: skip
 
 
 def _add_targets(parser: argparse.ArgumentParser) -> None:
@@ -123,33 +125,6 @@ def _add_targets(parser: argparse.ArgumentParser) -> None:
         metavar="BED",
         help="of the assembly: no target has a base in one",
     )
-
-
-def _add_splits(parser: argparse.ArgumentParser) -> None:
-    default = SplitOptions
-    add = parser.add_argument_group("splits, one of four ways").add_argument
-    for split, use in (("valid", "held out"), ("test", "held out"), ("train", "default: the rest")):
-        add(
-            f"--{split}-chroms",
-            type=listed_names,
-            default=(),
-            metavar="A,B",
-            help=f"contigs, {use}",
-        )
-    add("--contigs", type=path_option, metavar="BED", help="or: chrom start end split to tile")
-    add("--windows", type=path_option, metavar="BED",
-        help="or: chrom start end split of windows, targets at the centre")  # fmt: skip
-    for split in ("valid", "test"):
-        add(f"--{split}-folds", type=listed_names, default=(), metavar="A,B",
-            help=f"folds of the BED that become {split}; all others train")  # fmt: skip
-    add("--random-blocks", type=int, metavar="BP", help="or: blocks of BP dealt at random")
-    add("--split-seed", type=int, default=default.split_seed, metavar="N",
-        help="of the blocks, default %(default)s")  # fmt: skip
-    for split in ("valid", "test"):
-        add(f"--{split}-share", type=float, default=getattr(default, f"{split}_share"),
-            metavar="X", help="of the blocks' bases, default %(default)s")  # fmt: skip
-    add("--margin", type=int, default=default.margin, metavar="BP",
-        help="leave out targets nearer than this to another split, train first")  # fmt: skip
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

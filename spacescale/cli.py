@@ -18,6 +18,7 @@ from spacescale.pretrain import begin
 from spacescale.probing import commands as probing_commands
 from spacescale.selfcheck import add_options as add_selfcheck_options
 from spacescale.selfcheck import run as run_selfcheck
+from spacescale.tuning import vocabulary_command
 
 OVERRIDE = re.compile(r"[a-z]+\.\w+=")
 TAKE_OVERRIDES = (["ablate"], ["plan"], ["selfcheck"])
@@ -86,14 +87,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=_evaluate)
 
-    for room in (predict_commands, contamination_commands, probing_commands):
-        room.add_to(commands)
+    others = (predict_commands, contamination_commands, probing_commands, finetune)
+    for of_a_room in (*others, vocabulary_command):
+        of_a_room.add_to(commands)
 
     ablate = commands.add_parser("ablate", help="train arms side by side and compare them")
     ablation.add_options(ablate)
     ablate.set_defaults(run=_ablate)
-
-    finetune.add_to(commands)
 
     convert = commands.add_parser("convert", help="export plain PyTorch weights, proved equal")
     convert.add_argument(

@@ -6,27 +6,18 @@ accumulation and clipping; everything here is ours: model, data, losses, schedul
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from spacescale.errors import UserError
+from spacescale.sections import Fraction, NonNegative, Section
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
 START_TIMEOUT_S = 600.0
 HANG_TIMEOUT_S = 300.0
 VALIDATION_SCORE = "valid/pearson_log1p"  # mean over species of their mean over tracks
 VALIDATION_LOSS = "valid/loss"  # mean over species of their unweighted Poisson loss
 TrackScaleName = Literal["mean", "log1p", "none"]
 Stage = Literal["stem", "conv_tower", "transformer", "pointwise", "decoder"]
-
-
-class Section(BaseModel):
-    """Fields that cannot be changed, none unknown, none infinite or NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -142,6 +133,11 @@ class ModelConfig(Section):
     def bin_size(self) -> int:
         """Base pairs per output bin."""
         return 2**self.num_downsamples
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions the transformer sees: the bins, and the species token."""
+        return self.seq_length // self.bin_size + self.species_token
 
     @property
     def num_shared_experts(self) -> int:
@@ -381,36 +377,6 @@ class ParallelConfig(Section):
     max_ep_size: int = Field(default=2, ge=1, description="upper bound of 'auto'")
 
 
-def resolve_ep_size(parallel: ParallelConfig, model: ModelConfig, world: int) -> int:
-    """Processes per set of experts; UserError where the asked-for size cannot divide the work."""
-    if not model.species_num_experts:
-        if parallel.ep_size not in ("auto", 1):
-            raise UserError(
-                f"parallel.ep_size={parallel.ep_size}, but the model has no species experts"
-            )
-        return 1
-    shared = math.gcd(world, model.species_num_experts)
-    if parallel.ep_size == "auto":
-        return max(n for n in range(1, parallel.max_ep_size + 1) if shared % n == 0)
-    if parallel.ep_size < 1 or shared % parallel.ep_size:
-        raise UserError(
-            f"parallel.ep_size={parallel.ep_size} must divide both the number of processes "
-            f"({world}) and model.species_num_experts ({model.species_num_experts}); "
-            f"{shared} is the largest that does"
-            + _own_experts_that_fit(parallel.ep_size, model, world)
-        )
-    return parallel.ep_size
-
-
-def _own_experts_that_fit(ep_size: int, model: ModelConfig, world: int) -> str:
-    """How many own experts the last species would need, where they are what does not divide."""
-    if not model.own_experts or ep_size < 1 or world % ep_size:
-        return ""
-    missing = -model.species_num_experts % ep_size
-    name, count = list(model.own_experts.items())[-1]
-    return f"; or give {name} {count + missing} own experts (--own-experts), not {count}"
-
-
 class RunConfig(Section):
     """Seeds, intervals and what is kept."""
 
@@ -480,6 +446,10 @@ class Config(Section):
     """The whole configuration of one run; stored in every checkpoint."""
 
     preset: str = "space_large"
+    objective: Literal["profiles"] = Field(
+        default="profiles",
+        description="what is optimised: profiles, the tracks that were measured along the sequence",
+    )
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()

@@ -1,4 +1,4 @@
-"""A run's configuration from a preset and `section.field=value` overrides."""
+"""A run's configuration from a preset and overrides: `section.field=value`, `objective=value`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from spacescale.config import Config, Section, describe_errors
 from spacescale.errors import UserError
 from spacescale.presets import PRESETS
 
+OBJECTIVE = "objective"  # the one field that stands in no section
 FROM_DATA = {("data", "paths"), ("model", "species")}
 
 
@@ -22,9 +23,9 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 def build_config(preset: str, overrides: list[str]) -> Config:
-    """Build a run's configuration from a preset and `section.field=value` overrides.
+    """Build a run's configuration from a preset and overrides, `section.field=value`.
 
-    Values are read as JSON where they parse as JSON, else as text.
+    `objective=value` is one, too. Values are read as JSON where they parse as JSON, else as text.
     Raises UserError naming the preset, section, field or value that is wrong and what is allowed.
     """
     if preset not in PRESETS:
@@ -37,6 +38,9 @@ def build_config(preset: str, overrides: list[str]) -> Config:
         **{section: dict(fields) for section, fields in PRESETS[preset].items()},
     }
     for override in overrides:
+        if override.startswith(f"{OBJECTIVE}="):
+            values[OBJECTIVE] = override.partition("=")[2]
+            continue
         section, field, value = _parse_override(override)
         values.setdefault(section, {})[field] = value
     try:

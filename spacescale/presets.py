@@ -108,3 +108,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 EMBEDDED_PRESET, DEFAULT_PRESET = "space_demo", "space_tiny"
+
+# Genomics-FM's encoders (spacescale/encoder_config.py): base and large as counted from the paper's
+# 120 M and 400 M parameters, which give no shapes, and one for CPUs.
+ENCODERS: dict[str, dict[str, int]] = {
+    "genomics_fm_base": {"dim": 768, "depth": 12, "heads": 12, "ffn_dim": 3072},
+    "genomics_fm_large": {"dim": 1024, "depth": 24, "heads": 16, "ffn_dim": 4096},
+    "genomics_fm_tiny": {"dim": 256, "depth": 4, "heads": 4, "ffn_dim": 1024},
+}

@@ -18,7 +18,9 @@ BIGWIG, INTERVALS = "spacescale/genome/bigwig.py", "spacescale/genome/interval_v
 READER, ZARR = "spacescale/dataset/reader.py", "spacescale/dataset/zarr_targets.py"
 LINEAR = "spacescale/evals/linear_baselines.py"
 ARM_DIFFERENCES = "spacescale/ablation/compare.py"
-SCRATCH, WRITER = "spacescale/prepare/scratch.py", "spacescale/prepare/writer.py"
+SCRATCH, SEQUENCE = "spacescale/prepare/scratch.py", "spacescale/prepare/sequence.py"
+GENOME_WINDOWS = "spacescale/dataset/genome_windows.py"
+SEQUENCE_SPLITS = "spacescale/dataset/sequence_splits.py"
 
 RELEASED = "tests/golden/test_parity.py::test_evaluation"
 TWO_RANKS = "tests/distributed/test_expert_parallel.py"
@@ -327,7 +329,7 @@ TRAINING_FAULTS = {
         ("tests/prepare/test_scratch.py",),
     ),
     "contigs lie one base further": Fault(
-        WRITER,
+        SEQUENCE,
         "offset += lengths[name]\n    return",
         "offset += lengths[name] + 1\n    return",
         ("tests/prepare/test_stages.py", "-k", "byte_identical"),
@@ -352,6 +354,43 @@ TRAINING_FAULTS = {
         "targets[::-1, strand_pair]",
         "targets[::-1]",
         ("tests/dataset/test_augment.py",),
+    ),
+    # --- windows anywhere
+    "the first base of a byte is its lowest bit": Fault(
+        SEQUENCE,
+        "bits = np.packbits(bases)",
+        'bits = np.packbits(bases, bitorder="little")',
+        ("tests/prepare/test_whole_genome.py",),
+    ),
+    "what is left out trains": Fault(
+        SEQUENCE_SPLITS,
+        "asked.keys() - {EXCLUDED}",
+        "asked.keys()",
+        ("tests/dataset/test_sequence_splits.py",),
+    ),
+    "training comes before what is held out": Fault(
+        SEQUENCE_SPLITS,
+        "key=precedence)",
+        "key=precedence, reverse=True)",
+        ("tests/dataset/test_sequence_splits.py",),
+    ),
+    "windows reach past their stretch": Fault(
+        GENOME_WINDOWS,
+        "places = bp - length + 1",
+        "places = bp",
+        ("tests/dataset/test_genome_windows.py",),
+    ),
+    "windows of N are kept": Fault(
+        GENOME_WINDOWS,
+        "max_unknown:\n                return window",
+        "max_unknown or True:\n                return window",
+        ("tests/dataset/test_genome_windows.py",),
+    ),
+    "repeats are not turned with their bases": Fault(
+        GENOME_WINDOWS,
+        "repeats=self.repeats[::-1].copy()",
+        "repeats=self.repeats.copy()",
+        ("tests/dataset/test_genome_windows.py",),
     ),
     # --- what is said of a model
     "the flanks of a bin are exchanged": Fault(
@@ -387,6 +426,18 @@ TRAINING_FAULTS = {
         "self.total + 2 * other.total,",
         ("tests/train/test_interval_losses.py",),
     ),
+    "a run goes on from another objective": Fault(
+        "spacescale/checkpoint/compatibility.py",
+        "if saved.objective != config.objective:",
+        "if False:",
+        ("tests/checkpoint/test_compatibility.py",),
+    ),
+    "exports leave out what an objective attaches": Fault(
+        "spacescale/checkpoint/convert.py",
+        "for attached in objective.attachments:",
+        "for attached in ():",
+        ("tests/objectives/test_seam.py",),
+    ),
     # --- what is said of arms
     "few seeds pass for many": Fault(
         ARM_DIFFERENCES,
@@ -421,16 +472,16 @@ TRAINING_FAULTS = {
         ("tests/metrics/test_track_scale.py",),
     ),
     "spiky tracks weigh more": Fault(
-        "spacescale/train/objective.py",
+        "spacescale/objectives/species_targets.py",
         "(dispersion + LEAST_DISPERSION) ** -balance",
         "(dispersion + LEAST_DISPERSION) ** balance",
-        ("tests/train/test_objective.py",),
+        ("tests/objectives/test_species_targets.py",),
     ),
     "species weigh the same however spiky": Fault(
-        "spacescale/train/objective.py",
+        "spacescale/objectives/species_targets.py",
         "(weights[name] / mean).float()",
         "(weights[name] / weights[name].mean()).float()",
-        ("tests/train/test_objective.py",),
+        ("tests/objectives/test_species_targets.py",),
     ),
     "track weights reach only species without gaps": Fault(
         LOSSES,

@@ -43,6 +43,11 @@ def test_an_override_sets_one_field_and_nothing_else(override, section, name, va
     assert changed == plain.model_dump()
 
 
+def test_the_objective_is_overridden_by_its_name_alone():
+    config = build_config("space_demo", ["objective=profiles", "optim.lr=1e-3"])
+    assert (config.objective, config.optim.lr) == ("profiles", 1e-3)
+
+
 def test_overrides_win_over_presets_and_the_last_one_wins():
     config = build_config("space_demo", ["model.depth=3", "model.depth=5"])
     assert config.model.depth == 5 != PRESETS["space_demo"]["model"]["depth"]
@@ -61,6 +66,7 @@ def test_overriding_does_not_change_the_preset():
         ("zzz", [], "unknown preset 'zzz'; there are: enformer, space_10b, "),
         ("space_demo", ["optim.lr"], "'optim.lr' is not an override; expected section.field="),
         ("space_demo", ["lr=1"], "'lr=1' is not an override"),
+        ("space_demo", ["objective=tokens"], "^objective='tokens': .*'profiles'$"),
         ("space_demo", ["optm.lr=1"], "unknown section 'optm' .did you mean 'optim'."),
         ("space_demo", ["preset.x=1"], "unknown section 'preset'"),
         ("space_demo", ["optim.max_step=1"], "no field 'max_step' .did you mean 'max_steps'."),

@@ -66,6 +66,12 @@ def test_shard_lines_parse():
         shard.parse_options(words[words.index("data_prep/shard.py") + 1 :])
 
 
+def test_genome_lines_parse():
+    genome = load_script("data_prep/genome.py")
+    for _, words in lines_with("data_prep/genome.py"):
+        genome.parse_options(words[words.index("data_prep/genome.py") + 1 :])
+
+
 @pytest.mark.parametrize("name", ["import_tfrecords", "import_hdf5", "leakage", "verify"])
 def test_lines_of_other_data_commands_parse(name):
     script = f"data_prep/{name}.py"

@@ -60,6 +60,11 @@ def check_compatible(
             "order; finish it with the spacescale that wrote it. Its weights can be converted"
         )
     saved = layout.read_config(checkpoint, state)
+    if saved.objective != config.objective:
+        raise UserError(
+            f"{checkpoint}: objective was {saved.objective}, is now {config.objective}; resume "
+            "with the same"
+        )
     _check_species(checkpoint, saved.model.species, config.model.species)
     _check_owners(checkpoint, saved.model, config.model)
     _check_settings(checkpoint, saved, config)

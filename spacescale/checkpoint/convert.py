@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spacescale import __version__
 from spacescale.checkpoint import layout
-from spacescale.checkpoint.consolidate import load_space
+from spacescale.checkpoint.consolidate import load_model
 from spacescale.checkpoint.found import find_best
 from spacescale.checkpoint.probe import FILE as PROBE
 from spacescale.checkpoint.probe import Agreement, compare_with_probe
@@ -15,11 +15,11 @@ from spacescale.checkpoint.weight_files import save_weights
 from spacescale.errors import UserError
 from spacescale.files import new_folder, write_json
 from spacescale.model.exports import EXPORT_FORMAT, EXPORT_VERSION
-from spacescale.model.space import Space
+from spacescale.objectives import Objective, objective_of
 
 
 def convert(source: Path, out: Path) -> Agreement | None:
-    """Write `model.safetensors`, `config.json` and `tracks/*.tsv` of a checkpoint to `out`.
+    """Write `model.safetensors`, `config.json` and attachments of a checkpoint to `out`.
 
     `source` is a checkpoint or a run folder (then its best checkpoint). The folder is first
     written beside `out`, loaded back, and its predictions for the checkpoint's probe compared with
@@ -39,22 +39,22 @@ def write_export(checkpoint: Path, folder: Path) -> Agreement | None:
 
     Returns and raises as `convert`.
     """
-    _write_files(checkpoint, folder)
-    model = Space.from_pretrained(folder)
+    objective = _write_files(checkpoint, folder)
+    model = objective.load_export(folder)
     if not (checkpoint / PROBE).is_file():
         return None
-    return compare_with_probe(checkpoint / PROBE, model, model.config)
+    return compare_with_probe(checkpoint / PROBE, model, objective)
 
 
-def _write_files(checkpoint: Path, folder: Path) -> None:
-    model, config = load_space(checkpoint)
+def _write_files(checkpoint: Path, folder: Path) -> Objective:
+    model, config = load_model(checkpoint)
+    objective = objective_of(config)
     state = layout.read_state(checkpoint)
     save_weights(model.state_dict(), folder)
     payload = {
         "format": EXPORT_FORMAT,
         "format_version": EXPORT_VERSION,
-        "model": config.model.model_dump(mode="json"),
-        "track_scale": config.loss.track_scale,
+        **objective.describe(),
         "trained": {
             "step": state["step"],
             "loss": config.loss.model_dump(mode="json"),
@@ -68,4 +68,6 @@ def _write_files(checkpoint: Path, folder: Path) -> None:
         },
     }
     write_json(folder / "config.json", payload, indent=1)
-    shutil.copytree(checkpoint / "tracks", folder / "tracks")
+    for attached in objective.attachments:
+        shutil.copytree(checkpoint / attached, folder / attached)
+    return objective

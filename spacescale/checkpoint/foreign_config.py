@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -14,6 +11,7 @@ from pydantic import ValidationError
 from spacescale.checkpoint import key_map
 from spacescale.config import ModelConfig
 from spacescale.errors import UserError
+from spacescale.genome.released_grouping import released_grouping
 from spacescale.genome.tracks import Track
 
 Fields = Iterable[tuple[str, str, Any]]
@@ -48,21 +46,6 @@ def output_heads(foreign: Mapping[str, Any], source: str) -> dict[str, int]:
             f"{source}: output_heads={heads!r}: expected species and their numbers of tracks"
         )
     return heads
-
-
-def released_grouping(species: str) -> tuple[str, ...]:
-    """Our assay of each track of a species, in the original order of the Basenji tables.
-
-    These are the groups that the released weights were trained with; the rule on track names
-    (`genome.tracks.assay_of`) puts some human ChIP-seq tracks elsewhere. UserError for a species
-    other than human and mouse.
-    """
-    if species not in key_map.RELEASED_HEADS:
-        known = ", ".join(key_map.RELEASED_HEADS)
-        raise UserError(f"species {species!r}: the released grouping is of {known}")
-    table = json.loads(Path(__file__).with_name("released_track_types.json").read_text())
-    runs = re.findall(r"([A-Z])(\d+)", table[species])
-    return tuple(table["legend"][letter] for letter, count in runs for _ in range(int(count)))
 
 
 def grouping_of(species: Mapping[str, tuple[str, ...]]) -> Literal["table", "released"]:

@@ -16,7 +16,7 @@ from typing import Any
 import deepspeed
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spacescale import __version__
 from spacescale.checkpoint import found, layout
@@ -36,11 +36,9 @@ from spacescale.checkpoint.probe import Probe, probe_tensors, take_probe
 from spacescale.checkpoint.room import make_room_for_save, require_room_for_run
 from spacescale.checkpoint.saving import Saved, SaveUnderWay
 from spacescale.checkpoint.writing import HostCopy, Progress, Written, save_tensors
-from spacescale.config import Config
 from spacescale.dataset.run_data import RunData
 from spacescale.files import write_json, write_text
-from spacescale.genome.tracks import write_tracks
-from spacescale.model.space import Space
+from spacescale.objectives import Objective
 from spacescale.parallel import comm
 from spacescale.parallel.engine import exact_weights
 
@@ -59,15 +57,15 @@ class CheckpointManager:
     def __init__(
         self,
         output: Path,
-        config: Config,
+        objective: Objective,
         data: RunData,
         engine: deepspeed.DeepSpeedEngine,
         laid_out: dict[str, int],
-        model: Space,
+        model: nn.Module,
         device: torch.device,
     ):
         self.folder = layout.checkpoints_folder(output)
-        self.config, self.data = config, data
+        self.objective, self.config, self.data = objective, objective.config, data
         self.engine, self.laid_out = engine, laid_out  # how processes and windows are laid out
         self.model, self.device = model, device
         weights = sum(Partitions(engine).sizes().values())
@@ -76,7 +74,7 @@ class CheckpointManager:
         self.saving: SaveUnderWay | None = None
         self.while_waiting: Callable[[], None] = lambda: None  # called as long as a save gets on
         self.host_copy = None
-        if config.run.save_in_background:
+        if self.config.run.save_in_background:
             numbers = Partitions(engine).num_owned()
             self.host_copy = comm.on_all(lambda: HostCopy(numbers, device.type == "cuda"))
         self.run_id, self.lineage = secrets.token_hex(8), found.begin_line(None)
@@ -110,7 +108,7 @@ class CheckpointManager:
         probe = None
         if with_probe:
             with exact_weights(self.engine):
-                probe = take_probe(self.model, self.config.model, self.device)
+                probe = take_probe(self.model, self.objective, self.device)
         files = comm.on_all(lambda: self._snapshot(probe))
         state = self._state(step, metrics, best_score) | dict(watches or {})
 
@@ -176,9 +174,7 @@ class CheckpointManager:
         return files
 
     def _describe(self, partial: Path, state: dict[str, Any]) -> None:
-        for species, tracks in self.data.tracks.items():
-            (partial / "tracks").mkdir(exist_ok=True)
-            write_tracks(partial / "tracks" / f"{species}.tsv", tracks)
+        self.objective.attach(partial, self.data)
         write_json(partial / "spacescale.json", state, indent=1)
 
     def _complete(

@@ -15,21 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from spacescale.checkpoint.pieces import read_tensors
-from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.model.choices import experts_decided_by
+from spacescale.objectives import Objective
 
 FILE = "probe.safetensors"  # in a checkpoint that holds one
 TOLERANCE = 1e-4  # of the largest prediction, or logit; float32 sums in another order
-_CHOICES = "experts/"  # before the keys of choices in the file; species names hold no slash
+_CHOICES = "experts/"  # before the keys of choices in the file; names of predictions hold no slash
 
 
 @dataclass(frozen=True)
 class Probe:
     """What a model answered.
 
-    predictions: species → (1, N, T) float32. experts: MODULE/CALL → (…, K) int16, the choices of
-    an ExpertChoice; empty for a model without experts, and in checkpoints of format 2.
+    predictions: of `Objective.probe`, float32; for profiles, species → (1, N, T). experts:
+    MODULE/CALL → (…, K) int16, the choices of an ExpertChoice; empty for a model without experts,
+    and in checkpoints of format 2.
     """
 
     predictions: dict[str, Tensor]
@@ -40,8 +41,8 @@ class Probe:
 class Agreement:
     """How near a converted model is to the model that was saved.
 
-    difference: of predictions, the largest, relative to the species' maximum. turned: of so many
-    choices of experts, how many would have been others without being held to the stored ones.
+    difference: of predictions, the largest, relative to the maximum under its name. turned: of so
+    many choices of experts, how many would have been others without being held to the stored ones.
     """
 
     difference: float
@@ -58,17 +59,7 @@ class Agreement:
         return text
 
 
-def probe_codes(config: ModelConfig) -> dict[str, Tensor]:
-    """One fixed random sequence per species: name → (1, L) uint8."""
-    generator = torch.Generator().manual_seed(20250612)
-    return {
-        name: torch.randint(0, 4, (1, config.seq_length), generator=generator, dtype=torch.uint8)
-        for name, tracks in config.species.items()
-        if tracks
-    }
-
-
-def take_probe(model: nn.Module, config: ModelConfig, device: torch.device) -> Probe:
+def take_probe(model: nn.Module, objective: Objective, device: torch.device) -> Probe:
     """Predictions for the probe in evaluation mode and float32; restores the model's mode."""
     experts: dict[str, Tensor] = {}
 
@@ -77,19 +68,19 @@ def take_probe(model: nn.Module, config: ModelConfig, device: torch.device) -> P
         return chosen
 
     with experts_decided_by(model, keep):
-        return Probe(_predict(model, config, device), experts)
+        return Probe(_predict(model, objective, device), experts)
 
 
 @torch.no_grad()
-def _predict(model: nn.Module, config: ModelConfig, device: torch.device) -> dict[str, Tensor]:
+def _predict(model: nn.Module, objective: Objective, device: torch.device) -> dict[str, Tensor]:
     training = model.training
     model.eval()
     # TF32 convolutions, the default on recent GPUs, are a thousandth off.
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with exact, torch.autocast(device.type, enabled=False):
-        output = model({name: c.to(device) for name, c in probe_codes(config).items()})
+        predictions = objective.probe(model, device)
     model.train(training)
-    return {name: p.float().cpu().contiguous() for name, p in output.prediction.items()}
+    return {name: p.float().cpu().contiguous() for name, p in predictions.items()}
 
 
 def probe_tensors(probe: Probe) -> dict[str, Tensor]:
@@ -108,10 +99,10 @@ def read_probe(path: Path) -> Probe:
     return Probe(stored, experts)
 
 
-def compare_with_probe(path: Path, model: nn.Module, config: ModelConfig) -> Agreement:
+def compare_with_probe(path: Path, model: nn.Module, objective: Objective) -> Agreement:
     """Ask a plain model, on the CPU, the stored question with the stored choices of experts.
 
-    Raises UserError if a prediction differs by more than the tolerance, a species is missing, or
+    Raises UserError if a prediction differs by more than the tolerance, one is missing, or
     an expert is chosen elsewhere than on the edge between two: where its logit is more than the
     tolerance, relative to the largest logit, below that of the model's own choice.
     """
@@ -131,10 +122,10 @@ def compare_with_probe(path: Path, model: nn.Module, config: ModelConfig) -> Agr
         return chosen
 
     with experts_decided_by(model, hold):
-        predictions = _predict(model, config, torch.device("cpu"))
+        predictions = _predict(model, objective, torch.device("cpu"))
     if stored.predictions.keys() != predictions.keys():
         raise UserError(
-            f"{path}: holds species {sorted(stored.predictions)}, not {sorted(predictions)}"
+            f"{path}: holds predictions of {sorted(stored.predictions)}, not {sorted(predictions)}"
         )
     if widest > TOLERANCE:
         raise UserError(

@@ -25,7 +25,6 @@ from spacescale.checkpoint.foreign_config import (
     model_config,
     output_heads,
     read_fields,
-    released_grouping,
 )
 from spacescale.checkpoint.found import find_best
 from spacescale.checkpoint.probe import Agreement
@@ -51,7 +50,6 @@ __all__ = [
     "from_released",
     "import_released",
     "released_config",
-    "released_grouping",
     "released_map",
     "to_released",
     "to_released_config",

@@ -144,7 +144,7 @@ class SeenWindows:
             rows = rows[inside]
             train = self._inputs(rows[self._times_of_rows[rows] > 0], *ends)
             valid = self._inputs(rows[windows.split[rows] == "valid"], *ends)
-            for kind, found in ((TRAIN, train), (VALID, without(valid, train))):
+            for kind, found in ((TRAIN, train), (VALID, valid.without(train))):
                 for start, end in zip(found.starts.tolist(), found.ends.tolist(), strict=True):
                     yield Stretch(self.data, contig, start, end, kind)
 
@@ -167,20 +167,6 @@ class SeenWindows:
         times, splits = self._times_of_rows[rows], windows.split[rows]
         others = sorted({str(split) for split in splits[in_input] if split != "train"})
         return int(times[in_target].sum()), int(times[in_input].sum()), others
-
-
-def without(a: Stretches, b: Stretches) -> Stretches:
-    """The bases that `a` covers and `b` does not."""
-    far = np.iinfo(np.int64).max
-    gaps = zip(np.append(0, b.ends).tolist(), np.append(b.starts, far).tolist(), strict=True)
-    found = [
-        (max(start, first), min(end, last))
-        for first, last in gaps
-        for start, end in zip(a.starts.tolist(), a.ends.tolist(), strict=True)
-        if max(start, first) < min(end, last)
-    ]
-    starts, ends = np.array(found, dtype=np.int64).reshape(-1, 2).T
-    return Stretches(starts, ends)
 
 
 def seen_windows(

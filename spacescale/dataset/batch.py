@@ -31,6 +31,11 @@ class SpeciesBatch:
     on_all_ranks: int = 0  # in training, B of all ranks together
     replaced: tuple[Replaced, ...] = ()  # of these windows, the damaged ones
 
+    @property
+    def num_windows(self) -> int:
+        """B: of this rank."""
+        return len(self.codes)
+
     def to(self, device: torch.device) -> SpeciesBatch:
         """Copy to a device; asynchronous from pinned memory."""
         tensors = {n: t.to(device, non_blocking=True) for n, t in self._tensors().items()}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import groupby
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,32 +18,68 @@ from torch.utils.data import DataLoader, Dataset
 
 from spacescale.dataset.augment import flip
 from spacescale.dataset.batch import Batch, Replaced, SpeciesBatch
-from spacescale.dataset.manifest import find_species, read_manifest
+from spacescale.dataset.manifest import find_species
 from spacescale.dataset.negative_targets import refuse_negative_window
-from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.reader import SpeciesData, open_species, reopen
 from spacescale.dataset.sampler import Draw, SampleOrder
+from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.errors import UserError
+
+_Opened = TypeVar("_Opened", bound=SpeciesGenome)
 
 
 def open_datasets(paths: list[Path]) -> dict[str, SpeciesData]:
     """Open species folders, or folders that hold species folders; species name → data.
 
-    Raises UserError for a path that holds none, a species given twice, and bin sizes or target
-    lengths that differ between species.
+    Raises UserError for a path that holds none, a species given twice, species without tracks, and
+    bin sizes or target lengths that differ between species.
     """
-    datasets: dict[str, SpeciesData] = {}
+    datasets = _by_name(paths, SpeciesData.open)
+    _refuse_mixed_geometries(datasets.values())
+    return datasets
+
+
+def open_genomes(paths: list[Path]) -> dict[str, SpeciesGenome]:
+    """Open species folders, with or without tracks, as `open_datasets` does.
+
+    Those that have tracks are SpeciesData.
+    """
+    genomes = _by_name(paths, open_species)
+    _refuse_mixed_geometries(g for g in genomes.values() if isinstance(g, SpeciesData))
+    return genomes
+
+
+def _by_name(paths: list[Path], open_folder: Callable[[Path], _Opened]) -> dict[str, _Opened]:
+    found: dict[str, _Opened] = {}
     for folder in (folder for path in paths for folder in find_species(path)):
-        data = SpeciesData.open(folder)
-        if data.name in datasets:
+        data = open_folder(folder)
+        if data.name in found:
             raise UserError(
-                f"species {data.name!r} is given twice: {datasets[data.name].path} and {folder}"
+                f"species {data.name!r} is given twice: {found[data.name].path} and {folder}"
             )
-        datasets[data.name] = data
-    geometries = {(d.bin_size, d.target_length): d.path for d in datasets.values()}
+        found[data.name] = data
+    return found
+
+
+def _refuse_mixed_geometries(datasets: Iterable[SpeciesData]) -> None:
+    geometries = {(d.bin_size, d.target_length): d.path for d in datasets}
     if len(geometries) > 1:
         shown = "; ".join(f"{p}: {n} bins of {b} bp" for (b, n), p in geometries.items())
         raise UserError(f"all species need one bin size and target length, found {shown}")
-    return datasets
+
+
+class Windows(Protocol):
+    """What one rank reads in training: micro-batches, addressed by micro-step."""
+
+    order: SampleOrder
+
+    def __getitem__(self, micro_step: int) -> Batch:
+        """Batch of one micro-step; raises UserError for what cannot be read."""
+        ...
+
+    def place(self, draw: Draw) -> str:
+        """Where a draw lies: contig:start-end, 0-based half-open."""
+        ...
 
 
 class TrainingWindows(Dataset):
@@ -146,10 +182,9 @@ def _reopen(found: dict[str, tuple[Path, str]], *others: Any) -> TrainingWindows
     """The windows of datasets that were checked when they were opened first: folder and hash."""
     datasets = {}
     for name, (folder, expected) in found.items():
-        manifest, manifest_hash = read_manifest(folder)
-        if manifest_hash != expected:
-            raise UserError(f"{folder}: another dataset than when the run began")
-        datasets[name] = SpeciesData(folder, manifest, manifest_hash)
+        data = reopen(folder, expected)
+        assert isinstance(data, SpeciesData)
+        datasets[name] = data
     return TrainingWindows(datasets, *others)
 
 
@@ -186,7 +221,7 @@ def _collate(
 
 
 def training_batches(
-    windows: TrainingWindows, first: int, stop: int, num_workers: int, pin_memory: bool
+    windows: Windows, first: int, stop: int, num_workers: int, pin_memory: bool
 ) -> Iterator[Batch]:
     """Micro-batches `first` … `stop` − 1 in order, read ahead by worker processes.
 
@@ -211,7 +246,7 @@ def training_batches(
 class _ErrorsAsItems(Dataset):
     """Hands errors on as they are: DataLoader would make a traceback of a worker's their text."""
 
-    def __init__(self, windows: TrainingWindows):
+    def __init__(self, windows: Windows):
         self.windows = windows
 
     def __getitem__(self, micro_step: int) -> Batch | UserError:

@@ -1,57 +1,23 @@
 """Read a species dataset: sequence and targets by window, with nothing missing unnoticed."""
 
-import os
-from bisect import bisect_right
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import zarr
 
-from spacescale.dataset.codecs import first_error
-from spacescale.dataset.folder import file_fault, size_fault, unexpected_files
+from spacescale.dataset.interval_table import IntervalTable
 from spacescale.dataset.manifest import read_manifest
-from spacescale.dataset.schema import MANIFEST, Contig, Manifest
-from spacescale.dataset.tar_targets import INDEX, SHARDS, TarTargets
+from spacescale.dataset.schema import Contig, GenomeManifest, Manifest
+from spacescale.dataset.species_genome import SpeciesGenome, check_files
+from spacescale.dataset.tar_targets import TarTargets
 from spacescale.dataset.zarr_targets import ZarrTargets
 from spacescale.errors import UserError
-from spacescale.files import sha256
 from spacescale.genome import dna
 from spacescale.genome.aliases import shorten
-from spacescale.genome.intervals import Interval
 from spacescale.genome.tracks import Track, read_tracks
 
-# A genome up to this many bp is decoded once and kept; from a larger one each read takes its
-# own chunks.
-_KEEP_GENOME_BP = 256 * 2**20
-_WITHOUT_CHECKSUMS = {
-    "windows.bed", "tracks.tsv", "zarr.json", "genome/zarr.json", "targets/zarr.json",
-    f"{SHARDS}/{INDEX}",
-}  # fmt: skip
 _INFINITY = 0x7C00  # the bits of float16's infinity; above it, sign aside, all is NaN
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Target intervals, one per row: chrom and split as str, start and end as int64 [rows], bp.
-
-    0-based half-open, in genome order; start is never negative and end never past the contig.
-    """
-
-    chrom: np.ndarray
-    start: np.ndarray
-    end: np.ndarray
-    split: np.ndarray
-
-    def __len__(self) -> int:
-        return self.start.size
-
-    def intervals(self) -> list[Interval]:
-        """Return the rows as intervals."""
-        columns = (self.chrom, self.start, self.end, self.split)
-        return [Interval(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
 
 
 class TargetsStore(Protocol):
@@ -66,48 +32,29 @@ class TargetsStore(Protocol):
         ...
 
 
-@dataclass
-class _OpenGenome:
-    """What one process has open. decoded: the whole genome, uint8, once it was needed."""
+class SpeciesData(SpeciesGenome):
+    """A species dataset with tracks. Cheap to open and to pickle.
 
-    pid: int
-    array: zarr.Array
-    decoded: np.ndarray | None = None
-
-
-class SpeciesData:
-    """A species dataset on disk. Cheap to open and to pickle; files are opened once per process.
-
-    path, name, manifest, tracks (in column order of the targets), windows, manifest_hash
-    (SHA-256 of manifest.json: the identity of the data).
+    Beside what a SpeciesGenome has: tracks (in column order of the targets) and windows (their
+    intervals, a row each).
     """
 
-    @classmethod
-    def open(cls, path: str | Path) -> "SpeciesData":
-        """Open the dataset folder, when every file is there with the size it should have.
+    manifest: Manifest
 
-        Of the tables the content is compared, too: they hold no checksums as bases and targets do.
-        Raises UserError when the folder is no dataset, of another format version, incomplete
-        or damaged. `verify` checks the contents too.
-        """
-        path = Path(path)
-        manifest, manifest_hash = read_manifest(path)
-        _check_files(path, manifest)
-        return cls(path, manifest, manifest_hash)
-
-    def __init__(self, path: Path, manifest: Manifest, manifest_hash: str):
-        self.path = path
-        self.manifest = manifest
-        self.manifest_hash = manifest_hash
-        self.name = manifest.species
+    def __init__(self, path: Path, manifest: GenomeManifest, manifest_hash: str):
+        if not isinstance(manifest, Manifest):
+            raise UserError(
+                f"{path}: species {manifest.species!r} has no tracks: it is a genome alone, to be "
+                "trained on as bases or tokens and scored as such; training by profiles and all "
+                "that looks at profiles need a species of data_prep/shard.py"
+            )
+        super().__init__(path, manifest, manifest_hash)
         self.seq_length = manifest.seq_length
         self.bin_size = manifest.bin_size
         self.target_length = manifest.target_length
         self.tracks: list[Track] = read_tracks(path / "tracks.tsv")
-        self.windows = _read_windows(path / "windows.bed")
-        self._contigs = _ContigIndex(manifest.contigs)
+        self.windows = IntervalTable.read(path / "windows.bed")
         self._targets = _open_store(path, manifest)
-        self._genome: _OpenGenome | None = None
         if len(self.tracks) != manifest.num_tracks:
             raise UserError(f"{path}: tracks.tsv and manifest.json differ in the number of tracks")
         if len(self.windows) != sum(manifest.num_windows.values()):
@@ -181,16 +128,6 @@ class SpeciesData:
             str(self.windows.chrom[row]), int(self.windows.start[row]), int(self.windows.end[row])
         )
 
-    def bases(self, contig: Contig, start: int, end: int) -> np.ndarray:
-        """Return the codes of a stretch of a stored contig, uint8 [end − start in bp].
-
-        start and end count from the contig's own coordinate 0, as windows do. Raises UserError
-        when the genome is damaged.
-        """
-        assert contig.start <= start <= end <= contig.start + contig.length
-        offset = contig.offset - contig.start
-        return self._bases(offset + start, offset + end)
-
     def _refuse_unknown_context(self, contig: Contig, length: int) -> None:
         if not contig.whole and length > self.seq_length:
             raise UserError(
@@ -229,40 +166,6 @@ class SpeciesData:
         """Return the file that holds the targets of a row."""
         return self._targets.file_of(row)
 
-    def verify(self) -> None:
-        """Compare the SHA-256 of every file with the manifest; UserError lists what differs.
-
-        `spacescale.verify.check` also checks what the files hold.
-        """
-        files = self.manifest.files
-        damaged = [name for name, entry in files.items() if file_fault(self.path / name, entry)]
-        if damaged := damaged + unexpected_files(self.path, files):
-            raise UserError(
-                f"{self.path}: differing from the manifest: {shorten(damaged)}; copy it again"
-            )
-        if sha256(self.path / MANIFEST) != self.manifest_hash:
-            raise UserError(f"{self.path / MANIFEST} has changed since it was opened")
-
-    def _bases(self, start: int, end: int) -> np.ndarray:
-        genome = self._open_genome()
-        if genome.decoded is not None:
-            return genome.decoded[start:end]
-        size = genome.array.shape[0]
-        if size > _KEEP_GENOME_BP:
-            return self._read_genome(genome.array, start, end)
-        genome.decoded = self._read_genome(genome.array, 0, size)
-        return genome.decoded[start:end]
-
-    def _read_genome(self, genome: zarr.Array, start: int, end: int) -> np.ndarray:
-        try:
-            codes = np.asarray(genome[start:end])
-        except Exception as error:
-            cause = first_error(error)
-            raise UserError(f"{self.path / 'genome'} is damaged ({cause})") from cause
-        if codes.max() > dna.N:
-            raise UserError(f"{self.path / 'genome'}: a chunk in {start}-{end} is missing")
-        return codes
-
     def _describe_window(self, row: int) -> str:
         return f"{self._targets.file_of(row)}: row {row} ({self.place(row)})"
 
@@ -271,39 +174,10 @@ class SpeciesData:
         windows = self.windows
         return f"{windows.chrom[row]}:{windows.start[row]}-{windows.end[row]}"
 
-    def _open_genome(self) -> _OpenGenome:
-        # zarr's event loop thread does not survive a fork, so a child opens its own.
-        if self._genome is None or self._genome.pid != os.getpid():
-            decoded = self._genome.decoded if self._genome else None
-            array = zarr.open_array(self.path / "genome", mode="r")
-            self._genome = _OpenGenome(os.getpid(), array, decoded)
-        return self._genome
-
-    def __getstate__(self) -> dict:
-        """Leave the open genome and its bases behind when pickled."""
-        return self.__dict__ | {"_genome": None}
-
 
 def _has_nan(values: np.ndarray) -> bool:
     """Whether float16 values hold a NaN; np.isnan takes as long as decompressing them."""
     return bool((values.view(np.uint16) & 0x7FFF).max() > _INFINITY)
-
-
-class _ContigIndex:
-    """Finds the stored piece of a contig that holds an interval."""
-
-    def __init__(self, contigs: list[Contig]):
-        self._pieces: dict[str, list[Contig]] = {}
-        for contig in sorted(contigs, key=lambda contig: contig.start):
-            self._pieces.setdefault(contig.name, []).append(contig)
-
-    def find(self, name: str, start: int, end: int) -> Contig:
-        pieces = self._pieces.get(name, [])
-        following = bisect_right(pieces, start, key=lambda piece: piece.start)
-        for piece in pieces[max(following - 1, 0) : following]:
-            if end <= piece.start + piece.length:
-                return piece
-        raise UserError(f"the stored sequence of {name} does not hold {start}-{end}")
 
 
 def _open_store(path: Path, manifest: Manifest) -> TargetsStore:
@@ -312,19 +186,25 @@ def _open_store(path: Path, manifest: Manifest) -> TargetsStore:
     return ZarrTargets(path, manifest)
 
 
-def _check_files(path: Path, manifest: Manifest) -> None:
-    for name, entry in manifest.files.items():
-        fault = file_fault if name in _WITHOUT_CHECKSUMS else size_fault
-        if text := fault(path / name, entry):
-            raise UserError(f"{path / name} {text}")
+def open_species(path: Path) -> SpeciesGenome:
+    """Open a species folder as `SpeciesGenome.open` does; a SpeciesData if it has tracks."""
+    manifest, manifest_hash = read_manifest(path)
+    check_files(path, manifest)
+    return species_of(path, manifest, manifest_hash)
 
 
-def _read_windows(path: Path) -> Windows:
-    try:
-        rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-        chrom, start, end, split = np.array(rows, dtype=str).T
-        return Windows(chrom, start.astype(np.int64), end.astype(np.int64), split)
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged: it must have the columns chrom, start, end, split ({error})"
-        ) from error
+def reopen(path: Path, manifest_hash: str) -> SpeciesGenome:
+    """Open a dataset that was checked when it was opened first, as another process had it.
+
+    Raises UserError where another dataset lies there now.
+    """
+    manifest, found = read_manifest(path)
+    if found != manifest_hash:
+        raise UserError(f"{path}: another dataset than when the run began")
+    return species_of(path, manifest, found)
+
+
+def species_of(path: Path, manifest: GenomeManifest, manifest_hash: str) -> SpeciesGenome:
+    """Return the dataset of a manifest; its files are not looked at."""
+    kind = SpeciesData if isinstance(manifest, Manifest) else SpeciesGenome
+    return kind(path, manifest, manifest_hash)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from spacescale.dataset.loader import TrainingWindows
+from spacescale.dataset.loader import Windows
 from spacescale.dataset.reader import SpeciesData
 from spacescale.genome.tracks import Track
 
@@ -30,7 +30,7 @@ class RunData:
     """
 
     datasets: dict[str, SpeciesData]
-    windows: TrainingWindows
+    windows: Windows
     kept: KeptSpecies = KeptSpecies()
 
     @property
@@ -62,8 +62,3 @@ class RunData:
         """Species → length in bp of its contigs, by name, where all of a contig is known."""
         read = {name: data.manifest.whole_contigs for name, data in self.datasets.items()}
         return {**self.kept.contigs, **read}
-
-    @property
-    def with_unmeasured(self) -> set[str]:
-        """Species whose targets are NaN where a track was not measured."""
-        return {name for name, data in self.datasets.items() if data.manifest.missing == "nan"}

@@ -30,6 +30,7 @@ class Draw:
     window: int  # position in the species' list of training windows
     shift_bp: int
     reverse_complement: bool
+    number: int  # of windows drawn of the species before, by all ranks since the run began
 
 
 @dataclass(frozen=True)
@@ -168,13 +169,19 @@ class SampleOrder:
             window=int(self._permutation(species, epoch)[place]),
             shift_bp=int(random.integers(-self.shift_bp, self.shift_bp + 1)),
             reverse_complement=bool(self.reverse_complement and random.random() < 0.5),
+            number=n,
         )
 
     def _permutation(self, species: str, epoch: int) -> np.ndarray:
         if species not in self._epochs or self._epochs[species][0] != epoch:
-            random = np.random.default_rng([self.seed, zlib.crc32(species.encode()), 0, epoch])
-            self._epochs[species] = epoch, random.permutation(self.num_windows[species])
+            order = permutation(self.seed, species, epoch, self.num_windows[species])
+            self._epochs[species] = epoch, order
         return self._epochs[species][1]
+
+
+def permutation(seed: int, name: str, epoch: int, count: int) -> np.ndarray:
+    """The order of a species' `count` windows in one epoch, int64 (count,)."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode()), 0, epoch]).permutation(count)
 
 
 def _whole_parts(weights: list[float], total: int) -> tuple[int, ...]:

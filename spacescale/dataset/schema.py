@@ -1,12 +1,15 @@
 """The manifest of a species dataset; README.md says what each field means on disk."""
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 FORMAT = "spacescale-species"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+OLDEST_VERSION = 2  # that is still read
 MANIFEST = "manifest.json"
+EXCLUDED = "excluded"  # in the place of a split: bases that none may use
 
 Codec = Literal["pcodec", "zstd", "none"]
 Missing = Literal["zero", "nan"]
@@ -44,12 +47,16 @@ class Sources(_Strict):
     imported: list[Source] = Field(default_factory=list)
 
 
-class Contig(_Strict):
-    """A contig that carries windows, or a piece of one; all in bp.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contig:
+    """A contig whose bases are stored, or a piece of one; all in bp.
 
     length bases from coordinate `start` on lie at `offset` in `genome`. whole: these are all of
-    its bases, so what lies outside is N; around a piece the sequence is not known.
+    its bases, so what lies outside is N; around a piece the sequence is not known. A dataclass,
+    because draft genomes have thousands of them, and models would take four times the memory.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     name: str
     length: int
@@ -73,14 +80,25 @@ class Storage(_Strict):
     windows_per_shard: int = 16
 
 
-class Split(_Strict):
-    """How the windows were split. hash: SHA-256 over the target intervals and their splits.
+class SequenceInfo(_Strict):
+    """What is known of the stored bases beside their codes.
 
-    method: chroms, bed, random_blocks, held_out (nothing was asked for) or imported.
-    settings: what it was given, such as seed and shares.
+    hash: SHA-256 over the stretches of sequence.bed that a split may use. lower_case: bases that
+    `repeats` marks; None without `repeats`.
     """
 
-    method: Literal["chroms", "bed", "random_blocks", "held_out", "imported"]
+    hash: str
+    lower_case: int | None = None
+
+
+class Split(_Strict):
+    """How the genome was split. hash: SHA-256 over the target intervals and their splits.
+
+    Without tracks it is that of the sequence. method: chroms, bed, random_blocks, held_out (nothing
+    was asked for), all_train or imported. settings: what it was given, such as seed and shares.
+    """
+
+    method: Literal["chroms", "bed", "random_blocks", "held_out", "all_train", "imported"]
     settings: dict[str, str | int | float | list[str]] = Field(default_factory=dict)
     hash: str
 
@@ -148,29 +166,20 @@ class Report(_Strict):
     warnings: list[str] = Field(default_factory=list)
 
 
-class Manifest(_Strict):
-    """manifest.json. Lengths in bp, except target_length in bins.
+class GenomeManifest(_Strict):
+    """manifest.json of a species without tracks, and what it shares with those that have tracks.
 
-    stride: None where windows were imported. missing: what a bin without a measured base holds.
-    checksum: SHA-256 of the file while this field is empty; save_manifest fills it in.
+    sequence: None before version 3. checksum: SHA-256 of the file while this field is empty;
+    save_manifest fills it in.
     """
 
     format: Literal["spacescale-species"] = FORMAT
-    format_version: Literal[2] = FORMAT_VERSION
+    format_version: Literal[2, 3] = FORMAT_VERSION
     species: str
-    seq_length: int
-    bin_size: int
-    target_length: int
-    stride: int | None
-    transform: TransformInfo
-    missing: Missing
-    storage: Storage
     split: Split
-    num_windows: dict[str, int]
-    num_tracks: int
-    mean_over: Literal["train", "all"]
     contigs: list[Contig]
     aliases: dict[str, str]
+    sequence: SequenceInfo | None = None
     sources: Sources
     report: Report
     files: dict[str, FileEntry]
@@ -181,3 +190,21 @@ class Manifest(_Strict):
     def whole_contigs(self) -> dict[str, int]:
         """Length in bp of the contigs of which all bases are here, by name."""
         return {contig.name: contig.length for contig in self.contigs if contig.whole}
+
+
+class Manifest(GenomeManifest):
+    """manifest.json of a species with tracks. Lengths in bp, except target_length in bins.
+
+    stride: None where windows were imported. missing: what a bin without a measured base holds.
+    """
+
+    seq_length: int
+    bin_size: int
+    target_length: int
+    stride: int | None
+    transform: TransformInfo
+    missing: Missing
+    storage: Storage
+    num_windows: dict[str, int]
+    num_tracks: int
+    mean_over: Literal["train", "all"]

@@ -10,16 +10,20 @@ import numpy as np
 
 from spacescale.console import aligned
 from spacescale.dataset.reader import SpeciesData
-from spacescale.dataset.schema import Manifest
+from spacescale.dataset.schema import GenomeManifest, Manifest
+from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.errors import UserError
 from spacescale.evals import figures
+from spacescale.genome import dna
 from spacescale.genome.aliases import shorten
+from spacescale.prepare.summary import describe_sequence
 from spacescale.verify.content import Scan, scan_windows
 from spacescale.verify.statistics import TargetStatistics
 
 # Targets to read, in values: seconds for the text, under a minute or two for the figure.
 _VALUES_FOR_TEXT, _VALUES_FOR_FIGURE = 2**27, 2**31
 _MOST_WARNINGS = 5
+_BASES_LOOKED_AT = 64_000_000
 
 
 def describe_data(data: SpeciesData) -> str:
@@ -36,6 +40,7 @@ def describe_data(data: SpeciesData) -> str:
         f"measured: {manifest.missing}",
         f"storage      {_storage(data)}",
         f"split        {_split(manifest)}",
+        f"sequence     {_sequence(data)}",
         *_table("windows", _split_rows(data, scan)),
         *_table("tracks", _assay_rows(data)),
         *_zero_filled(data),
@@ -46,8 +51,110 @@ def describe_data(data: SpeciesData) -> str:
     return "\n".join(lines + _warnings(data, scan))
 
 
-def describe_together(datasets: Sequence[SpeciesData]) -> str:
+def describe_genome(data: SpeciesGenome) -> str:
+    """Describe a species without tracks; its bases come from up to 64 Mb of it."""
+    manifest = data.manifest
+    sizes = [entry.bytes for name, entry in manifest.files.items() if name.startswith("genome/")]
+    longest = max(manifest.contigs, key=lambda contig: contig.length)
+    bases, looked_at = _bases_of_genome(data)
+    lines = [
+        f"data set     {data.path}",
+        f"species      {data.name}, without tracks: for training on bases or tokens",
+        f"made from    {_sources(manifest)}",
+        f"contigs      {len(manifest.contigs):,}; the longest is {longest.name}, "
+        f"{longest.length:,} bp",
+        *_table("sequence", _sequence_rows(data)),
+        f"repeats      {_repeats(data) or 'not told: no letter was in lower case'}",
+        f"bases        {bases}",
+        f"storage      {sum(sizes) / 2**20:.1f} MiB of genome; {_bytes(manifest) / 2**20:.1f} MiB "
+        f"in {len(manifest.files) + 1} files",
+        f"split        {_split(manifest)}",
+        f"identity     {data.manifest_hash[:16]} (sha256 of manifest.json)",
+        f"looked at    {looked_at}",
+    ]
+    return "\n".join([*lines, *_warning_lines(manifest.report.warnings)])
+
+
+def _sequence_rows(data: SpeciesGenome) -> list[list[str]]:
+    """Return a table: what each split may use."""
+    rows = [["split", "stretches", "share", "Mbp"]]
+    splits, counts = np.unique(data.sequence_table.split, return_counts=True)
+    stretches = dict(zip(splits.tolist(), counts.tolist(), strict=True))
+    bases = data.bases_of_splits()
+    for split, count in bases.items():
+        share = _percent(count / sum(bases.values()))
+        rows.append([split, f"{stretches[split]:,}", share, f"{count / 1e6:.2f}"])
+    return rows
+
+
+def _sequence(data: SpeciesGenome) -> str:
+    bases = describe_sequence(data.bases_of_splits(), len(data.manifest.contigs))
+    repeats = _repeats(data)
+    return f"{bases}; {repeats}" if repeats else bases
+
+
+def _repeats(data: SpeciesGenome) -> str:
+    told = data.manifest.sequence
+    if told is None or told.lower_case is None:
+        return ""
+    stored = sum(contig.length for contig in data.manifest.contigs)
+    return f"{_percent(told.lower_case / stored)} of the bases are repeats (lower case)"
+
+
+def _bases_of_genome(data: SpeciesGenome) -> tuple[str, str]:
+    """Return GC share and share of N, and in how many bases they were counted."""
+    counts = np.zeros(dna.N + 1, dtype=np.int64)
+    for contig in data.manifest.contigs:
+        bp = min(contig.length, max(_BASES_LOOKED_AT - int(counts.sum()), 0))
+        codes = data.bases(contig, contig.start, contig.start + bp)
+        counts += np.bincount(codes, minlength=dna.N + 1)
+    known, total = int(counts[: dna.N].sum()), int(counts.sum())
+    gc = f"GC {counts[[dna.C, dna.G]].sum() / known:.3f}" if known else "no known base"
+    stored = sum(contig.length for contig in data.manifest.contigs)
+    looked_at = "all bases" if total == stored else f"the first {total / 1e6:.0f} Mb of them"
+    return f"{gc}; N {_percent(1 - known / total)} of the bases", looked_at
+
+
+def describe_together(genomes: Sequence[SpeciesGenome]) -> str:
     """Describe several species in a table; a species folder by itself is told in full."""
+    datasets = [data for data in genomes if isinstance(data, SpeciesData)]
+    lines = [_geometry(datasets), *_rows_together(datasets)] if datasets else []
+    if alone := [data for data in genomes if not isinstance(data, SpeciesData)]:
+        lines += [f"{len(alone)} genomes without tracks", *_rows_of_genomes(alone)]
+    for data in genomes:
+        if data.manifest.report.warnings:
+            count = len(data.manifest.report.warnings)
+            lines.append(f"{data.name}: {count} warnings; spacescale info {data.path}")
+    return "\n".join(lines)
+
+
+def _geometry(datasets: Sequence[SpeciesData]) -> str:
+    first = datasets[0]
+    return f"{len(datasets)} data sets; targets {first.target_length} bins of {first.bin_size} bp"
+
+
+def _rows_of_genomes(genomes: Sequence[SpeciesGenome]) -> list[str]:
+    rows = [["species", "Mb", "contigs", "repeats", "MiB", "split"]]
+    for data in genomes:
+        manifest = data.manifest
+        bases = data.bases_of_splits()
+        shown = " + ".join(f"{count / 1e6:.2f} {split}" for split, count in bases.items())
+        told = manifest.sequence.lower_case if manifest.sequence else None
+        stored = sum(contig.length for contig in manifest.contigs)
+        rows.append(
+            [
+                data.name,
+                shown,
+                f"{len(manifest.contigs):,}",
+                _percent(told / stored) if told else "-",
+                f"{_bytes(manifest) / 2**20:.1f}",
+                f"{manifest.split.method} {manifest.split.hash[:8]}",
+            ]
+        )
+    return aligned(rows)
+
+
+def _rows_together(datasets: Sequence[SpeciesData]) -> list[str]:
     rows = [
         ["species", "windows", "Mbp", "tracks", "assays", "MiB", "transform", "storage", "split"]
     ]
@@ -67,16 +174,7 @@ def describe_together(datasets: Sequence[SpeciesData]) -> str:
                 f"{manifest.split.method} {manifest.split.hash[:8]}",
             ]
         )
-    first = datasets[0]
-    lines = [
-        f"{len(datasets)} data sets; targets {first.target_length} bins of {first.bin_size} bp",
-        *aligned(rows),
-    ]
-    for data in datasets:
-        if data.manifest.report.warnings:
-            count = len(data.manifest.report.warnings)
-            lines.append(f"{data.name}: {count} warnings; spacescale info {data.path}")
-    return "\n".join(lines)
+    return aligned(rows)
 
 
 def draw_coverage(path: Path, datasets: Sequence[SpeciesData]) -> str:
@@ -123,11 +221,11 @@ def _in_split_order(targets: Mapping[str, TargetStatistics]) -> dict[str, Target
     return {split: targets[split] for split in [*known, *sorted(targets.keys() - set(known))]}
 
 
-def _bytes(manifest: Manifest) -> int:
+def _bytes(manifest: GenomeManifest) -> int:
     return sum(entry.bytes for entry in manifest.files.values())
 
 
-def _sources(manifest: Manifest) -> str:
+def _sources(manifest: GenomeManifest) -> str:
     sources = manifest.sources
     named = [sources.fasta, sources.targets, sources.split_bed, *sources.masks.values()]
     parts = [source.name for source in named if source]
@@ -163,7 +261,7 @@ def _storage(data: SpeciesData) -> str:
     )
 
 
-def _split(manifest: Manifest) -> str:
+def _split(manifest: GenomeManifest) -> str:
     settings = [f"{name} {_joined(value)}" for name, value in manifest.split.settings.items()]
     return f"{', '.join([manifest.split.method, *settings])}; hash {manifest.split.hash[:16]}"
 
@@ -246,6 +344,10 @@ def _warnings(data: SpeciesData, scan: Scan) -> list[str]:
             f"{len(scan.findings)} faults in the windows looked at: run python "
             f"data_prep/verify.py {data.path}"
         )
+    return _warning_lines(found)
+
+
+def _warning_lines(found: Sequence[str]) -> list[str]:
     lines = [f"warning      {text}" for text in found[:_MOST_WARNINGS]]
     if len(found) > _MOST_WARNINGS:
         lines.append(f"warning      … and {len(found) - _MOST_WARNINGS} more in manifest.json")

@@ -34,10 +34,10 @@ from spacescale.evals.profile_baselines import MeanProfile, mean_profile, peak_t
 from spacescale.evals.region import Region, choose_regions
 from spacescale.evals.replicates import Replicates
 from spacescale.evals.results import SpeciesResult, summary, write_tables
-from spacescale.evals.track_prediction import add_expert_use, empty_expert_use, score_split
 from spacescale.metrics.routing import ExpertUse
 from spacescale.metrics.writer import METRICS_FILE, read_metrics
 from spacescale.model.space import Space, SpaceOutput
+from spacescale.objectives.track_prediction import add_expert_use, empty_expert_use, score_split
 from spacescale.parallel import comm
 from spacescale.predict.trained_model import OTHER_SPLIT, TrainedModel, load_trained
 

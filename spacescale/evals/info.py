@@ -10,9 +10,10 @@ from typing import Any
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.found import best_of, find_checkpoint, require_sound
 from spacescale.checkpoint.probe import FILE as PROBE
-from spacescale.dataset.loader import open_datasets
+from spacescale.dataset.loader import open_genomes
+from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
-from spacescale.evals.data_info import describe_data, describe_together
+from spacescale.evals.data_info import describe_data, describe_genome, describe_together
 from spacescale.metrics.track_scale import PREDICTS
 from spacescale.model import exports
 from spacescale.model.exports import read_export
@@ -42,10 +43,13 @@ def describe(path: Path, verify: bool = False) -> str:
     if is_export:
         return _describe_export(path)
     try:
-        datasets = list(open_datasets([path]).values())
+        datasets = list(open_genomes([path]).values())
     except UserError as error:
         raise UserError(f"{path}: no run, checkpoint or export; as data: {error}") from None
-    return describe_data(datasets[0]) if len(datasets) == 1 else describe_together(datasets)
+    if len(datasets) > 1:
+        return describe_together(datasets)
+    data = datasets[0]
+    return describe_data(data) if isinstance(data, SpeciesData) else describe_genome(data)
 
 
 def _describe_checkpoint(checkpoint: Path, verify: bool) -> str:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from spacescale.dataset.reader import SpeciesData
 from spacescale.evals.across_tracks import AcrossTracks
-from spacescale.evals.track_prediction import TrackScores
 from spacescale.metrics.regression import PearsonMoments
+from spacescale.objectives.track_prediction import TrackScores
 
 DRAWS = 1000
 LEVEL = 0.95

@@ -19,11 +19,12 @@ from typing import Any
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.found import list_checkpoints
-from spacescale.config import VALIDATION_LOSS, VALIDATION_SCORE
+from spacescale.config import VALIDATION_LOSS
 from spacescale.errors import UserError
 from spacescale.files import describe_size, read_json, size_below
 from spacescale.metrics.history import Run, read_history, runs, summarise
 from spacescale.metrics.writer import METRICS_FILE, json_safe, read_metrics
+from spacescale.objectives import OBJECTIVES, Score
 from spacescale.parallel.run_folder import is_held
 
 TREND_POINTS = 20  # logged points of speed whose median the latest is compared with
@@ -34,13 +35,14 @@ SILENT_AFTER_S = 900.0  # a run that logged nothing for so long is said to be si
 class Status:
     """How a run stands; numbers that are not known (yet) are None. Times in s, sizes in bytes.
 
-    state: running, silent, done, stopped, failed or killed. losses: as logged last; `train/loss`
-    is the sum that is differentiated. windows_per_s_trend: of the speed, against the median of the
-    points before it, as a fraction. useful_share: of the time since the first start, the part that
-    went into optimiser steps that count. next: what to do.
+    objective: what it optimises. state: running, silent, done, stopped, failed or killed. losses:
+    as logged last; `train/loss` is the sum that is differentiated. windows_per_s_trend: of the
+    speed, against the median of the points before it, as a fraction. useful_share: of the time
+    since the first start, the part that went into optimiser steps that count. next: what to do.
     """
 
     run: str
+    objective: str
     state: str
     cause: str | None
     step: int
@@ -72,13 +74,14 @@ def read_status(run: Path, now: float | None = None) -> Status:
     now = time.time() if now is None else now
     if not (run / layout.CONFIG).is_file():
         raise UserError(f"{run}: no run was started here (no {layout.CONFIG})")
-    max_steps, windows_per_step = _plan(run / layout.CONFIG)
+    objective, max_steps, windows_per_step = _plan(run / layout.CONFIG)
+    score = OBJECTIVES[objective].score
     metrics = run / METRICS_FILE
     records = read_metrics(metrics) if metrics.is_file() else []
     past, summary = runs(read_history(run)), summarise(run)
     steps = [r for r in records if "train/loss" in r]
     last: dict[str, Any] = steps[-1] if steps else {}
-    scored: dict[str, Any] = next((r for r in reversed(records) if _scores(r)), {})
+    scored: dict[str, Any] = next((r for r in reversed(records) if _scores(r, score)), {})
     step = max([last.get("step", 0), *(one.end.step for one in past[-1:] if one.end)])
     speed = last.get("speed/windows_per_s")
     age = now - records[-1].get("time", now) if records else None
@@ -91,13 +94,14 @@ def read_status(run: Path, now: float | None = None) -> Status:
             age_s = now - (newest / layout.STATE).stat().st_mtime
     return Status(
         run=str(run),
+        objective=objective,
         state=state,
         cause=cause,
         step=step,
         max_steps=max_steps,
         losses={name: v for name, v in last.items() if name.startswith("train/")},
         validation_step=scored.get("step"),
-        validation=_scores(scored),
+        validation=_scores(scored, score),
         time_left_s=(max_steps - step) * windows_per_step / speed if speed else None,
         windows_per_s=speed,
         windows_per_s_trend=_trend([r.get("speed/windows_per_s") for r in steps]),
@@ -160,22 +164,26 @@ def _tells_of_skipping(name: str) -> bool:
     return name.startswith(("nonfinite/loss", "nonfinite/gradient_norm", "spike/skipped"))
 
 
-def _scores(record: dict[str, Any]) -> dict[str, float | None]:
+def _scores(record: dict[str, Any], score: Score) -> dict[str, float | None]:
     """The validation's scores and losses: in all, and of each species."""
-    prefixes = VALIDATION_SCORE, VALIDATION_LOSS
+    prefixes = score.name, VALIDATION_LOSS
     return {n: v for n, v in record.items() if n.startswith(prefixes) and n.count("/") <= 2}
 
 
-def _plan(path: Path) -> tuple[int, int]:
-    """Steps of the run, and windows per step, from its config.json."""
+def _plan(path: Path) -> tuple[str, int, int]:
+    """What the run optimises, its steps, and windows per step, from its config.json."""
     config = read_json(path)
     try:
-        found = config["spacescale"]["optim"]["max_steps"], config["deepspeed"]["train_batch_size"]
-    except (KeyError, TypeError) as error:
+        settings = config["spacescale"]
+        objective = str(settings.get("objective", "profiles"))  # before there was a choice
+        found = settings["optim"]["max_steps"], config["deepspeed"]["train_batch_size"]
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged, or of another program: lacks {error}") from None
+    if objective not in OBJECTIVES:
+        raise UserError(f"{path}: objective={objective!r}; known are {', '.join(OBJECTIVES)}")
     if not all(isinstance(number, int) and number > 0 for number in found):
         raise UserError(f"{path}: damaged: steps and windows per step are {found}")
-    return found
+    return objective, *found
 
 
 def _state(run: Path, past: Sequence[Run], silent_s: float | None) -> tuple[str, str | None]:
@@ -236,11 +244,12 @@ def _left(status: Status) -> str:
 def _validation(status: Status) -> str:
     if status.validation_step is None:
         return "none yet"
-    score, loss = (
+    score = OBJECTIVES[status.objective].score
+    values, loss = (
         _numbers({n: v for n, v in status.validation.items() if n.startswith(of)}, of)
-        for of in (f"{VALIDATION_SCORE}/", f"{VALIDATION_LOSS}/")
+        for of in (f"{score.name}/", f"{VALIDATION_LOSS}/")
     )
-    return f"Pearson (log1p) at step {status.validation_step:,}: {score}; loss: {loss}"
+    return f"{score.words} at step {status.validation_step:,}: {values}; loss: {loss}"
 
 
 def _speed(status: Status) -> str:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from spacescale.arguments import given_path
 from spacescale.errors import UserError
 from spacescale.genome.text_files import is_missing, split_cells, text_lines
 
@@ -143,6 +144,22 @@ def _style(name: str) -> str:
 
 def _plain(name: str) -> str:
     return _PREFIX.sub("", name)
+
+
+def aliases_of_names(
+    given: str | Path | None, names: Collection[str], genome_names: Collection[str]
+) -> dict[str, str]:
+    """Return what names without lengths are called in the genome, where that differs.
+
+    given: the option `--aliases`: None, 'auto', or a file, of which only the rows of `names` are
+    taken: a public table lists thousands. Raises UserError as `read_aliases`.
+    """
+    if given is None:
+        return {}
+    if str(given) == "auto":
+        return match_styles(names, genome_names)
+    aliases = read_aliases(given_path(str(given)), genome_names)
+    return {name: aliases[name] for name in names if name in aliases}
 
 
 def read_aliases(path: Path, genome_names: Collection[str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ def _letter_table() -> bytes:
 
 _LETTERS = _letter_table()
 _COMPLEMENT = np.array([T, G, C, A, N], dtype=np.uint8)
+_UPPER_CASE = np.frombuffer(b"ACGTN", dtype=np.uint8)
 
 
 def encode(
@@ -67,6 +68,11 @@ def _refuse_other_alphabets(
         raise UserError(
             f"{name}:{position + 1} has {chr(letters[position])!r}, which is no DNA letter"
         )
+
+
+def decode(codes: np.ndarray) -> str:
+    """Return the letters of codes, uint8 [L]."""
+    return _UPPER_CASE[codes].tobytes().decode()
 
 
 def reverse_complement(codes: np.ndarray) -> np.ndarray:

@@ -47,6 +47,11 @@ def windows_per_split(windows: Iterable[Interval]) -> dict[str, int]:
     return {split: counts[split] for split in first + sorted(counts.keys() - set(first))}
 
 
+def precedence(split: str) -> tuple[int, str]:
+    """Sort key of splits by what counts first where they compete: test, valid, others, train."""
+    return {"test": 0, "valid": 1, "train": 3}.get(split, 2), split
+
+
 def split_hash(windows: Iterable[Interval]) -> str:
     """Return the SHA-256 over chrom, start, end and split of the windows, in sorted order."""
     lines = (f"{w.chrom}\t{w.start}\t{w.end}\t{w.split}\n" for w in sorted(windows))

@@ -6,9 +6,10 @@ Of FASTA, lines may end in LF, CR LF or CR, be empty, or begin with ';' as comme
 import gzip
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -28,51 +29,84 @@ class Genome:
 
     contigs: {name: codes, uint8 [length]} in the order of the file.
     num_ambiguous: IUPAC letters and X, a hard mask, that were read as N.
+    case: {name: a bit a base, 1 for lower case, uint8 [length / 8, rounded up]}, as numpy packs
+    them; empty for codes in a file, of which the case was not kept.
     """
 
     path: Path
     contigs: dict[str, np.ndarray]
     num_ambiguous: int
+    case: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def lengths(self) -> dict[str, int]:
         """Length in bp of each contig, in the order of the file."""
         return {name: codes.size for name, codes in self.contigs.items()}
 
+    def lower_case(self, name: str) -> np.ndarray:
+        """Return which bases of a contig are in lower case, as repeats are; bool [length]."""
+        return np.unpackbits(self.case[name], count=self.contigs[name].size).view(bool)
 
-def read_genome(path: Path, codes_file: Path | None = None) -> Genome:
+
+class _Encoded(NamedTuple):
+    """A contig as it is read. ambiguous: letters that became N. case: as in Genome."""
+
+    name: str
+    codes: np.ndarray
+    ambiguous: int
+    case: np.ndarray
+
+
+def read_genome(
+    path: Path, codes_file: Path | None = None, case_file: Path | None = None
+) -> Genome:
     """Read every contig of a FASTA (.gz too) or 2bit file; the content decides, not the name.
 
     codes_file: a new file that takes the codes, so that only one contig at a time is in memory;
-    the genome is of use as long as that file is there. Contig names end at the first blank.
+    the genome is of use as long as that file is there. case_file: beside it, one for the letter
+    case. Contig names end at the first blank.
     Raises UserError, naming file and contig, for a missing, empty, truncated or binary file, text
     without a header, an empty or repeated contig, letters that are no DNA.
     """
     if codes_file is None:
-        parts = {name: (codes, ambiguous) for name, codes, ambiguous in _encoded(path)}
-        contigs = {name: codes for name, (codes, _) in parts.items()}
-        return Genome(path, contigs, sum(ambiguous for _, ambiguous in parts.values()))
+        parts = {part.name: part for part in _encoded(path)}
+        contigs = {name: part.codes for name, part in parts.items()}
+        case = {name: part.case for name, part in parts.items()}
+        return Genome(path, contigs, sum(part.ambiguous for part in parts.values()), case)
     lengths, num_ambiguous = {}, 0
-    with codes_file.open("wb") as file:
-        for name, codes, ambiguous in _encoded(path):
-            file.write(codes.data)
-            lengths[name] = codes.size
-            num_ambiguous += ambiguous
-    return open_codes(path, codes_file, lengths, num_ambiguous)
+    with ExitStack() as files:
+        codes = files.enter_context(codes_file.open("wb"))
+        case = files.enter_context(case_file.open("wb")) if case_file else None
+        for part in _encoded(path):
+            codes.write(part.codes.data)
+            if case:
+                case.write(part.case.data)
+            lengths[part.name] = part.codes.size
+            num_ambiguous += part.ambiguous
+    return open_codes(path, codes_file, lengths, num_ambiguous, case_file)
 
 
 def open_codes(
-    path: Path, codes_file: Path, lengths: Mapping[str, int], num_ambiguous: int
+    path: Path,
+    codes_file: Path,
+    lengths: Mapping[str, int],
+    num_ambiguous: int,
+    case_file: Path | None = None,
 ) -> Genome:
-    """Return the genome whose codes `read_genome` has written into `codes_file`."""
-    ends = np.cumsum(list(lengths.values()))
-    stored = np.memmap(codes_file, np.uint8, mode="r")
-    contigs: dict[str, np.ndarray] = dict(zip(lengths, np.split(stored, ends[:-1]), strict=True))
-    return Genome(path, contigs, num_ambiguous)
+    """Return the genome that `read_genome` has written into `codes_file` and `case_file`."""
+    codes = _mapped(codes_file, lengths)
+    packed = {name: -(-length // 8) for name, length in lengths.items()}
+    case = _mapped(case_file, packed) if case_file else {}
+    return Genome(path, codes, num_ambiguous, case)
 
 
-def _encoded(path: Path) -> Iterator[tuple[str, np.ndarray, int]]:
-    """Yield name, codes and number of ambiguity letters of each contig."""
+def _mapped(file: Path, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Return the arrays of these sizes that lie in a file one after another."""
+    ends = np.cumsum(list(sizes.values()))
+    return dict(zip(sizes, np.split(np.memmap(file, np.uint8, mode="r"), ends[:-1]), strict=True))
+
+
+def _encoded(path: Path) -> Iterator[_Encoded]:
     names = set()
     for name, letters in _records(path):
         if name in names:
@@ -80,7 +114,9 @@ def _encoded(path: Path) -> Iterator[tuple[str, np.ndarray, int]]:
         if not letters:
             raise UserError(f"{path}: contig {name!r} is empty")
         names.add(name)
-        yield name, *encode_counting(letters, f"{path}: {name}")
+        # Of a letter, the codes of the lower case are the higher ones.
+        case = np.packbits(np.frombuffer(letters, dtype=np.uint8) >= ord("a"))
+        yield _Encoded(name, *encode_counting(letters, f"{path}: {name}"), case)
     if not names:
         raise UserError(f"{path} holds no sequence")
 

@@ -12,6 +12,7 @@ from spacescale.errors import UserError
 _MAGIC = 0x1A412743
 # The letters of each byte: four bases of two bits, T C A G, the first in the highest bits.
 _LETTERS = np.frombuffer(b"TCAG", dtype=np.uint8)
+_LOWER_CASE = ord("a") - ord("A")
 _QUARTETS = _LETTERS[np.arange(256)[:, None] >> np.array([6, 4, 2, 0]) & 3]
 
 
@@ -38,13 +39,18 @@ class TwoBitContig:
             raise ValueError(
                 f"a stretch of N ends at {self.gap_ends.max():,} of {self.length:,} bases"
             )
-        (num_masked,) = struct.unpack(order + "I", file.read(4))
-        self.packed_at = file.tell() + 8 * num_masked + 4  # lower-case blocks and a reserved word
+        self._order = order
+        (self._num_masked,) = struct.unpack(order + "I", file.read(4))
+        self._masks_at = file.tell()
+        self.packed_at = self._masks_at + 8 * self._num_masked + 4  # behind a reserved word
         if size < self.packed_at + -(-self.length // 4):
             raise ValueError("it ends within a contig")
 
     def letters(self, start: int, end: int) -> bytes:
         """Letters in upper case of the bases from `start` to `end`, 0-based half-open."""
+        return self._letters(start, end).tobytes()
+
+    def _letters(self, start: int, end: int) -> np.ndarray:
         first = start // 4
         with self.path.open("rb") as file:
             file.seek(self.packed_at + first)
@@ -53,6 +59,23 @@ class TwoBitContig:
         here = (self.gap_starts < end) & (self.gap_ends > start)
         for gap, gap_end in zip(self.gap_starts[here], self.gap_ends[here], strict=True):
             letters[max(gap - start, 0) : gap_end - start] = ord("N")
+        return letters
+
+    def soft_masked_letters(self) -> bytes:
+        """All letters, those of stretches that the file masks in lower case.
+
+        Raises ValueError where such a stretch reaches past the end of the contig.
+        """
+        with self.path.open("rb") as file:
+            file.seek(self._masks_at)
+            masks = np.frombuffer(file.read(8 * self._num_masked), self._order + "u4")
+        starts, lengths = masks.astype(np.int64).reshape(2, self._num_masked)
+        ends = starts + lengths
+        if self._num_masked and ends.max() > self.length:
+            raise ValueError(f"a masked stretch ends at {ends.max():,} of {self.length:,} bases")
+        letters = self._letters(0, self.length)
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            letters[start:end] |= _LOWER_CASE
         return letters.tobytes()
 
 
@@ -67,13 +90,23 @@ def two_bit_contigs(path: Path) -> Iterator[tuple[str, TwoBitContig]]:
             for name, offset in _index(file, order):
                 yield name, TwoBitContig(path, file, order, offset)
     except (struct.error, ValueError, OverflowError) as error:
-        raise UserError(f"{path} is a damaged or truncated 2bit file ({error})") from error
+        raise _damaged(path, error) from error
 
 
 def two_bit_records(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (contig name, letters in upper case), in the order and with the errors of the above."""
+    """Yield (contig name, letters), masked ones in lower case, in the order and with the errors of
+    the above.
+    """
     for name, contig in two_bit_contigs(path):
-        yield name, contig.letters(0, contig.length)
+        try:
+            letters = contig.soft_masked_letters()
+        except ValueError as error:
+            raise _damaged(path, error) from error
+        yield name, letters
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is a damaged or truncated 2bit file ({error})")
 
 
 def _index(file: IO[bytes], order: str) -> list[tuple[str, int]]:

@@ -6,7 +6,6 @@ Shapes: B batch, N bins, T tracks, E experts; "rows" are species, or species × 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -16,18 +15,10 @@ from torch import Tensor
 from spacescale.config import LossConfig
 from spacescale.model.router import RoutingSums
 from spacescale.model.space import SpaceOutput
+from spacescale.model.species_loss import SpeciesLoss
 
 SumOverRanks = Callable[[Tensor], Tensor]
 Weights = Tensor | float  # of each track, (T,), or one for all
-
-
-@dataclass(frozen=True)
-class SpeciesLoss:
-    """The Poisson loss of one species in one micro-step, without its `species_weight`."""
-
-    mean: Tensor  # of this rank; its mean over ranks is that over all ranks' measured targets
-    windows: int  # of all ranks
-    measured: Tensor | float  # share of their targets
 
 
 def poisson_terms(prediction: Tensor, target: Tensor) -> Tensor:

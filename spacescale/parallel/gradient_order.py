@@ -2,7 +2,7 @@
 
 ZeRO-2 and ZeRO-3 of DeepSpeed pack gradients into buckets as they arrive and add up the ranks'
 buckets number by number. In another order, gradients of different parameters would be added
-without a word. The model sees to the order (`Space`); this watches it, at every step.
+without a word. The model sees to the order; this watches it, at every step.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from spacescale.config import ModelConfig, Stage
 from spacescale.model.layers import NUM_BASES
-from spacescale.planning.flops import experts_per_track, num_tokens, tower_stages
+from spacescale.planning.flops import experts_per_track, tower_stages
 from spacescale.planning.parameters import autocast_parameters
 
 FLOAT, INDEX = 4, 8  # bytes
@@ -46,7 +46,7 @@ class _Setting:
 
     @property
     def tokens(self) -> int:
-        return self.batch * num_tokens(self.config)
+        return self.batch * self.config.num_tokens
 
     @property
     def bins(self) -> int:
@@ -149,7 +149,7 @@ def _transformer(at: _Setting) -> _StageBytes:
 
 def _attention(at: _Setting) -> float:
     """LayerNorm, projections, attention weights and the dropout of the result."""
-    config, n, keys = at.config, num_tokens(at.config), at.config.heads * at.config.attn_dim_key
+    config, n, keys = at.config, at.config.num_tokens, at.config.heads * at.config.attn_dim_key
     basis = (2 * n - 1) * config.dim // config.heads * at.product
     distance_keys = (2 * n - 1) * keys * at.product
     normed = at.tokens * config.dim * (at.norm + at.product)
@@ -161,7 +161,7 @@ def _attention(at: _Setting) -> float:
 
 def _attention_weights(at: _Setting) -> float:
     """Queries, keys, values; the logits by distance on GPUs, the weights of all pairs on CPUs."""
-    config, n = at.config, num_tokens(at.config)
+    config, n = at.config, at.config.num_tokens
     operands = at.tokens * (2 * config.heads * config.attn_dim_key + config.dim)
     pairs = at.batch * config.heads * n * n
     if at.on_gpu:

@@ -73,11 +73,6 @@ def recomputed_flops(stages: dict[str, StageFlops], config: ModelConfig) -> floa
     )
 
 
-def num_tokens(config: ModelConfig) -> int:
-    """Positions the transformer sees: the bins, and the species token."""
-    return config.seq_length // config.bin_size + config.species_token
-
-
 def experts_per_track(config: ModelConfig) -> float:
     """Decoder experts that a track is expected to meet: its groups choose independently."""
     missed = (1 - config.tracks_top_k / config.tracks_num_experts) ** config.groups_per_type
@@ -125,18 +120,18 @@ def _pool(rows: float, width: int, executed: bool) -> float:
 
 def _attention_projections(config: ModelConfig, batch: int) -> StageFlops:
     keys, dim = config.heads * config.attn_dim_key, config.dim
-    return StageFlops(config.depth * _products(batch * num_tokens(config), dim, 2 * keys + 2 * dim))
+    return StageFlops(config.depth * _products(batch * config.num_tokens, dim, 2 * keys + 2 * dim))
 
 
 def _attention(config: ModelConfig, batch: int) -> StageFlops:
     """Content logits, and values weighted by attention."""
-    n, widths = num_tokens(config), config.heads * config.attn_dim_key + config.dim
+    n, widths = config.num_tokens, config.heads * config.attn_dim_key + config.dim
     return StageFlops(config.depth * _products(batch * n, n, widths))
 
 
 def _attention_relative(config: ModelConfig, batch: int) -> StageFlops:
     """Logits of every distance, and the distances' keys, computed once per micro-batch."""
-    n, keys = num_tokens(config), config.heads * config.attn_dim_key
+    n, keys = config.num_tokens, config.heads * config.attn_dim_key
     distances = 2 * n - 1
     projection = config.depth * _products(distances, config.dim // config.heads, keys)
     logits = config.depth * _products(batch * n, distances, keys)
@@ -145,7 +140,7 @@ def _attention_relative(config: ModelConfig, batch: int) -> StageFlops:
 
 def _feed_forward(config: ModelConfig, batch: int) -> StageFlops:
     """The experts and their gate, or the one dense network."""
-    rows, dim, experts = batch * num_tokens(config), config.dim, config.species_num_experts
+    rows, dim, experts = batch * config.num_tokens, config.dim, config.species_num_experts
     chosen = config.species_top_k if experts else 1
     network = chosen * 2 * _products(rows, dim, 2 * dim)
     return StageFlops(config.depth * (network + _products(rows, dim, experts)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spacescale.checkpoint.released import released_grouping
 from spacescale.config import Config
 from spacescale.dataset.loader import open_datasets
+from spacescale.genome.released_grouping import released_grouping
 
 PUBLISHED_SPECIES = ("human", "mouse")
 

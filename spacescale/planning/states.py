@@ -19,8 +19,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spacescale.config import Config, resolve_ep_size
+from spacescale.config import Config
 from spacescale.errors import UserError
+from spacescale.parallel.expert_groups import resolve_ep_size
 from spacescale.planning.parameters import ParameterCounts
 
 MAX_ZERO_STAGE = 3

@@ -28,7 +28,6 @@ from typing import Literal
 from spacescale.config import Config, ModelConfig
 from spacescale.model.layers import BatchNorm
 from spacescale.model.space import meta_model
-from spacescale.planning.flops import num_tokens
 from spacescale.planning.parameters import autocast_layer_parameters, count_parameters
 from spacescale.planning.states import Layout
 
@@ -158,7 +157,7 @@ def _expert_rows(
     """
     if layout.ep_size == 1:
         return []
-    rows = sum(windows.values()) * num_tokens(model) * model.species_top_k
+    rows = sum(windows.values()) * model.num_tokens * model.species_top_k
     out, back = FLOAT, BF16 if precision == "bf16" else FLOAT
     forward = rows * model.dim * (out + back) + INDEX * model.species_num_experts
     backward = rows * model.dim * (out + back)

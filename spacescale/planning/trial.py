@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +14,7 @@ from spacescale.config import Config
 from spacescale.dataset.batch import Batch
 from spacescale.dataset.loader import BatchesOnDevice, TrainingWindows, training_batches
 from spacescale.metrics.throughput import memory_gib
-from spacescale.metrics.track_scale import TrackScale, nonzero_means
-from spacescale.model.losses import training_losses
-from spacescale.model.space import Space
+from spacescale.objectives import objective_of
 from spacescale.parallel import comm
 
 SECONDS, MOST_MICRO_STEPS = 6.0, 50  # after the first micro-step, which does not count
@@ -41,24 +40,21 @@ def try_out(config: Config, windows: TrainingWindows) -> Trial:
     comm.share_cores()
     device = comm.device()
     torch.manual_seed(config.run.seed)
-    model = Space(config.model).to(device).train()
+    objective = objective_of(config)
+    model = objective.build().to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.optim.lr)
     read = training_batches(
         windows, 0, MOST_MICRO_STEPS + 1, config.data.num_workers, device.type == "cuda"
     )
     batches = BatchesOnDevice(read, device)
-    scales = {
-        n: TrackScale(config.loss.track_scale, nonzero_means(d.track_mean)).to(device)
-        for n, d in windows.datasets.items()
-    }
-    unmeasured = {n for n, d in windows.datasets.items() if d.manifest.missing == "nan"}
+    objective.begin(windows.datasets, device)
+
+    def in_precision(inputs: Any) -> Any:
+        with _autocast(device):
+            return model(inputs)
 
     def forward(batch: Batch) -> Tensor:
-        with _autocast(device):
-            output = model({name: part.codes for name, part in batch.items()})
-        targets = {name: scales[name].targets(part.targets) for name, part in batch.items()}
-        losses = training_losses(output, targets, config.loss, lambda x: x, unmeasured)
-        return torch.stack(list(losses.values())).sum()
+        return objective.losses(in_precision, batch, lambda x: x).total
 
     def step() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from spacescale.checkpoint import layout
-from spacescale.checkpoint.consolidate import load_space
+from spacescale.checkpoint.consolidate import load_model
 from spacescale.checkpoint.found import find_best
 from spacescale.config import TrackScaleName
 from spacescale.dataset.reader import SpeciesData
@@ -155,7 +155,8 @@ def load_trained(path: Path) -> TrainedModel:
     checkpoint = find_best(path)
     if checkpoint is None:
         raise UserError(f"{path}: neither a run folder, a checkpoint nor an export")
-    model, config = load_space(checkpoint)
+    model, config = load_model(checkpoint)
+    assert isinstance(model, Space), "all objectives train it"
     state = layout.read_state(checkpoint)
     in_run = checkpoint.resolve().parent == layout.checkpoints_folder(
         checkpoint.resolve().parent.parent

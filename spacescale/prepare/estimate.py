@@ -16,14 +16,13 @@ from spacescale.prepare.bin_summary import BinSummary
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.plan import DatasetPlan, make_plan
 from spacescale.prepare.scratch import Scratch
+from spacescale.prepare.sequence import write_genome
 from spacescale.prepare.stages import read_tracks_table
 from spacescale.prepare.track_reader import WindowMasks, look_at_track, read_track
 from spacescale.prepare.writer import (
     create_group,
     create_targets,
     num_shards,
-    place_contigs,
-    write_genome,
     write_targets_shard,
 )
 
@@ -80,9 +79,8 @@ def estimate(options: DatasetOptions) -> Estimate:
         targets, track_s = _read_sample(options, plan, some_tracks, windows)
         values = len(plan.windows) * options.target_length * len(tracks)
         share, value_s = _store_sample(folder, targets, options.storage)
-        contigs = place_contigs(genome.lengths, plan.windows)
-        bases = sum(contig.length for contig in contigs)
-        genome_share, base_s = _store_bases(folder, genome, contigs)
+        bases = sum(contig.length for contig in plan.contigs)
+        genome_share, base_s = store_bases(folder, genome, plan.contigs)
     looked_plan, looks = _look(options, plan, tracks)
     work_s = len(tracks) * track_s + values * value_s
     return Estimate(
@@ -161,7 +159,7 @@ def _store_sample(folder: Path, targets: np.ndarray, storage: Storage) -> tuple[
     return file.stat().st_size / targets.nbytes, (time.perf_counter() - start) / targets.size
 
 
-def _store_bases(folder: Path, genome: Genome, contigs: list[Contig]) -> tuple[float, float]:
+def store_bases(folder: Path, genome: Genome, contigs: list[Contig]) -> tuple[float, float]:
     """Return stored bytes and seconds per base, from the middle of the longest contig."""
     longest = max(contigs, key=lambda contig: contig.length)
     first = max((longest.length - _SAMPLE_BASES) // 2, 0)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spacescale.arguments import given_path
-from spacescale.dataset.schema import Report
+from spacescale.dataset.schema import Contig, Report
+from spacescale.dataset.sequence_splits import sequence_splits
 from spacescale.errors import UserError
 from spacescale.genome.aliases import (
     MAX_MISFIT_SHARE,
@@ -24,6 +25,7 @@ from spacescale.genome.sequence_files import Genome
 from spacescale.genome.tracks import Track
 from spacescale.genome.transforms import get_transform
 from spacescale.prepare.options import DatasetOptions
+from spacescale.prepare.sequence import place_contigs
 from spacescale.splits.leakage import keep_apart, split_overlaps
 from spacescale.splits.plan import (
     MAX_UNKNOWN_SHARE,
@@ -43,9 +45,13 @@ class DatasetPlan:
 
     aliases: {name in tracks, splits or masks: name in the FASTA}, only where they differ.
     split_method, split_settings: as in the manifest. lengths: {contig of the genome: bp}.
+    contigs: where those that are stored will lie. sequence: which split may use their bases, as
+    `sequence_splits` gives it.
     """
 
     windows: list[Interval]
+    contigs: list[Contig]
+    sequence: list[Interval]
     split_method: SplitMethod
     split_settings: Settings
     aliases: dict[str, str]
@@ -93,6 +99,8 @@ def make_plan(options: DatasetOptions, genome: Genome, tracks: Sequence[Track]) 
     windows = keep_apart(tiled, options.splits.margin) if options.splits.margin else tiled
     _refuse_empty_splits(options, splits.intervals, tiled, windows, common)
     taken = {interval.chrom for interval in splits.intervals}
+    stored = lengths if options.whole_genome else dict.fromkeys(window.chrom for window in windows)
+    contigs = place_contigs(lengths, stored)
     report = Report(
         dropped_unknown_bases=dropped["unknown bases"],
         dropped_gaps=dropped["gaps"],
@@ -106,12 +114,22 @@ def make_plan(options: DatasetOptions, genome: Genome, tracks: Sequence[Track]) 
         ambiguous_bases=genome.num_ambiguous,
         warnings=[
             *splits.notes,
+            *_notes_on_sequence(options, lengths, taken),
             *(_left_out(contig, texts) for contig, texts in misfits.items()),
             *_unused_rows(options, beds, lengths, aliases),
             *_notes_on_masks(beds, {c: lengths[c] for c in lengths if c not in misfits}, aliases),
         ],
     )
-    return DatasetPlan(windows, splits.method, splits.settings, aliases, report, dict(lengths))
+    return DatasetPlan(
+        windows=windows,
+        contigs=contigs,
+        sequence=sequence_splits(contigs, splits.intervals, options.splits.margin),
+        split_method=splits.method,
+        split_settings=splits.settings,
+        aliases=aliases,
+        report=report,
+        lengths=dict(lengths),
+    )
 
 
 def _refuse_missing_files(options: DatasetOptions, tracks: Sequence[Track]) -> None:
@@ -216,6 +234,20 @@ def _refuse_misfits(
     bases = sum(lengths[contig] for contig in misfits)
     if bases > MAX_MISFIT_SHARE * sum(lengths[contig] for contig in in_tracks):
         raise UserError(f"{next(iter(misfits.values()))[0]}: assembly mismatch?")
+
+
+def _notes_on_sequence(
+    options: DatasetOptions, lengths: Mapping[str, int], taken: set[str]
+) -> list[str]:
+    """Name contigs that are stored because they were asked for, and of use to no split."""
+    names = [name for name in lengths if name not in taken]
+    if not options.whole_genome or not names:
+        return []
+    bases = sum(lengths[name] for name in names)
+    return [
+        f"--whole-genome: the splits do not name {shorten(names)}, so none may use their "
+        f"{bases:,} bases"
+    ]
 
 
 def _left_out(contig: str, texts: Sequence[str]) -> str:

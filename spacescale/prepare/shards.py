@@ -11,6 +11,7 @@ import numpy as np
 from zarr.errors import ContainsArrayError
 
 from spacescale.dataset.folder import file_entry, size_fault
+from spacescale.dataset.interval_table import write_intervals
 from spacescale.dataset.schema import FileEntry, Manifest, Storage
 from spacescale.errors import UserError
 from spacescale.files import PARTIAL, put_in_place, sync, write_json
@@ -28,7 +29,6 @@ from spacescale.prepare.writer import (
     shard_file,
     write_manifest,
     write_targets_shard,
-    write_windows,
 )
 
 
@@ -123,11 +123,16 @@ def complete(
         created_with=created_with(),
         **others,
     )
-    for leftover in folder.rglob(f"*{PARTIAL}"):
-        leftover.unlink()  # of a file that was being written when a run was killed
-    write_windows(folder, windows)
+    remove_leftovers(folder)
+    write_intervals(folder / "windows.bed", windows)
     write_tracks(folder / "tracks.tsv", tracks)
     write_manifest(folder, manifest, entries)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what is left of files that were being written when a run was killed."""
+    for leftover in folder.rglob(f"*{PARTIAL}"):
+        leftover.unlink()
 
 
 def publish(work: WorkFolder, request: Mapping[str, str], target: Path) -> None:

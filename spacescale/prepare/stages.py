@@ -18,8 +18,8 @@ from pydantic import TypeAdapter
 
 from spacescale.dataset.folder import refuse_existing
 from spacescale.dataset.schema import (
-    Contig,
     Report,
+    SequenceInfo,
     Sources,
     Split,
     TransformInfo,
@@ -38,10 +38,10 @@ from spacescale.prepare.jobs import Notify, local_workers, run_rest
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.plan import DatasetPlan, make_plan, track_path
 from spacescale.prepare.scratch import Scratch
+from spacescale.prepare.sequence import write_sequence
 from spacescale.prepare.shards import Shards, complete, publish, refuse_emptied_splits
 from spacescale.prepare.track_reader import ReadTrack, WindowMasks, read_track, source_of
 from spacescale.prepare.work_folder import WorkFolder, locked_exclusively, locked_shared, request_of
-from spacescale.prepare.writer import place_contigs, write_genome
 
 STAGES = ("prepare", "tracks", "shards", "finish")
 
@@ -138,10 +138,10 @@ def _workers(options: DatasetOptions, executor: Executor | None):
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What the work folder's plan holds. contigs: where those with windows lie in `genome`."""
+    """What the work folder's plan holds. sequence: what the manifest will say of it."""
 
     plan: DatasetPlan
-    contigs: list[Contig]
+    sequence: SequenceInfo
     masks: WindowMasks
 
     def save(self, work: WorkFolder) -> None:
@@ -151,7 +151,7 @@ class _Prepared:
             arrays["unmappable"] = self.masks.unmappable
         stretches = self.masks.blacklist.by_contig.items()
         blacklist = {name: (s.starts.tolist(), s.ends.tolist()) for name, s in stretches}
-        rest = _InPlan(replace(self.plan, windows=[]), self.contigs, blacklist)
+        rest = _InPlan(replace(self.plan, windows=[]), self.sequence, blacklist)
         work.save_plan(_IN_PLAN.dump_json(rest), arrays)
 
     @classmethod
@@ -164,7 +164,7 @@ class _Prepared:
             for name, (starts, ends) in rest.blacklist.items()
         }
         masks = WindowMasks(Mask(blacklist), arrays.get("unmappable"))
-        return cls(replace(rest.plan, windows=from_columns(arrays)), rest.contigs, masks)
+        return cls(replace(rest.plan, windows=from_columns(arrays)), rest.sequence, masks)
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class _InPlan:
     """What of `_Prepared` is not in arrays. blacklist: {contig: starts and ends}."""
 
     plan: DatasetPlan
-    contigs: list[Contig]
+    sequence: SequenceInfo
     blacklist: dict[str, tuple[list[int], list[int]]]
 
 
@@ -182,16 +182,19 @@ _IN_PLAN = TypeAdapter(_InPlan)
 def _prepare(work: WorkFolder, options: DatasetOptions, tracks: Sequence[Track]) -> None:
     if work.plan.is_file():
         return
-    genome = read_genome(options.fasta, work.codes)
+    genome = read_genome(options.fasta, work.codes, work.case)
     plan = make_plan(options, genome, tracks)
     scratch = _scratch(work, options, plan, len(tracks))
     scratch.refuse_full_disk()
     work.begin()
-    contigs = place_contigs(genome.lengths, plan.windows)
-    write_genome(work.dataset, contigs, (genome.contigs[contig.name] for contig in contigs))
+    codes = (genome.contigs[contig.name] for contig in plan.contigs)
+    stored = write_sequence(work.dataset, plan.contigs, codes, plan.sequence, genome)
     work.codes.unlink()
+    work.case.unlink()
     scratch.create()
-    _Prepared(plan, contigs, WindowMasks.of(options, plan)).save(work)
+    warnings = plan.report.warnings + stored.warnings
+    plan = replace(plan, report=plan.report.model_copy(update={"warnings": warnings}))
+    _Prepared(plan, stored.info, WindowMasks.of(options, plan)).save(work)
 
 
 def _scratch(
@@ -255,7 +258,7 @@ class _Layout:
     """
 
     plan: DatasetPlan
-    contigs: list[Contig]
+    sequence: SequenceInfo
     shards: Shards
 
     @classmethod
@@ -280,7 +283,7 @@ class _Layout:
                 windows=[plan.windows[row] for row in rows.tolist()],
                 report=plan.report.model_copy(update={"dropped_unmeasured": dropped}),
             )
-        return cls(plan, prepared.contigs, Shards(work, scratch, options.storage, rows))
+        return cls(plan, prepared.sequence, Shards(work, scratch, options.storage, rows))
 
 
 def _finish(
@@ -305,8 +308,9 @@ def _finish(
         split=Split(
             method=plan.split_method, settings=plan.split_settings, hash=split_hash(windows)
         ),
-        contigs=layout.contigs,
+        contigs=plan.contigs,
         aliases=plan.aliases,
+        sequence=layout.sequence,
         sources=Sources(
             fasta=source_of(options.fasta),
             targets=source_of(options.targets),

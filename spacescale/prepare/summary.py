@@ -5,9 +5,12 @@ from collections.abc import Sequence
 
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.schema import Report
+from spacescale.dataset.sequence_splits import bases_by_split
+from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.files import describe_size
 from spacescale.genome.aliases import shorten
 from spacescale.prepare.estimate import Estimate
+from spacescale.prepare.genome_dataset import GenomeEstimate
 from spacescale.prepare.options import DatasetOptions
 
 
@@ -18,6 +21,7 @@ def print_summary(data: SpeciesData, seconds: float, advice: Sequence[str] = ())
         {
             "windows": describe_windows(data.manifest.num_windows),
             "tracks": f"{len(data.tracks):,}",
+            **_sequence_lines(data),
             "size": f"{size / 2**20:,.1f} MiB",
             "time": f"{seconds:.1f} s",
         }
@@ -29,6 +33,60 @@ def print_summary(data: SpeciesData, seconds: float, advice: Sequence[str] = ())
     print(f"next: {train} --data {shlex.quote(str(data.path))}")
 
 
+def print_genome_summary(data: SpeciesGenome, seconds: float) -> None:
+    """Print what was made of a genome alone, and what was left out."""
+    size = sum(entry.bytes for entry in data.manifest.files.values())
+    _print_lines(
+        {
+            **_sequence_lines(data),
+            "size": f"{size / 2**20:,.1f} MiB in {len(data.manifest.files) + 1} files",
+            "time": f"{seconds:.1f} s",
+        }
+    )
+    _print_genome_report(data.manifest.report, data.manifest.aliases, data.bases_of_splits())
+
+
+def print_genome_estimate(found: GenomeEstimate) -> None:
+    """Print what a genome alone will hold and take, and how that was found out."""
+    bases = bases_by_split(found.plan.sequence)
+    _print_lines(
+        {
+            "sequence": describe_sequence(bases, len(found.plan.contigs)),
+            "genome": f"about {describe_size(found.genome_bytes)} stored",
+            "time": f"about {_duration(found.seconds)}",
+        }
+    )
+    _print_genome_report(found.plan.report, found.plan.aliases, bases)
+    print("sizes and time are estimates, from a sample of the bases; nothing was written")
+
+
+def _print_genome_report(report: Report, aliases: dict[str, str], bases: dict[str, int]) -> None:
+    print_report(report, aliases)
+    if "train" not in bases:
+        print("  warning: no sequence is called train: nothing to train on")
+
+
+def _sequence_lines(data: SpeciesGenome) -> dict[str, str]:
+    lines = {"sequence": describe_sequence(data.bases_of_splits(), len(data.manifest.contigs))}
+    if data.manifest.sequence and data.manifest.sequence.lower_case:
+        stored = sum(contig.length for contig in data.manifest.contigs)
+        share = 100 * data.manifest.sequence.lower_case / stored
+        lines["repeats"] = f"{share:.1f} % of the bases, in lower case"
+    return lines
+
+
+def describe_sequence(bases: dict[str, int], num_contigs: int) -> str:
+    """Say how many bases each split may use."""
+    parts = [f"{split} {_in_bp(count)}" for split, count in bases.items()]
+    return f"{', '.join(parts)}; {num_contigs:,} contigs"
+
+
+def _in_bp(count: int) -> str:
+    if count < 1_000_000:
+        return f"{count / 1000:.1f} kb"
+    return f"{count / 1e6:,.2f} Mb"
+
+
 def print_estimate(found: Estimate, options: DatasetOptions) -> None:
     """Print what a dataset will hold and take, and how that was found out."""
     stored = f"about {describe_size(found.stored_bytes)} stored ({options.codec})"
@@ -37,6 +95,9 @@ def print_estimate(found: Estimate, options: DatasetOptions) -> None:
             "windows": describe_windows(found.plan.num_windows()),
             "tracks": f"{found.num_tracks:,}",
             "targets": f"{describe_size(found.raw_bytes)} as float16, {stored}",
+            "sequence": describe_sequence(
+                bases_by_split(found.plan.sequence), len(found.plan.contigs)
+            ),
             "genome": f"about {describe_size(found.genome_bytes)} stored",
             "shards": f"{found.num_shards:,} of {options.windows_per_shard} windows",
             "scratch": f"{describe_size(found.scratch_bytes)} until it is done",

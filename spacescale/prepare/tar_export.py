@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _JOBS_PER_WORKER = 64
 # The parts of a dataset that both forms share.
-_SHARED = ("zarr.json", "genome", "windows.bed", "tracks.tsv")
+_SHARED = ("zarr.json", "genome", "repeats", "sequence.bed", "windows.bed", "tracks.tsv")
 
 
 def export_webdataset(
@@ -91,7 +91,7 @@ def _copy_shared(source: Path, folder: Path) -> None:
     for name in _SHARED:
         if (source / name).is_dir():
             shutil.copytree(source / name, folder / name)
-        else:
+        elif (source / name).is_file():  # not every dataset has all of them
             shutil.copyfile(source / name, folder / name)
 
 

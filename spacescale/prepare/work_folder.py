@@ -31,8 +31,9 @@ class WorkFolder:
 
     dataset: what will become the dataset. request.json: what it is made from. plan: written when
     contigs and windows are settled. scratch: the targets, see `scratch.Scratch`. codes: base codes
-    of contigs. parts/N.json: what reading part N told, a track or a block of records; written when
-    its targets are safely on disk. shards/N.json: size and SHA-256 of shard N, when it is.
+    of contigs; case: their letter case. parts/N.json: what reading part N told, a track or a block
+    of records; written when its targets are safely on disk. shards/N.json: size and SHA-256 of
+    shard N, when it is.
     """
 
     path: Path
@@ -66,6 +67,11 @@ class WorkFolder:
     def codes(self) -> Path:
         """Base codes of contigs, uint8, one contig after another."""
         return self.path / "codes"
+
+    @property
+    def case(self) -> Path:
+        """Letter case of the contigs, a bit a base, each contig from a new byte on."""
+        return self.path / "case"
 
     def part(self, index: int) -> Path:
         """What reading a part told; there when its targets are."""

@@ -9,26 +9,23 @@ import numpy as np
 import zarr
 from tqdm import tqdm
 
-from spacescale.dataset.codecs import (
-    GENOME_CHUNK_BP,
-    GENOME_SHARD_BP,
-    codec_warning_ignored,
-    genome_codecs,
-    targets_codecs,
-)
+from spacescale.dataset.codecs import codec_warning_ignored, targets_codecs
 from spacescale.dataset.folder import list_files, refuse_existing
+from spacescale.dataset.interval_table import write_intervals
 from spacescale.dataset.manifest import save_manifest
 from spacescale.dataset.schema import (
     FORMAT,
     FORMAT_VERSION,
-    Contig,
     FileEntry,
+    GenomeManifest,
     Manifest,
     Storage,
 )
-from spacescale.files import new_folder, write_text
+from spacescale.dataset.sequence_splits import sequence_splits
+from spacescale.files import new_folder
 from spacescale.genome.intervals import Interval
 from spacescale.genome.tracks import Track, write_tracks
+from spacescale.prepare.sequence import write_sequence
 
 
 class TargetRows(Protocol):
@@ -55,7 +52,7 @@ def write_dataset(
 ) -> Path:
     """Write the dataset folder `target` from targets that are known already; return its path.
 
-    manifest: complete but for `files`, which is filled in here.
+    manifest: complete but for `sequence` and `files`, which are filled in here.
     genome: the base codes, uint8 [length], of each of `manifest.contigs`, in that order and each
     at its `offset`; one contig is held at a time.
     windows: target intervals in genome order, that of `manifest.contigs`, ascending within each.
@@ -67,58 +64,21 @@ def write_dataset(
     refuse_existing(target, overwrite)
     with new_folder(target, replace=overwrite) as folder:
         create_group(folder)
-        write_genome(folder, manifest.contigs, genome)
+        stretches = sequence_splits(manifest.contigs, windows)
+        stored = write_sequence(folder, manifest.contigs, genome, stretches)
         create_targets(folder, targets.shape, manifest.storage)
         shards = range(num_shards(len(windows), manifest.storage))
         for shard in tqdm(shards, desc="shards", unit="shard", disable=None):
             write_targets_shard(folder, shard, targets[rows_of(shard, manifest.storage)])
-        write_windows(folder, windows)
+        write_intervals(folder / "windows.bed", windows)
         write_tracks(folder / "tracks.tsv", tracks)
-        write_manifest(folder, manifest)
+        write_manifest(folder, manifest.model_copy(update={"sequence": stored.info}))
     return target
 
 
 def create_group(folder: Path) -> None:
     """Make `folder` the zarr group of a dataset."""
     zarr.create_group(folder, attributes={"format": FORMAT, "format_version": FORMAT_VERSION})
-
-
-def place_contigs(lengths: Mapping[str, int], windows: Iterable[Interval]) -> list[Contig]:
-    """Return where in `genome` each contig that carries windows lies, in the windows' order."""
-    contigs, offset = [], 0
-    for name in dict.fromkeys(window.chrom for window in windows):
-        contigs.append(Contig(name=name, length=lengths[name], offset=offset))
-        offset += lengths[name]
-    return contigs
-
-
-def write_genome(folder: Path, contigs: Sequence[Contig], codes: Iterable[np.ndarray]) -> None:
-    """Write `genome`: the base codes of the contigs, uint8 [length] each, one after another."""
-    array = zarr.create_array(
-        folder / "genome",
-        shape=(sum(contig.length for contig in contigs),),
-        dtype=np.uint8,
-        chunks=(GENOME_CHUNK_BP,),
-        shards=(GENOME_SHARD_BP,),
-        **genome_codecs(),
-        fill_value=255,
-        config={"write_empty_chunks": True},
-        dimension_names=("base",),
-    )
-    # Shard by shard, because a shard that is written in two parts is read back and compressed anew.
-    shard, filled, start = np.empty(min(GENOME_SHARD_BP, array.shape[0]), np.uint8), 0, 0
-    for contig, bases in zip(contigs, codes, strict=True):
-        assert contig.offset == start + filled and contig.length == bases.size
-        taken = 0
-        while taken < bases.size:
-            part = bases[taken : taken + shard.size - filled]
-            shard[filled : filled + part.size] = part
-            filled, taken = filled + part.size, taken + part.size
-            if filled == shard.size:
-                array[start : start + filled] = shard
-                start, filled = start + filled, 0
-    if filled:
-        array[start : start + filled] = shard[:filled]
 
 
 def create_targets(folder: Path, shape: tuple[int, ...], storage: Storage) -> None:
@@ -171,14 +131,8 @@ def write_targets_shard(folder: Path, shard: int, values: np.ndarray) -> Path:
     return folder / shard_file(shard)
 
 
-def write_windows(folder: Path, windows: Iterable[Interval]) -> None:
-    """Write windows.bed: chrom, start, end, split of each row of `targets`."""
-    lines = (f"{w.chrom}\t{w.start}\t{w.end}\t{w.split}\n" for w in windows)
-    write_text(folder / "windows.bed", "".join(lines))
-
-
 def write_manifest(
-    folder: Path, manifest: Manifest, known: Mapping[str, FileEntry] | None = None
+    folder: Path, manifest: GenomeManifest, known: Mapping[str, FileEntry] | None = None
 ) -> None:
     """Write manifest.json, with size and SHA-256 of every file of the folder filled in.
 

@@ -1,7 +1,7 @@
 """BED files that say which stretches, or which windows, belong to which split.
 
-Tab separated: chrom, start, end, split; further columns are ignored, and so are blank lines and
-those beginning with '#', track or browser. 0-based half-open, in bp. Plain or gzip.
+Tab separated: chrom, start, end, split ("excluded": none); further columns are ignored, and so are
+blank lines and those beginning with '#', track or browser. 0-based half-open, in bp. Plain or gzip.
 """
 
 import difflib

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spacescale.dataset.schema import SplitOverlap
-from spacescale.genome.intervals import Interval
+from spacescale.genome.intervals import Interval, precedence
 from spacescale.genome.stretches import Stretches
 
 
@@ -49,7 +49,7 @@ def keep_apart(windows: Sequence[Interval], margin_bp: int) -> list[Interval]:
     near: set[Interval] = set()
     for chrom, splits in contigs.items():
         kept: list[_Split] = []
-        for name in sorted(splits, key=_precedence):
+        for name in sorted(splits, key=precedence):
             split = splits[name]
             close = np.zeros(split.starts.size, dtype=bool)
             for other in kept:
@@ -58,10 +58,6 @@ def keep_apart(windows: Sequence[Interval], margin_bp: int) -> list[Interval]:
             gone = zip(split.starts[close].tolist(), split.ends[close].tolist(), strict=True)
             near.update(Interval(chrom, start, end, name) for start, end in gone)
     return [window for window in windows if window not in near]
-
-
-def _precedence(split: str) -> tuple[int, str]:
-    return {"test": 0, "valid": 1, "train": 3}.get(split, 2), split
 
 
 def _by_contig(windows: Iterable[Interval]) -> dict[str, dict[str, _Split]]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from spacescale.dataset.schema import EXCLUDED
 from spacescale.errors import UserError
 from spacescale.genome import dna
 from spacescale.genome.aliases import explain_unknown
@@ -19,7 +20,7 @@ from spacescale.splits.options import SplitOptions
 
 MAX_UNKNOWN_SHARE = 0.5
 
-SplitMethod = Literal["chroms", "bed", "random_blocks", "held_out"]
+SplitMethod = Literal["chroms", "bed", "random_blocks", "held_out", "all_train"]
 Settings = dict[str, str | int | float | list[str]]
 
 
@@ -27,7 +28,9 @@ Settings = dict[str, str | int | float | list[str]]
 class SplitPlan:
     """Stretches to tile with windows, or the targets themselves where a BED lists windows.
 
-    method, settings: as in the manifest. notes: what the user should know.
+    They also say which split may use which sequence. Where the user did not say what trains, it is
+    the rest, contigs that no track has among them. method, settings: as in the manifest. notes:
+    what the user should know.
     """
 
     intervals: list[Interval]
@@ -93,6 +96,7 @@ def _from_bed(
     else:
         intervals = read_split_bed(bed, lengths, aliases, offer_auto)
     settings: Settings = {"intervals": "windows" if options.windows else "contigs"}
+    intervals = [interval for interval in intervals if interval.split != EXCLUDED]
     intervals = name_folds(bed, intervals, options.valid_folds, options.test_folds)
     if options.valid_folds or options.test_folds:
         settings |= {
@@ -119,6 +123,10 @@ def _from_random_blocks(
         smaller = _blocks_that_work(options, block_bp, span_bp, genome, common)
         cure = f"; --random-blocks {smaller} works" if smaller else ""
         raise UserError(f"{error}{cure}") from None
+    # Of contigs without coverage there is nothing to hold out but their sequence.
+    covered = set(common)
+    rest = [name for name in genome.lengths if name not in covered]
+    intervals += [Interval(name, 0, genome.lengths[name], "train") for name in rest]
     settings: Settings = {
         "block_bp": block_bp,
         "seed": options.split_seed,

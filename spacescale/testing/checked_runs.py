@@ -27,13 +27,13 @@ from spacescale.config import (
     OptimConfig,
     ParallelConfig,
     RunConfig,
-    resolve_ep_size,
 )
 from spacescale.errors import UserError
 from spacescale.files import write_json
 from spacescale.metrics.writer import METRICS_FILE, read_metrics
 from spacescale.parallel import comm
 from spacescale.parallel.engine import read_deepspeed_config, resolve_deepspeed_config
+from spacescale.parallel.expert_groups import resolve_ep_size
 from spacescale.parallel.run_folder import DONE
 from spacescale.parallel.watch import Watch
 from spacescale.testing.made_up_data import MadeUpWindows

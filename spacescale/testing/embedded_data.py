@@ -14,7 +14,7 @@ from spacescale.presets import EMBEDDED_PRESET
 from spacescale.splits.options import SplitOptions
 from spacescale.testing.simulated_genomes import write_simulated_genomes
 
-VERSION = 2  # raise it when the simulation or the shard format changes
+VERSION = 3  # raise it when the simulation or the shard format changes
 
 
 def embedded_data() -> Path:
@@ -47,6 +47,8 @@ def embedded_data() -> Path:
                     seq_length=model.seq_length,
                     bin_size=model.bin_size,
                     target_length=model.target_length,
+                    # Training windows overlap: each motif is seen at several places of a window.
+                    stride=model.target_length * model.bin_size // 4,
                     splits=SplitOptions(contigs=species.contigs),
                 )
             )

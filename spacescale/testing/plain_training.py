@@ -1,22 +1,17 @@
-"""What training computes, stated in plain PyTorch: one process, all ranks' windows, no DeepSpeed.
-
-Shapes: B_s windows of a species, L bases, N bins, T_s tracks.
-"""
+"""What training computes, in plain PyTorch: one process, all ranks' windows, no DeepSpeed."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spacescale.config import LossConfig
-from spacescale.model.losses import SumOverRanks, training_losses
 from spacescale.model.router import ExpertChoice
-from spacescale.model.space import Space, SpaceOutput
+from spacescale.objectives import Losses
 
 # A model of 4 bins of 8 bp with a router in every block, trained in milliseconds; without dropout,
 # whose masks no other layout of processes draws alike.
@@ -36,86 +31,66 @@ TINY_MODEL: dict[str, Any] = {
     "pos_dropout": 0.0,
 }
 
-# Species → codes (B_s, L) uint8 and scaled targets (B_s, N, T_s), of one micro-step.
-Windows = dict[str, tuple[Tensor, Tensor]]
+Forward = Callable[..., Any]
+MicroStep = Callable[[Forward], Losses]  # what a model loses in one
 
 
 @dataclass(frozen=True)
 class PlainStep:
-    """One optimiser step: the loss terms of its micro-steps, and the norm before clipping."""
+    """One optimiser step: what its micro-steps lost, and the norm before clipping."""
 
-    terms: list[dict[str, float]]
+    losses: list[Losses]  # without gradient
     norm: float
 
     @property
     def loss(self) -> float:
         """Mean over the micro-steps."""
-        return sum(sum(terms.values()) for terms in self.terms) / len(self.terms)
-
-
-def loss_terms(
-    model: Callable[[dict[str, Tensor]], SpaceOutput],
-    windows: Windows,
-    loss: LossConfig,
-    sum_over_ranks: SumOverRanks,
-    on_all_ranks: Mapping[str, int] | None = None,
-) -> dict[str, Tensor]:
-    """Loss terms of one micro-step, of a plain model or of a rank's engine.
-
-    on_all_ranks: how many windows of each species all ranks hold together.
-    """
-    output = model({name: codes for name, (codes, _) in windows.items()})
-    targets = {name: targets for name, (_, targets) in windows.items()}
-    return training_losses(output, targets, loss, sum_over_ranks, on_all_ranks=on_all_ranks)
-
-
-def total(terms: dict[str, Tensor]) -> Tensor:
-    """The sum that is differentiated."""
-    return torch.stack(list(terms.values())).sum()
+        return sum(float(of.total) for of in self.losses) / len(self.losses)
 
 
 def accumulate(
-    model: Space, windows: Windows, loss: LossConfig, micro_steps: int, bf16: bool = False
-) -> dict[str, float]:
-    """Add the gradients of one of so many micro-steps; returns its loss terms.
+    model: nn.Module, micro_step: MicroStep, micro_steps: int, bf16: bool = False
+) -> Losses:
+    """Add the gradients of one of so many micro-steps; returns what it lost, without gradient.
 
-    Targets are taken in the model's dtype. bf16: the forward pass runs under autocast.
+    bf16: the forward pass runs under autocast.
     """
 
-    def forward(codes: dict[str, Tensor]) -> SpaceOutput:
-        device = next(iter(codes.values())).device.type
+    def forward(inputs: Any) -> Any:
+        device = next(model.parameters()).device.type
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            return model(codes)
+            return model(inputs)
 
-    dtype = next(model.parameters()).dtype
-    windows = {name: (codes, targets.to(dtype)) for name, (codes, targets) in windows.items()}
-    terms = loss_terms(forward, windows, loss, lambda x: x)
-    (total(terms) / micro_steps).backward()
-    return {name: float(term.detach()) for name, term in terms.items()}
+    losses = micro_step(forward)
+    (losses.total / micro_steps).backward()
+    of_species = {
+        name: replace(found, mean=found.mean.detach()) for name, found in losses.of_species.items()
+    }
+    terms = {name: term.detach() for name, term in losses.terms.items()}
+    return Losses(losses.total.detach(), terms, of_species)
 
 
 def plain_step(
-    model: Space,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    micro_steps: Sequence[Windows],
-    loss: LossConfig,
+    micro_steps: Sequence[MicroStep],
     clip: float,
     bf16: bool = False,
 ) -> PlainStep:
     """Train one step; the clipped gradients stay with the parameters."""
     optimizer.zero_grad()
-    terms = [accumulate(model, windows, loss, len(micro_steps), bf16) for windows in micro_steps]
+    losses = [accumulate(model, micro_step, len(micro_steps), bf16) for micro_step in micro_steps]
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip))
     optimizer.step()
-    return PlainStep(terms, norm)
+    return PlainStep(losses, norm)
 
 
-def without_gradient(model: Space, micro_steps: Sequence[Windows], loss: LossConfig) -> set[str]:
+def without_gradient(model: nn.Module, micro_steps: Sequence[MicroStep]) -> set[str]:
     """Parameters whose gradient is zero but for rounding, such as biases before a BatchNorm."""
     exact = copy.deepcopy(model).double()
     exact.zero_grad()
-    for windows in micro_steps:
-        accumulate(exact, windows, loss, len(micro_steps))
+    for micro_step in micro_steps:
+        accumulate(exact, micro_step, len(micro_steps))
     largest = {
         n: float(p.grad.abs().max()) for n, p in exact.named_parameters() if p.grad is not None
     }

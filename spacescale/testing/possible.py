@@ -15,9 +15,9 @@ import torch
 
 from spacescale.console import aligned
 from spacescale.dataset.reader import SpeciesData
-from spacescale.evals.track_prediction import TrackScores
 from spacescale.metrics.regression import summarise_by_assay
 from spacescale.metrics.track_scale import nonzero_means
+from spacescale.objectives.track_prediction import TrackScores
 from spacescale.testing.simulated_genomes import expected_signal
 
 MARGIN_BP = 2_048  # on either side of the target, beyond which no motif has an effect

@@ -5,21 +5,21 @@ Every function here is called by all ranks together and returns the same checks 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spacescale.checkpoint.consolidate import consolidate
 from spacescale.checkpoint.convert import convert
 from spacescale.checkpoint.pieces import StoredPieces
 from spacescale.checkpoint.probe import TOLERANCE, take_probe
-from spacescale.dataset.loader import TrainingWindows
+from spacescale.dataset.batch import Batch
 from spacescale.errors import UserError
 from spacescale.files import sha256
 from spacescale.model.exports import load_weights
-from spacescale.model.space import Space
+from spacescale.objectives import Objective
 from spacescale.parallel import comm
 from spacescale.parallel.engine import parameter_groups
 from spacescale.testing.certificate import Check
@@ -37,13 +37,14 @@ from spacescale.testing.checked_runs import (
     write_data,
 )
 from spacescale.testing.plain_training import (
+    MicroStep,
     PlainStep,
-    Windows,
     plain_step,
     running_statistics,
     watch_margins,
     without_gradient,
 )
+from spacescale.train.interval_losses import LossSum
 from spacescale.train.run import PreparedRun
 from spacescale.train.schedule import learning_rate
 
@@ -75,11 +76,12 @@ BF16 = Bounds(2e-2, 0.5, 0.2, 0.4, 2e-2, 2e-2, 0.1)
 
 @dataclass(frozen=True)
 class Plain:
-    """The plain model after all steps, what each of them gave, and the windows that it read."""
+    """The plain model after all steps, what each of them gave, and what its micro-steps lose."""
 
-    model: Space
+    model: nn.Module
+    objective: Objective
     logged: list[dict[str, float]]
-    windows: list[list[Windows]]  # of each step's micro-steps
+    micro_steps: list[list[MicroStep]]  # of each step
 
 
 def all_checks(bench: Bench) -> Iterator[Check]:
@@ -127,67 +129,55 @@ def _compare_with_plain(bench: Bench, run: PreparedRun, plain: Plain | None) -> 
         _compare_logged("routing sums: MI, z, CV", found, plain.logged, routing, bounds.routing),
         _compare_logged("norm that is clipped", found, plain.logged, {NORM}, bounds.norm),
         Check("share of the norm left by clipping", CLIP / plain.logged[0][NORM], 0.5),
-        *_compare_a_step(bench, run, plain.windows, bounds),
+        *_compare_a_step(bench, run, plain.micro_steps, bounds),
     ]
 
 
 def train_plainly(bench: Bench, run: PreparedRun) -> Plain:
     """The whole run in this process alone, logged by the trainer's names."""
-    config = bench.config.model_copy(update={"model": run.trainer.config.model})
+    config, objective = run.trainer.config, run.trainer.objective
     torch.manual_seed(config.run.seed)
-    model = Space(config.model).to(bench.device)
+    model = objective.build().to(bench.device)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.optim),
         lr=config.optim.lr,
         betas=(config.optim.beta1, config.optim.beta2),
     )
-    windows = [windows_of_all(run, step) for step in range(STEPS)]
+    micro_steps = [micro_steps_of(run, step) for step in range(STEPS)]
     logged = []
-    for step, here in enumerate(windows):
+    for step, here in enumerate(micro_steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config.optim)
-        done = plain_step(model, optimizer, here, config.loss, CLIP, bench.bf16)
-        logged.append(_as_logged(done, here))
-    return Plain(model, logged, windows)
+        logged.append(_as_logged(plain_step(model, optimizer, here, CLIP, bench.bf16)))
+    return Plain(model, objective, logged, micro_steps)
 
 
-def windows_of_all(run: PreparedRun, step: int) -> list[Windows]:
-    """What all ranks together read in each micro-step of a step, targets scaled as in training."""
-    trainer, found = run.trainer, []
-    own = trainer.data.windows
-    for micro_step in range(step * trainer.accumulation, (step + 1) * trainer.accumulation):
-        parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        for rank in range(comm.world_size()):
-            of_rank = TrainingWindows(
-                own.datasets, own.order, rank, own.seq_length, own.roll_targets_windows
-            )
-            for name, part in of_rank[micro_step].items():
-                part = part.to(trainer.device)
-                targets = trainer.objectives[name].scale.targets(part.targets)
-                parts.setdefault(name, []).append((part.codes, targets))
-        found.append(
-            {
-                name: (torch.cat([c for c, _ in each]), torch.cat([t for _, t in each]))
-                for name, each in parts.items()
-            }
-        )
-    return found
+def micro_steps_of(run: PreparedRun, step: int) -> list[MicroStep]:
+    """A step's micro-steps, each with what all ranks together read in it."""
+    trainer, order = run.trainer, run.trainer.data.windows.order
+    micro_batch_size = order.micro_batch_size * order.world_size
+    windows = trainer.objective.windows(trainer.data.datasets, micro_batch_size, 0, 1)
+
+    def of_batch(batch: Batch) -> MicroStep:
+        here = {name: part.to(trainer.device) for name, part in batch.items()}
+        return lambda model: trainer.objective.losses(model, here, lambda x: x)
+
+    first = step * trainer.accumulation
+    return [of_batch(windows[place]) for place in range(first, first + trainer.accumulation)]
 
 
-def _as_logged(step: PlainStep, windows: Sequence[Windows]) -> dict[str, float]:
+def _as_logged(step: PlainStep) -> dict[str, float]:
     """As the trainer logs it: a species' loss is the mean over its windows of the step."""
-    found, counts = {"train/loss": step.loss, NORM: step.norm}, {}
-    for terms, here in zip(step.terms, windows, strict=True):
-        of_species = {name: len(codes) for name, (codes, _) in here.items()}
-        for name, value in terms.items():
-            kind, _, species = name.partition("/")
-            key = f"train/loss/{species}" if kind == "poisson" else f"train/{name}"
-            share = sum(of_species.values()) if kind == "poisson" else 1.0 / len(windows)
-            found[key] = found.get(key, 0.0) + value * share
-        for species, count in of_species.items():
-            key = f"train/loss/{species}"
-            counts[key] = counts.get(key, 0) + count
-    return {key: value / counts.get(key, 1) for key, value in found.items()}
+    found, sums = {"train/loss": step.loss, NORM: step.norm}, {}
+    for losses in step.losses:
+        for name, term in losses.terms.items():
+            key = f"train/{name}"
+            found[key] = found.get(key, 0.0) + float(term) / len(step.losses)
+        for name, of in losses.of_species.items():
+            measured = float(of.measured) * of.windows
+            added = LossSum(float(of.mean) * measured, measured, of.windows)
+            sums[name] = sums.get(name, LossSum()) + added
+    return found | {f"train/loss/{name}": of_step.mean for name, of_step in sums.items()}
 
 
 def _compare_logged(
@@ -212,19 +202,19 @@ def _compare_logged(
 
 
 def _compare_a_step(
-    bench: Bench, run: PreparedRun, windows_of: list[list[Windows]], bounds: Bounds
+    bench: Bench, run: PreparedRun, micro_steps: list[list[MicroStep]], bounds: Bounds
 ) -> list[Check]:
     """Gradients and BatchNorm of one step, by the plain model from the weights before it.
 
     The step is the one whose choices of experts rounding is least likely to turn.
     """
     margins = {
-        step: _margin(_plain_at(bench, run, step), windows_of[step]) for step in range(1, STEPS)
+        step: _margin(_plain_at(bench, run, step), micro_steps[step]) for step in range(1, STEPS)
     }
     step = max(margins, key=lambda one: margins[one])
-    model, windows, loss = _plain_at(bench, run, step), windows_of[step], bench.config.loss
-    nothing = without_gradient(model, windows, loss)
-    plain_step(model, torch.optim.SGD(model.parameters(), lr=0.0), windows, loss, CLIP, bench.bf16)
+    model, here = _plain_at(bench, run, step), micro_steps[step]
+    nothing = without_gradient(model, here)
+    plain_step(model, torch.optim.SGD(model.parameters(), lr=0.0), here, CLIP, bench.bf16)
     expected = {
         n: p.grad.flatten().cpu() for n, p in model.named_parameters() if p.grad is not None
     }
@@ -250,20 +240,20 @@ def _worst(name: str, errors: dict[str, float], bound: float) -> Check:
     return Check(name, errors[where], bound, where)
 
 
-def _plain_at(bench: Bench, run: PreparedRun, step: int) -> Space:
+def _plain_at(bench: Bench, run: PreparedRun, step: int) -> nn.Module:
     """The plain model with the weights and statistics of a checkpoint, in training mode."""
     checkpoint = bench.checkpoint(STRAIGHT, step)
-    model = Space(run.trainer.config.model)
+    model = run.trainer.objective.build()
     load_weights(model, consolidate(checkpoint), str(checkpoint))
     return model.to(bench.device)
 
 
 @torch.no_grad()
-def _margin(model: Space, windows: list[Windows]) -> float:
+def _margin(model: nn.Module, micro_steps: list[MicroStep]) -> float:
     """How near the nearest choice of experts is; the model's statistics move."""
     margins = watch_margins(model)
-    for here in windows:
-        model({name: codes for name, (codes, _) in here.items()})
+    for micro_step in micro_steps:
+        micro_step(model)
     return min(margins)
 
 
@@ -333,9 +323,9 @@ def _compare_converted(bench: Bench, plain: Plain | None) -> list[Check]:
     except UserError as error:
         return [Check(of_saved, float("inf"), TOLERANCE, str(error))]
     assert agreement is not None  # the last checkpoint of a run holds a probe
-    model = Space.from_pretrained(export)
-    expected = take_probe(plain.model, model.config, bench.device).predictions
-    found = take_probe(model, model.config, torch.device("cpu")).predictions
+    objective = plain.objective
+    expected = take_probe(plain.model, objective, bench.device).predictions
+    found = take_probe(objective.load_export(export), objective, torch.device("cpu")).predictions
     errors = {
         name: float((found[name] - tensor).abs().max() / tensor.abs().max())
         for name, tensor in expected.items()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from spacescale.config import Config, ModelConfig, TrackScaleName, describe_errors
 from spacescale.errors import UserError
@@ -91,12 +91,12 @@ def with_own_experts(config: Config, old: TrainedModel, count: int) -> Config:
 
 
 def start_from(
-    model: Space,
+    model: nn.Module,
     tracks: Mapping[str, Sequence[Track]],
     old: TrainedModel,
     like: str | None = None,
 ) -> Taken:
-    """Give a fresh model what it shares with a trained one.
+    """Give a fresh Space what it shares with a trained one.
 
     A new species' token and gates start as those of the species `like`, or as the mean of those
     that are known; its own experts, and its gates of them, as `origin_of_experts` says. Its head,
@@ -104,6 +104,7 @@ def start_from(
     initialised. Raises UserError where the trunks differ in shape, or `like` is unknown or without
     use.
     """
+    assert isinstance(model, Space)
     _require_same_trunk(model, old)
     if like is not None:
         _require_use(like, model, old)

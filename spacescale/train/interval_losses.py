@@ -11,7 +11,7 @@ LossSums = Mapping[str, "LossSum"]  # by species
 
 @dataclass(frozen=True)
 class LossSum:
-    """A species' unweighted Poisson loss, added up over windows of all ranks."""
+    """A species' unweighted loss, added up over windows of all ranks."""
 
     total: float = 0.0  # each window's mean over its measured targets, times their share
     measured: float = 0.0  # windows, of each the share of its targets that was measured

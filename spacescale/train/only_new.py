@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spacescale.checkpoint.found import find_best, find_checkpoint
 from spacescale.config import Config, OptimConfig
@@ -92,11 +92,13 @@ def kept_species(old: TrainedModel | None) -> KeptSpecies:
     )
 
 
-def rows_of_old(model: Space, old: Collection[str]) -> dict[str, Tensor]:
+def rows_of_old(model: nn.Module, old: Collection[str]) -> dict[str, Tensor]:
     """Rows that have a part in what the old species get: parameter → bool (rows,), or (1,).
 
-    A profile type of an old species counts as old, also where a new species has tracks of it.
+    model: Space. A profile type of an old species counts as old, also where a new species has
+    tracks of it.
     """
+    assert isinstance(model, Space)
     types = model.config.profile_types
     old_types = {assay for name in old for assay in model.config.species[name]}
     by_type = torch.tensor([assay in old_types for assay in types])
@@ -163,8 +165,9 @@ def require_unchanged(old: TrainedModel, new: TrainedModel) -> dict[str, str]:
     return before
 
 
-def prove_start(old: TrainedModel, model: Space) -> None:
-    """The same of a model in training mode that has just taken the old one's weights; says so."""
+def prove_start(old: TrainedModel, model: nn.Module) -> None:
+    """The same of a Space in training mode that has just taken the old one's weights; says so."""
+    assert isinstance(model, Space)
     try:
         start = replace(old, model=model.eval(), source=Path("the model to be trained"))
         hashes = require_unchanged(old, start)

@@ -9,26 +9,20 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from pydantic import ValidationError
+from torch import nn
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.compatibility import check_compatible, lay_out
-from spacescale.checkpoint.foreign_config import released_grouping
 from spacescale.checkpoint.found import Start, find_start, settle_on
 from spacescale.checkpoint.manager import CheckpointManager
-from spacescale.config import Config, describe_errors, resolve_ep_size
-from spacescale.dataset.loader import TrainingWindows, open_datasets
-from spacescale.dataset.negative_targets import refuse_negative_tracks
-from spacescale.dataset.reader import SpeciesData
+from spacescale.config import Config
+from spacescale.dataset.loader import Windows, open_datasets
 from spacescale.dataset.run_data import RunData
-from spacescale.dataset.sampler import SampleOrder
 from spacescale.errors import UserError
 from spacescale.files import write_json
 from spacescale.metrics import history
-from spacescale.model.attention import Attention, attention_kernel
 from spacescale.model.exports import local_folder
-from spacescale.model.space import Space
-from spacescale.overrides import nearest
+from spacescale.objectives import Objective, objective_of
 from spacescale.parallel import comm
 from spacescale.parallel.agreement import require_agreement
 from spacescale.parallel.engine import (
@@ -36,12 +30,12 @@ from spacescale.parallel.engine import (
     read_deepspeed_config,
     resolve_deepspeed_config,
 )
+from spacescale.parallel.expert_groups import resolve_ep_size
 from spacescale.parallel.expert_parallel import distribute_experts
 from spacescale.parallel.freezing import freeze
 from spacescale.parallel.run_folder import lock_run, remove_markers
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
 from spacescale.parallel.watch import Watch
-from spacescale.planning.flops import num_tokens
 from spacescale.predict.trained_model import TrainedModel, load_trained
 from spacescale.train.initial_weights import Taken, start_from, with_own_experts
 from spacescale.train.only_new import (
@@ -58,7 +52,6 @@ from spacescale.train.trainable import (
     require_something_to_train,
 )
 from spacescale.train.trainer import Trainer
-from spacescale.train.validation import score_names
 
 MICRO_STEPS_COMPARED = 64
 
@@ -107,9 +100,10 @@ def prepare(
             "--init; without those, set model.own_experts and model.species_num_experts"
         )
     old = comm.on_all(lambda: weights_to_keep(config.optim, init))
-    data, config, deepspeed_config, ep_size = comm.on_all(
+    objective, data, deepspeed_config, ep_size = comm.on_all(
         lambda: _resolve(config, paths, deepspeed_json, old, init, own_experts)
     )
+    config = objective.config
     require_agreement(
         config.model_dump(mode="json", exclude={"data": {"paths"}})  # each machine may have a copy
         | {
@@ -123,7 +117,7 @@ def prepare(
     lock = comm.on_main_only(lambda: lock_run(output) if output.exists() else None)
     start: Start = comm.on_main(lambda: find_start(output, resume))
     torch.manual_seed(config.run.seed)  # the same weights on every rank, whatever ep_size
-    model = Space(config.model)
+    model = objective.build()
     if init is not None:
         _initialise(model, data, config, old or init, like, start.checkpoint)
     lock = comm.on_main_only(lambda: lock or lock_run(output))
@@ -137,22 +131,24 @@ def prepare(
     in_part = freeze(model, frozen, device)
     torch.manual_seed(config.run.seed + 1 + comm.rank())  # dropout differs between ranks
     engine = build_engine(model, config.optim, deepspeed_config, undecayed=in_part)
-    manager = CheckpointManager(output, config, data, engine, laid_out, model, device)
+    manager = CheckpointManager(output, objective, data, engine, laid_out, model, device)
     comm.on_main(manager.require_room)
-    trainer = Trainer(engine, config, data, manager, output, device, stop, record)
+    trainer = Trainer(engine, objective, data, manager, output, device, stop, record)
     if old is not None:
         trainer.before_done = partial(prove_unchanged, old, output)
     first_step = trainer.restore(checkpoint) if checkpoint else 0
     comm.on_main(lambda: _write_config(output, config, deepspeed_config, manager.run_id))
     _announce(config, data, output, ep_size, deepspeed_config, first_step)
     announce_trainable(model, config.optim, frozen)
-    _warn_of_single_species(config, data.windows.order)
-    _announce_attention(model, deepspeed_config, device)
+    autocast = deepspeed_config.get("torch_autocast") or {}
+    objective.announce(
+        model, data.windows, torch.bfloat16 if autocast.get("enabled") else torch.float32
+    )
     return PreparedRun(trainer, first_step, lock)
 
 
 def _initialise(
-    model: Space,
+    model: nn.Module,
     data: RunData,
     config: Config,
     init: TrainedModel | Path,
@@ -181,20 +177,17 @@ def _resolve(
     old: TrainedModel | None,
     init: Path | None,
     own_experts: int | None,
-) -> tuple[RunData, Config, dict[str, Any], int]:
+) -> tuple[Objective, RunData, dict[str, Any], int]:
     """All that follows from the arguments, the data and the weights to keep, on this rank."""
     datasets = open_datasets(paths)
-    refuse_negative_tracks(datasets.values())
-    config = complete_config(config, datasets, old)
+    if old is not None:
+        config = with_shape_of(old, config, datasets)
+    config = objective_of(config).complete(datasets)
     if own_experts is not None and init is not None:
         known = old or load_trained(local_folder(init))
         config = with_own_experts(config, known, own_experts)
-    require_something_to_train(config, old)
-    if config.run.best_metric not in (names := score_names(config.model, datasets)):
-        raise UserError(
-            f"run.best_metric={config.run.best_metric}{nearest(config.run.best_metric, names)}; "
-            f"there are: {', '.join(names)}"
-        )
+    objective = objective_of(config)
+    require_something_to_train(objective, old)
     ep_size = resolve_ep_size(config.parallel, config.model, comm.world_size())
     deepspeed_config = resolve_deepspeed_config(
         read_deepspeed_config(deepspeed_json),
@@ -202,11 +195,12 @@ def _resolve(
         config.data.micro_batch_size,
         config.data.global_batch_size,
     )
-    windows = training_windows(config, datasets, deepspeed_config["train_micro_batch_size_per_gpu"])
-    return RunData(datasets, windows, kept_species(old)), config, deepspeed_config, ep_size
+    micro_batch_size = deepspeed_config["train_micro_batch_size_per_gpu"]
+    windows = objective.windows(datasets, micro_batch_size, comm.rank(), comm.world_size())
+    return objective, RunData(datasets, windows, kept_species(old)), deepspeed_config, ep_size
 
 
-def _species_of_first_micro_steps(windows: TrainingWindows) -> list[dict[str, int]]:
+def _species_of_first_micro_steps(windows: Windows) -> list[dict[str, int]]:
     """What all ranks together read, of which each rank must think the same."""
     return [windows.order.windows_by_species(i) for i in range(MICRO_STEPS_COMPARED)]
 
@@ -232,110 +226,6 @@ def _announce(
         output,
     )
     logger.info("steps %d to %d", first_step, config.optim.max_steps)
-
-
-def _warn_of_single_species(config: Config, order: SampleOrder) -> None:
-    """Say where the mutual-information loss has nothing to tell apart, and what would help."""
-    if len(order.num_windows) == 1 or not config.loss.mi_weight or not comm.is_main():
-        return
-    on_each_rank = config.loss.routing_scope == "rank"
-    share = order.share_of_one_species(on_each_rank)
-    if not share:
-        return
-    many = f"{share:.0%} of" if share < 1 else "all"
-    where = " on a rank" if on_each_rank else ""
-    size = order.micro_batch_size * (1 if on_each_rank else order.world_size)
-    logger.warning(
-        "%s micro-steps%s, of %d windows, hold one species alone, where the mutual-information "
-        "loss is 0; take more windows per micro-step (data.micro_batch_size, fewer "
-        "gradient_accumulation_steps, more processes) or data.species_balance nearer to 1",
-        *(many, where, size),
-    )
-
-
-def _announce_attention(
-    model: Space, deepspeed_config: dict[str, Any], device: torch.device
-) -> None:
-    """Say which of torch's attention kernels trains; the plain one keeps all N × N weights."""
-    autocast = deepspeed_config.get("torch_autocast") or {}
-    dtype = torch.bfloat16 if autocast.get("enabled") else torch.float32
-    layer: Attention = model.transformer[0].attention  # pyright: ignore[reportAssignmentType]
-    like = torch.empty(0, device=device, dtype=dtype)
-    kernel = attention_kernel(layer, num_tokens(model.config), like)
-    logger.info("attention by torch's %s kernel in %s", kernel, str(dtype).removeprefix("torch."))
-
-
-def complete_config(
-    config: Config, datasets: dict[str, SpeciesData], old: TrainedModel | None = None
-) -> Config:
-    """Complete a configuration with the paths, species and tracks of the data.
-
-    old: a model that keeps its shape and species, which come before those of the data. Raises
-    UserError where the data's geometry is not the model's, naming both and the cure.
-    """
-    if old is not None:
-        config = with_shape_of(old, config, datasets)
-    model = config.model
-    for data in datasets.values():
-        if data.bin_size != model.bin_size:
-            raise UserError(
-                f"{data.path}: bins of {data.bin_size} bp; the model's are {model.bin_size} bp "
-                f"(2**model.num_downsamples). Set model.num_downsamples or shard with "
-                f"--bin-size {model.bin_size}"
-            )
-        if data.target_length != model.target_length:
-            raise UserError(
-                f"{data.path}: {data.target_length} bins per window; preset {config.preset!r} "
-                f"predicts {model.target_length}. Set model.target_length={data.target_length} "
-                f"or shard with --target-length {model.target_length}"
-            )
-        if not len(data.rows("train")):
-            raise UserError(f"{data.path}: no training windows")
-    for field, named in (
-        ("loss.species_weight", config.loss.species_weight),
-        ("data.species_importance", config.data.species_importance),
-    ):
-        if unknown := set(named) - set(datasets):
-            raise UserError(
-                f"{field} names {', '.join(sorted(unknown))}; the data are of {', '.join(datasets)}"
-            )
-    species = {name: _profile_types(data, model.track_grouping) for name, data in datasets.items()}
-    payload = config.model_dump()
-    payload["model"]["species"] = model.species | species
-    payload["data"]["paths"] = tuple(str(data.path.resolve()) for data in datasets.values())
-    try:
-        return Config.model_validate(payload)
-    except ValidationError as error:
-        raise UserError(describe_errors(error)) from None
-
-
-def _profile_types(data: SpeciesData, grouping: str) -> tuple[str, ...]:
-    """Profile type of each track, as `model.track_grouping` says."""
-    if grouping == "table":
-        return tuple(track.assay for track in data.tracks)
-    released = released_grouping(data.name)
-    if len(released) != len(data.tracks):
-        raise UserError(
-            f"{data.path}: {len(data.tracks)} tracks; model.track_grouping=released is for the "
-            f"{len(released)} of the Basenji table of {data.name}. Use model.track_grouping=table"
-        )
-    return released
-
-
-def training_windows(
-    config: Config, datasets: dict[str, SpeciesData], micro_batch_size: int
-) -> TrainingWindows:
-    """The training windows of this rank, in the order of the run."""
-    num_windows = {name: len(d.rows("train")) for name, d in datasets.items()}
-    order = SampleOrder.of_run(config, num_windows, micro_batch_size, comm.world_size())
-    return TrainingWindows(
-        datasets,
-        order,
-        comm.rank(),
-        config.model.seq_length,
-        config.data.roll_targets_windows,
-        replace_damaged=config.data.on_damaged == "replace",
-    )
 
 
 def _begin(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spacescale.model.losses import SpeciesLoss
+from spacescale.objectives import Losses
 from spacescale.parallel import comm
 from spacescale.train.interval_losses import LossSum
 
@@ -19,7 +19,7 @@ LOSS, MEASURED = "sum of loss/", "windows measured/"  # of a species
 class StepSummary:
     """One optimiser step over all ranks."""
 
-    losses: dict[str, float]  # named as they are logged: the sum and the routing losses
+    losses: dict[str, float]  # named as they are logged: the sum and its terms of no one species
     species: dict[str, LossSum]  # of every species
     windows: int
     bad_ranks: list[int]  # ranks whose loss was not finite
@@ -33,9 +33,9 @@ class StepSummary:
 class StepReport:
     """Collects the loss terms of one rank's micro-steps; one collective shares them all.
 
-    Named are `train/loss` (the sum that was differentiated) and `train/TERM` for the routing
-    losses, means over micro-steps. Species' losses are sums over windows and carry no weight,
-    whatever `loss.species_weight` and `loss.poisson_reduction` make of them in the sum.
+    Named are `train/loss` (the sum that was differentiated) and `train/TERM` for its terms that
+    belong to no one species, means over micro-steps. Species' losses are sums over windows and
+    carry no weight, whatever the objective makes of them in the sum.
     """
 
     def __init__(self, species: list[str], device: torch.device):
@@ -46,24 +46,21 @@ class StepReport:
 
     def add(
         self,
-        losses: dict[str, Tensor],
-        total: Tensor,
-        of_species: Mapping[str, SpeciesLoss],
+        losses: Losses,
         windows: Mapping[str, int],
         num_replaced: int = 0,
     ) -> None:
-        """Add one micro-step: weighted loss terms, their sum, unweighted losses, and own windows.
+        """Add one micro-step: what it lost, and how many windows of each species are this rank's.
 
         num_replaced: how many of the windows took the place of damaged ones. Nothing here waits
         for the device.
         """
         self.num_replaced += num_replaced
         self.micro_steps += 1
-        self._add("train/loss", total)
-        for name, value in losses.items():
-            if not name.startswith("poisson/"):
-                self._add(f"train/{name}", value)
-        for name, found in of_species.items():
+        self._add("train/loss", losses.total)
+        for name, value in losses.terms.items():
+            self._add(f"train/{name}", value)
+        for name, found in losses.of_species.items():
             self._add(f"{LOSS}{name}", found.mean * found.measured * found.windows)
             if isinstance(found.measured, Tensor):
                 self._add(f"{MEASURED}{name}", found.measured * found.windows)

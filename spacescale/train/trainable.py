@@ -6,13 +6,13 @@ import logging
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spacescale.config import Config, OptimConfig
+from spacescale.config import OptimConfig
 from spacescale.errors import UserError
 from spacescale.genome.aliases import shorten
 from spacescale.model.layers import BatchNorm
-from spacescale.model.space import Space, meta_model
+from spacescale.objectives import Objective
 from spacescale.parallel.freezing import matches, require_matches
 from spacescale.predict.trained_model import TrainedModel
 from spacescale.train.only_new import rows_of_old
@@ -20,7 +20,9 @@ from spacescale.train.only_new import rows_of_old
 logger = logging.getLogger(__name__)
 
 
-def frozen_rows(model: Space, optim: OptimConfig, old: TrainedModel | None) -> dict[str, Tensor]:
+def frozen_rows(
+    model: nn.Module, optim: OptimConfig, old: TrainedModel | None
+) -> dict[str, Tensor]:
     """Parameter → which of its rows are frozen, bool, as `freezing.freeze` takes it.
 
     old: weights that stay as they are, with `optim.only_new`.
@@ -32,20 +34,18 @@ def frozen_rows(model: Space, optim: OptimConfig, old: TrainedModel | None) -> d
     return rows
 
 
-def require_something_to_train(config: Config, old: TrainedModel | None) -> None:
+def require_something_to_train(objective: Objective, old: TrainedModel | None) -> None:
     """Raise UserError for patterns that match no parameter, and where every one is frozen."""
-    model = meta_model(config.model)
+    model, optim = objective.build_on_meta(), objective.config.optim
     names = [name for name, _ in model.named_parameters()]
-    require_matches(names, config.optim.freeze, "optim.freeze (--freeze)")
-    require_matches(names, config.optim.lr_factors, "optim.lr_factors")
-    rows = frozen_rows(model, config.optim, old)
+    require_matches(names, optim.freeze, "optim.freeze (--freeze)")
+    require_matches(names, optim.lr_factors, "optim.lr_factors")
+    rows = frozen_rows(model, optim, old)
     if all(name in rows and rows[name].all() for name in names):
-        raise UserError(
-            f"optim.freeze={list(config.optim.freeze)}: nothing is left to train; freeze less"
-        )
+        raise UserError(f"optim.freeze={list(optim.freeze)}: nothing is left to train; freeze less")
 
 
-def announce_trainable(model: Space, optim: OptimConfig, rows: Mapping[str, Tensor]) -> None:
+def announce_trainable(model: nn.Module, optim: OptimConfig, rows: Mapping[str, Tensor]) -> None:
     """Say what is frozen, rows of parameters, and which have another learning rate."""
     names = [name for name, _ in model.named_parameters()]
     trained = [name for name in names if name not in rows or not rows[name].all()]

@@ -15,7 +15,6 @@ import torch
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.checkpoint.saving import Saved
-from spacescale.config import Config
 from spacescale.dataset.batch import Batch, Replaced
 from spacescale.dataset.loader import BatchesOnDevice, training_batches
 from spacescale.dataset.run_data import RunData
@@ -24,7 +23,7 @@ from spacescale.files import write_text
 from spacescale.metrics.history import Record
 from spacescale.metrics.throughput import Throughput, memory_gib
 from spacescale.metrics.writer import RunLog, TrainingProgress
-from spacescale.model.losses import species_losses, weighted_losses
+from spacescale.objectives import Objective
 from spacescale.parallel import comm
 from spacescale.parallel.engine import Engine, set_learning_rate
 from spacescale.parallel.gradient_order import GradientOrder
@@ -32,14 +31,12 @@ from spacescale.parallel.run_folder import DONE, REQUEUE
 from spacescale.parallel.step_gate import veto_steps
 from spacescale.train.grace import Grace
 from spacescale.train.interval_losses import IntervalLosses
-from spacescale.train.objective import objectives
 from spacescale.train.quarantine import Quarantine
 from spacescale.train.schedule import learning_rate
 from spacescale.train.signals import StopRequest
 from spacescale.train.statistics_watch import StatisticsWatch
 from spacescale.train.step_report import StepReport, StepSummary
 from spacescale.train.step_watch import StepWatch, Verdict
-from spacescale.train.validation import validate
 from spacescale.train.validation_watch import ValidationWatch
 
 logger = logging.getLogger(__name__)
@@ -54,7 +51,7 @@ class Trainer:
     def __init__(
         self,
         engine: Engine,
-        config: Config,
+        objective: Objective,
         data: RunData,
         manager: CheckpointManager,
         output: Path,
@@ -62,15 +59,16 @@ class Trainer:
         stop: StopRequest,
         record: Record,
     ):
-        self.engine, self.config, self.data = engine, config, data
+        config = objective.config
+        self.engine, self.objective, self.config, self.data = engine, objective, config, data
         self.manager, self.output, self.device, self.stop = manager, output, device, stop
         self.record = record  # of the run's history
         self.accumulation = engine.gradient_accumulation_steps()
         self.gradient_order = GradientOrder(manager.model)
-        self.objectives = objectives(data.datasets, config.loss, device)
+        objective.begin(data.datasets, device)
         self.scores: dict[str, float] = {}  # of the last validation, and its step
         self.validation_due = False  # a stop did not wait for that of the last step
-        self.validations = ValidationWatch(config.run)
+        self.validations = ValidationWatch(config.run, objective.score)
         self.since_log = IntervalLosses(list(data.datasets))
         self.since_validation = IntervalLosses(list(data.datasets))
         self.steps = StepWatch(output, config.run, data, self.accumulation)
@@ -191,26 +189,13 @@ class Trainer:
             )
 
     def _forward_and_backward(self, batch: Batch, report: StepReport) -> None:
-        output = self.engine({name: part.codes for name, part in batch.items()})
-        targets = {
-            name: self.objectives[name].scale.targets(p.targets) for name, p in batch.items()
-        }
-        of_species = species_losses(
-            output,
-            targets,
-            comm.sum_over_ranks,
-            self.data.with_unmeasured,
-            {name: part.on_all_ranks for name, part in batch.items()},
-            {name: objective.track_weights for name, objective in self.objectives.items()},
-        )
-        losses = weighted_losses(output, of_species, self.config.loss, comm.sum_over_ranks)
-        total = torch.stack(list(losses.values())).sum()
-        self.engine.backward(total)
+        losses = self.objective.losses(self.engine, batch, comm.sum_over_ranks)
+        self.engine.backward(losses.total)
         self.batches.copy_next()
         replaced = [one for part in batch.values() for one in part.replaced]
         self.replaced += replaced
-        windows = {name: len(part.codes) for name, part in batch.items()}
-        report.add(losses, total, of_species, windows, len(replaced))
+        windows = {name: part.num_windows for name, part in batch.items()}
+        report.add(losses, windows, len(replaced))
 
     def _gradient_norm(self) -> float:
         """Norm before clipping; NaN where DeepSpeed skipped the step because it was not finite."""
@@ -285,15 +270,7 @@ class Trainer:
         """
         self.engine.eval()
         batch_size = self.engine.train_micro_batch_size_per_gpu()
-        scores = validate(
-            self.engine,
-            self.data.datasets,
-            self.objectives,
-            self.config,
-            batch_size,
-            self.device,
-            self._stop_asked,
-        )
+        scores = self.objective.validate(self.engine, batch_size, self._stop_asked)
         self.engine.train()
         self.validation_due = scores is None
         if scores is None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from spacescale.config import VALIDATION_LOSS, VALIDATION_SCORE, RunConfig, merit
+from spacescale.config import VALIDATION_LOSS, RunConfig, merit
+from spacescale.objectives import Score
 from spacescale.train.interval_losses import LossSums
 
 GAP = "valid/gap"  # of a species: training's loss since the validation before, less validation's
@@ -15,9 +16,13 @@ RISES = 3  # in a row, of the validation loss, that are spoken of
 
 
 class ValidationWatch:
-    """Remembers what it needs of the validations before; alike on all ranks."""
+    """Remembers what it needs of the validations before; alike on all ranks.
 
-    def __init__(self, run: RunConfig):
+    score: what is told of each validation beside its loss.
+    """
+
+    def __init__(self, run: RunConfig, score: Score):
+        self.score = score
         self.metric, self.patience = run.best_metric, run.patience
         self.best_score = math.nan
         self.not_better = 0  # validations since the best
@@ -58,10 +63,10 @@ class ValidationWatch:
         """
         prefix = f"{VALIDATION_LOSS}/"
         species = [key.removeprefix(prefix) for key in scores if key.startswith(prefix)]
-        parts = [_describe(name, scores) for name in species]
+        parts = [self._describe(name, scores) for name in species]
         if self.patience and self.not_better:
             parts.append(f"not better for {self.not_better} of {self.patience} validations")
-        what = "validation, Pearson (log1p) and loss (in training)"
+        what = f"validation, {self.score.words} and loss (in training)"
         found = [f"step {step}: {what}: {'; '.join(parts)}"]
         for name, past in self.losses.items():
             (valid, train), (valid_now, train_now) = past[0], past[-1]
@@ -73,6 +78,13 @@ class ValidationWatch:
                     f"{train_now:.4g}; the best checkpoint is kept, run.patience ends such a run"
                 )
         return found
+
+    def _describe(self, species: str, scores: Mapping[str, float]) -> str:
+        """A species' score and losses in a few words."""
+        score = scores.get(f"{self.score.name}/{species}", math.nan)
+        loss = scores.get(f"{VALIDATION_LOSS}/{species}", math.nan)
+        training = loss + scores.get(f"{GAP}/{species}", math.nan)
+        return f"{species} {score:.3f}, {loss:.4g} ({training:.4g})"
 
     @property
     def early_stop(self) -> str | None:
@@ -93,11 +105,3 @@ class ValidationWatch:
         self.losses = {name: [*past] for name, past in state.get("losses", {}).items()}
         if best_score is not None:
             self.best_score, self.not_better = best_score, state.get("not_better", 0)
-
-
-def _describe(species: str, scores: Mapping[str, float]) -> str:
-    """A species' accuracy and losses in a few words."""
-    pearson = scores.get(f"{VALIDATION_SCORE}/{species}", math.nan)
-    loss = scores.get(f"{VALIDATION_LOSS}/{species}", math.nan)
-    training = loss + scores.get(f"{GAP}/{species}", math.nan)
-    return f"{species} {pearson:.3f}, {loss:.4g} ({training:.4g})"

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from spacescale.dataset.codecs import GENOME_CHUNK_BP, first_error
 from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.dataset.tar_targets import TarTargets
 from spacescale.errors import UserError
 from spacescale.genome import dna
@@ -114,7 +115,7 @@ def _check_stored_sequence(
         yield error("sequence", path, f"the sequence is damaged ({problem})", place)
 
 
-def check_genome(data: SpeciesData) -> Iterator[Finding]:
+def check_genome(data: SpeciesGenome) -> Iterator[Finding]:
     """Read every stored base, chunk by chunk."""
     path, contigs = data.path / "genome", data.manifest.contigs
     array = zarr.open_array(path, mode="r")

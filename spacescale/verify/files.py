@@ -13,7 +13,8 @@ from tqdm import tqdm
 from spacescale.dataset.codecs import GENOME_SHARD_BP, codec_warning_ignored
 from spacescale.dataset.folder import file_fault, unexpected_files
 from spacescale.dataset.reader import SpeciesData
-from spacescale.dataset.schema import MANIFEST, Contig, Manifest
+from spacescale.dataset.schema import MANIFEST, Contig, GenomeManifest, Manifest
+from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.dataset.tar_targets import (
     ENDINGS,
     INDEX,
@@ -33,10 +34,10 @@ from spacescale.splits.leakage import split_overlaps
 from spacescale.verify.findings import Finding, error, warning
 
 _SHARD_OF_TARGETS = re.compile(rf"targets/c/(\d+)/0/0|{SHARDS}/targets-(\d+)\.tar")
-_SHARD_OF_GENOME = re.compile(r"genome/c/(\d+)")
+_SHARD_OF_GENOME = re.compile(r"(?:genome|repeats)/c/(\d+)")
 
 
-def check_files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
+def check_files(folder: Path, manifest: GenomeManifest) -> Iterator[Finding]:
     """Compare every file with size and SHA-256 in the manifest, and the shards with its counts."""
     for name in unexpected_files(folder, manifest.files):
         yield error("files", folder / name, "is not in the manifest: remove it")
@@ -56,20 +57,31 @@ def check_files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
         yield error("counts", folder / name, "is in the manifest, but no part of such a dataset")
 
 
-def expected_files(manifest: Manifest) -> set[str]:
+def expected_files(manifest: GenomeManifest) -> set[str]:
     """Return the files that a dataset of these counts consists of, without the manifest."""
-    shards = range(num_shards(sum(manifest.num_windows.values()), manifest.storage))
     genome_bp = sum(contig.length for contig in manifest.contigs)
-    names = {"zarr.json", "windows.bed", "tracks.tsv", "genome/zarr.json"}
-    names |= {f"genome/c/{shard}" for shard in range(-(-genome_bp // GENOME_SHARD_BP))}
+    arrays = ["genome"]
+    if manifest.sequence and manifest.sequence.lower_case is not None:
+        arrays.append("repeats")
+    names = {"zarr.json", *(f"{array}/zarr.json" for array in arrays)}
+    shards = range(-(-genome_bp // GENOME_SHARD_BP))
+    names |= {f"{array}/c/{shard}" for array in arrays for shard in shards}
+    if manifest.format_version > 2:
+        names.add("sequence.bed")
+    return names | _files_of_targets(manifest) if isinstance(manifest, Manifest) else names
+
+
+def _files_of_targets(manifest: Manifest) -> set[str]:
+    names = {"windows.bed", "tracks.tsv"}
+    shards = range(num_shards(sum(manifest.num_windows.values()), manifest.storage))
     if manifest.storage.format == "webdataset":
         return names | {f"{SHARDS}/{name}" for name in (INDEX, *map(shard_name, shards))}
     return names | {"targets/zarr.json", *map(shard_file, shards)}
 
 
-def content_of(name: str, manifest: Manifest) -> str:
+def content_of(name: str, manifest: GenomeManifest) -> str:
     """Say which windows or bases a file holds; empty for any other file."""
-    if found := _SHARD_OF_TARGETS.fullmatch(name):
+    if isinstance(manifest, Manifest) and (found := _SHARD_OF_TARGETS.fullmatch(name)):
         per_shard = manifest.storage.windows_per_shard
         first = int(found[1] or found[2]) * per_shard
         last = min(first + per_shard, sum(manifest.num_windows.values())) - 1
@@ -96,16 +108,6 @@ def check_tables(data: SpeciesData) -> Iterator[Finding]:
     yield from _check_windows(data)
     yield from _check_splits(data)
     yield from _check_tracks(data)
-    yield from _check_contigs(data)
-
-
-def _check_contigs(data: SpeciesData) -> Iterator[Finding]:
-    end = 0
-    for contig in data.manifest.contigs:
-        if contig.offset != end:
-            what = f"begins at {contig.offset:,} of genome, the contigs before end at {end:,}"
-            yield error("layout", data.path / MANIFEST, what, contig.name)
-        end += contig.length
 
 
 def _check_windows(data: SpeciesData) -> Iterator[Finding]:
@@ -183,10 +185,17 @@ def row_name(data: SpeciesData, row: int) -> str:
     return f"row {row} ({data.place(row)})"
 
 
-def check_layout(data: SpeciesData) -> Iterator[Finding]:
+def check_layout(data: SpeciesGenome) -> Iterator[Finding]:
     """Check that arrays or tar shards are laid out as the manifest says."""
     genome_bp = sum(contig.length for contig in data.manifest.contigs)
     yield from _check_array(data.path / "genome", (genome_bp,), "uint8", None)
+    if data.has_repeats:
+        yield from _check_array(data.path / "repeats", (-(-genome_bp // 8),), "uint8", None)
+    if isinstance(data, SpeciesData):
+        yield from _check_targets(data)
+
+
+def _check_targets(data: SpeciesData) -> Iterator[Finding]:
     if data.manifest.storage.format == "webdataset":
         yield from _check_tar_members(data)
         return

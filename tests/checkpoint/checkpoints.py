@@ -14,6 +14,7 @@ from spacescale.checkpoint.writing import save_tensors
 from spacescale.config import Config, ModelConfig
 from spacescale.files import write_text
 from spacescale.model.space import Space
+from spacescale.objectives import objective_of
 
 MODEL = ModelConfig(
     species={"ant": ("DNASE", "CAGE"), "bee": ("CHIP",)},
@@ -41,7 +42,7 @@ class Written:
 def write_run(run: Path, tracks: str = "index\tidentifier\n") -> Written:
     """One complete checkpoint, of step 7; `tracks` is the table of each species, {0}."""
     torch.manual_seed(5)
-    model = Space(MODEL).eval()
+    objective, model = objective_of(Config(model=MODEL)), Space(MODEL).eval()
     folder = layout.checkpoints_folder(run) / layout.step_name(7)
     (folder / "tracks").mkdir(parents=True)
     for rank in range(2):
@@ -50,8 +51,9 @@ def write_run(run: Path, tracks: str = "index\tidentifier\n") -> Written:
     save_tensors(buffers_of(model), folder / BUFFERS)
     for species in MODEL.species:
         (folder / "tracks" / f"{species}.tsv").write_text(tracks.format(species))
-    save_tensors(probe_tensors(take_probe(model, MODEL, torch.device("cpu"))), folder / PROBE)
-    seal(folder, state_of(7, config=Config(model=MODEL).model_dump(mode="json")))
+    probe = take_probe(model, objective, torch.device("cpu"))
+    save_tensors(probe_tensors(probe), folder / PROBE)
+    seal(folder, state_of(7, config=objective.config.model_dump(mode="json")))
     write_text(folder.parent / "latest", folder.name)
     return Written(run, folder, model)
 

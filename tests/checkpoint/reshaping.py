@@ -20,6 +20,7 @@ from spacescale.config import Config, LossConfig, OptimConfig
 from spacescale.errors import UserError
 from spacescale.model.losses import training_losses
 from spacescale.model.space import Space
+from spacescale.objectives import objective_of
 from spacescale.parallel import comm
 from spacescale.parallel.engine import Engine, build_engine, resolve_deepspeed_config
 from spacescale.parallel.expert_parallel import distribute_experts
@@ -86,7 +87,8 @@ def start(output: Path, layout: Layout, seed: int = 20, beside: bool = True) -> 
     run = CONFIG.run.model_copy(update={"save_in_background": beside})
     saved = CONFIG.model_copy(update={"run": run})
     laid_out = lay_out(resolved, layout.ep_size)
-    manager = CheckpointManager(output, saved, data, engine, laid_out, model, device)
+    objective = objective_of(saved)
+    manager = CheckpointManager(output, objective, data, engine, laid_out, model, device)
     return Run(model, engine, manager)
 
 

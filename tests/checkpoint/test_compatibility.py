@@ -25,3 +25,20 @@ def test_own_experts_in_another_order_are_others():
     turned = with_own_experts({"bee": 2, "ant": 1})
     with pytest.raises(UserError, match=r"step-3: model.own_experts was {'ant': 1, 'bee': 2}, is "):
         check_compatible(Path("step-3"), state, turned, data, LAYOUT)
+
+
+def test_another_objective_is_refused():
+    saved = with_own_experts({"bee": 1})
+    state = state_of(3, config=saved.model_dump(mode="json"))
+    other = saved.model_copy(update={"objective": "tokens"})
+    data: Any = SimpleNamespace(manifest_hashes={}, split_hashes={})
+    with pytest.raises(UserError, match="step-3: objective was profiles, is now tokens; resume"):
+        check_compatible(Path("step-3"), state, other, data, LAYOUT)
+
+
+def test_a_checkpoint_of_before_there_were_objectives_is_one_of_profiles():
+    config = with_own_experts({"bee": 1})
+    old = config.model_dump(mode="json")
+    assert old.pop("objective") == "profiles"
+    data: Any = SimpleNamespace(manifest_hashes={}, split_hashes={})
+    check_compatible(Path("step-3"), state_of(3, config=old), config, data, LAYOUT)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from spacescale import cli
 from spacescale.checkpoint import layout
-from spacescale.checkpoint.consolidate import consolidate, load_space
+from spacescale.checkpoint.consolidate import consolidate, load_model
 from spacescale.checkpoint.convert import convert
 from spacescale.checkpoint.probe import (
     TOLERANCE,
@@ -25,9 +25,13 @@ from spacescale.checkpoint.probe import (
     take_probe,
 )
 from spacescale.checkpoint.writing import save_tensors
+from spacescale.config import Config
 from spacescale.errors import UserError
 from spacescale.model.exports import load_weights, read_export
 from spacescale.model.space import Space, meta_model
+from spacescale.objectives import objective_of
+
+OBJECTIVE = objective_of(Config(model=MODEL))
 
 
 @pytest.fixture
@@ -62,10 +66,10 @@ def test_loading_makes_no_second_copy(written):
     assert {p.requires_grad for p in model.parameters()} == {True}
 
 
-def test_load_space_gives_the_trained_predictions(written):
-    model, config = load_space(written.checkpoint)
+def test_load_model_gives_the_trained_predictions(written):
+    model, config = load_model(written.checkpoint)
     assert config.model == MODEL and not model.training
-    found = take_probe(model, MODEL, torch.device("cpu"))
+    found = take_probe(model, OBJECTIVE, torch.device("cpu"))
     stored = read_probe(written.checkpoint / "probe.safetensors")
     assert stored.experts.keys() == {
         "transformer.0.moe.router.choose/0", "decoder.choose/0", "decoder.choose/1",
@@ -80,7 +84,7 @@ def test_load_space_gives_the_trained_predictions(written):
 def test_a_missing_state_file_is_named(written, rank):
     (written.checkpoint / f"state-0000{rank}.safetensors").unlink()
     with pytest.raises(UserError, match=rf"state-0000{rank}\.safetensors: missing"):
-        load_space(written.checkpoint)
+        load_model(written.checkpoint)
 
 
 @pytest.mark.parametrize("rank, end", [(0, 0), (1, 360)])
@@ -88,7 +92,7 @@ def test_a_gap_is_named_even_where_the_manifest_does_not_know_of_it(written, ran
     (written.checkpoint / f"state-0000{rank}.safetensors").unlink()
     layout.write_manifest(written.checkpoint)
     with pytest.raises(UserError, match=rf"weight of stem.0.weight is whole for {end} of 720"):
-        load_space(written.checkpoint)
+        load_model(written.checkpoint)
 
 
 def test_a_piece_given_twice_is_named(written):
@@ -96,7 +100,7 @@ def test_a_piece_given_twice_is_named(written):
     shutil.copy(first, first.with_name("state-00002.safetensors"))
     layout.write_manifest(written.checkpoint)
     with pytest.raises(UserError, match="is whole for 360 of 720 numbers"):
-        load_space(written.checkpoint)
+        load_model(written.checkpoint)
 
 
 @pytest.mark.parametrize("name", ["state-00000.safetensors", "buffers.safetensors"])
@@ -122,7 +126,7 @@ def test_what_is_not_a_piece_of_the_model_is_named(written, tensors, message):
     save_file(tensors, written.checkpoint / "state-00002.safetensors")
     layout.write_manifest(written.checkpoint)
     with pytest.raises(UserError, match=message):
-        load_space(written.checkpoint)
+        load_model(written.checkpoint)
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
@@ -137,7 +141,7 @@ def test_buffers_of_another_model_are_named(written):
     save_file(buffers, path)
     layout.write_manifest(written.checkpoint)
     with pytest.raises(UserError, match=r"buffers.safetensors: stem.1.block.0.running_var is not"):
-        load_space(written.checkpoint)
+        load_model(written.checkpoint)
 
 
 def files_of_run(written, tmp_path):
@@ -230,12 +234,12 @@ def on_the_edge(model: Space, gap: float) -> Space:
 def test_a_choice_that_turns_on_the_last_bit_is_counted_and_does_not_hide_the_rest(tmp_path):
     torch.manual_seed(3)
     model, path = Space(MODEL).eval(), tmp_path / "probe.safetensors"
-    saved = take_probe(on_the_edge(model, 1e-6), MODEL, torch.device("cpu"))
+    saved = take_probe(on_the_edge(model, 1e-6), OBJECTIVE, torch.device("cpu"))
     save_tensors(probe_tensors(saved), path)
-    turned = take_probe(on_the_edge(model, -1e-6), MODEL, torch.device("cpu"))
+    turned = take_probe(on_the_edge(model, -1e-6), OBJECTIVE, torch.device("cpu"))
     bee = saved.predictions["bee"]
     assert float((turned.predictions["bee"] - bee).abs().max() / bee.max()) > TOLERANCE
-    found = compare_with_probe(path, model, MODEL)
+    found = compare_with_probe(path, model, OBJECTIVE)
     assert found.difference < 1e-6
     positions = 2 * (MODEL.seq_length // MODEL.bin_size + 1)  # of two species, each with its token
     assert found.turned == positions
@@ -249,11 +253,11 @@ def test_another_choice_than_on_the_edge_is_refused(tmp_path, own):
     experts = {"species_num_experts": 4 + len(own), "own_experts": own}
     config = MODEL.model_copy(update=experts)
     model, path = Space(config).eval(), tmp_path / "probe.safetensors"
-    save_tensors(
-        probe_tensors(take_probe(on_the_edge(model, 1e-2), config, torch.device("cpu"))), path
-    )
+    objective = objective_of(Config(model=config))
+    probe = take_probe(on_the_edge(model, 1e-2), objective, torch.device("cpu"))
+    save_tensors(probe_tensors(probe), path)
     with pytest.raises(UserError, match=r"chooses other experts .* by 3\.33e-03 of the largest"):
-        compare_with_probe(path, on_the_edge(model, -1e-2), config)
+        compare_with_probe(path, on_the_edge(model, -1e-2), objective)
 
 
 def test_a_probe_of_format_2_kept_no_choices_and_is_held_to_all_the_same(written, tmp_path):

@@ -18,10 +18,10 @@ from spacescale.checkpoint.enformer import (
     to_enformer,
     upcycle,
 )
-from spacescale.checkpoint.foreign_config import released_grouping
 from spacescale.cli import main
 from spacescale.config import ModelConfig
 from spacescale.errors import UserError
+from spacescale.genome.released_grouping import released_grouping
 from spacescale.model.attention import positional_basis
 from spacescale.model.layers import one_hot
 from spacescale.model.space import Space, meta_model

@@ -24,13 +24,13 @@ from spacescale.checkpoint.released import (
     from_released,
     import_released,
     released_config,
-    released_grouping,
     to_released,
     to_released_config,
 )
 from spacescale.checkpoint.weight_files import read_weights
 from spacescale.cli import main
 from spacescale.errors import UserError
+from spacescale.genome.released_grouping import released_grouping
 from spacescale.genome.tracks import Track, read_targets, write_tracks
 from spacescale.model.space import Space, meta_model
 from spacescale.predict.trained_model import load_trained

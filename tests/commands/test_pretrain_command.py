@@ -31,7 +31,7 @@ from commands import (
     start_pair,
 )
 from made_up_checkpoints import flip
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import consolidate
@@ -45,11 +45,12 @@ from spacescale.dataset.manifest import read_manifest, save_manifest
 from spacescale.dataset.sampler import SampleOrder
 from spacescale.metrics.writer import read_metrics
 from spacescale.model.losses import species_losses
+from spacescale.objectives.profiles import probe_codes
+from spacescale.objectives.species_targets import targets_of
 from spacescale.overrides import build_config
 from spacescale.parallel.comm import free_port
 from spacescale.predict.trained_model import load_trained
 from spacescale.presets import EMBEDDED_PRESET
-from spacescale.train.objective import objectives
 
 FAULTY = Path("tests/commands/faulty_pretrain.py")
 FEW_STEPS = 6  # no window is drawn twice in them
@@ -96,7 +97,7 @@ def test_the_validation_loss_is_trainings_own_definition(finished, data):
     output, _ = finished
     logged, trained = by_step(output), load_trained(output / "checkpoints/step-00000006")
     datasets = open_datasets([data])
-    weights = objectives(datasets, build_config(EMBEDDED_PRESET, []).loss, "cpu")
+    weights = targets_of(datasets, build_config(EMBEDDED_PRESET, []).loss, "cpu")
     for name, of_species in datasets.items():
         rows = of_species.rows("valid")[:8]
         (batch,) = evaluation_batches(of_species, rows, trained.model.config.seq_length, 8)
@@ -199,11 +200,11 @@ LOAD_WITHOUT_DEEPSPEED = """
 import sys
 sys.modules["deepspeed"] = sys.modules["zarr"] = None  # importing them now fails
 import torch
-from safetensors.torch import save_file
-from spacescale.checkpoint.probe import take_probe
+from safetensors.torch import load_file, save_file
 from spacescale.model import Space
 model = Space.from_pretrained(sys.argv[1])
-save_file(take_probe(model, model.config, torch.device("cpu")).predictions, sys.argv[2])
+with torch.no_grad():
+    save_file(model(load_file(sys.argv[2])).prediction, sys.argv[3])
 """
 
 
@@ -215,10 +216,12 @@ def test_converted_weights_load_without_deepspeed_and_predict_the_same(finished,
     assert names == ["export"]
     tracks = sorted(p.name for p in (tmp_path / "export/tracks").iterdir())
     assert tracks == sorted(f"{name}.tsv" for name in SPECIES)
-    predicted = tmp_path / "predicted.safetensors"
-    loaded = run(sys.executable, "-c", LOAD_WITHOUT_DEEPSPEED, tmp_path / "export", predicted)
-    assert loaded.returncode == 0, loaded.stderr
+    codes, predicted = (tmp_path / f"{name}.safetensors" for name in ("codes", "predicted"))
     best = find_best(output)
+    save_file(probe_codes(layout.read_config(best, layout.read_state(best)).model), codes)
+    words = (sys.executable, "-c", LOAD_WITHOUT_DEEPSPEED, tmp_path / "export", codes, predicted)
+    loaded = run(*words)
+    assert loaded.returncode == 0, loaded.stderr
     live, plain = read_probe(best / "probe.safetensors").predictions, load_file(predicted)
     assert list(plain) == list(live)
     for species, expected in live.items():

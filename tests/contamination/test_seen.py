@@ -6,17 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from made_up_runs import PER_STEP, SEEDS, SPECIES, checkpoint_of, genome_of
 from small_datasets import SEQ_LENGTH, SPAN, small_windows, write_small_dataset
 
 from spacescale.checkpoint import layout
-from spacescale.contamination.seen import TRAIN, VALID, read_training, seen_windows, without
+from spacescale.contamination.seen import TRAIN, VALID, read_training, seen_windows
 from spacescale.dataset.loader import open_datasets
 from spacescale.dataset.sampler import SampleOrder
 from spacescale.errors import UserError
-from spacescale.genome.stretches import Stretches
 
 REACH = (SEQ_LENGTH - SPAN) // 2 + 3  # of an input beyond its target, with the shift
 
@@ -94,20 +91,6 @@ def test_readings_count_targets_inputs_and_other_splits(run):
     assert finch.readings("chrI", 2 * SPAN - REACH) == (second, second + third, [])
     assert finch.readings("chrII", 10) == (0, 0, ["valid"])
     assert finch.readings("chrIII", 10) == (0, 0, ["test"])
-
-
-@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), max_size=8), st.integers(0, 8))
-def test_without_leaves_what_only_the_first_covers(intervals, cut):
-    def covered(some):
-        starts, lengths = np.array(some, dtype=np.int64).reshape(-1, 2).T
-        return Stretches.covered_by(starts, starts + lengths)
-
-    def bases(stretches):
-        pairs = zip(stretches.starts, stretches.ends, strict=True)
-        return {base for start, end in pairs for base in range(start, end)}
-
-    a, b = covered(intervals[:cut]), covered(intervals[cut:])
-    assert bases(without(a, b)) == bases(a) - bases(b)
 
 
 def test_data_that_were_moved_are_found_by_data(run, data, tmp_path):

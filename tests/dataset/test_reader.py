@@ -4,6 +4,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_far_beyond_the_contig_is_all_n(dataset):
 def test_a_large_genome_is_read_piecewise_with_the_same_result(dataset, monkeypatch):
     whole = SpeciesData.open(dataset)
     expected = [whole.sequence(row) for row in range(len(whole))]
-    monkeypatch.setattr("spacescale.dataset.reader._KEEP_GENOME_BP", 10)
+    monkeypatch.setattr("spacescale.dataset.species_genome._KEEP_GENOME_BP", 10)
     piecewise = SpeciesData.open(dataset)
     assert all(np.array_equal(piecewise.sequence(r), s) for r, s in enumerate(expected))
 
@@ -158,7 +159,7 @@ def edit_manifest(folder, **changes):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"format_version": 3}, "format version 3, this spacescale reads 2: upgrade spacescale"),
+        ({"format_version": 4}, "format version 4.* reads 2 to 3: upgrade spacescale"),
         ({"format_version": 1}, "format version 1.*make it again, from its sources"),
         ({"format": "other"}, "not the manifest of a spacescale-species dataset"),
         ({"num_tracks": 7}, "differ in the number of tracks"),
@@ -207,7 +208,7 @@ def test_open_tells_missing_and_short_files(copy, tmp_path):
         SpeciesData.open(copy)
 
 
-@pytest.mark.parametrize("name", ["windows.bed", "tracks.tsv", "targets/zarr.json"])
+@pytest.mark.parametrize("name", ["windows.bed", "sequence.bed", "tracks.tsv", "targets/zarr.json"])
 def test_open_tells_a_changed_digit_in_a_table(copy, name):
     """The targets carry their checksums with them; where a window lies is told by a table only."""
     text = (copy / name).read_text()
@@ -254,7 +255,7 @@ def test_flipped_bits_never_pass(copy):
 def test_bases_of_a_piece_of_a_contig_are_counted_from_the_contig_s_start(dataset):
     data = SpeciesData.open(dataset)
     whole = data.manifest.contigs[1]
-    piece = whole.model_copy(update={"start": 100, "length": 60, "offset": whole.offset + 100})
+    piece = replace(whole, start=100, length=60, offset=whole.offset + 100)
     assert data.bases(piece, 110, 130).tolist() == data.bases(whole, 110, 130).tolist()
     assert data.bases(piece, 100, 160).size == 60
     with pytest.raises(AssertionError):

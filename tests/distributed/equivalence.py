@@ -4,14 +4,18 @@ Every world sees the same windows in the same micro-steps, so one reference serv
 """
 
 import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from deepspeed.utils import safe_get_full_optimizer_state
 from torch import Tensor, nn
 
 from spacescale.config import LossConfig, ModelConfig, OptimConfig
+from spacescale.model.losses import SumOverRanks, training_losses
 from spacescale.model.space import Space
+from spacescale.objectives import Losses
 from spacescale.parallel import comm
 from spacescale.parallel.engine import (
     Engine,
@@ -23,11 +27,9 @@ from spacescale.parallel.expert_parallel import ExpertParallelExperts, distribut
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
 from spacescale.testing.plain_training import (
     TINY_MODEL,
-    Windows,
-    loss_terms,
+    MicroStep,
     plain_step,
     running_statistics,
-    total,
     watch_margins,
     without_gradient,
 )
@@ -43,6 +45,9 @@ CLIP, ACCUMULATION = 0.2, 2
 STEPS, FEW_STEPS = 50, 3  # of a whole curve, and of a run that is checked without one
 WINDOWS = {"ant": 8, "bee": 4}  # of all ranks in a micro-step
 BEES_EVERY = 3  # bees are absent from the other micro-steps
+
+# Species → codes (B_s, L) uint8 and targets (B_s, N, T_s), of one micro-step.
+Windows = dict[str, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -105,19 +110,50 @@ def batch(micro_step: int, rank: int, world: int) -> Windows:
     return found
 
 
+def loss_terms(
+    model: Callable[..., Any],
+    windows: Windows,
+    sum_over_ranks: SumOverRanks,
+    on_all_ranks: Mapping[str, int] | None = None,
+) -> dict[str, Tensor]:
+    """Loss terms of one micro-step, of a plain model or of a rank's engine.
+
+    on_all_ranks: how many windows of each species all ranks hold together.
+    """
+    output = model({name: codes for name, (codes, _) in windows.items()})
+    targets = {name: targets for name, (_, targets) in windows.items()}
+    return training_losses(output, targets, LOSS, sum_over_ranks, on_all_ranks=on_all_ranks)
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    """The sum that is differentiated."""
+    return torch.stack(list(terms.values())).sum()
+
+
+def of_windows(windows: Windows) -> MicroStep:
+    """A micro-step of one process with these windows."""
+
+    def micro_step(model: Callable[..., Any]) -> Losses:
+        terms = loss_terms(model, windows, lambda x: x)
+        return Losses(total(terms), terms, {})
+
+    return micro_step
+
+
 def run_reference() -> dict:
     """Plain PyTorch over all windows: loss terms, gradients, norms and the losses of 50 steps."""
     model = fresh_model()
     margins = watch_margins(model)
     optimizer = torch.optim.AdamW(parameter_groups(model, OPTIM), lr=OPTIM.lr)
     found = {"losses": [], "norms": []}
-    found["no_gradient"] = without_gradient(fresh_model(), global_batches(0), LOSS)
+    found["no_gradient"] = without_gradient(fresh_model(), global_batches(0))
     for step in range(STEPS):
-        done = plain_step(model, optimizer, global_batches(step), LOSS, CLIP)
+        done = plain_step(model, optimizer, global_batches(step), CLIP)
         found["norms"].append(done.norm)
         found["losses"].append(done.loss)
         if step == 0:
-            found |= {"terms": done.terms, "margin": min(margins)}
+            terms = [{n: float(term) for n, term in of.terms.items()} for of in done.losses]
+            found |= {"terms": terms, "margin": min(margins)}
             found["moments"] = {
                 n: optimizer.state[p]["exp_avg"].clone() for n, p in model.named_parameters()
             }
@@ -125,9 +161,9 @@ def run_reference() -> dict:
     return found
 
 
-def global_batches(step: int) -> list[Windows]:
-    """What all ranks together read in each of a step's micro-steps."""
-    return [batch(micro_step, 0, 1) for micro_step in micro_steps_of(step)]
+def global_batches(step: int) -> list[MicroStep]:
+    """Each of a step's micro-steps, with what all ranks together read in it."""
+    return [of_windows(batch(micro_step, 0, 1)) for micro_step in micro_steps_of(step)]
 
 
 def micro_steps_of(step: int) -> range:
@@ -155,7 +191,7 @@ def run_case(case: Case, steps: int) -> dict:
             engine.set_train_batch_size(sum(WINDOWS.values()))  # no accumulation from here on
         for micro_step in micro_steps_of(step):
             windows = batch(micro_step, comm.rank(), world)
-            here = loss_terms(engine, windows, LOSS, comm.sum_over_ranks, on_all_ranks(micro_step))
+            here = loss_terms(engine, windows, comm.sum_over_ranks, on_all_ranks(micro_step))
             engine.backward(total(here))
             engine.step()
             terms.append({name: float(term.detach()) for name, term in here.items()})
@@ -198,7 +234,7 @@ def gradients_by_hand(dtype: torch.dtype) -> dict[str, Tensor]:
         name: (codes, targets.to(dtype))
         for name, (codes, targets) in batch(0, comm.rank(), 2).items()
     }
-    terms = loss_terms(model, windows, LOSS, comm.sum_over_ranks, on_all_ranks(0))
+    terms = loss_terms(model, windows, comm.sum_over_ranks, on_all_ranks(0))
     total(terms).backward()
     return {
         # An expert's gradient already holds what all ranks sent it.

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from equivalence import LOSS, MODEL, OPTIM, WINDOWS, batch, fresh_model, on_all_ranks
+from equivalence import (
+    LOSS,
+    MODEL,
+    OPTIM,
+    WINDOWS,
+    batch,
+    fresh_model,
+    loss_terms,
+    on_all_ranks,
+    total,
+)
 from no_data import no_data
 
 from spacescale.checkpoint.compatibility import lay_out
@@ -13,6 +23,7 @@ from spacescale.checkpoint.convert import convert
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.config import Config
 from spacescale.errors import UserError
+from spacescale.objectives import objective_of
 from spacescale.parallel import comm
 from spacescale.parallel.engine import (
     build_engine,
@@ -21,7 +32,6 @@ from spacescale.parallel.engine import (
 )
 from spacescale.parallel.expert_parallel import distribute_experts
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
-from spacescale.testing.plain_training import loss_terms, total
 from spacescale.testing.ranks import run_ranks
 
 FOLDER = Path(__file__).parents[2] / "ds_configs"
@@ -50,11 +60,12 @@ def train(output: Path, config: dict, save: bool = True) -> list[float]:
     settings = Config(model=MODEL, optim=OPTIM, loss=LOSS)
     data, device = no_data(MODEL.species), torch.device("cpu")
     laid_out = lay_out(resolved, 2)
-    manager = CheckpointManager(output, settings, data, engine, laid_out, model, device)
+    objective = objective_of(settings)
+    manager = CheckpointManager(output, objective, data, engine, laid_out, model, device)
     losses = []
     for step in range(2):
         here = batch(step, comm.rank(), 2)
-        loss = total(loss_terms(engine, here, LOSS, comm.sum_over_ranks, on_all_ranks(step)))
+        loss = total(loss_terms(engine, here, comm.sum_over_ranks, on_all_ranks(step)))
         engine.backward(loss)
         engine.step()
         assert torch.isfinite(torch.tensor(float(engine.get_global_grad_norm())))

@@ -11,12 +11,12 @@ from equivalence import (
     ACCUMULATION,
     CLIP,
     FEW_STEPS,
-    LOSS,
     STEPS,
     Case,
     batch,
     cases,
     fresh_model,
+    of_windows,
     run_by_hand_and_mutated,
     run_cases,
     run_reference,
@@ -174,7 +174,8 @@ def test_equivalence_is_closer_in_float64(two_ranks):
     worst = {}
     for dtype in (torch.float32, torch.float64):
         model = fresh_model().to(dtype)
-        accumulate(model, batch(0, 0, 1), LOSS, 1)
+        codes_and_targets = {n: (c, t.to(dtype)) for n, (c, t) in batch(0, 0, 1).items()}
+        accumulate(model, of_windows(codes_and_targets), 1)
         errors = []
         for name, parameter in model.named_parameters():
             shares = [rank[dtype][name] for rank in two_ranks]

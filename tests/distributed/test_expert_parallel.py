@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from spacescale.config import ModelConfig, ParallelConfig, resolve_ep_size
+from spacescale.config import ModelConfig, ParallelConfig
 from spacescale.errors import UserError
 from spacescale.model.experts import StackedExperts
 from spacescale.model.layers import BatchNorm
 from spacescale.model.moe import RoutedExperts
 from spacescale.parallel import comm
+from spacescale.parallel.expert_groups import resolve_ep_size
 from spacescale.parallel.expert_parallel import distribute_experts
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
 from spacescale.testing.ranks import run_ranks

@@ -7,7 +7,7 @@ from small_datasets import BINS, TRACKS, small_windows, write_small_dataset
 from spacescale.dataset.reader import SpeciesData
 from spacescale.evals import intervals
 from spacescale.evals.intervals import Blocks, BlockScores, Interval, blocks_of
-from spacescale.evals.track_prediction import TrackScores
+from spacescale.objectives.track_prediction import TrackScores
 
 PEAK = torch.full((TRACKS,), 2.0)
 

@@ -5,6 +5,8 @@ import sys
 import numpy as np
 import pytest
 from made_up_checkpoints import flip, write_checkpoint
+from small_datasets import write_small_dataset
+from small_genomes import small_genome
 
 from spacescale.config import LossConfig, ModelConfig
 from spacescale.dataset.manifest import find_species
@@ -263,3 +265,28 @@ def test_a_file_is_told_from_a_folder_that_is_not_there(tmp_path):
         describe(tmp_path / "x.bw")
     with pytest.raises(UserError, match=r"x.bw: a file; give the folder of a dataset"):
         find_species(tmp_path / "x.bw")
+
+
+def test_a_genome_without_tracks(tmp_path):
+    genome = small_genome(tmp_path)
+    text = describe(genome.path)
+    assert "species      tiny, without tracks: for training on bases or tokens" in text
+    assert "contigs      4; the longest is chrI, 3,001 bp" in text
+    rows = [line.split() for line in text.splitlines()]
+    assert ["train", "2", "49.3", "%", "0.00"] in rows
+    told = genome.manifest.sequence
+    assert told and told.lower_case
+    assert f"{100 * told.lower_case / 6904:.1f} % of the bases are repeats (lower case)" in text
+    assert "N 5.8 % of the bases" in text and "looked at    all bases" in text
+    assert "split        chroms, valid chrII, test chrIII; hash " in text
+
+
+def test_genomes_beside_species_with_tracks(tmp_path):
+    small_genome(tmp_path)
+    both = tmp_path / "both"
+    shutil.copytree(tmp_path / "out/tiny", both / "tiny")
+    write_small_dataset(both / "with")
+    lines = describe(both).splitlines()
+    assert lines[0].startswith("1 data sets; targets ")
+    assert lines[3] == "1 genomes without tracks"
+    assert lines[5].split()[:2] == ["tiny", "0.00"]

@@ -11,6 +11,10 @@ def test_codes_follow_the_base_order():
     assert dna.encode("ACGTNacgtn").tolist() == [0, 1, 2, 3, 4] * 2
 
 
+def test_letters_come_back_in_upper_case():
+    assert dna.decode(dna.encode("ACGTNacgtn")) == "ACGTN" * 2
+
+
 def test_u_is_t_and_x_a_hard_mask_however_much_of_it_there_is():
     assert dna.encode("ACGUu").tolist() == [0, 1, 2, 3, 3]
     codes, num_read_as_n = dna.encode_counting("X" * 90 + "ACGTx" * 2)

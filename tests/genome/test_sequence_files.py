@@ -110,6 +110,28 @@ def test_two_bit_of_either_byte_order(tmp_path, order):
     assert read_genome(path).contigs["c"].tolist() == dna.encode("ACGTNNACGT").tolist()
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_letter_case_of_two_bit_is_that_of_its_masked_blocks(tmp_path, order):
+    path = tmp_path / "a.2bit"
+    path.write_bytes(two_bit(order))
+    assert read_genome(path).lower_case("c").tolist() == [True] * 3 + [False] * 7
+
+
+def test_letter_case_of_a_fasta_is_kept_however_its_lines_end(tmp_path):
+    fasta = ">a x\nacgTNN\nnrA\n>b\nA\n"
+    expected = {"a": [1, 1, 1, 0, 0, 0, 1, 1, 0], "b": [0]}
+    for content in (fasta, fasta.replace("\n", "\r\n"), fasta.replace("\n", "\r")):
+        (tmp_path / "a.fa").write_bytes(content.encode())
+        (tmp_path / "a.fa.gz").write_bytes(gzip.compress(content.encode()))
+        for path in (tmp_path / "a.fa", tmp_path / "a.fa.gz"):
+            in_memory = read_genome(path)
+            in_files = read_genome(path, tmp_path / "codes", tmp_path / "case")
+            for genome in (in_memory, in_files):
+                found = {name: genome.lower_case(name).tolist() for name in genome.contigs}
+                assert found == expected
+            assert (tmp_path / "case").stat().st_size == 2 + 1
+
+
 @pytest.mark.parametrize("size", [10, 20, 24, 40, 56])
 def test_truncated_two_bit(tmp_path, size):
     path = tmp_path / "a.2bit"
@@ -135,6 +157,7 @@ def test_a_genome_can_lie_in_a_file(tmp_path):
         (4, 2, "version 2"),
         (30, 60, "a stretch of N ends at 62 of 10 bases"),
         (29, 255, "it ends within .* stretches of N"),
+        (46, 60, "a masked stretch ends at 60 of 10 bases"),
     ],
 )
 def test_damaged_two_bit(tmp_path, position, value, message):

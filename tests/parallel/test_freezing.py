@@ -10,6 +10,7 @@ from spacescale.config import Config, ModelConfig, OptimConfig
 from spacescale.errors import UserError
 from spacescale.model.layers import BatchNorm
 from spacescale.model.space import Space
+from spacescale.objectives import objective_of
 from spacescale.parallel.engine import parameter_groups, set_learning_rate
 from spacescale.parallel.freezing import freeze, matches
 from spacescale.train.trainable import (
@@ -41,18 +42,18 @@ def test_patterns_are_of_names_or_modules(name, pattern, expected):
     assert matches(name, pattern) == expected
 
 
-def settings(**optim):
-    return Config(model=MODEL, optim=OptimConfig(**optim))
+def with_settings(**optim):
+    return objective_of(Config(model=MODEL, optim=OptimConfig(**optim)))
 
 
 def test_patterns_that_do_nothing_or_leave_nothing_are_refused():
-    require_something_to_train(settings(freeze=("stem",), lr_factors={"heads": 3}), None)
+    require_something_to_train(with_settings(freeze=("stem",), lr_factors={"heads": 3}), None)
     with pytest.raises(UserError, match=r"optim.freeze \(--freeze\): 'stemm' is no parameter's na"):
-        require_something_to_train(settings(freeze=("stem", "stemm")), None)
+        require_something_to_train(with_settings(freeze=("stem", "stemm")), None)
     with pytest.raises(UserError, match=r"'stemm'.* \(did you mean 'stem'\?\); they begin with st"):
-        require_something_to_train(settings(lr_factors={"stemm": 2.0}), None)
+        require_something_to_train(with_settings(lr_factors={"stemm": 2.0}), None)
     with pytest.raises(UserError, match=r"optim.freeze=\['\*'\]: nothing is left to train"):
-        require_something_to_train(settings(freeze=("*",)), None)
+        require_something_to_train(with_settings(freeze=("*",)), None)
 
 
 def test_a_batchnorm_is_frozen_with_both_its_weights_and_stays_in_evaluation_mode():

@@ -15,6 +15,7 @@ from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.sampler import SampleOrder
 from spacescale.errors import UserError
 from spacescale.genome.intervals import Interval
+from spacescale.objectives import objective_of
 from spacescale.overrides import build_config
 from spacescale.planning import recipe, recommend, trial
 from spacescale.planning.cautions import cautions
@@ -22,7 +23,6 @@ from spacescale.planning.data_facts import SpeciesFacts, TrackFacts, look_at
 from spacescale.planning.recommend import Here, fitting_shape, plan_schedule
 from spacescale.planning.trial import Trial
 from spacescale.pretrain import parse_arguments
-from spacescale.train.run import complete_config
 
 GOOD = TrackFacts("good", "rna", 1.0, 0.5)
 TRIAL = Trial(1.0, 0.1, 0.1, 5, 1.0, 1.0)
@@ -58,7 +58,9 @@ def test_the_command_at_the_end_fits_the_data(ask, tmp_path):
     assert words[:4] == ["deepspeed", "--num_gpus", "1", "spacescale/pretrain.py"]
     args = parse_arguments(words[4:])
     assert args.data == paths
-    config = complete_config(build_config(args.preset, args.overrides), open_datasets(args.data))
+    config = objective_of(build_config(args.preset, args.overrides)).complete(
+        open_datasets(args.data)
+    )
     assert (config.model.bin_size, config.model.target_length) == (16, 8)
     assert config.data.global_batch_size == 2
     assert config.optim.max_steps == recipe.most_steps(46, 2)

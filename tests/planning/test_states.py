@@ -1,8 +1,8 @@
 import pytest
 
-from spacescale.config import resolve_ep_size
 from spacescale.errors import UserError
 from spacescale.overrides import build_config
+from spacescale.parallel.expert_groups import resolve_ep_size
 from spacescale.planning.parameters import ParameterCounts
 from spacescale.planning.states import Layout, resolve_layout, state_bytes
 

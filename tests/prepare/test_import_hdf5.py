@@ -18,9 +18,12 @@ from imported_sets import (
 
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
+from spacescale.genome.sequence_files import read_genome
 from spacescale.prepare.importers.basenji import BasenjiSet
 from spacescale.prepare.importers.import_dataset import ImportOptions, import_dataset
 from spacescale.prepare.importers.space_hdf5 import SpaceHdf5, files_by_split
+from spacescale.verify.check import verify_species
+from spacescale.verify.findings import has_errors
 
 SCRIPT = DATA_PREP / "import_hdf5.py"
 
@@ -66,6 +69,27 @@ def test_equals_the_tfrecord_form_and_h5py(small, tmp_path):
         one_hot = np.eye(5, 4, dtype=bool)[data.sequence(row)]
         np.testing.assert_array_equal(one_hot, file["sequences"][1])
     data.verify()
+
+
+@pytest.mark.parametrize("with_fasta", [True, False])
+def test_a_split_may_use_the_bases_of_its_targets_and_the_case_of_a_fasta_is_kept(
+    small, tmp_path, with_fasta
+):
+    files = write_hdf5(tmp_path / "h5", small)
+    fasta = write_fasta(tmp_path / "genome.fa", small.genome)
+    fasta.write_text(fasta.read_text().replace("ACA", "aca"))
+    changes = {"fasta": fasta} if with_fasta else {}
+    data = convert(tmp_path / "h5", files, tmp_path / "a", **changes)
+    targets = data.windows.intervals()
+    for stretch in (s for split in ("train", "valid") for s in data.stretches(split).intervals()):
+        mine = [t for t in targets if (t.chrom, t.split) == (stretch.chrom, stretch.split)]
+        bases = {base for target in mine for base in range(target.start, target.end)}
+        assert bases.issuperset(range(stretch.start, stretch.end))
+        read = data.repeats(stretch.chrom, stretch.start, stretch.end)
+        letters = read_genome(fasta).lower_case(stretch.chrom)[stretch.start : stretch.end]
+        assert np.array_equal(read, letters if with_fasta else np.zeros_like(letters))
+    assert data.has_repeats == with_fasta
+    assert not has_errors(verify_species(data.path))
 
 
 def test_genome_makes_longer_inputs_possible(small, tmp_path):

@@ -11,13 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spacescale.dataset.genome_windows import GenomeWindows, WindowChoice
 from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.species_genome import SpeciesGenome
+from spacescale.prepare.genome_dataset import make_genome
 from spacescale.prepare.importers.basenji import BasenjiSet
 from spacescale.prepare.importers.import_dataset import ImportOptions, import_dataset
 from spacescale.prepare.importers.space_hdf5 import SpaceHdf5
-from spacescale.prepare.options import DatasetOptions
+from spacescale.prepare.options import DatasetOptions, GenomeOptions
 from spacescale.prepare.stages import make_dataset
 from spacescale.splits.options import SplitOptions
+from spacescale.verify.check import verify_species
 
 REPO = Path(__file__).parents[2]
 REAL = REPO.parent / "shared/data"
@@ -162,6 +166,32 @@ def test_yeast_is_the_same_from_2bit_and_fasta(tmp_path):
     ]
     assert data[0].manifest.files == data[1].manifest.files
     assert data[0].manifest.aliases == {"II": "chrII", "IV": "chrIV", "XVI": "chrXVI"}
+
+
+def test_all_of_yeast_without_tracks(tmp_path):
+    """Its 17 contigs, of which three carry windows elsewhere; chrXVI is held out of all windows."""
+    made = []
+    for name in ("sacCer3.2bit", "sacCer3.fa.gz"):
+        options = GenomeOptions(
+            species="yeast",
+            fasta=REAL / "yeast_sacCer3/genome" / name,
+            splits=SplitOptions(valid_chroms=("II",), test_chroms=("XVI",)),
+            aliases="auto",
+            out=tmp_path / name,
+        )
+        made.append(SpeciesGenome.open(make_genome(options)))
+    # The files hold the contigs in another order each.
+    assert made[0].manifest.split == made[1].manifest.split
+    for contig in made[0].manifest.contigs:
+        place = contig.name, 0, contig.length
+        np.testing.assert_array_equal(made[0].codes(*place), made[1].codes(*place))
+    assert len(made[0].manifest.contigs) == 17 and not made[0].has_repeats
+    bases = {"train": 10_395_855, "valid": 813_184, "test": 948_066}
+    assert made[0].bases_of_splits() == bases
+    windows = GenomeWindows(made[0], "train", WindowChoice(longest=2300, shortest=70))
+    contigs = {windows[n].chrom for n in range(1000)}
+    assert not contigs & {"chrII", "chrXVI"} and len(contigs) == 15
+    assert verify_species(made[0].path) == []
 
 
 def test_fly_pieces_agree_with_their_bigwigs(tmp_path):

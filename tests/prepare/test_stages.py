@@ -111,7 +111,8 @@ def test_folder_is_a_zarr_group_with_the_promised_layout(inputs, tmp_path):
     inner = [codec["name"] for codec in codecs[0]["configuration"]["codecs"]]
     assert inner == ["numcodecs.pcodec", "crc32c"]
     assert sorted(p.name for p in data.path.iterdir()) == [
-        "genome", "manifest.json", "targets", "tracks.tsv", "windows.bed", "zarr.json",
+        "genome", "manifest.json", "sequence.bed", "targets", "tracks.tsv", "windows.bed",
+        "zarr.json",
     ]  # fmt: skip
 
 

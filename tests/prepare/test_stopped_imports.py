@@ -125,7 +125,7 @@ def test_an_import_killed_at_every_mark_ends_like_one_that_was_not(
 STEPS = {
     tfrecords: [f"{IMPORT}.create_pieces"],
     tfrecords_with_genome: [f"{IMPORT}.read_genome", f"{IMPORT}.open_codes"],
-    hdf5: [f"{IMPORT}.sync", f"{SHARDS}.write_targets_shard", f"{IMPORT}.write_genome",
+    hdf5: [f"{IMPORT}.sync", f"{SHARDS}.write_targets_shard", f"{IMPORT}.write_sequence",
            f"{SHARDS}.write_manifest", f"{SHARDS}.put_in_place"],
 }  # fmt: skip
 
@@ -201,7 +201,9 @@ def test_other_inputs_are_not_mixed(given, tmp_path, monkeypatch):
 
 
 def test_files_that_change_during_the_import_are_refused(given, tmp_path, monkeypatch):
-    monkeypatch.setattr(f"{SHARDS}.write_windows", lambda *_: os.utime(given[1].files[-1], (1, 1)))
+    monkeypatch.setattr(
+        f"{SHARDS}.write_intervals", lambda *_: os.utime(given[1].files[-1], (1, 1))
+    )
     with pytest.raises(UserError, match=r"changed while the dataset was made"):
         make(given, tmp_path / "out")
     assert not (tmp_path / "out").exists()

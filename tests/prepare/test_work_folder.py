@@ -114,7 +114,7 @@ def test_a_half_written_manifest_is_no_part_of_the_dataset(inputs, whole, tmp_pa
     stop = raising(OSError(errno.EIO, "broken"))
     options = small_options(inputs, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(f"{SHARDS}.write_windows", lambda *_: patch.setattr(Path, "replace", stop))
+        patch.setattr(f"{SHARDS}.write_intervals", lambda *_: patch.setattr(Path, "replace", stop))
         with pytest.raises(OSError, match="broken"):
             make_dataset(options)
     (
@@ -154,7 +154,7 @@ def test_inputs_that_change_during_the_run_are_refused(tmp_path, monkeypatch):
     write_inputs(tmp_path / "in")
     options = small_options(tmp_path / "in", tmp_path / "out")
     monkeypatch.setattr(
-        f"{SHARDS}.write_windows", lambda *_: os.utime(tmp_path / "in/genome.fa", (1, 1))
+        f"{SHARDS}.write_intervals", lambda *_: os.utime(tmp_path / "in/genome.fa", (1, 1))
     )
     with pytest.raises(UserError, match=r"genome.fa changed while the dataset was made"):
         make_dataset(options)

@@ -1,5 +1,7 @@
 """Held-out windows with homologous training windows, against a base-by-base statement."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small_inputs import small_options, write_inputs
@@ -96,7 +98,7 @@ def test_duplications_of_one_species_count_both_ways(datasets, tmp_path):
 def test_pieces_of_contigs_have_no_length_to_compare(datasets, tmp_path):
     perch = datasets["perch"]
     manifest, _ = read_manifest(perch.path)
-    contigs = [c.model_copy(update={"whole": False}) for c in manifest.contigs]
+    contigs = [replace(c, whole=False) for c in manifest.contigs]
     pieces = SpeciesData(perch.path, manifest.model_copy(update={"contigs": contigs}), "hash")
     chain = tmp_path / "a.chain"
     chain.write_text("chain 1 chrII 2000 + 0 60 chrI 999999 + 0 60 1\n60\n")

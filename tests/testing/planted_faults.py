@@ -11,6 +11,7 @@ from deepspeed.runtime.zero import stage_1_and_2
 from spacescale.checkpoint import convert
 from spacescale.model.experts import StackedExperts
 from spacescale.model.router import SpeciesRouter
+from spacescale.objectives import ProfilesObjective
 from spacescale.parallel import comm
 from spacescale.parallel.expert_parallel import ExpertParallelExperts
 from spacescale.parallel.sync_batchnorm import SyncBatchNorm
@@ -99,22 +100,22 @@ def unsynchronised_statistics():
 
 def swapped_species():
     """Rank 1 takes the gates of the first two species for each other's."""
-    honest = train_run.Space
+    honest = ProfilesObjective.build
     others = torch.tensor([1, 0, *range(2, len(TRACKS))])
 
-    def build(config):
-        model = honest(config)
+    def build(objective):
+        model = honest(objective)
         for module in model.modules():
             if isinstance(module, SpeciesRouter) and comm.rank() == 1:
                 module.register_forward_pre_hook(lambda _, inputs: (inputs[0], others[inputs[1]]))
         return model
 
-    return patch.object(train_run, "Space", build)
+    return patch.object(ProfilesObjective, "build", build)
 
 
 def swapped_heads():
     """The conversion takes the heads of two species for each other's."""
-    honest = convert.load_space
+    honest = convert.load_model
 
     def load(checkpoint):
         model, config = honest(checkpoint)
@@ -123,4 +124,4 @@ def swapped_heads():
             a.data, b.data = b.data, a.data
         return model, config
 
-    return patch.object(convert, "load_space", load)
+    return patch.object(convert, "load_model", load)

@@ -20,7 +20,7 @@ from adding_runs import (
     write_data,
 )
 
-from spacescale.checkpoint.consolidate import load_space
+from spacescale.checkpoint.consolidate import load_model
 from spacescale.errors import UserError
 from spacescale.metrics.writer import read_metrics
 from spacescale.overrides import build_config
@@ -78,7 +78,7 @@ def checkpoint(run: Path, step: int = STEPS) -> Path:
 
 
 def weights(run: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
-    return load_space(checkpoint(run, step))[0].state_dict()
+    return load_model(checkpoint(run, step))[0].state_dict()
 
 
 def losses(run: Path) -> list[float]:

@@ -9,9 +9,9 @@ from elastic_runs import LAST, STOPPED_AT, Leg, losses, refused_out_of_order, ru
 from small_datasets import small_targets, write_small_dataset
 
 from spacescale.dataset.sampler import SampleOrder
+from spacescale.objectives.profiles import warn_of_single_species
 from spacescale.overrides import build_config
 from spacescale.testing.ranks import run_ranks
-from spacescale.train.run import _warn_of_single_species
 
 RELATIVE = 1e-4
 
@@ -132,7 +132,7 @@ def test_micro_steps_of_one_species_are_said_with_what_would_help(
     num_windows = {"a": 20, "b": 20} if species == 2 else {"a": 20}
     importance = config.data.species_importance
     order = SampleOrder(0, num_windows, 1.0, micro, world, 3, True, importance)
-    _warn_of_single_species(config, order)
+    warn_of_single_species(config, order)
     if said is None:
         assert not caplog.messages
     else:

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from spacescale.model.losses import SpeciesLoss
+from spacescale.model.species_loss import SpeciesLoss
+from spacescale.objectives import Losses
 from spacescale.parallel import comm
 from spacescale.train.interval_losses import LossSum
 from spacescale.train.step_report import StepReport, StepSummary
@@ -18,12 +19,9 @@ def add(report: StepReport, per_species: dict[str, tuple[int, float]], mi: float
         name: SpeciesLoss(torch.tensor(loss), count, 1.0)
         for name, (count, loss) in per_species.items()
     }
-    losses = {
-        f"poisson/{name}": torch.tensor(loss * count / sum(windows.values()))
-        for name, (count, loss) in per_species.items()
-    }
-    losses["encoder_mi"] = torch.tensor(mi)
-    report.add(losses, torch.stack(list(losses.values())).sum(), of_species, windows)
+    total = sum(loss * count for count, loss in per_species.values()) / sum(windows.values()) + mi
+    terms = {"encoder_mi": torch.tensor(mi)}
+    report.add(Losses(torch.tensor(total), terms, of_species), windows)
 
 
 def gather(reports: list[StepReport], signals: list[int], monkeypatch) -> list[StepSummary]:
@@ -70,7 +68,8 @@ def test_all_ranks_get_the_summary_of_all_windows(monkeypatch):
         found = {n: SpeciesLoss(torch.tensor(m), on_all[n], 1.0) for n, (m, _) in of_rank.items()}
         terms = {"encoder_mi": torch.tensor(-0.2)}
         windows = {name: count for name, (_, count) in of_rank.items()}
-        report.add(terms, torch.tensor(sum(windows.values()) - 0.5), found, windows)
+        total = torch.tensor(sum(windows.values()) - 0.5)
+        report.add(Losses(total, terms, found), windows)
     first, second = gather(reports, [0, 0], monkeypatch)
     assert first == second
     assert first.species["finch"].mean == pytest.approx(4 / 3)
@@ -87,7 +86,7 @@ def test_windows_count_by_what_was_measured_in_them():
     for loss, measured in ((1.0, 1.0), (4.0, 0.5)):
         share = torch.tensor(measured, dtype=torch.float64)
         found = {"finch": SpeciesLoss(torch.tensor(loss), 2, share)}
-        report.add({}, torch.tensor(1.0), found, {"finch": 2})
+        report.add(Losses(torch.tensor(1.0), {}, found), {"finch": 2})
     of_step = report.gather().species["finch"]
     assert of_step == LossSum(2 * 1.0 + 1 * 4.0, 3.0, 4)
     assert of_step.mean == 2.0
@@ -125,7 +124,7 @@ def test_a_signal_to_one_rank_reaches_all(monkeypatch):
 def test_reports_keep_no_graph():
     report = StepReport(["finch"], CPU)
     loss = torch.tensor(1.0, requires_grad=True) * 2
-    report.add({"poisson/finch": loss}, loss, {"finch": SpeciesLoss(loss, 1, 1.0)}, {"finch": 1})
+    report.add(Losses(loss, {}, {"finch": SpeciesLoss(loss, 1, 1.0)}), {"finch": 1})
     assert not any(value.requires_grad for value in report.sums.values())
 
 

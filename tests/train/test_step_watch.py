@@ -20,7 +20,7 @@ def a_watch(tmp_path, **settings) -> StepWatch:
     """A watch over a run of two micro-steps of one window, after STEADY steps."""
     windows = SimpleNamespace(
         order=SimpleNamespace(
-            draws=lambda micro_step, rank: [Draw("moth", 10 * micro_step + rank, 0, False)]
+            draws=lambda micro_step, rank: [Draw("moth", 10 * micro_step + rank, 0, False, 0)]
         ),
         place=lambda draw: f"chr1:{draw.window}-{draw.window + 1}",
     )

@@ -3,10 +3,15 @@ import math
 import pytest
 
 from spacescale.config import RunConfig
+from spacescale.objectives import ProfilesObjective
 from spacescale.train.interval_losses import LossSum
 from spacescale.train.validation_watch import ValidationWatch
 
 LOSS, PEARSON = "valid/loss/finch", "valid/pearson_log1p"
+
+
+def watch_of(**run) -> ValidationWatch:
+    return ValidationWatch(RunConfig(**run), ProfilesObjective.score)
 
 
 def validate(watch: ValidationWatch, valid: float, train: float = 1.0) -> list[str]:
@@ -25,46 +30,46 @@ def validate(watch: ValidationWatch, valid: float, train: float = 1.0) -> list[s
     ],
 )
 def test_the_best_is_higher_of_a_correlation_and_lower_of_a_loss(metric, scores, best):
-    watch = ValidationWatch(RunConfig(best_metric=metric))
+    watch = watch_of(best_metric=metric)
     assert [watch.note({metric: score}) for score in scores] == best
 
 
 def test_patience_counts_validations_since_the_best_and_survives_a_resume():
     run = RunConfig(patience=2)
-    watch = ValidationWatch(run)
+    watch = ValidationWatch(run, ProfilesObjective.score)
     for score in (math.nan, math.nan, math.nan, 0.3, 0.2, 0.4, 0.4):
         watch.note({PEARSON: score})
         assert watch.early_stop is None
-    resumed = ValidationWatch(run)
+    resumed = ValidationWatch(run, ProfilesObjective.score)
     resumed.restore(watch.state(), watch.best_score)
     resumed.note({PEARSON: math.nan})
     assert resumed.early_stop == (
         "valid/pearson_log1p was not better than 0.4 in 2 validations (run.patience=2)"
     )
-    without = ValidationWatch(RunConfig())
+    without = watch_of()
     without.restore(resumed.state(), resumed.best_score)
     assert without.early_stop is None
 
 
 def test_another_metric_begins_its_count_anew():
-    watch = ValidationWatch(RunConfig(patience=1))
+    watch = watch_of(patience=1)
     watch.note({PEARSON: 0.5})
     watch.note({PEARSON: 0.4})
-    other = ValidationWatch(RunConfig(patience=1, best_metric=LOSS))
+    other = watch_of(patience=1, best_metric=LOSS)
     other.restore(watch.state(), None)
     assert other.early_stop is None
     assert other.note({LOSS: 9.0})
 
 
 def test_the_gap_is_trainings_loss_less_validations():
-    watch = ValidationWatch(RunConfig())
+    watch = watch_of()
     training = {"finch": LossSum(3.0, 4.0, 4), "perch": LossSum()}
     found = watch.gaps({LOSS: 1.0, "valid/loss/perch": 1.0}, training)
     assert found == {"valid/gap/finch": pytest.approx(-0.25)}
 
 
 def test_a_line_says_accuracy_and_both_losses():
-    (line,) = validate(ValidationWatch(RunConfig()), 0.5, 0.4)
+    (line,) = validate(watch_of(), 0.5, 0.4)
     assert line == (
         "step 20: validation, Pearson (log1p) and loss (in training): finch nan, 0.5 (0.4)"
     )
@@ -81,7 +86,7 @@ def test_a_line_says_accuracy_and_both_losses():
     ],
 )
 def test_overfitting_is_said_after_three_rises(valid, train, said):
-    watch = ValidationWatch(RunConfig())
+    watch = watch_of()
     lines = [validate(watch, v, t) for v, t in zip(valid, train, strict=True)]
     assert [len(each) for each in lines[:3]] == [1, 1, 1]
     assert len(lines[-1]) == 1 + said

@@ -1,6 +1,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -269,7 +270,7 @@ def test_contigs_that_lie_elsewhere_than_the_manifest_says_are_found(tmp_path):
     folder = write_small_dataset(tmp_path / "tiny")
     manifest, _ = read_manifest(folder)
     first, second, third = manifest.contigs
-    moved = [first.model_copy(update={"offset": 2_000}), second.model_copy(update={"offset": 0})]
+    moved = [replace(first, offset=2_000), replace(second, offset=0)]
     save_manifest(folder, manifest.model_copy(update={"contigs": [*moved, third]}))
     path = folder / "manifest.json"
     assert texts(errors(folder))[:2] == [

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter
 
-from spacescale.arguments import given_path
 from spacescale.dataset.folder import refuse_existing
 from spacescale.dataset.schema import (
     Contig,
@@ -25,9 +24,10 @@ from spacescale.dataset.schema import (
     Split,
     TransformInfo,
 )
+from spacescale.dataset.sequence_splits import sequence_splits
 from spacescale.errors import UserError
 from spacescale.files import sync, write_json
-from spacescale.genome.aliases import match_styles, read_aliases
+from spacescale.genome.aliases import aliases_of_names
 from spacescale.genome.intervals import (
     Interval,
     from_columns,
@@ -56,10 +56,10 @@ from spacescale.prepare.importers.windows import read_windows, unplaced_windows
 from spacescale.prepare.jobs import Notify, local_workers, run_rest
 from spacescale.prepare.options import OutputOptions
 from spacescale.prepare.scratch import Scratch
+from spacescale.prepare.sequence import place_contigs, write_sequence
 from spacescale.prepare.shards import Shards, complete, publish, refuse_emptied_splits
 from spacescale.prepare.track_reader import source_of
 from spacescale.prepare.work_folder import WorkFolder, locked_exclusively, request_of
-from spacescale.prepare.writer import place_contigs, write_genome
 from spacescale.splits.beds import bed_contigs, name_folds
 from spacescale.splits.leakage import split_overlaps
 
@@ -191,7 +191,7 @@ class _ImportPlan:
     def genome(self, work: WorkFolder) -> Genome:
         """The genome that the records are compared with."""
         assert self.fasta is not None
-        return open_codes(self.fasta, work.codes, self.lengths, self.num_ambiguous)
+        return open_codes(self.fasta, work.codes, self.lengths, self.num_ambiguous, work.case)
 
     def bases(self, work: WorkFolder) -> Iterator[np.ndarray]:
         """Yield the base codes of each of `contigs`, uint8, once every block is read."""
@@ -235,13 +235,9 @@ def _stored_geometry(options: ImportOptions, geometry: Geometry) -> Geometry:
 
 
 def _aliases(options: ImportOptions, genome: Genome | None) -> dict[str, str]:
-    if genome is None or options.windows is None or options.aliases is None:
+    if genome is None or options.windows is None:
         return {}
-    if str(options.aliases) == "auto":
-        return match_styles(bed_contigs(options.windows), genome.lengths)
-    aliases = read_aliases(given_path(str(options.aliases)), genome.lengths)
-    # A public table lists thousands of names.
-    return {name: aliases[name] for name in bed_contigs(options.windows) if name in aliases}
+    return aliases_of_names(options.aliases, bed_contigs(options.windows), genome.lengths)
 
 
 def _windows(
@@ -289,7 +285,7 @@ def _prepare(
     num_bins, margin = source.geometry.target_length, source.geometry.margin
     scratch = Scratch(work.scratch, "window", num_windows, num_bins, len(tracks))
     scratch.refuse_full_disk()
-    genome = read_genome(options.fasta, work.codes) if options.fasta else None
+    genome = read_genome(options.fasta, work.codes, work.case) if options.fasta else None
     aliases = _aliases(options, genome)
     windows = _windows(options, source, genome, aliases)
     order = _genome_order(windows, genome)
@@ -302,7 +298,7 @@ def _prepare(
         contigs = find_pieces(in_order, margin)
         create_pieces(work.codes, contigs)
     else:
-        contigs = place_contigs(genome.lengths, in_order)
+        contigs = place_contigs(genome.lengths, dict.fromkeys(i.chrom for i in in_order))
     plan = _ImportPlan(
         geometry=source.geometry,
         missing=options.missing,
@@ -367,8 +363,11 @@ def _finish(
     tracks = finished_tracks(plan.tracks, counts, num_bins, plan.missing)
     refuse_opposite_strands(tracks, [track.mean for track in tracks])
     windows = [plan.windows[row] for row in shards.rows.tolist()]
-    shutil.rmtree(work.dataset / "genome", ignore_errors=True)  # of a run stopped just here
-    write_genome(work.dataset, plan.contigs, plan.bases(work))
+    for name in ("genome", "repeats"):  # of a run stopped just here
+        shutil.rmtree(work.dataset / name, ignore_errors=True)
+    genome = plan.genome(work) if plan.fasta else None
+    stretches = sequence_splits(plan.contigs, windows)
+    stored = write_sequence(work.dataset, plan.contigs, plan.bases(work), stretches, genome)
     complete(
         shards,
         options,
@@ -382,6 +381,7 @@ def _finish(
         split=_split(options, windows),
         contigs=plan.contigs,
         aliases=plan.aliases,
+        sequence=stored.info,
         sources=Sources(
             fasta=source_of(options.fasta) if options.fasta else None,
             targets=source_of(options.targets),
@@ -394,7 +394,8 @@ def _finish(
             ambiguous_bases=plan.num_ambiguous,
             saturated_bins={t.identifier: t.saturated for t in tracks if t.saturated},
             warnings=target_warnings(plan.tracks, counts)
-            + sequence_warnings(sequences, options.fasta),
+            + sequence_warnings(sequences, options.fasta)
+            + stored.warnings,
         ),
     )
 

@@ -5,7 +5,7 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -155,7 +155,7 @@ def find_pieces(windows: Sequence[Interval], margin: int) -> list[Contig]:
     for window in windows:
         starts.setdefault(window.chrom, []).append(window.start)
     span = windows[0].end - windows[0].start
-    pieces = []
+    pieces: list[Contig] = []
     for chrom, targets in starts.items():
         first = np.array(targets, dtype=np.int64) - margin
         covered = Stretches.covered_by(np.maximum(first, 0), first + span + 2 * margin)
@@ -165,8 +165,7 @@ def find_pieces(windows: Sequence[Interval], margin: int) -> list[Contig]:
         ]
     ends = np.cumsum([piece.length for piece in pieces]).tolist()
     return [
-        piece.model_copy(update={"offset": end - piece.length})
-        for piece, end in zip(pieces, ends, strict=True)
+        replace(piece, offset=end - piece.length) for piece, end in zip(pieces, ends, strict=True)
     ]
 
 

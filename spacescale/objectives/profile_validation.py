@@ -1,4 +1,4 @@
-"""Score the validation split during training, spread over all ranks."""
+"""Score tracks of the validation split during training, spread over all ranks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from spacescale.config import VALIDATION_LOSS, VALIDATION_SCORE, Config, ModelCo
 from spacescale.dataset.batch import SpeciesBatch
 from spacescale.dataset.loader import evaluation_batches
 from spacescale.dataset.reader import SpeciesData
-from spacescale.evals.track_prediction import (
+from spacescale.metrics.regression import summarise_by_assay
+from spacescale.metrics.routing import ExpertUse
+from spacescale.model.losses import poisson_sums
+from spacescale.model.space import SpaceOutput
+from spacescale.objectives.species_targets import SpeciesTargets
+from spacescale.objectives.track_prediction import (
     Predict,
     TrackScores,
     add_expert_use,
     empty_expert_use,
     score_split,
 )
-from spacescale.metrics.regression import summarise_by_assay
-from spacescale.metrics.routing import ExpertUse
-from spacescale.model.losses import poisson_sums
-from spacescale.model.space import SpaceOutput
 from spacescale.parallel import comm
-from spacescale.train.objective import Objective
 
 
 def score_names(model: ModelConfig, read: Iterable[str]) -> list[str]:
@@ -40,12 +40,12 @@ def score_names(model: ModelConfig, read: Iterable[str]) -> list[str]:
 
 def validate(
     predict: Predict,
-    datasets: dict[str, SpeciesData],
-    objectives: Mapping[str, Objective],
+    datasets: Mapping[str, SpeciesData],
+    targets: Mapping[str, SpeciesTargets],
     config: Config,
     batch_size: int,
     device: torch.device,
-    stop_asked: Callable[[], bool] = lambda: False,
+    stop_asked: Callable[[], bool],
 ) -> dict[str, float] | None:
     """Score every species' first `run.valid_windows` validation windows, over all ranks.
 
@@ -59,7 +59,7 @@ def validate(
     it is true.
     """
     try:
-        return _scores(predict, datasets, objectives, config, batch_size, device, stop_asked)
+        return _scores(predict, datasets, targets, config, batch_size, device, stop_asked)
     except _Stopped:
         return None
 
@@ -70,8 +70,8 @@ class _Stopped(Exception):
 
 def _scores(
     predict: Predict,
-    datasets: dict[str, SpeciesData],
-    objectives: Mapping[str, Objective],
+    datasets: Mapping[str, SpeciesData],
+    targets: Mapping[str, SpeciesTargets],
     config: Config,
     batch_size: int,
     device: torch.device,
@@ -84,7 +84,7 @@ def _scores(
         if not data.manifest.num_windows.get("valid"):
             continue
         accuracy, loss = _score_species(
-            predict, data, objectives[name], config, batch_size, device, stop_asked, use
+            predict, data, targets[name], config, batch_size, device, stop_asked, use
         )
         log1p = float(accuracy.log1p.pearson().nanmean())
         overall[VALIDATION_SCORE].append(log1p)
@@ -108,7 +108,7 @@ def _mean(values: list[float]) -> float:
 def _score_species(
     predict: Predict,
     data: SpeciesData,
-    objective: Objective,
+    held_against: SpeciesTargets,
     config: Config,
     batch_size: int,
     device: torch.device,
@@ -121,17 +121,17 @@ def _score_species(
 
     def observe(batch: SpeciesBatch, prediction: Tensor, output: SpaceOutput) -> None:
         add_expert_use(use, output)
-        targets = objective.scale.targets(batch.targets)
+        targets = held_against.scale.targets(batch.targets)
         own = torch.isin(batch.rows, torch.from_numpy(mine).to(device))  # the rest fills up
         heads = [part[data.name] for part in (output.prediction, output.enhanced) if part]
-        sums = [poisson_sums(p[own], targets[own], objective.track_weights) for p in heads]
+        sums = [poisson_sums(p[own], targets[own], held_against.track_weights) for p in heads]
         loss.add_(torch.stack(sums).mean(0))
 
     local = score_split(
         predict,
         data.name,
         _batches(data, mine, filler, config.model.seq_length, batch_size, device, stop_asked),
-        objective.scale,
+        held_against.scale,
         observe=observe,
     )
     total, measured = comm.add_over_ranks(loss).tolist()

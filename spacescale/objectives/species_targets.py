@@ -23,16 +23,16 @@ LEAST_DISPERSION = 0.2  # is added: nearly constant tracks do not take all the w
 
 
 @dataclass(frozen=True)
-class Objective:
-    """How the loss of one species is taken."""
+class SpeciesTargets:
+    """What the predictions of one species are held against."""
 
     scale: TrackScale
     track_weights: Tensor | float  # (T,), as `loss.track_balance` says, or one for all
 
 
-def objectives(
+def targets_of(
     datasets: Mapping[str, SpeciesData], loss: LossConfig, device: torch.device | str
-) -> dict[str, Objective]:
+) -> dict[str, SpeciesTargets]:
     """As configured, of each species; reads some training windows where tracks are balanced.
 
     The mean of a species' weights is its share of the loss; that of all species is 1.
@@ -42,13 +42,13 @@ def objectives(
         for name, data in datasets.items()
     }
     if not loss.track_balance:
-        return {name: Objective(scale, 1.0) for name, scale in scales.items()}
+        return {name: SpeciesTargets(scale, 1.0) for name, scale in scales.items()}
     weights = {
         name: unscaled_weights(data, scales[name], loss.track_balance)
         for name, data in datasets.items()
     }
     mean = sum(float(of_species.mean()) for of_species in weights.values()) / len(weights)
-    return {name: Objective(scales[name], (weights[name] / mean).float()) for name in datasets}
+    return {name: SpeciesTargets(scales[name], (weights[name] / mean).float()) for name in datasets}
 
 
 def unscaled_weights(data: SpeciesData, scale: TrackScale, balance: float) -> Tensor:

@@ -5,13 +5,13 @@ from torch import Tensor
 
 from spacescale.dataset.augment import flip
 from spacescale.dataset.batch import SpeciesBatch
-from spacescale.evals.track_prediction import (
+from spacescale.metrics.track_scale import TrackScale
+from spacescale.model.space import SpaceOutput
+from spacescale.objectives.track_prediction import (
     TrackScores,
     predict_windows,
     score_split,
 )
-from spacescale.metrics.track_scale import TrackScale
-from spacescale.model.space import SpaceOutput
 
 BINS, BIN_SIZE, TRACKS = 6, 4, 3
 STRAND_PAIR = np.array([1, 0, 2])

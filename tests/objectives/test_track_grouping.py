@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from spacescale.errors import UserError
-from spacescale.train.run import _profile_types
+from spacescale.objectives.profiles import _profile_types
 
 
 def data(name: str, num_tracks: int):

@@ -4,8 +4,7 @@ import torch
 
 from spacescale.config import LossConfig
 from spacescale.dataset.reader import SpeciesData
-from spacescale.train import objective
-from spacescale.train.objective import objectives
+from spacescale.objectives import species_targets
 from tests.helpers.small_datasets import small_targets, small_windows, write_small_dataset
 
 TRAIN = [window.split == "train" for window in small_windows()]
@@ -21,7 +20,7 @@ def data(tmp_path):
 
 
 def weights_of(data: SpeciesData, loss: LossConfig):
-    return objectives({"finch": data}, loss, "cpu")["finch"].track_weights
+    return species_targets.targets_of({"finch": data}, loss, "cpu")["finch"].track_weights
 
 
 def dispersions(data: SpeciesData) -> np.ndarray:
@@ -62,13 +61,13 @@ def test_what_was_not_measured_does_not_count(tmp_path):
 
 
 def test_equal_weights_read_nothing(data, monkeypatch):
-    monkeypatch.setattr(objective, "unscaled_weights", None)
+    monkeypatch.setattr(species_targets, "unscaled_weights", None)
     assert weights_of(data, LossConfig()) == 1.0
 
 
 def test_windows_are_read_evenly_over_the_set(data, monkeypatch):
     read = []
-    monkeypatch.setattr(objective, "WINDOWS_READ", 4)
+    monkeypatch.setattr(species_targets, "WINDOWS_READ", 4)
     monkeypatch.setattr(
         SpeciesData, "targets", lambda self, row: read.append(row) or np.ones((8, 3), np.float16)
     )
@@ -81,7 +80,7 @@ def test_windows_are_read_evenly_over_the_set(data, monkeypatch):
 def test_a_smooth_species_weighs_more_than_a_spiky_one(data, tmp_path):
     smooth = SpeciesData.open(write_small_dataset(tmp_path / "perch"))
     loss = LossConfig(track_scale="log1p", track_balance=1.0)
-    found = objectives({"finch": data, "perch": smooth}, loss, "cpu")
+    found = species_targets.targets_of({"finch": data, "perch": smooth}, loss, "cpu")
     means = {name: float(one.track_weights.mean()) for name, one in found.items()}
     assert sum(means.values()) / 2 == pytest.approx(1)
     expected = [

@@ -1,0 +1,21 @@
+"""What a run optimises: the objectives, side by side, behind one set of methods (`Objective`).
+
+`Config.objective` chooses one. Trainer, engine, checkpoints, `status` and `selfcheck` know the
+methods alone. Another objective is a file beside `profiles.py`, an entry of `OBJECTIVES` and a
+value of that field.
+"""
+
+from __future__ import annotations
+
+from spacescale.config import Config
+from spacescale.objectives.objective import Losses, Objective, Score
+from spacescale.objectives.profiles import ProfilesObjective
+
+__all__ = ["OBJECTIVES", "Losses", "Objective", "ProfilesObjective", "Score", "objective_of"]
+
+OBJECTIVES: dict[str, type[Objective]] = {"profiles": ProfilesObjective}  # by Config.objective
+
+
+def objective_of(config: Config) -> Objective:
+    """The objective that a configuration chooses."""
+    return OBJECTIVES[config.objective](config)

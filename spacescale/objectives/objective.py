@@ -1,0 +1,144 @@
+"""The seam between what is optimised and the machinery that optimises it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from spacescale.config import Config
+from spacescale.dataset.batch import Batch
+from spacescale.dataset.loader import Windows
+from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.run_data import RunData
+from spacescale.model.species_loss import SpeciesLoss
+
+Model = Callable[..., Any]  # a plain model, or the engine around it
+SumOverRanks = Callable[[Tensor], Tensor]  # differentiable
+Datasets = Mapping[str, SpeciesData]  # by species
+
+
+class Score(NamedTuple):
+    """The score of a validation that is shown beside its loss."""
+
+    name: str  # as it is logged: valid/…; that of a species is NAME/SPECIES
+    words: str
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What one micro-step lost.
+
+    total is what is differentiated. terms are the parts of it that belong to no one species, by
+    the names under which they are logged. of_species are unweighted, of the species of the batch.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    of_species: Mapping[str, SpeciesLoss]
+
+
+class Objective(ABC):
+    """What a run optimises, made of the configuration of the run or of a checkpoint.
+
+    A run goes through these methods in their order. A checkpoint is read and converted with
+    `build`, `probe`, `describe` and `load_export` alone, without any data.
+    """
+
+    score: ClassVar[Score]
+    attachments: ClassVar[tuple[str, ...]]  # folders that `attach` makes
+
+    def __init__(self, config: Config):
+        self.config = config
+
+    # ---- Before a run: configuration, model, windows --------------------------------------------
+
+    @abstractmethod
+    def complete(self, datasets: Datasets) -> Config:
+        """The configuration with all that follows from the data: paths, species, tracks …
+
+        The other methods want an objective of a complete configuration. Raises UserError where
+        data and configuration do not fit, and for a `run.best_metric` that `validate` will not
+        give.
+        """
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The plain model in training mode, with weights drawn from torch's global generator.
+
+        Its parameters' names are those of checkpoints and exports.
+        """
+
+    def build_on_meta(self) -> nn.Module:
+        """The model on PyTorch's meta device: names and shapes without storage."""
+        with torch.device("meta"):
+            return self.build()
+
+    @abstractmethod
+    def windows(
+        self, datasets: Datasets, micro_batch_size: int, rank: int, world_size: int
+    ) -> Windows:
+        """What a rank reads, in the order of the run.
+
+        What all ranks together read in a micro-step is what one rank alone would read in it with
+        as many times the micro-batch.
+        """
+
+    # ---- During a run ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def begin(self, datasets: Datasets, device: torch.device) -> None:
+        """Take what losses and validation need of the data; before the first of either."""
+
+    @abstractmethod
+    def announce(self, model: nn.Module, windows: Windows, dtype: torch.dtype) -> None:
+        """Log what is worth knowing of a run that is about to train; on all ranks.
+
+        model: on its device, its experts and statistics shared out. dtype: that it computes in.
+        """
+
+    @abstractmethod
+    def losses(self, model: Model, batch: Batch, sum_over_ranks: SumOverRanks) -> Losses:
+        """Run a micro-batch through a model in training mode and say what it lost.
+
+        batch: of `windows`, on the device. The mean of `total` over ranks is what is minimised.
+        """
+
+    @abstractmethod
+    def validate(
+        self, model: Model, batch_size: int, stop_asked: Callable[[], bool]
+    ) -> dict[str, float] | None:
+        """Score the validation windows with a model in evaluation mode, over all ranks.
+
+        Returns the scores as they are logged, `valid/…`, the same on all ranks; among them
+        `valid/loss`, `valid/loss/SPECIES` comparable with training's `of_species`, and those of
+        `score`. batch_size: windows that fit into memory at a time. stop_asked: asked before each
+        batch, with the same answer on all ranks; None is returned once it is true.
+        """
+
+    # ---- Checkpoints and exports ----------------------------------------------------------------
+
+    @abstractmethod
+    def probe(self, model: nn.Module, device: torch.device) -> dict[str, Tensor]:
+        """Predictions for a fixed input that shows every part of the model: name → floating point.
+
+        The model, in evaluation mode, lies on the device. They are kept with checkpoints, and an
+        export must make them again. Names hold no slash.
+        """
+
+    @abstractmethod
+    def attach(self, folder: Path, data: RunData) -> None:
+        """Write to a checkpoint what makes its weights of use, into the folders `attachments`."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What `config.json` of an export says of the model, as plain values."""
+
+    @abstractmethod
+    def load_export(self, folder: Path) -> nn.Module:
+        """The model of an export, in evaluation mode, on the CPU; UserError for a damaged one."""

@@ -1,0 +1,88 @@
+"""Mistakes that the tests must notice: of tokens, their masks and their encoder."""
+
+from planted_faults import Fault
+
+MASKING, MASK_TESTS = "spacescale/tokens/masking.py", ("tests/tokens/test_masking.py",)
+VOCABULARY, VOCABULARY_TESTS = (
+    "spacescale/tokens/vocabulary.py",
+    ("tests/tokens/test_vocabulary.py",),
+)
+PIECES, PIECE_TESTS = "spacescale/tokens/pieces.py", ("tests/tokens/test_pieces.py",)
+ENCODER, ENCODER_TESTS = "spacescale/model/encoder.py", ("tests/model/test_encoder.py",)
+NAMES, NAME_TESTS = (
+    "spacescale/checkpoint/encoder_names.py",
+    ("tests/checkpoint/test_encoder_names.py",),
+)
+CHOICE, CHOICE_TESTS = (
+    "spacescale/tuning/vocabulary_choice.py",
+    ("tests/tuning/test_vocabulary_choice.py",),
+)
+
+TOKEN_FAULTS = {
+    "what becomes of a span is drawn token by token": Fault(
+        MASKING,
+        "if masking.span > 1:",
+        "if False:",
+        ("tests/tokens/test_masking.py::test_hidden_bases_cannot_be_read_off_the_input",),
+    ),
+    "specials and prompts are masked, too": Fault(
+        MASKING, "np.isin(row, words)", "np.ones(len(row), dtype=bool)", MASK_TESTS
+    ),
+    "spans lie a token too far to the left": Fault(
+        MASKING, "before = (masking.span - 1) // 2", "before = masking.span // 2", MASK_TESTS
+    ),
+    "a word of both vocabularies has two ids": Fault(
+        VOCABULARY, " if word not in known]", "]", VOCABULARY_TESTS
+    ),
+    "every row has the same prompt": Fault(
+        VOCABULARY, "[CLS, PROMPTS[name]]", "[CLS, PROMPTS[self.names[0]]]", VOCABULARY_TESTS
+    ),
+    "edited vocabularies pass": Fault(
+        VOCABULARY, 'found.sha256 == content["sha256"] and', "", VOCABULARY_TESTS
+    ),
+    "strands are turned without their complement": Fault(
+        PIECES, "reverse_complement(piece) if", "piece[::-1] if", PIECE_TESTS
+    ),
+    "all vocabularies draw the same pieces": Fault(
+        PIECES, "for text in (species, name)", "for text in (species,)", PIECE_TESTS
+    ),
+    "words are learnt from held-out bases": Fault(
+        "spacescale/prepare/vocabulary.py",
+        'genome.stretches("train").intervals()',
+        "genome.sequence_table.intervals()",
+        ("tests/prepare/test_vocabulary_of_data.py",),
+    ),
+    "words of a task are learnt from its negatives, too": Fault(
+        CHOICE, "np.flatnonzero(targets == 1)", "np.arange(len(targets))", CHOICE_TESTS
+    ),
+    "ALiBi looks at one side": Fault(
+        ENCODER,
+        "(place[:n, None] - place).abs()",
+        "(place[:n, None] - place).relu()",
+        ENCODER_TESTS,
+    ),
+    "what fills rows up is attended to": Fault(
+        ENCODER,
+        "F.pad(attended, (0, padding))",
+        "F.pad(attended | True, (0, padding))",
+        ENCODER_TESTS,
+    ),
+    "attention is never dropped out": Fault(
+        ENCODER, "dropout_p=self.dropout if self.training else 0.0", "dropout_p=0.0", ENCODER_TESTS
+    ),
+    "feed-forwards are never dropped out": Fault(
+        ENCODER, "self.dropout(F.gelu(gate) * value)", "F.gelu(gate) * value", ENCODER_TESTS
+    ),
+    "gate and value are exchanged": Fault(
+        ENCODER, "gate, value = self.gated", "value, gate = self.gated", ENCODER_TESTS
+    ),
+    "the head teaches the embeddings nothing": Fault(
+        ENCODER,
+        "self.dense(x))), words, self.bias",
+        "self.dense(x))), words.detach(), self.bias",
+        ENCODER_TESTS,
+    ),
+    "a decoder of its own is dropped": Fault(
+        NAMES, "if tied is not None and not", "if False and not", NAME_TESTS
+    ),
+}
