@@ -164,8 +164,8 @@ TASK_FAULTS = {
     ),
     "a head that learnt nothing is not flagged": Fault(
         "spacescale/probing/run.py",
-        'fitted.settings.get("best_epoch") == 0',
-        "False",
+        "if best is None or best > 1:",
+        "if True:",
         ("tests/probing/test_probe.py",),
     ),
     "flanks are the same for every row": Fault(

@@ -290,9 +290,7 @@ class ProbeRun:
             "valid": fitted.valid, "head_of": self.head_of, "inputs": list(inputs["test"].shape),
             **fitted.settings,
         }  # fmt: skip
-        unlearnt = fitted.settings.get("best_epoch") == 0
-        remarks = ["no epoch has a validation loss: its first weights answer"] if unlearnt else []
-        self.ledger.add(method, seed, key, found, seconds, facts, remarks)
+        self.ledger.add(method, seed, key, found, seconds, facts, _remarks(fitted, seed))
 
     def _notes(self) -> list[str]:
         """What a reader of the table has to know of the probes."""
@@ -310,6 +308,16 @@ class ProbeRun:
                     "they are: see the column without copies"
                 )
         return notes
+
+
+def _remarks(fitted: FittedHead, seed: int) -> list[str]:
+    """What is to be said of a network that early stopping has left as it began."""
+    best = fitted.settings.get("best_epoch")
+    if best is None or best > 1:
+        return []
+    when = f"lowest after the first of {fitted.settings['epochs_done']} epochs"
+    why = when if best else "never a number"
+    return [f"seed {seed}: its validation loss was {why}; it has learnt little or nothing"]
 
 
 def _genome_facts(genome: OpenGenome | None) -> list[str | int]:

@@ -114,6 +114,8 @@ def test_networks_on_bases_have_a_row_for_every_seed(probed, plan, tmp_path, mon
         assert any(line.startswith(f"| {name} | 2 | ") for line in lines)
         first, second = (rows.answers(row) for row in rows.of(name, (0, 1)))
         assert not np.array_equal(first, second)
+    early = "seed 1: its validation loss was lowest after the first of 1 epochs; it has learnt"
+    assert any(line.startswith(f"- one-hot, ResidualBind: {early}") for line in lines)
 
 
 def test_a_network_that_learnt_nothing_is_flagged(probed, plan, tmp_path, monkeypatch):
@@ -124,7 +126,10 @@ def test_a_network_that_learnt_nothing_is_flagged(probed, plan, tmp_path, monkey
     run = ProbeRun(probed.task, replace(plan, beside=beside, seeds=(0,)), rows, torch.device("cpu"))
     run.run()
     (row,) = rows.of(*beside, (0,))
-    assert row.remarks == ["no epoch has a validation loss: its first weights answer"]
+    (remark,) = row.remarks
+    assert (
+        remark == "seed 0: its validation loss was never a number; it has learnt little or nothing"
+    )
 
 
 @pytest.mark.parametrize("feeds, bp", [(("alone",), 64), (("alone", "flanked"), WINDOW)])
