@@ -40,7 +40,7 @@ def test_runs_of_a_plan(tmp_path):
 def test_one_rate_needs_no_trial(tmp_path):
     plan = make_plan(tmp_path, arms=["full", "mine=optim.lr=3e-4"])
     assert plan.all_trials() == []
-    assert [plan.rate_of(member)[0] for member in plan.members] == [1e-3, 3e-4]
+    assert [plan.rate_of(member)[0] for member in plan.members] == [2e-3, 3e-4]
 
 
 def test_a_loss_chooses_the_least(tmp_path):

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-import planted_faults
+import faults_in_training
 import pytest
 import torch
 from commands import BIN, run
@@ -104,13 +104,13 @@ def check_faults(folder: Path) -> dict[str, list[Check]]:
         for name in FAULTS:
             here = bench(folder / name, stop, watch)
             write_data(here)
-            with getattr(planted_faults, name)():
+            with getattr(faults_in_training, name)():
                 found[name] = selfchecks.check_training(here)[0]
         here = bench(folder / "sound", stop, watch)
         write_data(here)
         found["sound"], plain = selfchecks.check_training(here)
         found["sound"] += selfchecks.check_resuming(here, other_layout(here.layout, 2, 4))
-        with planted_faults.swapped_heads():
+        with faults_in_training.swapped_heads():
             found["swapped_heads"] = selfchecks.check_converting(here, plain)
         found["sound"] += selfchecks.check_converting(here, plain)
     return found
@@ -125,7 +125,7 @@ def certify_twice(folder: Path) -> list[bool]:
     with Watch(stop.leave) as watch:
         sound = certify(args, torch.device("cpu"), stop, watch)
         args.output = folder / "faulty.md"
-        with planted_faults.scaled_expert_gradients():
+        with faults_in_training.scaled_expert_gradients():
             faulty = certify(args, torch.device("cpu"), stop, watch)
     assert_all_hold(sound.checks)
     return [sound.holds, faulty.holds]
