@@ -354,7 +354,7 @@ def _import(args: argparse.Namespace) -> None:
     tables = _paths_by_species("--targets", args.targets)
     targets = {species: read_targets(table) for species, table in tables.items()}
     if args.layout == "enformer":
-        upcycled = build_config(args.upcycle[0], args.upcycle[1:]).model if args.upcycle else None
+        upcycled = build_config(args.upcycle[0], args.upcycle[1:]).space if args.upcycle else None
         count = import_enformer(args.source, args.out, targets, upcycled)
     elif args.upcycle:
         raise UserError(f"--upcycle {args.upcycle[0]}: needs --from enformer")

@@ -77,7 +77,7 @@ def measure(
     Precision is "fp32", or "bf16" for autocast with fp32 weights.
     """
     torch.manual_seed(0)
-    model = Space(config.model).to(device).train()
+    model = Space(config.space).to(device).train()
     optimiser = torch.optim.AdamW(model.parameters())
     codes = {name: _random_codes(config, count, device) for name, count in windows.items()}
     kept: dict[int, int] = {}
@@ -115,7 +115,7 @@ def _baddbmm_flop(_, left: list[int], right: list[int], out_shape=None, **scales
 
 
 def _random_codes(config: Config, count: int, device: torch.device) -> Tensor:
-    shape = (count, config.model.seq_length)
+    shape = (count, config.space.seq_length)
     return torch.randint(NUM_BASES, shape, dtype=torch.uint8, device=device)
 
 

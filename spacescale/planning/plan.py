@@ -114,7 +114,7 @@ def make_plan(
     machine: Machine = MACHINES["a40"],
 ) -> RunPlan:
     """Plan a complete configuration, for micro-batches of that many windows per species."""
-    model = config.model
+    model = config.space
     parameters = count_parameters(model)
     return RunPlan(
         config=config,
@@ -133,7 +133,7 @@ def make_plan(
 
 
 def _work(config: Config, windows: dict[str, int]) -> Work:
-    model = config.model
+    model = config.space
     stages = micro_batch_flops(model, windows)
     executed = micro_batch_flops(model, windows, executed=True)
     return Work(

@@ -33,7 +33,7 @@ def as_json(plan: RunPlan, comparison: Comparison | None = None) -> str:
 
 
 def _plain(plan: RunPlan) -> dict[str, Any]:
-    model = plan.config.model
+    model = plan.config.space
     return {
         "preset": plan.config.preset,
         "seq_length": model.seq_length,
@@ -57,7 +57,7 @@ def _plain(plan: RunPlan) -> dict[str, Any]:
 
 
 def _parameters(plan: RunPlan) -> list[str]:
-    model, counts = plan.config.model, plan.parameters
+    model, counts = plan.config.space, plan.parameters
     which = "all of them"
     if model.species_num_experts:
         which = f"{model.species_top_k} of {model.species_num_experts} experts in each block"
@@ -65,7 +65,7 @@ def _parameters(plan: RunPlan) -> list[str]:
 
 
 def _setting(plan: RunPlan) -> list[str]:
-    config, model, layout = plan.config, plan.config.model, plan.layout
+    config, model, layout = plan.config, plan.config.space, plan.layout
     tracks = ", ".join(f"{len(assays):,} of {name}" for name, assays in model.species.items())
     lines = [
         f"{config.preset}: {model.seq_length:,} bp to {model.target_length} bins of "

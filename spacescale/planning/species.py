@@ -33,7 +33,7 @@ def micro_batch_windows(config: Config, size: int) -> dict[str, int]:
 
     Species take turns in a run; here those with most tracks come first.
     """
-    names = sorted(config.model.species, key=lambda name: -len(config.model.species[name]))
+    names = sorted(config.space.species, key=lambda name: -len(config.space.species[name]))
     shared, left = divmod(size, len(names))
     windows = {name: shared + (place < left) for place, name in enumerate(names)}
     return {name: count for name, count in windows.items() if count}

@@ -69,7 +69,7 @@ def step_traffic(
     reuse_distance: int = REUSE_DISTANCE,
 ) -> Traffic:
     """Traffic of one optimiser step of `accumulation` micro-batches of `windows` on every GPU."""
-    model = config.model
+    model = config.space
     traffic = _state_traffic(model, layout, precision, accumulation, reuse_distance)
     traffic["expert rows"] = _expert_rows(model, layout, windows, precision)
     traffic["BatchNorm"] = _batchnorm(model, layout, len(windows))
@@ -190,7 +190,7 @@ def _routing_sums(config: Config, layout: Layout) -> list[Collective]:
     """One tensor of sums per mixture of experts, forwards and backwards (`model.router`)."""
     if config.loss.routing_scope == "rank":
         return []
-    model, sizes = config.model, []
+    model, sizes = config.space, []
     species = len(model.species)
     if model.species_num_experts:
         sizes += model.depth * [_sums_size(species, model.species_num_experts, kinds=1)]

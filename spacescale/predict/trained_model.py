@@ -155,9 +155,15 @@ def load_trained(path: Path) -> TrainedModel:
     checkpoint = find_best(path)
     if checkpoint is None:
         raise UserError(f"{path}: neither a run folder, a checkpoint nor an export")
-    model, config = load_model(checkpoint)
-    assert isinstance(model, Space), "all objectives train it"
     state = layout.read_state(checkpoint)
+    objective = layout.read_config(checkpoint, state).objective
+    if objective == "tokens":
+        raise UserError(
+            f"{checkpoint}: of objective {objective}, whose model predicts no tracks; expected one "
+            "of profiles (SPACE)"
+        )
+    model, config = load_model(checkpoint)
+    assert isinstance(model, Space), "the other objectives train it"
     in_run = checkpoint.resolve().parent == layout.checkpoints_folder(
         checkpoint.resolve().parent.parent
     )
