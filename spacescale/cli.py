@@ -99,17 +99,18 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "checkpoint",
         type=path_option,
-        help="checkpoint, or run folder (its best); to hub and released also an export",
+        help="checkpoint, or run folder (its best); to all but pytorch also an export",
     )
     convert.add_argument(
         "--out", type=path_option, help="folder to make; not needed to push a folder for the Hub"
     )
     convert.add_argument(
         "--to",
-        choices=("pytorch", "hub", "released"),
+        choices=("pytorch", "hub", "released", "dnabert2"),
         default="pytorch",
         help="weights and config.json (default); these with code, proof and card, which "
-        "transformers loads, too; or the released SPACE's layout, as `export` writes it",
+        "transformers loads, too; the released SPACE's layout, as `export` writes it; or, of a "
+        "model of tokens, the names that loaders of DNABERT-2 know",
     )
     convert.add_argument(
         "--push", metavar="ORG/NAME", help="with --to hub: also put the folder onto the Hub"
@@ -282,9 +283,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from spacescale.evals.evaluation import Options, evaluate
+    from spacescale.predict.trained_encoder import holds_tokens
 
     if args.batch < 1:
         raise UserError(f"--batch {args.batch}: must be 1 or more")
+    if holds_tokens(args.path):
+        _evaluate_tokens(args)
+        return
     if not args.baseline_minutes > 0:
         raise UserError(f"--baseline-minutes {args.baseline_minutes}: must be above 0")
     options = Options(
@@ -301,6 +306,17 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(evaluate(args.path, args.data, args.out, options))
 
 
+def _evaluate_tokens(args: argparse.Namespace) -> None:
+    from spacescale.evals.token_evaluation import evaluate_tokens
+
+    for name in ("both_strands", "region", "baseline", "train_too", "genes"):
+        if getattr(args, name):
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option}: is about tracks, which {args.path} does not predict")
+    where = (args.path, args.data, args.out)
+    print(evaluate_tokens(*where, args.split, args.batch, args.other_split))
+
+
 def _ablate(args: argparse.Namespace) -> int:
     from spacescale.presets import DEFAULT_PRESET, EMBEDDED_PRESET
     from spacescale.testing.embedded_data import embedded_data
@@ -312,6 +328,7 @@ def _ablate(args: argparse.Namespace) -> int:
 
 def _convert(args: argparse.Namespace) -> None:
     from spacescale.checkpoint.convert import convert
+    from spacescale.checkpoint.dnabert2 import convert_to_dnabert2
     from spacescale.checkpoint.released import convert_to_released
     from spacescale.hub.export import convert_for_hub
     from spacescale.hub.push import check_name, is_for_the_hub, push
@@ -325,7 +342,12 @@ def _convert(args: argparse.Namespace) -> None:
             raise UserError(f"--push {args.push}: needs --to hub")
         check_name(args.push)
     if folder is not None:
-        converters = {"pytorch": convert, "hub": convert_for_hub, "released": convert_to_released}
+        converters = {
+            "pytorch": convert,
+            "hub": convert_for_hub,
+            "released": convert_to_released,
+            "dnabert2": convert_to_dnabert2,
+        }
         agreement = converters[args.to](source, folder)
         proved = "" if is_export(source) else f"; {agreement or WITHOUT_PROBE}"
         print(f"{folder}: converted{proved}", flush=True)

@@ -137,7 +137,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "run": {"valid_every": 1000, "save_every": 1000},
     },
     "genomics_fm_base": _tokens("genomics_fm_base"),
-    "genomics_fm_large": _tokens("genomics_fm_large"),
+    "genomics_fm_large": _tokens("genomics_fm_large", data={"micro_batch_size": 64}),
     # For CPUs: about a second a step on two cores.
     "genomics_fm_tiny": _tokens(
         "genomics_fm_tiny",

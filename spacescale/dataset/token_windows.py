@@ -48,7 +48,8 @@ class RowMaker:
     """Makes rows of sequences in one of a vocabulary's parts."""
 
     def __init__(self, vocabulary: Vocabulary, name: Name, mlm: MlmConfig):
-        self.vocabulary, self.name, self.mlm = vocabulary, name, mlm
+        self.vocabulary, self.mlm = vocabulary, mlm
+        self.name: Name = name
         self.words, self.masking = vocabulary.words(name), masking_of(mlm, name)
 
     def row(self, codes: np.ndarray, random: np.random.Generator) -> MaskedRow:
@@ -111,9 +112,9 @@ class TokenWindows(Dataset):
         self.genomes, self.vocabulary, self.config = dict(genomes), vocabulary, config
         self.sizes = micro_batch_size, rank, world_size
         names, mlm = vocabulary.names, config.mlm
-        self.makers = {name: RowMaker(vocabulary, name, mlm) for name in names}
+        self.makers: dict[Name, RowMaker] = {n: RowMaker(vocabulary, n, mlm) for n in names}
         seed, both_strands = config.run.seed, config.data.reverse_complement
-        self.streams = {
+        self.streams: dict[tuple[str, Name], GenomeWindows] = {
             (species, name): GenomeWindows(
                 genome, "train", window_choice(mlm, name, seed, both_strands)
             )

@@ -35,7 +35,13 @@ from spacescale.objectives.objective import (
 from spacescale.objectives.token_scores import Stopped, logged, score_split
 from spacescale.overrides import nearest
 from spacescale.tokens.masking import IGNORED
-from spacescale.tokens.vocabulary import FILE, Vocabulary, read_vocabulary, vocabulary_file
+from spacescale.tokens.vocabulary import (
+    FILE,
+    Name,
+    Vocabulary,
+    read_vocabulary,
+    vocabulary_file,
+)
 
 PROBE_LENGTHS = (24, 15)  # tokens of the probe's rows
 
@@ -118,7 +124,9 @@ class TokensObjective(Objective):
         self.datasets, self.device = datasets, device
         self.scored = {n: g for n, g in datasets.items() if "valid" in g.bases_of_splits()}
         mlm = self.config.mlm
-        self.makers = {name: RowMaker(self.vocabulary, name, mlm) for name in self.vocabulary.names}
+        self.makers: dict[Name, RowMaker] = {
+            name: RowMaker(self.vocabulary, name, mlm) for name in self.vocabulary.names
+        }
 
     def announce(self, model: nn.Module, windows: Windows, dtype: torch.dtype) -> None:
         """Say how much sequence trains, and in which words."""

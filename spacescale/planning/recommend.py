@@ -274,7 +274,7 @@ def _overrides(preset: str, wanted: dict[str, Any]) -> list[str]:
 
 
 def _of_the_model(plan: RunPlan, final: Config, measured_bins: float, here: Here) -> list[Choice]:
-    model, data = final.model, final.data
+    model, data = final.space, final.data
     where = f"{here.gpus} GPUs" if here.gpus > 1 else "one GPU" if here.gpus else "one process"
     micro_steps = f"{plan.accumulation} micro-steps" if plan.accumulation > 1 else "one micro-step"
     of_species = [

@@ -25,7 +25,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from spacescale.config import Config, ModelConfig
+from spacescale.config import AnyModel, Config, ModelConfig
 from spacescale.model.layers import BatchNorm
 from spacescale.model.space import meta_model
 from spacescale.planning.parameters import autocast_layer_parameters, count_parameters
@@ -69,8 +69,10 @@ def step_traffic(
     reuse_distance: int = REUSE_DISTANCE,
 ) -> Traffic:
     """Traffic of one optimiser step of `accumulation` micro-batches of `windows` on every GPU."""
-    model = config.space
+    model = config.model
     traffic = _state_traffic(model, layout, precision, accumulation, reuse_distance)
+    if not isinstance(model, ModelConfig):
+        return traffic
     traffic["expert rows"] = _expert_rows(model, layout, windows, precision)
     traffic["BatchNorm"] = _batchnorm(model, layout, len(windows))
     traffic["routing sums"] = _routing_sums(config, layout)
@@ -104,7 +106,7 @@ class _Replicated:
 
 
 def _state_traffic(
-    model: ModelConfig, layout: Layout, precision: str, accumulation: int, reuse_distance: int
+    model: AnyModel, layout: Layout, precision: str, accumulation: int, reuse_distance: int
 ) -> Traffic:
     counts = count_parameters(model)
     dense, experts = counts.total - counts.experts, counts.experts // layout.ep_size
