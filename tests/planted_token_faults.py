@@ -7,7 +7,14 @@ VOCABULARY, VOCABULARY_TESTS = (
     "spacescale/tokens/vocabulary.py",
     ("tests/tokens/test_vocabulary.py",),
 )
-PIECES, PIECE_TESTS = "spacescale/tokens/pieces.py", ("tests/tokens/test_pieces.py",)
+WINDOWS, WINDOW_TESTS = (
+    "spacescale/dataset/token_windows.py",
+    ("tests/dataset/test_token_windows.py",),
+)
+OBJECTIVE, OBJECTIVE_TESTS = (
+    "spacescale/objectives/tokens.py",
+    ("tests/objectives/test_tokens.py::test_the_loss_written_out",),
+)
 ENCODER, ENCODER_TESTS = "spacescale/model/encoder.py", ("tests/model/test_encoder.py",)
 NAMES, NAME_TESTS = (
     "spacescale/checkpoint/encoder_names.py",
@@ -40,11 +47,42 @@ TOKEN_FAULTS = {
     "edited vocabularies pass": Fault(
         VOCABULARY, 'found.sha256 == content["sha256"] and', "", VOCABULARY_TESTS
     ),
-    "strands are turned without their complement": Fault(
-        PIECES, "reverse_complement(piece) if", "piece[::-1] if", PIECE_TESTS
+    "masks of all seeds are the same": Fault(
+        WINDOWS, "self.config.run.seed, _TRAINING", "0, _TRAINING", WINDOW_TESTS
     ),
-    "all vocabularies draw the same pieces": Fault(
-        PIECES, "for text in (species, name)", "for text in (species,)", PIECE_TESTS
+    "visible tokens hide bases, too": Fault(
+        WINDOWS,
+        "unread = np.convolve(visible, each) == 0",
+        "unread = 1 > 0 * np.convolve(visible, each)",
+        WINDOW_TESTS,
+    ),
+    "scores take the first sequences alone": Fault(
+        "spacescale/dataset/genome_windows.py",
+        "place * len(self) // count",
+        "place",
+        WINDOW_TESTS,
+    ),
+    "the vocabulary with more tokens weighs more": Fault(
+        OBJECTIVE,
+        "of_vocabulary.mean(),",
+        "lost.sum() / tokens.sum(),",
+        (
+            "tests/objectives/test_tokens.py::test_losses_fall_and_are_logged_by_species_and_vocabulary",
+        ),
+    ),
+    "losses of species are those of others": Fault(
+        OBJECTIVE,
+        "species * shape[1] + rows.vocabulary",
+        "species + rows.vocabulary * shape[0]",
+        OBJECTIVE_TESTS,
+    ),
+    "ZeRO-3 is not told of the tied weights": Fault(
+        "spacescale/parallel/engine.py",
+        "if isinstance(module, Encoder):",
+        "if False:",
+        (
+            "tests/objectives/test_tokens.py::test_gradients_of_tied_weights_are_those_of_one_process",
+        ),
     ),
     "words are learnt from held-out bases": Fault(
         "spacescale/prepare/vocabulary.py",

@@ -184,7 +184,7 @@ def test_status_and_info_tell_of_tokens(ran, folder):
 def test_what_is_about_tracks_refuses_it_in_one_line(ran, folder):
     for path in (folder / "stopped-2", folder / "export-2"):
         assert holds_tokens(path)
-        with pytest.raises(UserError, match="predicts no tracks; expected .* of .*profiles"):
+        with pytest.raises(UserError, match=r"predicts no tracks; expected .* of .*profiles"):
             load_trained(path)
     with pytest.raises(UserError, match="an encoder of tokens, which predicts no tracks"):
         load_export(folder / "export-2")
@@ -226,12 +226,13 @@ def test_scores_are_means_over_species_and_vocabularies():
 
 def test_resuming_with_another_vocabulary_is_refused_by_name(ran, folder, tmp_path):
     other = Vocabulary(UNION.names, 6, type(BPE)(BPE.tokens[:-1], BPE.merges[:-1]))
+    (tmp_path / "other").mkdir()
     other.write(tmp_path / "other/vocabulary.json", {})
     for name in ("data", "stopped-1"):
         shutil.copytree(folder / name, tmp_path / name)
     with pytest.raises(Exception, match="other is not the vocabulary it was trained with"):
         run_ranks(resume_with, 1, folder, tmp_path, f"mlm.vocabulary={tmp_path / 'other'}")
-    with pytest.raises(Exception, match="mlm.vocabularies was .* resume with the same"):
+    with pytest.raises(Exception, match=r"mlm.vocabularies was .* resume with the same"):
         run_ranks(resume_with, 1, folder, tmp_path, 'mlm.vocabularies=["kmer"]')
 
 
@@ -249,6 +250,7 @@ def run_with_two_vocabularies(folder, place):
     from spacescale.parallel import comm
 
     mine = place / f"vocab-{comm.rank()}"
+    mine.mkdir()
     merges = BPE.merges if comm.rank() else BPE.merges[:-1]
     Vocabulary(UNION.names, 6, type(BPE)(BPE.tokens, merges)).write(mine / "vocabulary.json", {})
     run(folder, "disagreeing", f"mlm.vocabulary={mine}")
@@ -272,5 +274,5 @@ def test_what_does_not_fit_is_refused(folder, changes, message):
 
 def test_equal_parts_of_vocabularies(folder):
     objective, datasets = completed(folder)
-    with pytest.raises(UserError, match="3 sequences per process .* take a multiple of 2"):
+    with pytest.raises(UserError, match=r"3 sequences per process .* take a multiple of 2"):
         TokenWindows(datasets, UNION, objective.config, 3, 0, 1)

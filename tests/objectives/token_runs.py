@@ -50,6 +50,7 @@ def write_inputs(folder: Path) -> None:
     fasta = write_fasta(folder / "genome.fa")
     for name in SPECIES:
         make_genome(genome_options(fasta, folder / "data", species=name))
+    (folder / "vocab").mkdir()
     UNION.write(folder / "vocab/vocabulary.json", {"species": "none"})
 
 
