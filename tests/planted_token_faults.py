@@ -53,7 +53,7 @@ TOKEN_FAULTS = {
     "visible tokens hide bases, too": Fault(
         WINDOWS,
         "unread = np.convolve(visible, each) == 0",
-        "unread = 1 > 0 * np.convolve(visible, each)",
+        "unread = np.convolve(visible, each) < 99",
         WINDOW_TESTS,
     ),
     "scores take the first sequences alone": Fault(
@@ -75,14 +75,6 @@ TOKEN_FAULTS = {
         "species * shape[1] + rows.vocabulary",
         "species + rows.vocabulary * shape[0]",
         OBJECTIVE_TESTS,
-    ),
-    "ZeRO-3 is not told of the tied weights": Fault(
-        "spacescale/parallel/engine.py",
-        "if isinstance(module, Encoder):",
-        "if False:",
-        (
-            "tests/objectives/test_tokens.py::test_gradients_of_tied_weights_are_those_of_one_process",
-        ),
     ),
     "words are learnt from held-out bases": Fault(
         "spacescale/prepare/vocabulary.py",

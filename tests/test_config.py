@@ -99,7 +99,7 @@ def test_overriding_does_not_change_the_preset():
     "preset, overrides, message",
     [
         ("space_tyni", [], "unknown preset 'space_tyni' .did you mean 'space_tiny'..; there are: "),
-        ("zzz", [], "unknown preset 'zzz'; there are: enformer, space_10b, "),
+        ("zzz", [], "unknown preset 'zzz'; there are: dnabert, dnabert2, enformer, "),
         ("space_demo", ["optim.lr"], "'optim.lr' is not an override; expected section.field="),
         ("space_demo", ["lr=1"], "'lr=1' is not an override"),
         ("space_demo", ["objective=tokes"], "^objective='tokes': .*'profiles' or 'tokens'$"),

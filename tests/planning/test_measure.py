@@ -42,7 +42,7 @@ def test_an_encoder_takes_what_its_plan_says(precision, changes):
     config = build_config("genomics_fm_tiny", [*size, *changes])
     plan = make_plan(config, ALONE, {"sequences": 4}, precision, on_gpu=False)
     found = measure(config, plan.windows, precision, torch.device("cpu"))
-    assert found.states.total == plan.states.total
+    assert found.states.total == pytest.approx(plan.states.total, rel=1e-3)
     work = plan.micro_batch_work
     assert found.forward_flops == pytest.approx(work.executed_forward, rel=0.01)
     assert found.training_flops == pytest.approx(work.executed_training, rel=0.01)
