@@ -48,7 +48,16 @@ TOKEN_FAULTS = {
         VOCABULARY, 'found.sha256 == content["sha256"] and', "", VOCABULARY_TESTS
     ),
     "masks of all seeds are the same": Fault(
-        WINDOWS, "self.config.run.seed, _TRAINING", "0, _TRAINING", WINDOW_TESTS
+        WINDOWS, "default_rng([seed, ", "default_rng([0, ", WINDOW_TESTS
+    ),
+    "masks of all species are the same": Fault(
+        WINDOWS, 'f"{species} {name}".encode()', "name.encode()", WINDOW_TESTS
+    ),
+    "an encoder's proof is passed over": Fault(
+        "spacescale/model/encoder_proof.py",
+        "if float(difference) <= allowed:",
+        "if True:",
+        ("tests/hub/test_hub_encoder.py",),
     ),
     "visible tokens hide bases, too": Fault(
         WINDOWS,

@@ -63,10 +63,9 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f"--push {args.push}: needs --to hub")
         check_name(args.push)
     of_tokens = holds_tokens(source)
-    if of_tokens and args.to in ("hub", "released"):
+    if of_tokens and args.to == "released":
         raise UserError(
-            f"--to {args.to}: of models of profiles (SPACE) alone, and {source} is of tokens; take "
-            "--to dnabert2 or pytorch"
+            f"--to released: the layout of SPACE, and {source} is of tokens; take --to dnabert2"
         )
     if args.to == "dnabert2" and not of_tokens:
         raise UserError(f"--to dnabert2: {source}: expected a run, checkpoint or export of tokens")

@@ -18,7 +18,8 @@ from spacescale.errors import UserError
 from spacescale.files import read_json
 from spacescale.genome.dna import encode
 from spacescale.mlm_config import MlmConfig
-from spacescale.model.proof import PROOF_FILE, disproof
+from spacescale.model.proof import disproof
+from spacescale.model.proof_file import PROOF_FILE
 from spacescale.model.space import Space, meta_model
 
 EXPORT_FORMAT, EXPORT_VERSION = "spacescale-model", 1
@@ -56,12 +57,15 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder's weights by name; UserError for files missing or damaged."""
     weights: dict[str, Tensor] = {}
     for path in weight_files(folder):
-        weights |= _read(path)
+        weights |= read_tensors(path)
     return weights
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Each tensor in memory of its own, aligned as torch aligns it; nothing stays mapped."""
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Each tensor of a file in memory of its own, aligned as torch aligns it; nothing stays mapped.
+
+    UserError where it cannot be read.
+    """
     try:
         with safe_open(str(path), "pt", backend="pread") as file:
             return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118

@@ -14,6 +14,7 @@ from spacescale.dataset.token_windows import (
     TokenWindows,
     collate,
     joined,
+    mask_generator,
     scored_rows,
     window_choice,
 )
@@ -98,6 +99,15 @@ def test_seeds_decide(genome):
     assert rows_of(windows_of(genome)[0]) == first
     assert rows_of(windows_of(genome, 4, 0, 1, "run.seed=1")[0]) != first
     assert rows_of(windows_of(genome)[1]) != first
+
+
+def test_masks_are_drawn_from_all_that_names_a_row():
+    def draw(seed=0, purpose=3, species="ant", name="bpe", n=5):
+        return mask_generator(seed, purpose, species, name, n).random()
+
+    others = [{"seed": 1}, {"purpose": 4}, {"species": "bee"}, {"name": "kmer"}, {"n": 6}]
+    assert len({draw(), *(draw(**other) for other in others)}) == 6
+    assert draw() == draw()
 
 
 def test_the_published_lengths():
