@@ -159,7 +159,7 @@ class TokenWindows(Dataset):
         return " ".join(places)
 
     def _read(self, draws: list[Draw], on_all_ranks: int) -> TokenBatch:
-        names = [*self.makers]
+        names: list[Name] = [*self.makers]
         rows = [self._row(draw, name) for draw in draws for name in names]
         return collate(rows, [*range(len(names))] * len(draws), self.vocabulary, on_all_ranks)
 

@@ -80,7 +80,7 @@ class EncoderPreTrainedModel(ProvedModel):
         """
         names = list(self.config.mlm["vocabularies"])
         name = names[0] if vocabulary is None and len(names) == 1 else vocabulary
-        if name not in names:
+        if name is None or name not in names:
             raise ValueError(f"vocabulary {name!r}: say which is meant: {', '.join(names)}")
         content = self.vocabulary
         ids = {token: number for number, token in enumerate(content["tokens"])}
