@@ -75,9 +75,7 @@ TOKEN_FAULTS = {
         OBJECTIVE,
         "of_vocabulary.mean(),",
         "lost.sum() / tokens.sum(),",
-        (
-            "tests/objectives/test_tokens.py::test_losses_fall_and_are_logged_by_species_and_vocabulary",
-        ),
+        OBJECTIVE_TESTS,
     ),
     "losses of species are those of others": Fault(
         OBJECTIVE,

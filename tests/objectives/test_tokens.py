@@ -126,6 +126,8 @@ def test_the_loss_written_out(folder):
     for number, name in enumerate(UNION.names):
         lost = [x for (_, n), of in by_group.items() if n == number for x in of]
         assert losses.terms[f"tokens/{name}"].item() == pytest.approx(sum(lost) / len(lost), 1e-4)
+    terms = torch.stack([*losses.terms.values()])
+    assert losses.total.item() == pytest.approx(terms.mean().item(), 1e-6)
     for species, part in batch.items():
         means = [sum(of) / len(of) for (s, _), of in by_group.items() if s == species and of]
         found = losses.of_species[species]
