@@ -13,6 +13,7 @@ from spacescale.ablation import command as ablation
 from spacescale.arguments import given_path, path_option
 from spacescale.contamination import commands as contamination_commands
 from spacescale.errors import UserError
+from spacescale.hub import convert_command
 from spacescale.predict import commands as predict_commands
 from spacescale.pretrain import begin
 from spacescale.probing import commands as probing_commands
@@ -22,10 +23,6 @@ from spacescale.tuning import vocabulary_command
 
 OVERRIDE = re.compile(r"[a-z]+\.\w+=")
 TAKE_OVERRIDES = (["ablate"], ["plan"], ["selfcheck"])
-WITHOUT_PROBE = (
-    "the checkpoint holds no probe, so that these weights are known to be those that were "
-    "saved, but not held against predictions of training (run.probe_every_save keeps some)"
-)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -95,32 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     ablation.add_options(ablate)
     ablate.set_defaults(run=_ablate)
 
-    convert = commands.add_parser("convert", help="export plain PyTorch weights, proved equal")
-    convert.add_argument(
-        "checkpoint",
-        type=path_option,
-        help="checkpoint, or run folder (its best); to hub and released also an export",
-    )
-    convert.add_argument(
-        "--out", type=path_option, help="folder to make; not needed to push a folder for the Hub"
-    )
-    convert.add_argument(
-        "--to",
-        choices=("pytorch", "hub", "released"),
-        default="pytorch",
-        help="weights and config.json (default); these with code, proof and card, which "
-        "transformers loads, too; or the released SPACE's layout, as `export` writes it",
-    )
-    convert.add_argument(
-        "--push", metavar="ORG/NAME", help="with --to hub: also put the folder onto the Hub"
-    )
-    convert.add_argument(
-        "--private", action="store_true", help="a repository that the push makes is private"
-    )
-    convert.add_argument(
-        "--revision", metavar="BRANCH", help="to push to, made if it is not there (default: main)"
-    )
-    convert.set_defaults(run=_convert)
+    convert_command.add_to(commands)
 
     importer = commands.add_parser("import", help="make an export of weights of another layout")
     importer.add_argument("source", type=path_option, help="folder: config.json and weights")
@@ -282,9 +254,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from spacescale.evals.evaluation import Options, evaluate
+    from spacescale.predict.trained_encoder import holds_tokens
 
     if args.batch < 1:
         raise UserError(f"--batch {args.batch}: must be 1 or more")
+    if holds_tokens(args.path):
+        _evaluate_tokens(args)
+        return
     if not args.baseline_minutes > 0:
         raise UserError(f"--baseline-minutes {args.baseline_minutes}: must be above 0")
     options = Options(
@@ -301,6 +277,17 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(evaluate(args.path, args.data, args.out, options))
 
 
+def _evaluate_tokens(args: argparse.Namespace) -> None:
+    from spacescale.evals.token_evaluation import evaluate_tokens
+
+    for name in ("both_strands", "region", "baseline", "train_too", "genes"):
+        if getattr(args, name):
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option}: is about tracks, which {args.path} does not predict")
+    where = (args.path, args.data, args.out)
+    print(evaluate_tokens(*where, args.split, args.batch, args.other_split))
+
+
 def _ablate(args: argparse.Namespace) -> int:
     from spacescale.presets import DEFAULT_PRESET, EMBEDDED_PRESET
     from spacescale.testing.embedded_data import embedded_data
@@ -308,33 +295,6 @@ def _ablate(args: argparse.Namespace) -> int:
     args.preset = args.preset or (DEFAULT_PRESET if args.data else EMBEDDED_PRESET)
     args.data = args.data or [embedded_data()]
     return ablation.run(args)
-
-
-def _convert(args: argparse.Namespace) -> None:
-    from spacescale.checkpoint.convert import convert
-    from spacescale.checkpoint.released import convert_to_released
-    from spacescale.hub.export import convert_for_hub
-    from spacescale.hub.push import check_name, is_for_the_hub, push
-    from spacescale.model.exports import is_export
-
-    source, folder = args.checkpoint, args.out
-    if args.push is None and (args.private or args.revision is not None):
-        raise UserError("--private and --revision are options of --push")
-    if args.push is not None:
-        if args.to != "hub":
-            raise UserError(f"--push {args.push}: needs --to hub")
-        check_name(args.push)
-    if folder is not None:
-        converters = {"pytorch": convert, "hub": convert_for_hub, "released": convert_to_released}
-        agreement = converters[args.to](source, folder)
-        proved = "" if is_export(source) else f"; {agreement or WITHOUT_PROBE}"
-        print(f"{folder}: converted{proved}", flush=True)
-    elif args.push is not None and is_for_the_hub(source):
-        folder = source
-    else:
-        raise UserError("--out: needed, unless a folder made by --to hub is pushed")
-    if args.push is not None:
-        print(f"{args.push}: pushed: {push(folder, args.push, args.private, args.revision)}")
 
 
 def _paths_by_species(option: str, texts: list[str]) -> dict[str, Path]:
@@ -354,7 +314,7 @@ def _import(args: argparse.Namespace) -> None:
     tables = _paths_by_species("--targets", args.targets)
     targets = {species: read_targets(table) for species, table in tables.items()}
     if args.layout == "enformer":
-        upcycled = build_config(args.upcycle[0], args.upcycle[1:]).model if args.upcycle else None
+        upcycled = build_config(args.upcycle[0], args.upcycle[1:]).space if args.upcycle else None
         count = import_enformer(args.source, args.out, targets, upcycled)
     elif args.upcycle:
         raise UserError(f"--upcycle {args.upcycle[0]}: needs --from enformer")

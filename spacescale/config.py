@@ -6,16 +6,20 @@ accumulation and clipping; everything here is ours: model, data, losses, schedul
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 
+from spacescale.encoder_config import EncoderConfig
+from spacescale.errors import UserError
+from spacescale.mlm_config import MlmConfig
 from spacescale.sections import Fraction, NonNegative, Section
 
 START_TIMEOUT_S = 600.0
 HANG_TIMEOUT_S = 300.0
 VALIDATION_SCORE = "valid/pearson_log1p"  # mean over species of their mean over tracks
-VALIDATION_LOSS = "valid/loss"  # mean over species of their unweighted Poisson loss
+VALIDATION_LOSS = "valid/loss"  # mean over species of their unweighted loss
 TrackScaleName = Literal["mean", "log1p", "none"]
 Stage = Literal["stem", "conv_tower", "transformer", "pointwise", "decoder"]
 
@@ -285,14 +289,18 @@ class LossConfig(Section):
 
 
 class OptimConfig(Section):
-    """AdamW with linear warm-up and cosine decay."""
+    """AdamW with linear warm-up and decay."""
 
     lr: Annotated[float, Field(gt=0)] = Field(default=5e-4, description="peak learning rate")
     weight_decay: NonNegative = Field(default=0.01, description="not on biases, norms, tokens")
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
+    eps: Annotated[float, Field(gt=0)] = Field(default=1e-8, description="AdamW's epsilon")
     max_steps: int = Field(default=50_000, ge=1, description="optimiser steps of the whole run")
     warmup_steps: int = Field(default=5_000, ge=0, description="linear from 0 to lr")
+    schedule: Literal["cosine", "linear"] = Field(
+        default="cosine", description="how the learning rate falls after the warm-up"
+    )
     final_lr_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0, description="learning rate at max_steps as a fraction of lr"
     )
@@ -442,27 +450,89 @@ def merit(score: float, metric: str) -> float:
     return -score if is_loss else score
 
 
+# What of `data` says something of tokens; windows of these lie anywhere, and have no targets.
+_DATA_OF_TOKENS = (
+    "paths", "micro_batch_size", "global_batch_size", "species_balance", "species_importance",
+    "reverse_complement", "num_workers",
+)  # fmt: skip
+MODELS: dict[str, type[Section]] = {"space": ModelConfig, "encoder": EncoderConfig}  # by kind
+
+
+def kind_of(model: Any) -> str:
+    """Which of MODELS a section `model` is, as values or as an object; SPACE where it says none."""
+    read = model.get if isinstance(model, dict) else partial(getattr, model)
+    return str(read("kind", "space"))
+
+
+AnyModel = Annotated[
+    Annotated[ModelConfig, Tag("space")] | Annotated[EncoderConfig, Tag("encoder")],
+    Discriminator(kind_of),
+]
+
+
 class Config(Section):
     """The whole configuration of one run; stored in every checkpoint."""
 
     preset: str = "space_large"
-    objective: Literal["profiles"] = Field(
+    objective: Literal["profiles", "tokens"] = Field(
         default="profiles",
-        description="what is optimised: profiles, the tracks that were measured along the sequence",
+        description="what is optimised: profiles, the tracks that were measured along the "
+        "sequence; or tokens, hidden words of the sequence itself",
     )
-    model: ModelConfig = ModelConfig()
+    model: AnyModel = ModelConfig()
     loss: LossConfig = LossConfig()
+    mlm: MlmConfig = MlmConfig()
     optim: OptimConfig = OptimConfig()
     data: DataConfig = DataConfig()
     parallel: ParallelConfig = ParallelConfig()
     run: RunConfig = RunConfig()
+
+    @property
+    def space(self) -> ModelConfig:
+        """The model, where it is SPACE; UserError where it is another, for what needs tracks."""
+        if not isinstance(self.model, ModelConfig):
+            raise UserError(
+                f"preset {self.preset!r}, objective {self.objective}: its model predicts no "
+                "tracks; expected one of profiles (SPACE)"
+            )
+        return self.model
+
+    @property
+    def encoder(self) -> EncoderConfig:
+        """The model of the objective `tokens`."""
+        assert isinstance(self.model, EncoderConfig), self.objective
+        return self.model
+
+    @model_validator(mode="after")
+    def _check_objective(self) -> Config:
+        """Model and settings must be those of the objective: none is ignored in silence."""
+        is_tokens = self.objective == "tokens"
+        if is_tokens != isinstance(self.model, EncoderConfig):
+            raise ValueError(
+                f"objective={self.objective} trains {'an encoder' if is_tokens else 'SPACE'}, and "
+                f"preset {self.preset!r} is another model; take a preset of that objective"
+            )
+        of_others = {"mlm": MlmConfig()}
+        if is_tokens:
+            kept = {name: getattr(self.data, name) for name in _DATA_OF_TOKENS}
+            of_others = {"loss": LossConfig(), "data": DataConfig(**kept)}
+        for section, defaults in of_others.items():
+            for name, default in defaults:
+                if (value := getattr(getattr(self, section), name)) != default:
+                    raise ValueError(
+                        f"{section}.{name}={value}: has no meaning for objective={self.objective}"
+                    )
+        return self
 
 
 def describe_errors(error: ValidationError) -> str:
     """Say in one line what is wrong with which fields."""
     lines = []
     for problem in error.errors(include_url=False):
-        where = ".".join(str(part) for part in problem["loc"] if part != "constrained-int")
+        place = [str(part) for part in problem["loc"] if part != "constrained-int"]
+        if place[:1] == ["model"] and place[1:2] and place[1] in MODELS:
+            del place[1]  # which of them it was held against
+        where = ".".join(place)
         message = problem["msg"].removeprefix("Value error, ")
         shown = problem["input"]
         if problem["type"] == "missing":

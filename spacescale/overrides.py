@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import difflib
 import json
+from copy import deepcopy
 from typing import Any
 
 from pydantic import ValidationError
 
-from spacescale.config import Config, Section, describe_errors
+from spacescale.config import MODELS, Config, Section, describe_errors, kind_of
 from spacescale.errors import UserError
 from spacescale.presets import PRESETS
 
 OBJECTIVE = "objective"  # the one field that stands in no section
-FROM_DATA = {("data", "paths"), ("model", "species")}
+# What no override sets, and where it comes from.
+FOUND = {
+    ("data", "paths"): "--data",
+    ("model", "species"): "--data",
+    ("model", "kind"): "--preset",
+    ("model", "vocab_size"): "mlm.vocabulary",
+    ("mlm", "vocabulary_sha256"): "mlm.vocabulary",
+}
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -35,13 +43,14 @@ def build_config(preset: str, overrides: list[str]) -> Config:
         )
     values: dict[str, Any] = {
         "preset": preset,
-        **{section: dict(fields) for section, fields in PRESETS[preset].items()},
+        **{name: deepcopy(value) for name, value in PRESETS[preset].items()},
     }
+    sections = _sections(kind_of(values.get("model", {})))
     for override in overrides:
         if override.startswith(f"{OBJECTIVE}="):
             values[OBJECTIVE] = override.partition("=")[2]
             continue
-        section, field, value = _parse_override(override)
+        section, field, value = _parse_override(override, sections)
         values.setdefault(section, {})[field] = value
     try:
         return Config.model_validate(values)
@@ -49,7 +58,17 @@ def build_config(preset: str, overrides: list[str]) -> Config:
         raise UserError(describe_errors(error)) from None
 
 
-def _parse_override(override: str) -> tuple[str, str, Any]:
+def _sections(model: str) -> dict[str, type[Section]]:
+    """Each section by its name, with a model of that kind."""
+    sections = {
+        name: info.annotation
+        for name, info in Config.model_fields.items()
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
+    }
+    return {"model": MODELS[model]} | sections
+
+
+def _parse_override(override: str, sections: dict[str, type[Section]]) -> tuple[str, str, Any]:
     key, equals, text = override.partition("=")
     section, dot, field = key.partition(".")
     if not equals or not dot:
@@ -57,11 +76,6 @@ def _parse_override(override: str) -> tuple[str, str, Any]:
             f"{override!r} is not an override; expected section.field=value, "
             "for example optim.lr=1e-3"
         )
-    sections = {
-        name: info.annotation
-        for name, info in Config.model_fields.items()
-        if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
-    }
     if section not in sections:
         raise UserError(
             f"{override!r}: unknown section {section!r}{nearest(section, list(sections))}; "
@@ -73,8 +87,9 @@ def _parse_override(override: str) -> tuple[str, str, Any]:
             f"{override!r}: section {section!r} has no field {field!r}{nearest(field, fields)}; "
             f"there are: {', '.join(fields)}"
         )
-    if (section, field) in FROM_DATA:
-        raise UserError(f"{override!r}: {section}.{field} comes from --data; leave it out")
+    if (section, field) in FOUND:
+        source = FOUND[section, field]
+        raise UserError(f"{override!r}: {section}.{field} comes from {source}; leave it out")
     try:
         value = json.loads(text)
     except json.JSONDecodeError:

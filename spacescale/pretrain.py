@@ -1,4 +1,4 @@
-"""Pretrain a SPACE model: `deepspeed spacescale/pretrain.py --deepspeed ds_configs/zero2_moe.json`.
+"""Pretrain a model: `deepspeed spacescale/pretrain.py --deepspeed ds_configs/zero2_moe.json`.
 
 Also under torchrun and srun, and with plain `python` for one process. README.md shows the rest.
 """
@@ -30,7 +30,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(
         prog="pretrain.py",
-        description="Pretrain a SPACE model on species data sets.",
+        description="Pretrain a model on species data sets.",
         usage="%(prog)s --deepspeed JSON [--preset P] [--data DIR ...] [--output DIR] "
         "[--init WEIGHTS [--only-new] [--like SPECIES] [--own-experts N]] [--freeze PATTERN ...] "
         "[--resume auto|must|PATH] [section.field=value ...]",

@@ -49,7 +49,7 @@ HUB_FAULTS = {
         ("tests/checkpoint/test_consolidate.py",),
     ),
     "files that are not whole are not named": Fault(
-        "spacescale/hub/hub_model.py",
+        "spacescale/hub/proved.py",
         "            where = path\n",
         "",
         ("tests/hub/test_half_downloads.py",),

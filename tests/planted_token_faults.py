@@ -7,7 +7,14 @@ VOCABULARY, VOCABULARY_TESTS = (
     "spacescale/tokens/vocabulary.py",
     ("tests/tokens/test_vocabulary.py",),
 )
-PIECES, PIECE_TESTS = "spacescale/tokens/pieces.py", ("tests/tokens/test_pieces.py",)
+WINDOWS, WINDOW_TESTS = (
+    "spacescale/dataset/token_windows.py",
+    ("tests/dataset/test_token_windows.py",),
+)
+OBJECTIVE, OBJECTIVE_TESTS = (
+    "spacescale/objectives/tokens.py",
+    ("tests/objectives/test_tokens.py::test_the_loss_written_out",),
+)
 ENCODER, ENCODER_TESTS = "spacescale/model/encoder.py", ("tests/model/test_encoder.py",)
 NAMES, NAME_TESTS = (
     "spacescale/checkpoint/encoder_names.py",
@@ -40,11 +47,41 @@ TOKEN_FAULTS = {
     "edited vocabularies pass": Fault(
         VOCABULARY, 'found.sha256 == content["sha256"] and', "", VOCABULARY_TESTS
     ),
-    "strands are turned without their complement": Fault(
-        PIECES, "reverse_complement(piece) if", "piece[::-1] if", PIECE_TESTS
+    "masks of all seeds are the same": Fault(
+        WINDOWS, "default_rng([seed, ", "default_rng([0, ", WINDOW_TESTS
     ),
-    "all vocabularies draw the same pieces": Fault(
-        PIECES, "for text in (species, name)", "for text in (species,)", PIECE_TESTS
+    "masks of all species are the same": Fault(
+        WINDOWS, 'f"{species} {name}".encode()', "name.encode()", WINDOW_TESTS
+    ),
+    "an encoder's proof is passed over": Fault(
+        "spacescale/model/encoder_proof.py",
+        "if float(difference) <= allowed:",
+        "if True:",
+        ("tests/hub/test_hub_encoder.py",),
+    ),
+    "visible tokens hide bases, too": Fault(
+        WINDOWS,
+        "unread = np.convolve(visible, each) == 0",
+        "unread = np.convolve(visible, each) < 99",
+        WINDOW_TESTS,
+    ),
+    "scores take the first sequences alone": Fault(
+        "spacescale/dataset/genome_windows.py",
+        "place * len(self) // count",
+        "place",
+        WINDOW_TESTS,
+    ),
+    "the vocabulary with more tokens weighs more": Fault(
+        OBJECTIVE,
+        "of_vocabulary.mean(),",
+        "lost.sum() / tokens.sum(),",
+        OBJECTIVE_TESTS,
+    ),
+    "losses of species are those of others": Fault(
+        OBJECTIVE,
+        "species * shape[1] + rows.vocabulary",
+        "species + rows.vocabulary * shape[0]",
+        OBJECTIVE_TESTS,
     ),
     "words are learnt from held-out bases": Fault(
         "spacescale/prepare/vocabulary.py",

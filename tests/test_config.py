@@ -8,16 +8,52 @@ from spacescale.errors import UserError
 from spacescale.overrides import build_config
 from spacescale.presets import DEFAULT_PRESET, EMBEDDED_PRESET, PRESETS
 
+OF_TOKENS = {name for name, preset in PRESETS.items() if preset.get("objective") == "tokens"}
+OF_PROFILES = [name for name in PRESETS if name not in OF_TOKENS]
+
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_builds_and_holds_what_it_names(preset):
     config = build_config(preset, [])
     assert config.preset == preset
+    assert config.objective == PRESETS[preset].get("objective", "profiles")
     for section, fields in PRESETS[preset].items():
-        for name, value in fields.items():
-            assert getattr(getattr(config, section), name) == value
-    assert config.model.bin_size == 2**config.model.num_downsamples
-    assert config.model.target_length * config.model.bin_size <= config.model.seq_length
+        if section != "objective":
+            plain = getattr(config, section).model_dump(mode="json")
+            assert {name: plain[name] for name in fields} == fields
+
+
+@pytest.mark.parametrize("preset", OF_PROFILES)
+def test_presets_of_profiles_predict_bins_within_their_input(preset):
+    model = build_config(preset, []).space
+    assert model.bin_size == 2**model.num_downsamples
+    assert model.target_length * model.bin_size <= model.seq_length
+
+
+def test_presets_of_tokens_are_the_published_run():
+    assert {
+        "genomics_fm_base", "genomics_fm_large", "genomics_fm_tiny", "dnabert2", "dnabert"
+    } == OF_TOKENS  # fmt: skip
+    config = build_config("genomics_fm_base", [])
+    optim = config.optim
+    assert (optim.lr, optim.beta1, optim.beta2, optim.eps) == (1e-4, 0.9, 0.98, 1e-6)
+    assert (optim.schedule, optim.warmup_steps, optim.max_steps) == ("linear", 10_000, 1_000_000)
+    assert (config.encoder.vocab_size, config.run.best_metric) == (7266, "valid/loss")
+    alone = {name: build_config(name, []).mlm.vocabularies for name in ("dnabert2", "dnabert")}
+    assert alone == {"dnabert2": ("bpe",), "dnabert": ("kmer",)}
+
+
+def test_a_configuration_of_before_objectives_is_one_of_profiles():
+    payload = build_config("space_demo", []).model_dump()
+    del payload["objective"], payload["mlm"], payload["optim"]["schedule"], payload["optim"]["eps"]
+    again = Config.model_validate(payload)
+    assert again == build_config("space_demo", [])
+    assert (again.optim.schedule, again.optim.eps) == ("cosine", 1e-8)
+
+
+def test_what_needs_tracks_says_so_of_an_encoder():
+    with pytest.raises(UserError, match="'dnabert', objective tokens: its model predicts no trac"):
+        _ = build_config("dnabert", []).space
 
 
 def test_the_default_presets_exist():
@@ -63,10 +99,26 @@ def test_overriding_does_not_change_the_preset():
     "preset, overrides, message",
     [
         ("space_tyni", [], "unknown preset 'space_tyni' .did you mean 'space_tiny'..; there are: "),
-        ("zzz", [], "unknown preset 'zzz'; there are: enformer, space_10b, "),
+        ("zzz", [], "unknown preset 'zzz'; there are: dnabert, dnabert2, enformer, "),
         ("space_demo", ["optim.lr"], "'optim.lr' is not an override; expected section.field="),
         ("space_demo", ["lr=1"], "'lr=1' is not an override"),
-        ("space_demo", ["objective=tokens"], "^objective='tokens': .*'profiles'$"),
+        ("space_demo", ["objective=tokes"], "^objective='tokes': .*'profiles' or 'tokens'$"),
+        ("space_demo", ["objective=tokens"], "^objective=tokens trains an encoder, and preset 's"),
+        ("dnabert", ["objective=profiles"], "^objective=profiles trains SPACE, and preset 'dnab"),
+        ("space_demo", ["mlm.kmer_span=9"], "^mlm.kmer_span=9: has no meaning for objective=prof"),
+        ("dnabert", ["loss.mi_weight=1"], "^loss.mi_weight=1.0: has no meaning for objective=tok"),
+        ("dnabert", ["data.shift_bp=1"], "^data.shift_bp=1: has no meaning for objective=tokens"),
+        (
+            "dnabert",
+            ["model.seq_length=64"],
+            "section 'model' has no field 'seq_length'; there are",
+        ),
+        ("dnabert", ["model.dim=wide"], "^model.dim='wide': .*integer"),
+        ("dnabert", ["model.vocab_size=9"], "model.vocab_size comes from mlm.vocabulary; leave it"),
+        ("dnabert", ["model.kind=space"], "model.kind comes from --preset; leave it out"),
+        ("dnabert", ['mlm.vocabularies=["bpe", "bpe"]'], "^mlm.vocabularies=.*one stands twice"),
+        ("dnabert", ["mlm.masked_share=0.95"], "^mlm.masked_share=0.95 and random_share=0.1 are"),
+        ("dnabert", ["mlm.shortest_bp=600"], "^mlm.shortest_bp=600 exceeds the longest, 510"),
         ("space_demo", ["optm.lr=1"], "unknown section 'optm' .did you mean 'optim'."),
         ("space_demo", ["preset.x=1"], "unknown section 'preset'"),
         ("space_demo", ["optim.max_step=1"], "no field 'max_step' .did you mean 'max_steps'."),
@@ -130,7 +182,13 @@ def test_own_experts_are_the_last_ones_in_their_order():
         ModelConfig(species={"ant": ("CAGE",), "bee": ()}, own_experts={"cow": 1})
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", OF_TOKENS)
+def test_a_configuration_of_tokens_survives_json(preset):
+    config = build_config(preset, ["mlm.vocabulary=vocab"])
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize("preset", OF_PROFILES)
 def test_a_configuration_survives_json(preset):
     config = build_config(preset, ["optim.lr=3e-4"])
     species = {"bee": ("CAGE", "DNASE"), "ant": ("CHIP",)}

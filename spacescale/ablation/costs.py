@@ -91,7 +91,7 @@ def _cost(
         importance=config.data.species_importance,
     )
     flops = sum(
-        share * training_flops(micro_batch_flops(config.model, {name: 1}))
+        share * training_flops(micro_batch_flops(config.space, {name: 1}))
         for name, share in order.shares().items()
     )
-    return Costed(arm, config, count_parameters(config.model), flops)
+    return Costed(arm, config, count_parameters(config.space), flops)

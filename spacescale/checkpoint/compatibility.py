@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ FREE_SETTINGS = {
     ("data", "micro_batch_size"),  # windows per step are compared instead …
     ("data", "global_batch_size"),  # … of these two
     ("model", "checkpoint_stages"),
+    ("mlm", "vocabulary"),  # wherever it lies: its content is compared
     *(("run", name) for name in RunConfig.model_fields if name != "seed"),
 }
 CHANGEABLE_SETTINGS = {
@@ -29,7 +30,14 @@ CHANGEABLE_SETTINGS = {
     *(("loss", name) for name in LossConfig.model_fields if name != "track_scale"),
     *(
         ("optim", name)
-        for name in ("lr", "lr_factors", "max_steps", "warmup_steps", "final_lr_fraction")
+        for name in (
+            "lr",
+            "lr_factors",
+            "max_steps",
+            "warmup_steps",
+            "schedule",
+            "final_lr_fraction",
+        )
     ),
 }
 
@@ -65,8 +73,12 @@ def check_compatible(
             f"{checkpoint}: objective was {saved.objective}, is now {config.objective}; resume "
             "with the same"
         )
-    _check_species(checkpoint, saved.model.species, config.model.species)
-    _check_owners(checkpoint, saved.model, config.model)
+    if isinstance(saved.model, ModelConfig):
+        _check_species(checkpoint, saved.model.species, config.space.species)
+        _check_owners(checkpoint, saved.model, config.space)
+    else:
+        _check_vocabulary(checkpoint, saved, config)
+        _check_names(checkpoint, state["data_manifests"], data.manifest_hashes)
     _check_settings(checkpoint, saved, config)
     for name, now in data.manifest_hashes.items():
         before = state["data_manifests"].get(name, "none")
@@ -128,7 +140,7 @@ def _describe_layout(laid_out: dict[str, int]) -> str:
 def _check_settings(checkpoint: Path, saved: Config, now: Config) -> None:
     """Refuse settings that the state cannot follow; say which of the others have changed."""
     before, after = saved.model_dump(), now.model_dump()
-    for section in ("model", "loss", "optim", "data", "run"):
+    for section in ("model", "loss", "mlm", "optim", "data", "run"):
         for field, value in before[section].items():
             if value == after[section][field] or (section, field) in FREE_SETTINGS:
                 continue
@@ -147,15 +159,35 @@ def _check_owners(checkpoint: Path, saved: ModelConfig, now: ModelConfig) -> Non
         )
 
 
+def _check_vocabulary(checkpoint: Path, saved: Config, now: Config) -> None:
+    if saved.mlm.vocabularies != now.mlm.vocabularies:
+        raise UserError(
+            f"{checkpoint}: mlm.vocabularies was {list(saved.mlm.vocabularies)}, is now "
+            f"{list(now.mlm.vocabularies)}; resume with the same"
+        )
+    before, after = saved.mlm.vocabulary_sha256, now.mlm.vocabulary_sha256
+    if before != after:
+        raise UserError(
+            f"{checkpoint}: {now.mlm.vocabulary} is not the vocabulary it was trained with (sha256 "
+            f"{before[:12]}, now {after[:12]}), which lies in its folder `vocabulary`; resume with "
+            f"mlm.vocabulary={checkpoint / 'vocabulary'}"
+        )
+
+
+def _check_names(checkpoint: Path, saved: Iterable[str], data: Iterable[str]) -> None:
+    """Species must be the same in the same order, by which windows are drawn."""
+    if list(saved) != list(data):
+        raise UserError(
+            f"{checkpoint}: holds species {', '.join(saved)}; the data are of {', '.join(data)}"
+        )
+
+
 def _check_species(
     checkpoint: Path,
     saved: dict[str, tuple[str, ...]],
     data: dict[str, tuple[str, ...]],
 ) -> None:
-    if list(saved) != list(data):
-        raise UserError(
-            f"{checkpoint}: holds species {', '.join(saved)}; the data are of {', '.join(data)}"
-        )
+    _check_names(checkpoint, saved, data)
     for name, assays in data.items():
         if len(assays) != len(saved[name]):
             raise UserError(

@@ -92,7 +92,7 @@ def _of_checkpoint(path: Path, steps: int | None) -> Training:
     return Training(
         checkpoint,
         state["step"] if steps is None else steps,
-        config.model.seq_length,
+        config.space.seq_length,
         state["data_manifests"],
         layout.data_splits(state),
         config if same_order else None,
@@ -222,7 +222,7 @@ def _open(training: Training, paths: Sequence[Path]) -> dict[str, SpeciesData]:
             f"data sets ({', '.join(path.name for path in known)}), and which windows it read "
             "follows from all of them"
         )
-    places = {name: place for place, name in enumerate(config.model.species)}
+    places = {name: place for place, name in enumerate(config.space.species)}
     return dict(sorted(datasets.items(), key=lambda item: places.get(item[0], 0)))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -18,8 +19,31 @@ class Replaced:
     reason: str
 
 
+class Tensors:
+    """What is done with all tensors of a dataclass."""
+
+    def to(self, device: torch.device) -> Self:
+        """Copy to a device; asynchronous from pinned memory."""
+        moved = {n: t.to(device, non_blocking=True) for n, t in self._tensors().items()}
+        return replace(self, **moved)  # pyright: ignore[reportArgumentType]
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory of tensors made on another stream until `stream` is done with them."""
+        for tensor in self._tensors().values():
+            tensor.record_stream(stream)
+
+    def pin_memory(self) -> Self:
+        """Called by torch's DataLoader."""
+        pinned = {n: t.pin_memory() for n, t in self._tensors().items()}
+        return replace(self, **pinned)  # pyright: ignore[reportArgumentType]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # pyright: ignore[reportArgumentType]
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
 @dataclass(frozen=True)
-class SpeciesBatch:
+class SpeciesBatch(Tensors):
     """Windows of one species in one micro-batch.
 
     In training there may be none: where only other ranks hold windows of the species.
@@ -36,23 +60,29 @@ class SpeciesBatch:
         """B: of this rank."""
         return len(self.codes)
 
-    def to(self, device: torch.device) -> SpeciesBatch:
-        """Copy to a device; asynchronous from pinned memory."""
-        tensors = {n: t.to(device, non_blocking=True) for n, t in self._tensors().items()}
-        return replace(self, **tensors)
 
-    def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """Keep the memory of tensors made on another stream until `stream` is done with them."""
-        for tensor in self._tensors().values():
-            tensor.record_stream(stream)
+@dataclass(frozen=True)
+class TokenBatch(Tensors):
+    """Sequences of one species as rows of tokens, some of which are hidden.
 
-    def pin_memory(self) -> SpeciesBatch:
-        """Called by torch's DataLoader."""
-        return replace(self, **{n: t.pin_memory() for n, t in self._tensors().items()})
+    ids, labels: (B, N) int64, what the model is given and what stood there, `masking.IGNORED` where
+    nothing was hidden. attended: (B, N) bool, False on what fills rows up. vocabulary: (B,) int64,
+    which of the run's vocabularies a row is made of. Without rows N is 0.
+    """
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return {"codes": self.codes, "targets": self.targets, "rows": self.rows}
+    ids: Tensor
+    labels: Tensor
+    attended: Tensor
+    vocabulary: Tensor
+    on_all_ranks: int = 0  # in training, B of all ranks together
+    replaced: tuple[Replaced, ...] = ()  # none: a sequence that cannot be read ends the run
+
+    @property
+    def num_windows(self) -> int:
+        """B: of this rank."""
+        return len(self.ids)
 
 
-Batch = dict[str, SpeciesBatch]
-"""Species name → its windows, in the model's species order; in training, the same on all ranks."""
+Batch = dict[str, Any]
+"""Species name → its windows, a SpeciesBatch or TokenBatch as the objective reads them, in the
+model's species order; in training, the same on all ranks."""

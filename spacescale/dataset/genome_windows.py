@@ -191,18 +191,25 @@ class GenomeWindows(Dataset[GenomeWindow]):
             self.genome.name, *place, self.genome.codes(*place), self.genome.repeats(*place)
         )
 
-    def tiles(self) -> Iterator[GenomeWindow]:
+    def tiles(self, most: int | None = None) -> Iterator[GenomeWindow]:
         """Yield windows of the longest length, evenly spread, in genome order and forward.
 
-        They do not overlap unless tiles are shorter. Those with too many N are left out.
+        They do not overlap unless tiles are shorter. Those with too many N are left out. most:
+        read so many of the tiles at most, evenly spaced among all.
         """
-        for stretch, bp in enumerate(self._lengths.tolist()):
-            length = min(self.choice.longest, bp)
-            count = int(self._first_tiles[stretch + 1] - self._first_tiles[stretch])
-            for tile in range(count):
-                window = self._read(stretch, (bp - length) * tile // max(count - 1, 1), length)
-                if window.unknown_share <= self.choice.max_unknown:
-                    yield window
+        count = len(self) if most is None else min(most, len(self))
+        for place in range(count):
+            window = self._tile(place * len(self) // count)
+            if window.unknown_share <= self.choice.max_unknown:
+                yield window
+
+    def _tile(self, tile: int) -> GenomeWindow:
+        stretch = int(np.searchsorted(self._first_tiles, tile, side="right")) - 1
+        first, last = self._first_tiles[stretch : stretch + 2].tolist()
+        bp = int(self._lengths[stretch])
+        length = min(self.choice.longest, bp)
+        offset = (bp - length) * (tile - first) // max(last - first - 1, 1)
+        return self._read(stretch, offset, length)
 
 
 def _reopen_windows(path: Path, manifest_hash: str, *others: Any) -> GenomeWindows:

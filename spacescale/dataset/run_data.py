@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from spacescale.dataset.loader import Windows
 from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.genome.tracks import Track
 
 
@@ -25,18 +26,24 @@ class KeptSpecies:
 class RunData:
     """Opened data sets by species, in the model's order, and this rank's training windows.
 
+    Data sets without tracks have no part in what is said of tracks and their transforms.
+
     kept: species that the model keeps without data. They come before the others, and what is said
     of species here is said of them, too, where it is known.
     """
 
-    datasets: dict[str, SpeciesData]
+    datasets: Mapping[str, SpeciesGenome]
     windows: Windows
     kept: KeptSpecies = KeptSpecies()
 
     @property
+    def _with_tracks(self) -> dict[str, SpeciesData]:
+        return {n: data for n, data in self.datasets.items() if isinstance(data, SpeciesData)}
+
+    @property
     def tracks(self) -> dict[str, list[Track]]:
         """Species → tracks, in column order of the targets."""
-        read = {name: data.tracks for name, data in self.datasets.items()}
+        read = {name: data.tracks for name, data in self._with_tracks.items()}
         return {**self.kept.tracks, **read}
 
     @property
@@ -54,7 +61,7 @@ class RunData:
     @property
     def transforms(self) -> dict[str, str]:
         """Species → name of the transform that made its targets of coverage."""
-        read = {name: data.manifest.transform.name for name, data in self.datasets.items()}
+        read = {name: data.manifest.transform.name for name, data in self._with_tracks.items()}
         return {**self.kept.transforms, **read}
 
     @property

@@ -16,7 +16,7 @@ from spacescale.errors import UserError
 from spacescale.evals.data_info import describe_data, describe_genome, describe_together
 from spacescale.metrics.track_scale import PREDICTS
 from spacescale.model import exports
-from spacescale.model.exports import read_export
+from spacescale.model.exports import holds_encoder, read_encoder_export, read_export
 from spacescale.presets import RELEASED
 
 
@@ -66,8 +66,12 @@ def _describe_checkpoint(checkpoint: Path, verify: bool) -> str:
         ),
         f"probe        {_probe(checkpoint)}",
     ]
-    config = layout.read_config(checkpoint, state).model_dump(mode="json")
-    lines += _model_lines(config["model"], config["loss"], state)
+    settings = layout.read_config(checkpoint, state)
+    config = settings.model_dump(mode="json")
+    if settings.objective == "tokens":
+        lines += _encoder_lines(config["model"], config["mlm"], state)
+    else:
+        lines += _model_lines(config["model"], config["loss"], state)
     if verify:
         lines.append("verified     every file is as it was written")
     return "\n".join(lines)
@@ -88,14 +92,35 @@ def _probe(checkpoint: Path) -> str:
 
 
 def _describe_export(path: Path) -> str:
-    payload = read_export(path)
-    lines = [
-        f"export       {path}",
-        f"step         {payload['trained']['step']}",
-        f"predicts     {PREDICTS[payload['track_scale']]}",
-    ]
+    of_tokens = holds_encoder(path)
+    payload = read_encoder_export(path) if of_tokens else read_export(path)
     trained = payload["trained"]
+    lines = [f"export       {path}", f"step         {trained['step']}"]
+    if of_tokens:
+        return "\n".join(lines + _encoder_lines(payload["model"], payload["mlm"], trained))
+    lines.append(f"predicts     {PREDICTS[payload['track_scale']]}")
     return "\n".join(lines + _model_lines(payload["model"], trained.get("loss", {}), trained))
+
+
+def _encoder_lines(
+    model: Mapping[str, Any], mlm: Mapping[str, Any], state: Mapping[str, Any]
+) -> list[str]:
+    of_each = {
+        "bpe": f"BPE of up to {mlm['bpe_bp']:,} bp",
+        "kmer": f"k-mers of up to {mlm['kmer_bp']:,} bp",
+    }
+    lines = [
+        f"reads        {', '.join(of_each[name] for name in mlm['vocabularies'])}",
+        f"vocabulary   {model['vocab_size']:,} tokens, sha256 {mlm['vocabulary_sha256'][:12]}",
+        f"size         dim {model['dim']}, depth {model['depth']}, {model['heads']} heads, "
+        f"feed-forward {model['ffn_dim']}",
+        f"trained on   {', '.join(state['data_manifests'])}",
+    ]
+    for name in state["data_manifests"]:
+        loss, hit = (state["metrics"].get(f"valid/{kind}/{name}") for kind in ("loss", "accuracy"))
+        if loss is not None and hit is not None:
+            lines.append(f"validation   {name}: loss {loss:.3f}, accuracy {hit:.3f}")
+    return [*lines, _made_with(state)]
 
 
 def _model_lines(
@@ -114,8 +139,12 @@ def _model_lines(
         score = scores.get(f"valid/pearson_log1p/{name}")
         if score is not None:
             lines.append(f"validation   {name}: Pearson (log1p) {score:.3f}")
+    return [*lines, _made_with(state)]
+
+
+def _made_with(state: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in state["versions"].items())
-    return [*lines, f"made with    {versions}"]
+    return f"made with    {versions}"
 
 
 def _experts(model: Mapping[str, Any]) -> str:

@@ -7,15 +7,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from spacescale.files import files_below
-from spacescale.hub.sources import CONFIGURATION, MODELING
+from spacescale.hub.sources import CODES
 from spacescale.model.exports import SAFETENSORS, SHARD_INDEX
-from spacescale.model.proof import PROOF_FILE
+from spacescale.model.proof_file import PROOF_FILE
 
 WEIGHTS = (SAFETENSORS, "model-?????-of-?????.safetensors", SHARD_INDEX)
 TRACKS = ("tracks/*.tsv",)
-EXPORTED = (*WEIGHTS, *TRACKS, "config.json")  # by `convert` alone
+VOCABULARY = ("vocabulary/vocabulary.json",)
+EXPORTED = (*WEIGHTS, *TRACKS, *VOCABULARY, "config.json")  # by `convert` alone
 CONTENTS = (
-    *EXPORTED, CONFIGURATION, MODELING, PROOF_FILE, "README.md", "LICENSE", "figures/*.png",
+    *EXPORTED, *(name for code in CODES for name in (code.configuration, code.modeling)),
+    PROOF_FILE, "README.md", "LICENSE", "figures/*.png",
 )  # fmt: skip
 # What an older push may have left there that this one lacks, and a loader would read.
 REPLACED = (*WEIGHTS, *TRACKS)

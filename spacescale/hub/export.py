@@ -25,10 +25,14 @@ from spacescale.genome.dna import encode
 from spacescale.genome.tracks import read_tracks
 from spacescale.hub.card import card
 from spacescale.hub.contents import EXPORTED, is_among, named_files
-from spacescale.hub.sources import CONFIGURATION, MODELING, configuration_source, modeling_source
+from spacescale.hub.encoder_card import encoder_card
+from spacescale.hub.sources import ENCODER, SPACE, Code, configuration_source, modeling_source
 from spacescale.metrics.writer import METRICS_FILE, read_metrics
-from spacescale.model.exports import is_export
-from spacescale.model.proof import PROOF_BP, PROOF_FILE, make_proof, proof_sequence
+from spacescale.model.encoder_export import load_encoder
+from spacescale.model.encoder_proof import ANSWER, encoder_answer
+from spacescale.model.exports import holds_encoder, is_export
+from spacescale.model.proof import PROOF_BP, make_proof, proof_sequence
+from spacescale.model.proof_file import PROOF_FILE
 from spacescale.model.space import Space
 
 ARCHITECTURE = "SpaceModel"
@@ -36,6 +40,11 @@ AUTO_MAP = {
     "AutoConfig": "configuration_space.SpaceConfig",
     "AutoModel": "modeling_space.SpaceModel",
     "AutoModelForSequenceClassification": "modeling_space.SpaceForSequenceClassification",
+}
+ENCODER_AUTO_MAP = {
+    "AutoConfig": "configuration_encoder.TokenEncoderConfig",
+    "AutoModel": "modeling_encoder.TokenEncoderModel",
+    "AutoModelForMaskedLM": "modeling_encoder.TokenEncoderForMaskedLM",
 }
 # What the card tells of a run's own records, and which of two values is the better.
 RECORDED = {"train/loss": min, "valid/loss": min, "valid/pearson_log1p": max}
@@ -69,9 +78,10 @@ def complete(folder: Path, evaluation: Path | None, recorded: dict[str, Any]) ->
     evaluation: folder of one, for the card; its figures are copied. recorded: name of a score of
     the run → "last" and "best" → step and value; kept in `config.json`, for the card.
     """
-    code = modeling_source()
-    write_text(folder / CONFIGURATION, configuration_source())
-    write_text(folder / MODELING, code)
+    if holds_encoder(folder):
+        _complete_encoder(folder)
+        return
+    code_sha256 = _write_code(folder, SPACE)
     model = Space.from_pretrained(folder)
     _write_proof(folder / PROOF_FILE, model)
     config = read_json(folder / "config.json") | {
@@ -80,7 +90,7 @@ def complete(folder: Path, evaluation: Path | None, recorded: dict[str, Any]) ->
         "auto_map": AUTO_MAP,
         "dtype": "float32",
         "tracks": _tracks(folder),
-        "code_sha256": hashlib.sha256(code.encode()).hexdigest(),
+        "code_sha256": code_sha256,
     }
     if recorded:
         config["trained"] = config["trained"] | {"recorded": recorded}
@@ -94,6 +104,36 @@ def complete(folder: Path, evaluation: Path | None, recorded: dict[str, Any]) ->
     text = card(config, parameters, evaluated, figures, checksums)
     write_text(folder / "README.md", text)
     write_text(folder / "LICENSE", _licence())
+
+
+def _complete_encoder(folder: Path) -> None:
+    """The same of an encoder; its card tells no scores but those that its config.json holds."""
+    code_sha256 = _write_code(folder, ENCODER)
+    model = load_encoder(folder)
+    answer = encoder_answer(model)
+    if not answer.isfinite().all():
+        raise UserError(f"not converted: what the model predicts is not finite: {ANSWER}")
+    _save_proof(folder / PROOF_FILE, {ANSWER: answer}, {})
+    config = read_json(folder / "config.json") | {
+        "architectures": ["TokenEncoderForMaskedLM"],
+        "model_type": "spacescale-encoder",
+        "auto_map": ENCODER_AUTO_MAP,
+        "dtype": "float32",
+        "code_sha256": code_sha256,
+    }
+    write_json(folder / "config.json", config, indent=1)
+    checksums = {name: sha256(path) for name, path in named_files(folder).items()}
+    parameters = sum(p.numel() for p in model.parameters())
+    write_text(folder / "README.md", encoder_card(config, parameters, checksums))
+    write_text(folder / "LICENSE", _licence())
+
+
+def _write_code(folder: Path, code: Code) -> str:
+    """Returns the sha256 of the model's file."""
+    text = modeling_source(code)
+    write_text(folder / code.configuration, configuration_source(code))
+    write_text(folder / code.modeling, text)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _licence() -> str:
@@ -114,7 +154,11 @@ def _write_proof(path: Path, model: Space) -> None:
     for name, answer in proof.items():
         if not answer.isfinite().all():
             raise UserError(f"not converted: what the model predicts is not finite: {name}")
-    save_file(proof, path, metadata={"format": "pt", "sequence": sequence})
+    _save_proof(path, proof, {"sequence": sequence})
+
+
+def _save_proof(path: Path, proof: dict[str, torch.Tensor], question: dict[str, str]) -> None:
+    save_file(proof, path, metadata={"format": "pt"} | question)
     path.chmod(path.parent.stat().st_mode & 0o666)
 
 

@@ -5,28 +5,20 @@ In an exported folder this stands behind the package's own model code, in `model
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput
-from transformers.utils.hub import cached_file
 
 from spacescale.config import ModelConfig
 from spacescale.hub.hub_config import SpaceConfig
-from spacescale.model.proof import PROOF_FILE, disproof
+from spacescale.hub.proved import ProvedModel
+from spacescale.model.proof import disproof
 from spacescale.model.space import Space
-
-logger = logging.getLogger(__name__)
 
 LETTERS = {letter: code for code, pair in enumerate(("Aa", "Cc", "Gg", "TtUu")) for letter in pair}
 UNKNOWN = 4  # N, and other letters of the IUPAC alphabet
@@ -56,99 +48,18 @@ class SpaceModelOutput(ModelOutput):
     tracks: Tensor | None = None  # (B, N, T) float32, multiples of each track's training mean
 
 
-class SpacePreTrainedModel(PreTrainedModel):
-    """Loads weights strictly, and has them proved before they are used."""
+class SpacePreTrainedModel(ProvedModel):
+    """SPACE, and its proof."""
 
     config_class = SpaceConfig
     base_model_prefix = "space"
     main_input_name = "sequences"
     _no_split_modules = ["TransformerBlock"]  # noqa: RUF012
-    _proof: Path | None = None  # what is still to be proved
     space: Space
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """Do nothing: every module initialises its weights where it is made, and a model whose
-        file lacks some is refused."""
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *args: Any, prove: bool = True, **options: Any
-    ) -> Any:
-        """As of every transformers model; raises ValueError where weights are missing, left over or
-        cannot be read.
-
-        prove: have the model answer the question of `proof.safetensors`; RuntimeError if the answer
-        is not the one that was exported. Heads that are new, as of a classifier, may be missing.
-        """
-        asked_for_info = options.pop("output_loading_info", False)
-        try:
-            loaded: Any = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **options
-            )
-        except SafetensorError as error:
-            raise _unreadable(pretrained_model_name_or_path, error) from None
-        model, info = loaded
-        wrong = {
-            kind: sorted(map(str, info.get(kind) or ()))
-            for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-        }
-        wrong["missing_keys"] = [k for k in wrong["missing_keys"] if not model.is_new(k)]
-        if any(wrong.values()):
-            found = "; ".join(
-                f"{kind}: {', '.join(keys[:5])}" for kind, keys in wrong.items() if keys
-            )
-            raise ValueError(
-                f"{pretrained_model_name_or_path}: not the weights of this model: {found}"
-            )
-        if prove:
-            where = {
-                name: options[name]
-                for name in ("cache_dir", "revision", "token", "local_files_only", "subfolder")
-                if name in options
-            }
-            proof = cached_file(
-                pretrained_model_name_or_path, PROOF_FILE,
-                _raise_exceptions_for_missing_entries=False, **where,
-            )  # fmt: skip
-            if proof is None:
-                logger.warning("%s holds no proof of its weights", pretrained_model_name_or_path)
-            else:
-                model._proof = Path(proof)
-        if model.device.type != "meta":  # else weights come when it is used
-            model.prove()
-        return (model, info) if asked_for_info else model
-
-    def save_pretrained(self, save_directory: Any, *args: Any, **options: Any) -> None:
-        """As of every transformers model; a proof that lies there is that of other weights."""
-        super().save_pretrained(save_directory, *args, **options)
-        (Path(save_directory) / PROOF_FILE).unlink(missing_ok=True)
-
-    def is_new(self, key: str) -> bool:
-        """Whether a weight is none of those that were exported."""
-        return key.removeprefix("space.").split(".")[0] not in {
-            name for name, _ in self.space.named_children()
-        }
-
-    def prove(self) -> None:
-        """Raise RuntimeError unless the model answers as it did when it was exported."""
-        if self._proof is None:
-            return
-        try:
-            with safe_open(str(self._proof), "pt") as file:
-                sequence = file.metadata()["sequence"]
-                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise _unreadable(self._proof.parent, error) from None
-        wrong = disproof(self.space, encode(sequence).to(self.device), stored)
-        code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-        if self.config.code_sha256 not in (None, code) and wrong:
-            wrong += "; and modeling_space.py is not the one that was exported"
-        if wrong:
-            raise RuntimeError(
-                f"{self._proof.parent}: this model does not compute what it did when it was "
-                f"exported: {wrong}. from_pretrained(…, prove=False) switches this check off"
-            )
-        self._proof = None
+    def disproved(self, question: dict[str, str], stored: dict[str, Tensor]) -> str:
+        """How the model's answers differ from the stored ones, "" where they do not."""
+        return disproof(self.space, encode(question["sequence"]).to(self.device), stored)
 
     def _prepared(
         self, sequences: str | Sequence[str] | Tensor, species: str | None
@@ -160,18 +71,6 @@ class SpacePreTrainedModel(PreTrainedModel):
                 raise ValueError(f"say which species is meant: {', '.join(self.space.species)}")
         batch = sequences if isinstance(sequences, Tensor) else encode(sequences)
         return batch.to(self.device), species
-
-
-def _unreadable(where: Any, error: SafetensorError) -> ValueError:
-    """Which of a folder's files is not whole, which the library does not say."""
-    for path in sorted(Path(where).glob("*.safetensors")):
-        try:
-            with safe_open(str(path), "pt"):
-                pass
-        except SafetensorError:
-            where = path
-            break
-    return ValueError(f"{where}: damaged, or not downloaded as a whole: {error}")
 
 
 class SpaceModel(SpacePreTrainedModel):

@@ -11,9 +11,16 @@ from typing import Any
 
 from spacescale.errors import UserError
 from spacescale.hub.contents import CONTENTS, REPLACED, is_among, named_files
-from spacescale.hub.sources import CONFIGURATION, MODELING
-from spacescale.model.exports import read_export, reason_of_the_hub, weight_files
-from spacescale.model.proof import PROOF_FILE
+from spacescale.hub.sources import CODES, ENCODER, SPACE
+from spacescale.model.encoder_export import load_encoder
+from spacescale.model.exports import (
+    holds_encoder,
+    read_encoder_export,
+    read_export,
+    reason_of_the_hub,
+    weight_files,
+)
+from spacescale.model.proof_file import PROOF_FILE
 from spacescale.model.space import Space
 
 NOTHING_LEFT = "nothing of it is there"
@@ -40,7 +47,7 @@ def check_name(name: str) -> None:
 
 def is_for_the_hub(folder: Path) -> bool:
     """Whether a folder holds what `convert --to hub` adds to an export."""
-    return (folder / MODELING).is_file()
+    return any((folder / code.modeling).is_file() for code in CODES)
 
 
 def push(folder: Path, name: str, private: bool = False, revision: str | None = None) -> str:
@@ -89,20 +96,22 @@ def _listed(names: Collection[str]) -> str:
 
 def check_folder(folder: Path) -> None:
     """Raise UserError unless a folder is whole and its weights prove themselves."""
-    config = read_export(folder)
-    for name in (CONFIGURATION, MODELING, PROOF_FILE, "README.md"):
+    of_tokens = holds_encoder(folder)
+    config = read_encoder_export(folder) if of_tokens else read_export(folder)
+    code = ENCODER if of_tokens else SPACE
+    for name in (code.configuration, code.modeling, PROOF_FILE, "README.md"):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: no such file; `convert --to hub` writes it")
     for path in weight_files(folder):
         if not is_among(path.relative_to(folder).as_posix(), CONTENTS):
             raise UserError(f"{path}: weights named as `convert --to hub` names none")
-    code = hashlib.sha256((folder / MODELING).read_bytes()).hexdigest()
-    if code != config.get("code_sha256"):
+    found = hashlib.sha256((folder / code.modeling).read_bytes()).hexdigest()
+    if found != config.get("code_sha256"):
         raise UserError(
-            f"{folder / MODELING}: sha256 {code[:12]}…, not the {config.get('code_sha256')} of "
-            "config.json: it was changed"
+            f"{folder / code.modeling}: sha256 {found[:12]}…, not the "
+            f"{config.get('code_sha256')} of config.json: it was changed"
         )
-    Space.from_pretrained(folder)
+    load_encoder(folder) if of_tokens else Space.from_pretrained(folder)
 
 
 class _Target:

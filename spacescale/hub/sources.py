@@ -9,48 +9,96 @@ from __future__ import annotations
 import ast
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import spacescale
 from spacescale.config import ModelConfig
+from spacescale.encoder_config import EncoderConfig
+from spacescale.sections import Section
 
 PACKAGE = Path(spacescale.__file__).parent
-MODULES = (
-    "model/precision.py", "model/layers.py", "model/attention.py", "model/experts.py",
-    "model/router.py", "model/moe.py", "model/decoder.py", "model/recompute.py", "model/space.py",
-    "model/choices.py", "model/proof.py", "hub/hub_model.py",
-)  # fmt: skip
+# What JSON makes lists of.
+SPACE_TUPLES = """\
+        self.species = {name: tuple(tracks) for name, tracks in self.species.items()}
+        self.checkpoint_stages = tuple(self.checkpoint_stages)
+"""
 LEFT_OUT = frozenset({"from_pretrained of Space", "meta_model"})  # read with what is ours alone
-CONFIGURATION, MODELING = "configuration_space.py", "modeling_space.py"
-HEADER = '''"""SPACE (arXiv 2506.01833) as transformers loads it. Generated: do not edit.
+HEADER = '''"""{title} as transformers loads it. Generated: do not edit.
 
 Made by spacescale {version}, Apache-2.0, of {modules}.
 """
 '''
 
 
-def configuration_source() -> str:
-    """The text of `configuration_space.py`."""
-    return (PACKAGE / "hub" / "hub_config.py").read_text()
+@dataclass(frozen=True)
+class Code:
+    """What the code of a folder is made of.
+
+    title: of the model, in its first line. configuration, modeling: names of its two files.
+    hub_config: the module of the package that is the first, and the class in it. shape: the class
+    of the model's own configuration, and the file it stands in. modules: of the second file.
+    """
+
+    title: str
+    configuration: str
+    modeling: str
+    hub_config: tuple[str, str]
+    shape: tuple[type[Section], str]
+    modules: tuple[str, ...]
 
 
-def modeling_source() -> str:
-    """The text of `modeling_space.py`. Raises ValueError where two modules share a name."""
-    parts = [_Module(PACKAGE / name) for name in MODULES]
+SPACE = Code(
+    title="SPACE (arXiv 2506.01833)",
+    configuration="configuration_space.py",
+    modeling="modeling_space.py",
+    hub_config=("hub/hub_config.py", "SpaceConfig"),
+    shape=(ModelConfig, "config.py"),
+    modules=(
+        "model/precision.py", "model/layers.py", "model/kernels.py", "model/attention.py",
+        "model/experts.py", "model/router.py", "model/moe.py", "model/decoder.py",
+        "model/recompute.py", "model/space.py", "model/choices.py", "model/proof_file.py",
+        "model/proof.py", "hub/proved.py", "hub/hub_model.py",
+    ),
+)  # fmt: skip
+ENCODER = Code(
+    title="An encoder of tokens, after Genomics-FM,",
+    configuration="configuration_encoder.py",
+    modeling="modeling_encoder.py",
+    hub_config=("hub/hub_encoder_config.py", "TokenEncoderConfig"),
+    shape=(EncoderConfig, "encoder_config.py"),
+    modules=(
+        "model/kernels.py", "model/encoder.py", "model/proof_file.py", "model/encoder_proof.py",
+        "hub/proved.py", "hub/hub_encoder.py",
+    ),
+)  # fmt: skip
+CODES = (SPACE, ENCODER)
+
+
+def configuration_source(code: Code = SPACE) -> str:
+    """The text of its file of configuration."""
+    return (PACKAGE / code.hub_config[0]).read_text()
+
+
+def modeling_source(code: Code = SPACE) -> str:
+    """The text of its file of the model. Raises ValueError where two modules share a name."""
+    parts = [_Module(PACKAGE / name) for name in code.modules]
     shared = [n for n, times in Counter(n for p in parts for n in p.names).items() if times > 1]
     if shared:
         raise ValueError(f"names of several modules: {', '.join(shared)}")
     return "\n".join(
         [
-            HEADER.format(version=spacescale.__version__, modules=", ".join(MODULES)),
+            HEADER.format(
+                title=code.title, version=spacescale.__version__, modules=", ".join(code.modules)
+            ),
             "from __future__ import annotations",
             "",
             *_joined(node for part in parts for node in part.imports),
             "",
-            "from .configuration_space import SpaceConfig",
+            f"from .{Path(code.configuration).stem} import {code.hub_config[1]}",
             "",
             "",
-            _configuration(),
+            _configuration(*code.shape),
             *(part.body for part in parts),
         ]
     )
@@ -113,12 +161,10 @@ def _left_out(tree: ast.Module) -> list[tuple[int, int]]:
     return spans
 
 
-def _configuration() -> str:
-    """The package's ModelConfig as a plain class, with what it computes."""
-    text = (PACKAGE / "config.py").read_text()
-    (model,) = (
-        n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name == "ModelConfig"
-    )
+def _configuration(shape: type[Section], file: str) -> str:
+    """The package's class of a model's shape as a plain one, with what it computes."""
+    text, name = (PACKAGE / file).read_text(), shape.__name__
+    (model,) = (n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name == name)
     lines = text.splitlines()
     computed = [
         "\n".join(lines[n.decorator_list[0].lineno - 1 : n.end_lineno])
@@ -126,7 +172,8 @@ def _configuration() -> str:
         if isinstance(n, ast.FunctionDef)
         and any(ast.unparse(d) == "property" for d in n.decorator_list)
     ]
-    defaults = ModelConfig().model_dump(mode="python")
+    defaults = shape().model_dump(mode="python")
+    own = SPACE_TUPLES if shape is ModelConfig else ""
     rows = "\n".join(f"    {name!r}: {value!r}," for name, value in defaults.items())
     return f'''Stage = str
 DEFAULTS: dict[str, Any] = {{
@@ -134,16 +181,14 @@ DEFAULTS: dict[str, Any] = {{
 }}
 
 
-class ModelConfig:
-    """Shape of a SPACE model, see `config.json`."""
+class {name}:
+    """Shape of the model, see `config.json`."""
 
     def __init__(self, **values: Any):
         if unknown := set(values) - set(DEFAULTS):
             raise ValueError(f"unknown settings of the model: {{sorted(unknown)}}")
         for name, value in (DEFAULTS | values).items():
             setattr(self, name, value)
-        self.species = {{name: tuple(tracks) for name, tracks in self.species.items()}}
-        self.checkpoint_stages = tuple(self.checkpoint_stages)
-
+{own}
 {chr(10).join(part + chr(10) for part in computed)}
 '''

@@ -13,10 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# Those that differentiate by the bias: flash attention takes none, and cuDNN's, which torch would
-# prefer on Hopper, gives it no gradient.
-GPU_KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-GPU_ALIGNMENT = 8  # elements; the efficient kernel copies a bias whose strides are no multiples
+from spacescale.model.kernels import GPU_ALIGNMENT, GPU_KERNELS
 
 
 def positional_basis(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import sdpa_kernel
 
 from spacescale.encoder_config import EncoderConfig
-from spacescale.model.attention import GPU_ALIGNMENT, GPU_KERNELS
+from spacescale.model.kernels import GPU_ALIGNMENT, GPU_KERNELS
 
 EPS = 1e-12  # of LayerNorms
 INITIAL_STD = 0.02

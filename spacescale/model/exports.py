@@ -12,11 +12,14 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from spacescale.config import ModelConfig, TrackScaleName, describe_errors
+from spacescale.config import ModelConfig, TrackScaleName, describe_errors, kind_of
+from spacescale.encoder_config import EncoderConfig
 from spacescale.errors import UserError
 from spacescale.files import read_json
 from spacescale.genome.dna import encode
-from spacescale.model.proof import PROOF_FILE, disproof
+from spacescale.mlm_config import MlmConfig
+from spacescale.model.proof import disproof
+from spacescale.model.proof_file import PROOF_FILE
 from spacescale.model.space import Space, meta_model
 
 EXPORT_FORMAT, EXPORT_VERSION = "spacescale-model", 1
@@ -43,18 +46,26 @@ def load_export(folder: Path, prove: bool = True) -> Space:
     answer is another.
     """
     config = ModelConfig.model_validate(read_export(folder)["model"])
-    weights: dict[str, Tensor] = {}
-    for path in weight_files(folder):
-        weights |= _read(path)
     model = meta_model(config).eval()
-    load_weights(model, weights, str(folder))
+    load_weights(model, read_weights(folder), str(folder))
     if prove and (folder / PROOF_FILE).is_file():
         _prove(model, folder / PROOF_FILE)
     return model
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Each tensor in memory of its own, aligned as torch aligns it; nothing stays mapped."""
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder's weights by name; UserError for files missing or damaged."""
+    weights: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        weights |= read_tensors(path)
+    return weights
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Each tensor of a file in memory of its own, aligned as torch aligns it; nothing stays mapped.
+
+    UserError where it cannot be read.
+    """
     try:
         with safe_open(str(path), "pt", backend="pread") as file:
             return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
@@ -148,8 +159,48 @@ class _Export(BaseModel):
     trained: _Trained
 
 
+class _EncoderExport(BaseModel):
+    """The same of an encoder's."""
+
+    model: EncoderConfig
+    mlm: MlmConfig
+    trained: _Trained
+
+
+def holds_encoder(folder: Path) -> bool:
+    """Whether an export's model is an encoder of tokens; UserError as `read_export`."""
+    return kind_of(_read_config(folder).get("model", {})) == "encoder"
+
+
 def read_export(folder: Path) -> dict[str, Any]:
-    """Read an export's `config.json`; UserError if it is missing or not one of ours."""
+    """Read `config.json` of an export of SPACE; UserError if it is missing or no such export."""
+    if holds_encoder(folder):
+        raise UserError(
+            f"{folder}: an encoder of tokens, which predicts no tracks; expected an export of a "
+            "model of profiles (SPACE)"
+        )
+    return _checked(folder, _Export)
+
+
+def read_encoder_export(folder: Path) -> dict[str, Any]:
+    """Read `config.json` of an export of an encoder; UserError as `read_export`."""
+    if not holds_encoder(folder):
+        raise UserError(
+            f"{folder}: a model of profiles (SPACE); expected an export of an encoder of tokens"
+        )
+    return _checked(folder, _EncoderExport)
+
+
+def _checked(folder: Path, kind: type[BaseModel]) -> dict[str, Any]:
+    payload = _read_config(folder)
+    try:
+        kind.model_validate(payload)
+    except ValidationError as error:
+        raise UserError(f"{folder / 'config.json'}: {describe_errors(error)}") from None
+    return payload
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a folder written by `spacescale convert`")
@@ -160,10 +211,6 @@ def read_export(folder: Path) -> dict[str, Any]:
             f"{path}: format {found[0]!r} version {found[1]!r}; "
             f"expected {EXPORT_FORMAT!r} version {EXPORT_VERSION}"
         )
-    try:
-        _Export.model_validate(payload)
-    except ValidationError as error:
-        raise UserError(f"{path}: {describe_errors(error)}") from None
     return payload
 
 

@@ -12,15 +12,11 @@ import torch
 from torch import Tensor
 
 from spacescale.model.choices import experts_decided_by
+from spacescale.model.proof_file import allowed_difference
 from spacescale.model.space import Space
 
-PROOF_FILE = "proof.safetensors"
 CHOICES = "experts/"  # before the keys of choices in the file; species names hold no slash
 PROOF_BP = 4_096  # at most, of the question
-# What an answer may differ by, of its largest value, with the stored choices of experts: measured
-# differences are a tenth of these.
-TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.2}
-OTHER_DEVICES = 10  # times that for float32 elsewhere than on a CPU: TF32 is a thousandth off
 
 
 def proof_sequence(length: int) -> str:
@@ -81,9 +77,7 @@ def disproof(space: Space, codes: Tensor, stored: dict[str, Tensor]) -> str:
         return chosen.to(own.device, own.dtype)
 
     training, parameter = space.training, next(space.parameters())
-    allowed = TOLERANCES.get(parameter.dtype, TOLERANCES[torch.bfloat16])
-    if parameter.device.type != "cpu":
-        allowed = max(allowed, OTHER_DEVICES * TOLERANCES[torch.float32])
+    allowed = allowed_difference(parameter)
     space.eval()
     try:
         with experts_decided_by(space, hold), torch.autocast(codes.device.type, enabled=False):

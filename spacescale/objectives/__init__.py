@@ -10,10 +10,17 @@ from __future__ import annotations
 from spacescale.config import Config
 from spacescale.objectives.objective import Losses, Objective, Score
 from spacescale.objectives.profiles import ProfilesObjective
+from spacescale.objectives.tokens import TokensObjective
 
-__all__ = ["OBJECTIVES", "Losses", "Objective", "ProfilesObjective", "Score", "objective_of"]
+__all__ = [
+    "OBJECTIVES", "Losses", "Objective", "ProfilesObjective", "Score", "TokensObjective",
+    "objective_of",
+]  # fmt: skip
 
-OBJECTIVES: dict[str, type[Objective]] = {"profiles": ProfilesObjective}  # by Config.objective
+OBJECTIVES: dict[str, type[Objective]] = {  # by Config.objective
+    "profiles": ProfilesObjective,
+    "tokens": TokensObjective,
+}
 
 
 def objective_of(config: Config) -> Objective:

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from spacescale.config import Config
 from spacescale.dataset.batch import Batch
-from spacescale.dataset.loader import Windows
-from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.loader import Windows, open_datasets
 from spacescale.dataset.run_data import RunData
+from spacescale.errors import UserError
 from spacescale.model.species_loss import SpeciesLoss
 
 Model = Callable[..., Any]  # a plain model, or the engine around it
 SumOverRanks = Callable[[Tensor], Tensor]  # differentiable
-Datasets = Mapping[str, SpeciesData]  # by species
+Datasets = Mapping[str, Any]  # by species; SpeciesData, or SpeciesGenome as `open` opened them
 
 
 class Score(NamedTuple):
@@ -43,6 +43,16 @@ class Losses:
     of_species: Mapping[str, SpeciesLoss]
 
 
+def require_known_species(datasets: Datasets, **named: Mapping[str, Any]) -> None:
+    """Raise UserError for a species that is not of the data. named: by section__field."""
+    for field, of_species in named.items():
+        if unknown := set(of_species) - set(datasets):
+            raise UserError(
+                f"{field.replace('__', '.')} names {', '.join(sorted(unknown))}; the data are of "
+                f"{', '.join(datasets)}"
+            )
+
+
 class Objective(ABC):
     """What a run optimises, made of the configuration of the run or of a checkpoint.
 
@@ -57,6 +67,13 @@ class Objective(ABC):
         self.config = config
 
     # ---- Before a run: configuration, model, windows --------------------------------------------
+
+    def open(self, paths: list[Path]) -> dict[str, Any]:
+        """Open species folders, or folders of them; those without tracks are refused.
+
+        An objective that needs no tracks takes them, too. Raises UserError.
+        """
+        return open_datasets(paths)
 
     @abstractmethod
     def complete(self, datasets: Datasets) -> Config:

@@ -77,7 +77,7 @@ def _scores(
     device: torch.device,
     stop_asked: Callable[[], bool],
 ) -> dict[str, float]:
-    model, scalars = config.model, {}
+    model, scalars = config.space, {}
     overall: dict[str, list[float]] = {VALIDATION_SCORE: [], VALIDATION_LOSS: []}
     use = empty_expert_use(model, device)
     for name, data in datasets.items():
@@ -130,7 +130,7 @@ def _score_species(
     local = score_split(
         predict,
         data.name,
-        _batches(data, mine, filler, config.model.seq_length, batch_size, device, stop_asked),
+        _batches(data, mine, filler, config.space.seq_length, batch_size, device, stop_asked),
         held_against.scale,
         observe=observe,
     )

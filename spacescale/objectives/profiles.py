@@ -32,6 +32,7 @@ from spacescale.objectives.objective import (
     Objective,
     Score,
     SumOverRanks,
+    require_known_species,
 )
 from spacescale.objectives.profile_validation import score_names, validate
 from spacescale.objectives.species_targets import targets_of
@@ -61,16 +62,16 @@ class ProfilesObjective(Objective):
         config = self.config
         refuse_negative_tracks(datasets.values())
         _require_fit(config, datasets)
-        grouping = config.model.track_grouping
+        grouping = config.space.track_grouping
         species = {name: _profile_types(data, grouping) for name, data in datasets.items()}
         payload = config.model_dump()
-        payload["model"]["species"] = config.model.species | species
+        payload["model"]["species"] = config.space.species | species
         payload["data"]["paths"] = tuple(str(data.path.resolve()) for data in datasets.values())
         try:
             complete = Config.model_validate(payload)
         except ValidationError as error:
             raise UserError(describe_errors(error)) from None
-        metric, names = config.run.best_metric, score_names(complete.model, datasets)
+        metric, names = config.run.best_metric, score_names(complete.space, datasets)
         if metric not in names:
             raise UserError(
                 f"run.best_metric={metric}{nearest(metric, names)}; there are: {', '.join(names)}"
@@ -79,7 +80,7 @@ class ProfilesObjective(Objective):
 
     def build(self) -> Space:
         """SPACE with fresh weights."""
-        return Space(self.config.model)
+        return Space(self.config.space)
 
     def windows(
         self, datasets: Datasets, micro_batch_size: int, rank: int, world_size: int
@@ -91,7 +92,7 @@ class ProfilesObjective(Objective):
             dict(datasets),
             SampleOrder.of_run(config, num_windows, micro_batch_size, world_size),
             rank,
-            config.model.seq_length,
+            config.space.seq_length,
             config.data.roll_targets_windows,
             replace_damaged=config.data.on_damaged == "replace",
         )
@@ -107,7 +108,7 @@ class ProfilesObjective(Objective):
     def announce(self, model: nn.Module, windows: Windows, dtype: torch.dtype) -> None:
         """Say which attention kernel trains, and warn where the router has nothing to learn."""
         warn_of_single_species(self.config, windows.order)
-        _announce_attention(model, self.config.model, dtype, self.device)
+        _announce_attention(model, self.config.space, dtype, self.device)
 
     def losses(self, model: Model, batch: Batch, sum_over_ranks: SumOverRanks) -> Losses:
         """Poisson losses of the species, in the sum as weighed, and those of the routers."""
@@ -142,7 +143,7 @@ class ProfilesObjective(Objective):
 
     def probe(self, model: nn.Module, device: torch.device) -> dict[str, Tensor]:
         """Predictions (1, N, T) for one fixed random sequence of each species that has tracks."""
-        codes = probe_codes(self.config.model)
+        codes = probe_codes(self.config.space)
         return model({name: of_species.to(device) for name, of_species in codes.items()}).prediction
 
     def attach(self, folder: Path, data: RunData) -> None:
@@ -155,7 +156,7 @@ class ProfilesObjective(Objective):
     def describe(self) -> dict[str, Any]:
         """Shape and species of the model, and what its predictions are multiples of."""
         return {
-            "model": self.config.model.model_dump(mode="json"),
+            "model": self.config.space.model_dump(mode="json"),
             "track_scale": self.config.loss.track_scale,
         }
 
@@ -176,7 +177,7 @@ def probe_codes(config: ModelConfig) -> dict[str, Tensor]:
 
 def _require_fit(config: Config, datasets: Datasets) -> None:
     """Raise UserError where data sets are not what the configuration is for."""
-    model = config.model
+    model = config.space
     for data in datasets.values():
         if data.bin_size != model.bin_size:
             raise UserError(
@@ -192,14 +193,11 @@ def _require_fit(config: Config, datasets: Datasets) -> None:
             )
         if not len(data.rows("train")):
             raise UserError(f"{data.path}: no training windows")
-    for field, named in (
-        ("loss.species_weight", config.loss.species_weight),
-        ("data.species_importance", config.data.species_importance),
-    ):
-        if unknown := set(named) - set(datasets):
-            raise UserError(
-                f"{field} names {', '.join(sorted(unknown))}; the data are of {', '.join(datasets)}"
-            )
+    require_known_species(
+        datasets,
+        loss__species_weight=config.loss.species_weight,
+        data__species_importance=config.data.species_importance,
+    )
 
 
 def _profile_types(data: SpeciesData, grouping: str) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 from spacescale.config import START_TIMEOUT_S, OptimConfig
 from spacescale.errors import UserError
+from spacescale.model.encoder import Encoder
 from spacescale.model.layers import AttentionPool, ConvBlock
 from spacescale.parallel import comm
 from spacescale.parallel.environment import launch_environment
@@ -277,14 +278,17 @@ def build_engine(
     if deepspeed_config["zero_optimization"]["stage"] == 3:
         _register_external_parameters(model)
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, optim, undecayed), lr=optim.lr, betas=(optim.beta1, optim.beta2)
+        parameter_groups(model, optim, undecayed),
+        lr=optim.lr,
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.eps,
     )
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config)
     return engine
 
 
 def _register_external_parameters(model: nn.Module) -> None:
-    """Tell ZeRO-3 of modules that use their children's parameters without calling the children.
+    """Tell ZeRO-3 of modules that use other modules' parameters without calling those.
 
     ZeRO-3 gathers a module's own parameters around its forward and backward pass, no others. Those
     that it was not told of it finds in its first pass, which in bf16 then computed with other
@@ -295,6 +299,8 @@ def _register_external_parameters(model: nn.Module) -> None:
             for child in module.children():
                 for parameter in child.parameters():
                     deepspeed.zero.register_external_parameter(module, parameter)
+        if isinstance(module, Encoder):
+            deepspeed.zero.register_external_parameter(module.head, module.words.weight)
 
 
 @contextmanager

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from spacescale.config import ModelConfig, ParallelConfig
+from spacescale.config import AnyModel, ModelConfig, ParallelConfig
 from spacescale.errors import UserError
 
 
-def resolve_ep_size(parallel: ParallelConfig, model: ModelConfig, world: int) -> int:
+def resolve_ep_size(parallel: ParallelConfig, model: AnyModel, world: int) -> int:
     """Processes per set of experts; UserError where the asked-for size cannot divide the work."""
-    if not model.species_num_experts:
+    if not isinstance(model, ModelConfig) or not model.species_num_experts:
         if parallel.ep_size not in ("auto", 1):
             raise UserError(
                 f"parallel.ep_size={parallel.ep_size}, but the model has no species experts"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,15 +11,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from spacescale.config import Config
+from spacescale.config import Config, ModelConfig
 from spacescale.errors import UserError
 from spacescale.metrics.throughput import memory_gib
+from spacescale.model.encoder import Encoder
 from spacescale.model.layers import NUM_BASES
 from spacescale.model.losses import training_losses
 from spacescale.model.space import Space
 from spacescale.parallel import comm
+from spacescale.planning.encoder_plan import SEQUENCES, hidden_share
 from spacescale.planning.plan import Precision, RunPlan, make_plan
 from spacescale.planning.states import Layout, StateBytes
 
@@ -72,24 +75,22 @@ def memory_bytes(device: torch.device) -> int:
 def measure(
     config: Config, windows: dict[str, int], precision: Precision, device: torch.device
 ) -> Measured:
-    """Train one micro-batch of random windows (species → number) once, in plain PyTorch.
+    """Train one micro-batch of random windows (as a plan's) once, in plain PyTorch.
 
     Precision is "fp32", or "bf16" for autocast with fp32 weights.
     """
     torch.manual_seed(0)
-    model = Space(config.model).to(device).train()
+    of_profiles = isinstance(config.model, ModelConfig)
+    prepare = _space_step if of_profiles else _encoder_step
+    model, step = prepare(config, windows, device)
     optimiser = torch.optim.AdamW(model.parameters())
-    codes = {name: _random_codes(config, count, device) for name, count in windows.items()}
     kept: dict[int, int] = {}
     with (
         flop_counter() as forward,
         _autocast(precision, device),
         counting_kept(kept, addresses(model)),
     ):
-        output = model(codes)
-        targets = {name: torch.rand_like(found) for name, found in output.prediction.items()}
-        losses = training_losses(output, targets, config.loss, lambda x: x)
-        total = torch.stack(list(losses.values())).sum()
+        total = step()
     with flop_counter() as backward:
         total.backward()
     optimiser.step()
@@ -104,9 +105,46 @@ def measure(
     )
 
 
+Step = tuple[nn.Module, Callable[[], Tensor]]  # a model, and the loss of a micro-batch
+
+
+def _space_step(config: Config, windows: dict[str, int], device: torch.device) -> Step:
+    model = Space(config.space).to(device).train()
+    codes = {name: _random_codes(config, count, device) for name, count in windows.items()}
+
+    def loss() -> Tensor:
+        output = model(codes)
+        targets = {name: torch.rand_like(found) for name, found in output.prediction.items()}
+        losses = training_losses(output, targets, config.loss, lambda x: x)
+        return torch.stack(list(losses.values())).sum()
+
+    return model, loss
+
+
+def _encoder_step(config: Config, windows: dict[str, int], device: torch.device) -> Step:
+    model = Encoder(config.encoder).to(device).train()
+    shape = windows[SEQUENCES], config.mlm.max_tokens
+    ids = torch.randint(config.encoder.vocab_size, shape, device=device)
+    attended = torch.ones(shape, dtype=torch.bool, device=device)
+    selected = torch.zeros(ids.numel(), dtype=torch.bool, device=device)
+    selected[torch.randperm(ids.numel())[: round(hidden_share(config.mlm) * ids.numel())]] = True
+    selected = selected.view(shape)
+
+    def loss() -> Tensor:
+        return cross_entropy(model(ids, attended, selected).float(), ids[selected])
+
+    return model, loss
+
+
 def flop_counter() -> FlopCounterMode:
-    """PyTorch's counter, which does not know the in-place product of our convolutions on CPUs."""
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: _baddbmm_flop})
+    """PyTorch's counter; it does not know, on CPUs, our convolutions' product and attention."""
+    aten = torch.ops.aten
+    known = {
+        aten.baddbmm_: _baddbmm_flop,
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flop,
+    }
+    return FlopCounterMode(display=False, custom_mapping=known)
 
 
 def _baddbmm_flop(_, left: list[int], right: list[int], out_shape=None, **scales: float) -> int:
@@ -114,8 +152,16 @@ def _baddbmm_flop(_, left: list[int], right: list[int], out_shape=None, **scales
     return 2 * batch * rows * inner * right[-1]
 
 
+def _attention_flop(query, key, value, *_, out_shape=None, **options) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_flop(grad, query, key, value, *_, out_shape=None, **options) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
 def _random_codes(config: Config, count: int, device: torch.device) -> Tensor:
-    shape = (count, config.model.seq_length)
+    shape = (count, config.space.seq_length)
     return torch.randint(NUM_BASES, shape, dtype=torch.uint8, device=device)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
-from spacescale.config import ModelConfig
+from spacescale.config import AnyModel, ModelConfig
+from spacescale.model.encoder import Encoder
 from spacescale.model.layers import ConvBlock
 from spacescale.model.moe import RoutedExperts
 from spacescale.model.space import meta_model
@@ -21,10 +23,12 @@ class ParameterCounts:
     experts: int  # of the cross-species MoE, which expert parallelism spreads over processes
 
 
-def count_parameters(config: ModelConfig) -> ParameterCounts:
+def count_parameters(config: AnyModel) -> ParameterCounts:
     """Count the parameters of the model that `config` describes."""
-    model = meta_model(config)
+    model = _on_meta(config)
     total = _size(model)
+    if not isinstance(config, ModelConfig):
+        return ParameterCounts(total, total, 0)
     experts = _size_of_all(model, RoutedExperts)
     idle = experts * (config.species_num_experts - config.species_top_k)
     return ParameterCounts(total, total - idle // max(config.species_num_experts, 1), experts)
@@ -43,10 +47,17 @@ def autocast_parameters(config: ModelConfig, ep_size: int) -> float:
     return held
 
 
-def autocast_layer_parameters(config: ModelConfig) -> int:
+def autocast_layer_parameters(config: AnyModel) -> int:
     """Parameters whose gradients DeepSpeed sends in bf16 under `torch_autocast`, by layer type."""
-    layers = (m for m in meta_model(config).modules() if type(m) in (nn.Linear, nn.Conv1d))
+    layers = (m for m in _on_meta(config).modules() if type(m) in (nn.Linear, nn.Conv1d))
     return sum(_size(layer) for layer in layers)
+
+
+def _on_meta(config: AnyModel) -> nn.Module:
+    if isinstance(config, ModelConfig):
+        return meta_model(config)
+    with torch.device("meta"):
+        return Encoder(config)
 
 
 def _size_of_all(model: nn.Module, kind: type[nn.Module]) -> int:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from spacescale.config import Config
+from spacescale.config import Config, ModelConfig
 from spacescale.errors import UserError
 from spacescale.overrides import build_config
 from spacescale.planning.activations import Activations, activation_bytes
+from spacescale.planning.encoder_plan import SEQUENCES, encoder_activations, encoder_flops
 from spacescale.planning.flops import (
     forward_flops,
     micro_batch_flops,
@@ -42,7 +43,8 @@ class RunPlan:
 
     config: Config
     layout: Layout
-    windows: dict[str, int]  # species → windows of the largest micro-batch of one GPU
+    # Species → windows of the largest micro-batch of one GPU; of tokens, SEQUENCES → how many.
+    windows: dict[str, int]
     precision: Precision
     parameters: ParameterCounts
     window_work: dict[str, Work]  # species → of one window alone in its micro-batch
@@ -114,32 +116,49 @@ def make_plan(
     machine: Machine = MACHINES["a40"],
 ) -> RunPlan:
     """Plan a complete configuration, for micro-batches of that many windows per species."""
-    model = config.model
-    parameters = count_parameters(model)
+    parameters = count_parameters(config.model)
     return RunPlan(
         config=config,
         layout=layout,
         windows=windows,
         precision=precision,
         parameters=parameters,
-        window_work={name: _work(config, {name: 1}) for name in model.species},
+        window_work={name: _work(config, {name: 1}) for name in _kinds(config)},
         micro_batch_work=_work(config, windows),
         states=state_bytes(parameters, layout),
-        activations=activation_bytes(model, windows, precision, on_gpu, layout.ep_size),
+        activations=_activations(config, layout, windows, precision, on_gpu),
         accumulation=accumulation,
         traffic=step_traffic(config, layout, windows, precision, accumulation),
         machine=machine,
     )
 
 
+def _kinds(config: Config) -> list[str]:
+    """What a micro-batch may hold: species, which differ in their tracks; or sequences."""
+    return list(config.model.species) if isinstance(config.model, ModelConfig) else [SEQUENCES]
+
+
+def _activations(
+    config: Config, layout: Layout, windows: dict[str, int], precision: Precision, on_gpu: bool
+) -> Activations:
+    if isinstance(config.model, ModelConfig):
+        return activation_bytes(config.model, windows, precision, on_gpu, layout.ep_size)
+    weights = count_parameters(config.model).total
+    return encoder_activations(config, windows[SEQUENCES], precision, on_gpu, weights)
+
+
 def _work(config: Config, windows: dict[str, int]) -> Work:
-    model = config.model
-    stages = micro_batch_flops(model, windows)
-    executed = micro_batch_flops(model, windows, executed=True)
+    if isinstance(config.model, ModelConfig):
+        stages = micro_batch_flops(config.model, windows)
+        executed = micro_batch_flops(config.model, windows, executed=True)
+        again = recomputed_flops(executed, config.model)
+    else:
+        stages = executed = encoder_flops(config, windows[SEQUENCES])
+        again = executed["attention"].forward / 2  # its kernels compute the logits again
     return Work(
         stages={name: work.forward for name, work in stages.items()},
         forward=forward_flops(stages),
         training=training_flops(stages),
         executed_forward=forward_flops(executed),
-        executed_training=training_flops(executed) + recomputed_flops(executed, model),
+        executed_training=training_flops(executed) + again,
     )

@@ -134,7 +134,7 @@ def recommend(paths: list[Path], minutes: float | None, given: Sequence[str]) ->
     preset = plan.config.preset
     config = with_species(build_config(preset, _overrides(preset, wanted)), paths)
     order = sample_order(config, train, micro, here.processes)
-    trial = try_out(config, TrainingWindows(datasets, order, 0, config.model.seq_length, 0))
+    trial = try_out(config, TrainingWindows(datasets, order, 0, config.space.seq_length, 0))
     valid = sum(min(s.windows.get("valid", 0), config.run.valid_windows) for s in facts)
     step_s = step_seconds(trial, plan.accumulation)
     schedule = plan_schedule(
@@ -274,7 +274,7 @@ def _overrides(preset: str, wanted: dict[str, Any]) -> list[str]:
 
 
 def _of_the_model(plan: RunPlan, final: Config, measured_bins: float, here: Here) -> list[Choice]:
-    model, data = final.model, final.data
+    model, data = final.space, final.data
     where = f"{here.gpus} GPUs" if here.gpus > 1 else "one GPU" if here.gpus else "one process"
     micro_steps = f"{plan.accumulation} micro-steps" if plan.accumulation > 1 else "one micro-step"
     of_species = [
@@ -299,7 +299,7 @@ def _of_the_model(plan: RunPlan, final: Config, measured_bins: float, here: Here
             f"{micro_steps} of {data.micro_batch_size} on {where}",
         ),
         _by_recipe("dropout", f"{model.dropout:g}"),
-        *(of_species if len(plan.config.model.species) > 1 else []),
+        *(of_species if len(plan.config.space.species) > 1 else []),
     ]
 
 

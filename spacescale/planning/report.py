@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from spacescale.config import Config, ModelConfig
 from spacescale.planning.measure import Comparison
 from spacescale.planning.plan import RunPlan
 from spacescale.planning.traffic import sent_bytes
@@ -34,10 +35,14 @@ def as_json(plan: RunPlan, comparison: Comparison | None = None) -> str:
 
 def _plain(plan: RunPlan) -> dict[str, Any]:
     model = plan.config.model
+    if isinstance(model, ModelConfig):
+        tracks = {name: len(assays) for name, assays in model.species.items()}
+        reads: dict[str, Any] = {"seq_length": model.seq_length, "tracks": tracks}
+    else:
+        reads = {"max_tokens": plan.config.mlm.max_tokens, "vocab_size": model.vocab_size}
     return {
         "preset": plan.config.preset,
-        "seq_length": model.seq_length,
-        "tracks": {name: len(assays) for name, assays in model.species.items()},
+        **reads,
         "layout": asdict(plan.layout),
         "micro_batch_windows": plan.windows,
         "precision": plan.precision,
@@ -59,23 +64,35 @@ def _plain(plan: RunPlan) -> dict[str, Any]:
 def _parameters(plan: RunPlan) -> list[str]:
     model, counts = plan.config.model, plan.parameters
     which = "all of them"
-    if model.species_num_experts:
+    if isinstance(model, ModelConfig) and model.species_num_experts:
         which = f"{model.species_top_k} of {model.species_num_experts} experts in each block"
     return [f"parameters {counts.total}", f"active per token {counts.active} ({which})"]
 
 
 def _setting(plan: RunPlan) -> list[str]:
-    config, model, layout = plan.config, plan.config.model, plan.layout
-    tracks = ", ".join(f"{len(assays):,} of {name}" for name, assays in model.species.items())
+    config, layout = plan.config, plan.layout
     lines = [
-        f"{config.preset}: {model.seq_length:,} bp to {model.target_length} bins of "
-        f"{model.bin_size} bp; tracks: {tracks}",
+        f"{config.preset}: {_reads(config)}",
         f"{layout.gpus} GPUs, ZeRO-{layout.zero_stage}, expert parallel {layout.ep_size}, "
         f"micro-batch {_batch(plan)}, {_precision(plan)}",
     ]
     if layout.zero_stage == 0:
         lines.append("the trainer refuses ZeRO-0: take 1, 2 or 3")
     return lines
+
+
+def _reads(config: Config) -> str:
+    """What goes into the model, and what comes out."""
+    model = config.model
+    if not isinstance(model, ModelConfig):
+        names = " and ".join(config.mlm.vocabularies)
+        return (
+            f"sequences of {config.mlm.max_tokens} tokens, the longest, of {names}; "
+            f"{model.vocab_size:,} words"
+        )
+    tracks = ", ".join(f"{len(assays):,} of {name}" for name, assays in model.species.items())
+    bins = f"{model.target_length} bins of {model.bin_size} bp"
+    return f"{model.seq_length:,} bp to {bins}; tracks: {tracks}"
 
 
 def _work(plan: RunPlan) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spacescale.config import Config
+from spacescale.config import Config, ModelConfig
 from spacescale.dataset.loader import open_datasets
 from spacescale.genome.released_grouping import released_grouping
+from spacescale.planning.encoder_plan import SEQUENCES
 
 PUBLISHED_SPECIES = ("human", "mouse")
 
@@ -14,8 +15,11 @@ PUBLISHED_SPECIES = ("human", "mouse")
 def with_species(config: Config, paths: list[Path]) -> Config:
     """Fill in the species and tracks of the data sets at `paths`; without any, the published ones.
 
-    Raises UserError for paths that hold no data set.
+    An encoder of tokens is the same for all species. Raises UserError for paths that hold no data
+    set.
     """
+    if not isinstance(config.model, ModelConfig):
+        return config
     if paths:
         species = {
             name: tuple(track.assay for track in data.tracks)
@@ -31,9 +35,11 @@ def with_species(config: Config, paths: list[Path]) -> Config:
 def micro_batch_windows(config: Config, size: int) -> dict[str, int]:
     """Windows per species of the largest micro-batch of `size` windows.
 
-    Species take turns in a run; here those with most tracks come first.
+    Species take turns in a run; here those with most tracks come first. Of tokens all count alike.
     """
-    names = sorted(config.model.species, key=lambda name: -len(config.model.species[name]))
+    if not isinstance(config.model, ModelConfig):
+        return {SEQUENCES: size}
+    names = sorted(config.space.species, key=lambda name: -len(config.space.species[name]))
     shared, left = divmod(size, len(names))
     windows = {name: shared + (place < left) for place, name in enumerate(names)}
     return {name: count for name, count in windows.items() if count}

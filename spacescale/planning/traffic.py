@@ -25,7 +25,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from spacescale.config import Config, ModelConfig
+from spacescale.config import AnyModel, Config, ModelConfig
 from spacescale.model.layers import BatchNorm
 from spacescale.model.space import meta_model
 from spacescale.planning.parameters import autocast_layer_parameters, count_parameters
@@ -71,6 +71,8 @@ def step_traffic(
     """Traffic of one optimiser step of `accumulation` micro-batches of `windows` on every GPU."""
     model = config.model
     traffic = _state_traffic(model, layout, precision, accumulation, reuse_distance)
+    if not isinstance(model, ModelConfig):
+        return traffic
     traffic["expert rows"] = _expert_rows(model, layout, windows, precision)
     traffic["BatchNorm"] = _batchnorm(model, layout, len(windows))
     traffic["routing sums"] = _routing_sums(config, layout)
@@ -104,7 +106,7 @@ class _Replicated:
 
 
 def _state_traffic(
-    model: ModelConfig, layout: Layout, precision: str, accumulation: int, reuse_distance: int
+    model: AnyModel, layout: Layout, precision: str, accumulation: int, reuse_distance: int
 ) -> Traffic:
     counts = count_parameters(model)
     dense, experts = counts.total - counts.experts, counts.experts // layout.ep_size
@@ -190,7 +192,7 @@ def _routing_sums(config: Config, layout: Layout) -> list[Collective]:
     """One tensor of sums per mixture of experts, forwards and backwards (`model.router`)."""
     if config.loss.routing_scope == "rank":
         return []
-    model, sizes = config.model, []
+    model, sizes = config.space, []
     species = len(model.species)
     if model.species_num_experts:
         sizes += model.depth * [_sums_size(species, model.species_num_experts, kinds=1)]

@@ -15,6 +15,7 @@ from spacescale.checkpoint.consolidate import load_model
 from spacescale.checkpoint.found import find_best
 from spacescale.config import TrackScaleName
 from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.errors import UserError
 from spacescale.files import files_below
 from spacescale.genome.aliases import auto_aliases, shorten
@@ -125,12 +126,22 @@ class TrainedModel:
 
     def splits_of(self, data: SpeciesData) -> Splits:
         """Say whether the data are split as those the model was trained on."""
-        if data.manifest_hash == self.data_manifests.get(data.name):
-            return "as trained"
-        known = self.data_splits.get(data.name)
-        if known is None:
-            return "unknown"
-        return "as trained" if known == data.manifest.split.hash else "other"
+        return splits_of(data, self.data_manifests, self.data_splits)
+
+
+def splits_of(
+    data: SpeciesGenome, manifests: Mapping[str, str], splits: Mapping[str, str | None]
+) -> Splits:
+    """Say whether the data are split as those a model was trained on.
+
+    manifests, splits: species → identity of its data in training, and hash of their splits.
+    """
+    if data.manifest_hash == manifests.get(data.name):
+        return "as trained"
+    known = splits.get(data.name)
+    if known is None:
+        return "unknown"
+    return "as trained" if known == data.manifest.split.hash else "other"
 
 
 def load_trained(path: Path) -> TrainedModel:
@@ -155,9 +166,15 @@ def load_trained(path: Path) -> TrainedModel:
     checkpoint = find_best(path)
     if checkpoint is None:
         raise UserError(f"{path}: neither a run folder, a checkpoint nor an export")
-    model, config = load_model(checkpoint)
-    assert isinstance(model, Space), "all objectives train it"
     state = layout.read_state(checkpoint)
+    objective = layout.read_config(checkpoint, state).objective
+    if objective == "tokens":
+        raise UserError(
+            f"{checkpoint}: of objective {objective}, whose model predicts no tracks; expected one "
+            "of profiles (SPACE)"
+        )
+    model, config = load_model(checkpoint)
+    assert isinstance(model, Space), "the other objectives train it"
     in_run = checkpoint.resolve().parent == layout.checkpoints_folder(
         checkpoint.resolve().parent.parent
     )

@@ -14,11 +14,11 @@ from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.errors import UserError
 from spacescale.files import new_folder
 from spacescale.genome import dna
+from spacescale.mlm_config import MlmConfig
 from spacescale.tokens.bpe import BASES, SPECIALS, train_bpe
-from spacescale.tokens.pieces import LENGTHS
 from spacescale.tokens.vocabulary import FILE, NAMES, Vocabulary
 
-TEXT_BP = LENGTHS["bpe"].full_bp  # texts to learn from are as long as what will be read as BPE
+TEXT_BP = MlmConfig().bpe_bp  # texts to learn from are as long as what will be read as BPE
 KMERS = range(3, 9)
 SMALLEST = len(SPECIALS) + len(BASES) + 1  # tokens of a BPE that merges anything
 Tile = tuple[str, int, int]  # contig, start, end: 0-based half-open

@@ -112,7 +112,7 @@ def checked_config(user: Config, world: int) -> Config:
             **TINY_MODEL,
             species_num_experts=-(-EXPERTS // ep_size) * ep_size,
             species_top_k=2,
-            checkpoint_stages=user.model.checkpoint_stages,
+            checkpoint_stages=getattr(user.model, "checkpoint_stages", ()),
         ),
         loss=LossConfig(mi_weight=0.1, z_weight=0.01, cv_weight=0.05),
         optim=OptimConfig(lr=1e-3, max_steps=STEPS, warmup_steps=0),
@@ -162,7 +162,7 @@ def write_data(bench: Bench) -> None:
 
 def _write_data(bench: Bench) -> None:
     shutil.rmtree(bench.folder, ignore_errors=True)
-    model = bench.config.model
+    model = bench.config.space
     for seed, (name, tracks) in enumerate(TRACKS.items()):
         made_up = MadeUpWindows(
             64, model.target_length, tracks, model.seq_length, model.bin_size, seed=seed

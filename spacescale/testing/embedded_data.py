@@ -35,7 +35,7 @@ def embedded_data() -> Path:
             "XDG_CACHE_HOME to a folder that can, or give --data"
         ) from None
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    model = build_config(EMBEDDED_PRESET, []).model
+    model = build_config(EMBEDDED_PRESET, []).space
     try:
         for species in write_simulated_genomes(partial / "genomes"):
             make_dataset(

@@ -89,7 +89,7 @@ def all_checks(bench: Bench) -> Iterator[Check]:
     write_data(bench)
     checks, plain = check_training(bench)
     yield from checks
-    model = bench.config.model
+    model = bench.config.space
     yield from check_resuming(
         bench, other_layout(bench.layout, comm.world_size(), model.species_num_experts)
     )

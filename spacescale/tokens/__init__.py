@@ -2,8 +2,7 @@
 
 `bpe`: words of any length, learnt from genomes. `kmers`: overlapping words of one length.
 `vocabulary`: the ids of one of them or of both together, told apart by a prompt; the file that says
-so. `pieces`: how long a stretch of which strand is read. `masking`: which tokens are hidden, and
-what stands there instead.
+so. `masking`: which tokens are hidden, and what stands there instead.
 
 Codes of bases become ids of tokens, and those a row: `[CLS] [BPE]` or `[CLS] [KMER]`, tokens,
 `[SEP]`. The reverse complement is taken of bases, before they become tokens: few words of BPE have

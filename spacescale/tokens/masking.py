@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spacescale.mlm_config import MlmConfig
 from spacescale.tokens.vocabulary import Name
 
 IGNORED = -100  # label of what no loss counts
@@ -33,7 +34,10 @@ class Masking:
     random_share: float = 0.1
 
 
-MASKING: dict[Name, Masking] = {"bpe": Masking(0.15), "kmer": Masking(0.15 / 6, span=14)}
+def masking_of(mlm: MlmConfig, name: Name) -> Masking:
+    """How tokens of a vocabulary are hidden: those of BPE one by one, k-mers in spans."""
+    rate, span = (mlm.bpe_rate, 1) if name == "bpe" else (mlm.kmer_centre_rate, mlm.kmer_span)
+    return Masking(rate, span, mlm.masked_share, mlm.random_share)
 
 
 def mask_row(

@@ -11,20 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from spacescale.errors import UserError
 from spacescale.files import read_json, write_json
 from spacescale.genome import dna
+from spacescale.mlm_config import VocabularyName as Name
 from spacescale.tokens.bpe import CLS, MASK, PAD, SEP, SPECIALS, UNK, Bpe, bpe_of
 from spacescale.tokens.kmers import kmer_numbers, kmer_words
 
 FILE, PUBLISHED_FILE = "vocabulary.json", "tokenizer.json"
 FORMAT, FORMAT_VERSION = "spacescale-vocabulary", 1
 KMER = 6  # as published
-Name = Literal["bpe", "kmer"]
 NAMES: tuple[Name, ...] = get_args(Name)
 PROMPTS: dict[Name, str] = {"bpe": "[BPE]", "kmer": "[KMER]"}
 _SPECIALS_OF_KMERS = (PAD, UNK, CLS, SEP, MASK)  # DNABERT's order
@@ -161,11 +161,7 @@ def read_vocabulary(path: Path, names: Sequence[str] | None = None) -> Vocabular
     names: which of its vocabularies are wanted; default: those of the file, and of a published BPE
     it and 6-mers. Raises UserError naming the file and what is wrong with it.
     """
-    if path.is_dir():
-        there = [file for name in (FILE, PUBLISHED_FILE) if (file := path / name).is_file()]
-        if not there:
-            raise UserError(f"{path} holds no vocabulary: expected {FILE} or {PUBLISHED_FILE}")
-        path = there[0]
+    path = vocabulary_file(path)
     content = read_json(path)
     if "format" in content:
         found = _read_ours(content, path)
@@ -173,6 +169,16 @@ def read_vocabulary(path: Path, names: Sequence[str] | None = None) -> Vocabular
     return Vocabulary(NAMES, KMER, bpe_of(content, str(path))).only(
         NAMES if names is None else names
     )
+
+
+def vocabulary_file(path: Path) -> Path:
+    """The file itself, or the one in a folder; UserError where the folder holds none."""
+    if not path.is_dir():
+        return path
+    there = [file for name in (FILE, PUBLISHED_FILE) if (file := path / name).is_file()]
+    if not there:
+        raise UserError(f"{path} holds no vocabulary: expected {FILE} or {PUBLISHED_FILE}")
+    return there[0]
 
 
 def _read_ours(content: dict[str, Any], path: Path) -> Vocabulary:

@@ -75,7 +75,7 @@ def with_own_experts(config: Config, old: TrainedModel, count: int) -> Config:
     the own experts that they have there. Raises UserError where no species is new, or the encoder
     has no experts.
     """
-    model, known = config.model, old.model.config
+    model, known = config.space, old.model.config
     new = [name for name in model.species if name not in known.species]
     if not new:
         raise UserError(f"--own-experts {count}: {old.source} knows all species of this run")

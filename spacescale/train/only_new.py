@@ -67,11 +67,11 @@ def with_shape_of(old: TrainedModel, config: Config, new: Iterable[str]) -> Conf
             f"{PREDICTS[old.scale_name]}, and stays as it is (--only-new); set "
             f"loss.track_scale={old.scale_name}"
         )
-    of_run = {name: getattr(config.model, name) for name in SET_BY_RUN}
+    of_run = {name: getattr(config.space, name) for name in SET_BY_RUN}
     of_old = old.model.config
     left_out = [
         f"{name}={getattr(of_old, name)} (not {value})"
-        for name, value in config.model
+        for name, value in config.space
         if name not in (*SET_BY_RUN, "species") and value != getattr(of_old, name)
     ]
     if left_out:

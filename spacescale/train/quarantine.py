@@ -7,11 +7,12 @@ it is the same on every rank and after every resume. Here they are told, counted
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from spacescale.dataset.batch import Replaced
 from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.errors import UserError
 from spacescale.files import write_text
 from spacescale.parallel import comm
@@ -24,10 +25,10 @@ MAX_SHARE = 1e-3  # of the training windows; beyond it the data set is damaged, 
 class Quarantine:
     """The damaged windows that this run has met, on any rank and in any of its starts."""
 
-    def __init__(self, output: Path, datasets: dict[str, SpeciesData]):
+    def __init__(self, output: Path, datasets: Mapping[str, SpeciesGenome]):
         self.path, self.datasets = output / REPORT, datasets
         self.lines = comm.on_main(lambda: _read(self.path))
-        windows = sum(len(data.rows("train")) for data in datasets.values())
+        windows = sum(len(d.rows("train")) for d in datasets.values() if isinstance(d, SpeciesData))
         self.limit = max(1, int(MAX_SHARE * windows))
 
     def add(self, replaced: Iterable[Replaced]) -> list[str]:
@@ -54,7 +55,8 @@ class Quarantine:
         return [f"{one.reason}; replaced by row {one.by}" for one in new.values()]
 
 
-def _line(data: SpeciesData, one: Replaced) -> str:
+def _line(data: SpeciesGenome, one: Replaced) -> str:
+    assert isinstance(data, SpeciesData), "only windows with targets are replaced"
     reason = " ".join(one.reason.split())  # no tabs or line ends
     places = data.place(one.row), data.place(one.by)
     return "\t".join((one.species, str(one.row), *places, reason))

@@ -15,8 +15,9 @@ from spacescale.checkpoint import layout
 from spacescale.checkpoint.compatibility import check_compatible, lay_out
 from spacescale.checkpoint.found import Start, find_start, settle_on
 from spacescale.checkpoint.manager import CheckpointManager
-from spacescale.config import Config
-from spacescale.dataset.loader import Windows, open_datasets
+from spacescale.config import Config, ModelConfig
+from spacescale.dataset.loader import Windows
+from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.run_data import RunData
 from spacescale.errors import UserError
 from spacescale.files import write_json
@@ -54,6 +55,7 @@ from spacescale.train.trainable import (
 from spacescale.train.trainer import Trainer
 
 MICRO_STEPS_COMPARED = 64
+COPIES = {"data": {"paths"}, "mlm": {"vocabulary"}}  # of files, of which each machine may have one
 
 logger = logging.getLogger(__name__)
 
@@ -99,13 +101,17 @@ def prepare(
             f"--own-experts {own_experts}: it says what new species get beside the weights of "
             "--init; without those, set model.own_experts and model.species_num_experts"
         )
+    if init is not None and not isinstance(config.model, ModelConfig):
+        raise UserError(
+            f"--init {init}: objective {config.objective} begins with fresh weights; leave it out"
+        )
     old = comm.on_all(lambda: weights_to_keep(config.optim, init))
     objective, data, deepspeed_config, ep_size = comm.on_all(
         lambda: _resolve(config, paths, deepspeed_json, old, init, own_experts)
     )
     config = objective.config
     require_agreement(
-        config.model_dump(mode="json", exclude={"data": {"paths"}})  # each machine may have a copy
+        config.model_dump(mode="json", exclude=COPIES)
         | {
             "species order": list(data.datasets),
             "data manifest": data.manifest_hashes,
@@ -179,7 +185,7 @@ def _resolve(
     own_experts: int | None,
 ) -> tuple[Objective, RunData, dict[str, Any], int]:
     """All that follows from the arguments, the data and the weights to keep, on this rank."""
-    datasets = open_datasets(paths)
+    datasets = objective_of(config).open(paths)
     if old is not None:
         config = with_shape_of(old, config, datasets)
     config = objective_of(config).complete(datasets)
@@ -214,8 +220,9 @@ def _announce(
     first_step: int,
 ) -> None:
     for name, of_species in data.datasets.items():
-        split = ", ".join(f"{n} {s}" for s, n in of_species.manifest.num_windows.items())
-        logger.info("%s: %d tracks; windows: %s", name, len(of_species.tracks), split)
+        if isinstance(of_species, SpeciesData):
+            split = ", ".join(f"{n} {s}" for s, n in of_species.manifest.num_windows.items())
+            logger.info("%s: %d tracks; windows: %s", name, len(of_species.tracks), split)
     logger.info(
         "preset %s, %s processes, expert parallel %d, ZeRO-%d, %d windows per step, output %s",
         config.preset,

@@ -168,7 +168,7 @@ def cost_lines(
     fits = "fits" if cost.total < machine.memory_gib * gib else "does not fit"
     lines = [
         f"parameters {cost.parameters:,}, of which {cost.trained:,} are trained ({cost.mode})",
-        f"{cost.sequences} sequences of {cost.bins} bins of {config.model.bin_size} bp a step on "
+        f"{cost.sequences} sequences of {cost.bins} bins of {config.space.bin_size} bp a step on "
         "each GPU, ZeRO-1",
         f"GiB on each GPU: weights {cost.weights / gib:.2f}, gradients {cost.gradients / gib:.2f}, "
         f"optimiser {cost.optimiser / gib:.2f}, activations {cost.activations / gib:.2f}, together "
@@ -186,5 +186,5 @@ def plan_tuning(args: argparse.Namespace, machine: Machine) -> str:
     """What `spacescale plan --finetune` prints, of its options."""
     config = with_species(build_config(args.preset, args.overrides), args.data)
     sizes = (args.length, args.batch, args.lora_rank, args.gpus)
-    cost = tuning_cost(config.model, args.finetune, *sizes, args.precision)
+    cost = tuning_cost(config.space, args.finetune, *sizes, args.precision)
     return "\n".join(cost_lines(cost, config, machine, args.sequences))

@@ -16,9 +16,11 @@ from spacescale.planning.machine import named_machine
 from spacescale.planning.measure import measure_plan
 from spacescale.planning.plan import plan_preset
 from spacescale.planning.report import as_text
-from spacescale.presets import PRESETS
+from spacescale.presets import PRESETS as ALL_PRESETS
 from spacescale.testing.ranks import run_ranks
 
+# Those of tokens: tests/objectives/test_tokens.py.
+PRESETS = [p for p in ALL_PRESETS if ALL_PRESETS[p].get("objective", "profiles") == "profiles"]
 WITHOUT_EXPERTS = {"enformer", "space_dense_encoder", "space_dense_no_species"}
 UNLIKE = {"enformer", "space_dense_encoder", "space_mlp_decoder", "space_released"}
 WITHOUT_DECODER_EXPERTS = {"enformer", "space_no_decoder", "space_mlp_decoder"}

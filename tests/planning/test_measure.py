@@ -36,6 +36,20 @@ def compare(overrides, windows, precision="fp32"):
     return plan, measure(config, windows, precision, torch.device("cpu"))
 
 
+@pytest.mark.parametrize(("precision", "changes"), [("fp32", []), ("bf16", ["model.dropout=0"])])
+def test_an_encoder_takes_what_its_plan_says(precision, changes):
+    size = ["model.dim=64", "model.depth=2", "model.ffn_dim=256", "mlm.max_tokens=256"]
+    config = build_config("genomics_fm_tiny", [*size, *changes])
+    plan = make_plan(config, ALONE, {"sequences": 4}, precision, on_gpu=False)
+    found = measure(config, plan.windows, precision, torch.device("cpu"))
+    assert found.states.total == pytest.approx(plan.states.total, rel=1e-3)
+    work = plan.micro_batch_work
+    assert found.forward_flops == pytest.approx(work.executed_forward, rel=0.01)
+    assert found.training_flops == pytest.approx(work.executed_training, rel=0.01)
+    kept = sum(plan.activations.kept.values())
+    assert found.activations == pytest.approx(kept, rel=0.03 if precision == "fp32" else 0.1)
+
+
 CASES = [
     ((), {"human": 1}, "fp32"),
     ((), {"human": 2, "mouse": 2}, "fp32"),

@@ -20,6 +20,9 @@ def counts_of(preset: str, *overrides: str):
         ("space_dense_encoder", (), 105_181_836),
         ("space_large", ("model.species_num_experts=0", "model.decoder=none"), 251_224_364),
         ("enformer", (), 251_221_292),
+        ("genomics_fm_base", (), 119_511_906),
+        ("genomics_fm_large", (), 411_377_762),
+        ("dnabert2", (), 117_074_176),
     ],
 )
 def test_published_counts_are_exact(preset, overrides, expected):

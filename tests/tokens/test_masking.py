@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 from small_vocabularies import UNION
 
-from spacescale.tokens.masking import IGNORED, MASKING, Masking, draw_spans, hide, mask_row
+from spacescale.mlm_config import MlmConfig
+from spacescale.tokens.masking import (
+    IGNORED,
+    Masking,
+    draw_spans,
+    hide,
+    mask_row,
+    masking_of,
+)
+from spacescale.tokens.vocabulary import NAMES
 
+MASKING = {name: masking_of(MlmConfig(), name) for name in NAMES}
 WORDS = UNION.words("kmer")
 PREFIX = 2  # [CLS] and the prompt
 

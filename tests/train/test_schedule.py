@@ -25,6 +25,13 @@ def test_cosine_passes_through_half_and_ends_at_zero():
     assert found[109] > 0
 
 
+def test_linear_falls_evenly_to_its_last_fraction():
+    found = rates(schedule="linear")
+    assert found[10] == 2.0 and found[110] == 0.0
+    assert found[35] == pytest.approx(1.5) and found[60] == pytest.approx(1.0)
+    assert rates(schedule="linear", final_lr_fraction=0.5)[60] == pytest.approx(1.5)
+
+
 def test_the_rate_never_rises_after_the_warm_up_nor_leaves_its_bounds():
     found = rates(final_lr_fraction=0.1)
     assert all(later < earlier for earlier, later in pairwise(found[10:]))
