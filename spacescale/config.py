@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from spacescale.bases_config import BasesConfig
 from spacescale.sections import Fraction, NonNegative, Section
 
 START_TIMEOUT_S = 600.0
@@ -446,9 +447,10 @@ class Config(Section):
     """The whole configuration of one run; stored in every checkpoint."""
 
     preset: str = "space_large"
-    objective: Literal["profiles"] = Field(
+    objective: Literal["profiles", "profiles+bases"] = Field(
         default="profiles",
-        description="what is optimised: profiles, the tracks that were measured along the sequence",
+        description="what is optimised: profiles, the tracks that were measured along the "
+        "sequence; profiles+bases, these and bases that are hidden",
     )
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
@@ -456,6 +458,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     parallel: ParallelConfig = ParallelConfig()
     run: RunConfig = RunConfig()
+    bases: BasesConfig = BasesConfig()
 
 
 def describe_errors(error: ValidationError) -> str:

@@ -128,7 +128,7 @@ def _describe_layout(laid_out: dict[str, int]) -> str:
 def _check_settings(checkpoint: Path, saved: Config, now: Config) -> None:
     """Refuse settings that the state cannot follow; say which of the others have changed."""
     before, after = saved.model_dump(), now.model_dump()
-    for section in ("model", "loss", "optim", "data", "run"):
+    for section in ("model", "loss", "optim", "data", "run", "bases"):
         for field, value in before[section].items():
             if value == after[section][field] or (section, field) in FREE_SETTINGS:
                 continue

@@ -12,10 +12,12 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from spacescale.bases_config import BasesConfig
 from spacescale.config import ModelConfig, TrackScaleName, describe_errors
 from spacescale.errors import UserError
 from spacescale.files import read_json
 from spacescale.genome.dna import encode
+from spacescale.model.hybrid import HybridSpace
 from spacescale.model.proof import PROOF_FILE, disproof
 from spacescale.model.space import Space, meta_model
 
@@ -42,15 +44,24 @@ def load_export(folder: Path, prove: bool = True) -> Space:
     prove: where the folder holds a proof, have the model answer its question; UserError if the
     answer is another.
     """
-    config = ModelConfig.model_validate(read_export(folder)["model"])
+    payload = read_export(folder)
+    config = ModelConfig.model_validate(payload["model"])
     weights: dict[str, Tensor] = {}
     for path in weight_files(folder):
         weights |= _read(path)
-    model = meta_model(config).eval()
+    model = _build(config, payload.get("bases")).eval()
     load_weights(model, weights, str(folder))
     if prove and (folder / PROOF_FILE).is_file():
         _prove(model, folder / PROOF_FILE)
     return model
+
+
+def _build(config: ModelConfig, bases: dict[str, Any] | None) -> Space:
+    """On the meta device; with its head where the export has that of hidden bases."""
+    if bases is None:
+        return meta_model(config)
+    with torch.device("meta"):
+        return HybridSpace(config, BasesConfig.model_validate(bases))
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -8,12 +8,24 @@ value of that field.
 from __future__ import annotations
 
 from spacescale.config import Config
+from spacescale.objectives.hybrid import HybridObjective
 from spacescale.objectives.objective import Losses, Objective, Score
 from spacescale.objectives.profiles import ProfilesObjective
 
-__all__ = ["OBJECTIVES", "Losses", "Objective", "ProfilesObjective", "Score", "objective_of"]
+__all__ = [
+    "OBJECTIVES",
+    "HybridObjective",
+    "Losses",
+    "Objective",
+    "ProfilesObjective",
+    "Score",
+    "objective_of",
+]
 
-OBJECTIVES: dict[str, type[Objective]] = {"profiles": ProfilesObjective}  # by Config.objective
+OBJECTIVES: dict[str, type[Objective]] = {  # by Config.objective
+    "profiles": ProfilesObjective,
+    "profiles+bases": HybridObjective,
+}
 
 
 def objective_of(config: Config) -> Objective:

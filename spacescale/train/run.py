@@ -196,7 +196,13 @@ def _resolve(
         config.data.global_batch_size,
     )
     micro_batch_size = deepspeed_config["train_micro_batch_size_per_gpu"]
-    windows = objective.windows(datasets, micro_batch_size, comm.rank(), comm.world_size())
+    windows = objective.windows(
+        datasets,
+        micro_batch_size,
+        comm.rank(),
+        comm.world_size(),
+        deepspeed_config["gradient_accumulation_steps"],
+    )
     return objective, RunData(datasets, windows, kept_species(old)), deepspeed_config, ep_size
 
 
