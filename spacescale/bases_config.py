@@ -134,6 +134,13 @@ def first_steps(bases: BasesConfig, max_steps: int) -> int:
     return 0 if bases.schedule == "joint" else round(bases.first_share * max_steps)
 
 
+def mean_masked_share(bases: BasesConfig) -> float:
+    """Share of all windows of a run in which bases are hidden."""
+    first = 0.0 if bases.schedule == "joint" else bases.first_share
+    after = bases.untracked + (1 - bases.untracked) * bases.mask_windows
+    return first + (1 - first) * (0.0 if bases.schedule == "first" else after)
+
+
 def phase_at(step: int, bases: BasesConfig, max_steps: int) -> Phase:
     """What counts in step 0 … max_steps − 1."""
     first = first_steps(bases, max_steps)

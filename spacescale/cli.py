@@ -6,6 +6,7 @@ import argparse
 import logging
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 from spacescale import __version__, console, finetune
@@ -119,6 +120,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     convert.add_argument(
         "--revision", metavar="BRANCH", help="to push to, made if it is not there (default: main)"
+    )
+    convert.add_argument(
+        "--with-bases",
+        action="store_true",
+        help="of objective=profiles+bases: keep head and mask code, too, which predict bases that "
+        "are hidden; not with --to",
     )
     convert.set_defaults(run=_convert)
 
@@ -324,8 +331,11 @@ def _convert(args: argparse.Namespace) -> None:
         if args.to != "hub":
             raise UserError(f"--push {args.push}: needs --to hub")
         check_name(args.push)
+    if args.with_bases and args.to != "pytorch":
+        raise UserError(f"--with-bases: not with --to {args.to}, which holds SPACE alone")
     if folder is not None:
-        converters = {"pytorch": convert, "hub": convert_for_hub, "released": convert_to_released}
+        plain = partial(convert, whole=args.with_bases)
+        converters = {"pytorch": plain, "hub": convert_for_hub, "released": convert_to_released}
         agreement = converters[args.to](source, folder)
         proved = "" if is_export(source) else f"; {agreement or WITHOUT_PROBE}"
         print(f"{folder}: converted{proved}", flush=True)

@@ -49,7 +49,14 @@ def write_export(checkpoint: Path, folder: Path, whole: bool = False) -> Agreeme
 
 def _write_files(checkpoint: Path, folder: Path, whole: bool) -> Objective:
     model, config = load_model(checkpoint)
-    objective = objective_of(config) if whole else objective_of(config).for_use()
+    objective = objective_of(config)
+    for_use = objective.for_use()
+    if whole and for_use is objective:
+        raise UserError(
+            f"{checkpoint}: objective={config.objective} has nothing that serves training alone; "
+            "convert it without --with-bases"
+        )
+    objective = objective if whole else for_use
     state = layout.read_state(checkpoint)
     kept = objective.build_on_meta().state_dict()
     save_weights({n: tensor for n, tensor in model.state_dict().items() if n in kept}, folder)

@@ -63,6 +63,11 @@ class _Setting:
         return self.mask if rate else 0
 
 
+def product_bytes(precision: str) -> int:
+    """Bytes of an operand of products and convolutions."""
+    return 2 if precision == "bf16" else FLOAT
+
+
 def activation_bytes(
     config: ModelConfig,
     windows: dict[str, int],
@@ -74,7 +79,7 @@ def activation_bytes(
 
     Precision is "fp32", or "bf16" for autocast, which also keeps 16-bit copies of weights.
     """
-    product = 2 if precision == "bf16" else FLOAT
+    product = product_bytes(precision)
     setting = _Setting(
         config,
         windows,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from spacescale.config import Config
 from spacescale.errors import UserError
 from spacescale.overrides import build_config
-from spacescale.planning.activations import Activations, activation_bytes
+from spacescale.planning.activations import Activations, activation_bytes, product_bytes
+from spacescale.planning.bases import bases_bytes, bases_flops, with_bases
 from spacescale.planning.flops import (
     forward_flops,
     micro_batch_flops,
@@ -115,7 +116,7 @@ def make_plan(
 ) -> RunPlan:
     """Plan a complete configuration, for micro-batches of that many windows per species."""
     model = config.model
-    parameters = count_parameters(model)
+    parameters = with_bases(count_parameters(model), config)
     return RunPlan(
         config=config,
         layout=layout,
@@ -125,17 +126,25 @@ def make_plan(
         window_work={name: _work(config, {name: 1}) for name in model.species},
         micro_batch_work=_work(config, windows),
         states=state_bytes(parameters, layout),
-        activations=activation_bytes(model, windows, precision, on_gpu, layout.ep_size),
+        activations=_activations(config, layout, windows, precision, on_gpu),
         accumulation=accumulation,
         traffic=step_traffic(config, layout, windows, precision, accumulation),
         machine=machine,
     )
 
 
+def _activations(
+    config: Config, layout: Layout, windows: dict[str, int], precision: Precision, on_gpu: bool
+) -> Activations:
+    found = activation_bytes(config.model, windows, precision, on_gpu, layout.ep_size)
+    of_bases = bases_bytes(config, windows, product_bytes(precision))
+    return replace(found, kept=found.kept | of_bases)
+
+
 def _work(config: Config, windows: dict[str, int]) -> Work:
-    model = config.model
-    stages = micro_batch_flops(model, windows)
-    executed = micro_batch_flops(model, windows, executed=True)
+    model, of_bases = config.model, bases_flops(config, windows)
+    stages = micro_batch_flops(model, windows) | of_bases
+    executed = micro_batch_flops(model, windows, executed=True) | of_bases
     return Work(
         stages={name: work.forward for name, work in stages.items()},
         forward=forward_flops(stages),
