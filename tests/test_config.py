@@ -66,7 +66,7 @@ def test_overriding_does_not_change_the_preset():
         ("zzz", [], "unknown preset 'zzz'; there are: enformer, space_10b, "),
         ("space_demo", ["optim.lr"], "'optim.lr' is not an override; expected section.field="),
         ("space_demo", ["lr=1"], "'lr=1' is not an override"),
-        ("space_demo", ["objective=tokens"], "^objective='tokens': .*'profiles'$"),
+        ("space_demo", ["objective=words"], r"^objective='words': .*'profiles'"),
         ("space_demo", ["optm.lr=1"], "unknown section 'optm' .did you mean 'optim'."),
         ("space_demo", ["preset.x=1"], "unknown section 'preset'"),
         ("space_demo", ["optim.max_step=1"], "no field 'max_step' .did you mean 'max_steps'."),
