@@ -27,7 +27,7 @@ from spacescale.hub.card import card
 from spacescale.hub.contents import EXPORTED, is_among, named_files
 from spacescale.hub.sources import CONFIGURATION, MODELING, configuration_source, modeling_source
 from spacescale.metrics.writer import METRICS_FILE, read_metrics
-from spacescale.model.exports import is_export
+from spacescale.model.exports import is_export, require_space_alone
 from spacescale.model.proof import PROOF_BP, PROOF_FILE, make_proof, proof_sequence
 from spacescale.model.space import Space
 
@@ -50,6 +50,7 @@ def convert_for_hub(source: Path, out: Path) -> Agreement | None:
     with new_folder(out) as partial:
         agreement, recorded = None, {}
         if is_export(source):
+            require_space_alone(source)
             _copy_export(source, partial)
             evaluation = _evaluation(source)
         else:

@@ -56,6 +56,15 @@ def load_export(folder: Path, prove: bool = True) -> Space:
     return model
 
 
+def require_space_alone(folder: Path) -> None:
+    """UserError for an export that holds more than SPACE, which other layouts have no place for."""
+    if "bases" in read_export(folder):
+        raise UserError(
+            f"{folder}: holds the head of hidden bases; convert the run itself, or an export that "
+            "was made without --with-bases"
+        )
+
+
 def _build(config: ModelConfig, bases: dict[str, Any] | None) -> Space:
     """On the meta device; with its head where the export has that of hidden bases."""
     if bases is None:

@@ -9,10 +9,12 @@ from hybrid_runs import HYBRID, STEPS, STOPPED_AT, one_process, two_processes
 from small_datasets import write_small_dataset
 
 from spacescale.checkpoint.convert import convert
+from spacescale.checkpoint.released import convert_to_released
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.evals.evaluation import Options, evaluate
 from spacescale.files import read_json
+from spacescale.hub.export import convert_for_hub
 from spacescale.metrics.history import read_history, runs
 from spacescale.metrics.writer import read_metrics
 from spacescale.model import Space
@@ -111,6 +113,9 @@ def test_an_export_is_spaces_unless_all_is_asked_for(folder, agreements):
         assert torch.equal(one, other)
     with pytest.raises(UserError, match="has nothing that serves training alone"):
         convert(folder / "profiles", folder / "none", whole=True)
+    for converter in (convert_for_hub, convert_to_released):
+        with pytest.raises(UserError, match="whole: holds the head of hidden bases"):
+            converter(folder / "whole", folder / "none")
     assert not (folder / "none").exists()
 
 
