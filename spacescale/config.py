@@ -460,6 +460,11 @@ class Config(Section):
     run: RunConfig = RunConfig()
     bases: BasesConfig = BasesConfig()
 
+    @property
+    def reads_anywhere(self) -> bool:
+        """Whether windows are read that are none of the data sets' own."""
+        return self.objective == "profiles+bases" and self.bases.untracked > 0
+
 
 def describe_errors(error: ValidationError) -> str:
     """Say in one line what is wrong with which fields."""

@@ -28,6 +28,10 @@ CHANGEABLE_SETTINGS = {
     # Not the scale on which the model predicts.
     *(("loss", name) for name in LossConfig.model_fields if name != "track_scale"),
     *(
+        ("bases", name)
+        for name in ("weight", "final_weight", "repeat_weight", "masked_profile_weight")
+    ),
+    *(
         ("optim", name)
         for name in ("lr", "lr_factors", "max_steps", "warmup_steps", "final_lr_fraction")
     ),

@@ -66,6 +66,7 @@ def _write_files(checkpoint: Path, folder: Path, whole: bool) -> Objective:
         **objective.describe(),
         "trained": {
             "step": state["step"],
+            "reads_anywhere": config.reads_anywhere,
             "loss": config.loss.model_dump(mode="json"),
             "metrics": state["metrics"],
             "data_manifests": state["data_manifests"],

@@ -38,10 +38,11 @@ def run(
     stop_at: int | None = None,
     resume: str | None = None,
     init: Path | None = None,
+    zero: int = 2,
 ) -> None:
     """Train in folder/name, to the end or up to a step in which a signal comes."""
     json_file = folder / f"{name}-{comm.rank()}.json"
-    write_json(json_file, {"gradient_clipping": 0.2, "zero_optimization": {"stage": 2}})
+    write_json(json_file, {"gradient_clipping": 0.2, "zero_optimization": {"stage": zero}})
     config = build_config("space_demo", settings)
     stop: Any = SimpleNamespace(signal=None)
     watch: Any = SimpleNamespace()
@@ -76,5 +77,6 @@ def one_process(folder: Path) -> list[Agreement | None]:
 
 
 def two_processes(folder: Path) -> None:
-    """What one process did with twice the micro-batch, and another ZeRO stage's order."""
-    run(folder, "few-2", [*FEW, "data.micro_batch_size=2"])
+    """What one process did with twice the micro-batch, at two ZeRO stages."""
+    for zero in (2, 3):
+        run(folder, f"few-2-zero{zero}", [*FEW, "data.micro_batch_size=2"], zero=zero)
