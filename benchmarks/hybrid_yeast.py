@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--longer", type=float, default=1.2, help="of profiles_longer, × steps")
+    parser.add_argument("--longer", type=float, default=1.3, help="of profiles_longer, × steps")
     parser.add_argument("--valid-every", type=int, default=300)
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES))
     parser.add_argument("--sites", type=int, default=0, help="at most so many Reb1 sites; 0: all")

@@ -96,8 +96,8 @@ def test_the_fate_of_a_window_is_a_function_of_seed_species_and_number():
     again = [window_fate(3, "finch", n, phase) for n in range(2000)]
     assert [(f.masked, f.untracked) for f in fates] == [(f.masked, f.untracked) for f in again]
     assert fates[5].random.random() == again[5].random.random()
-    others = (window_fate(4, "finch", 5, phase), window_fate(3, "moth", 5, phase))
-    assert len({f.random.random() for f in (*others, again[6])}) == 3
+    keys = [(3, "finch", 5), (4, "finch", 5), (3, "moth", 5), (3, "finch", 6)]
+    assert len({window_fate(*key, phase).random.random() for key in keys}) == 4
     assert np.mean([f.untracked for f in fates]) == pytest.approx(0.2, abs=0.03)
     masked = np.mean([f.masked for f in fates])
     assert masked == pytest.approx(0.2 + 0.8 * 0.4, abs=0.04)
