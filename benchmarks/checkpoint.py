@@ -31,7 +31,7 @@ from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.checkpoint.partitions import Partitions
 from spacescale.checkpoint.pieces import name_pieces
 from spacescale.checkpoint.probe import probe_tensors, take_probe
-from spacescale.config import Config, ModelConfig, RunConfig
+from spacescale.config import Config, RunConfig
 from spacescale.files import files_below, sha256, sync
 from spacescale.genome.tracks import Track
 from spacescale.model.space import Space
@@ -40,6 +40,7 @@ from spacescale.parallel import comm
 from spacescale.parallel.engine import build_engine, resolve_deepspeed_config
 from spacescale.parallel.expert_parallel import distribute_experts
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
+from spacescale.space_config import ModelConfig
 from spacescale.testing.ranks import run_ranks
 
 MODEL = ModelConfig(

@@ -24,7 +24,7 @@ from stages import StageClock
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from spacescale.config import Config, LossConfig, ModelConfig
+from spacescale.config import Config, LossConfig
 from spacescale.genome.released_grouping import released_grouping
 from spacescale.model.layers import one_hot
 from spacescale.model.losses import training_losses
@@ -32,6 +32,7 @@ from spacescale.model.space import Space
 from spacescale.overrides import build_config
 from spacescale.parallel.comm import share_cores
 from spacescale.presets import RELEASED
+from spacescale.space_config import ModelConfig
 
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # relative
 

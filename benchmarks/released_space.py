@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from spacescale.checkpoint.released import to_released, to_released_config
-from spacescale.config import LossConfig, ModelConfig
+from spacescale.config import LossConfig
+from spacescale.space_config import ModelConfig
 
 UNUSED_IMPORTS = {"wandb": (), "polars": (), "pyfaidx": ("Fasta",)}
 TYPE_ORDER = ("dnase_atac", "tf_chip", "histone_chip", "cage")

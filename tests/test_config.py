@@ -3,10 +3,11 @@
 import pytest
 from pydantic import ValidationError
 
-from spacescale.config import Config, ModelConfig
+from spacescale.config import Config
 from spacescale.errors import UserError
 from spacescale.overrides import build_config
 from spacescale.presets import DEFAULT_PRESET, EMBEDDED_PRESET, PRESETS
+from spacescale.space_config import ModelConfig
 
 OF_TOKENS = {name for name, preset in PRESETS.items() if preset.get("objective") == "tokens"}
 OF_PROFILES = [name for name in PRESETS if name not in OF_TOKENS]
@@ -102,9 +103,14 @@ def test_overriding_does_not_change_the_preset():
         ("zzz", [], "unknown preset 'zzz'; there are: dnabert, dnabert2, enformer, "),
         ("space_demo", ["optim.lr"], "'optim.lr' is not an override; expected section.field="),
         ("space_demo", ["lr=1"], "'lr=1' is not an override"),
-        ("space_demo", ["objective=tokes"], "^objective='tokes': .*'profiles' or 'tokens'$"),
+        (
+            "space_demo",
+            ["objective=tokes"],
+            "^objective='tokes': .*'profiles', .* or 'tokens'$",
+        ),
         ("space_demo", ["objective=tokens"], "^objective=tokens trains an encoder, and preset 's"),
         ("dnabert", ["objective=profiles"], "^objective=profiles trains SPACE, and preset 'dnab"),
+        ("space_demo", ["bases.rate=0.1"], "^bases.rate=0.1: has no meaning for objective=profil"),
         ("space_demo", ["mlm.kmer_span=9"], "^mlm.kmer_span=9: has no meaning for objective=prof"),
         ("dnabert", ["loss.mi_weight=1"], "^loss.mi_weight=1.0: has no meaning for objective=tok"),
         ("dnabert", ["data.shift_bp=1"], "^data.shift_bp=1: has no meaning for objective=tokens"),

@@ -7,11 +7,11 @@ import nbformat
 from nbclient import NotebookClient
 
 from spacescale.checkpoint.weight_files import write_imported
-from spacescale.config import ModelConfig
 from spacescale.dataset.loader import open_datasets
 from spacescale.model.space import Space
 from spacescale.overrides import build_config
 from spacescale.presets import EMBEDDED_PRESET
+from spacescale.space_config import ModelConfig
 from spacescale.testing.embedded_data import embedded_data
 
 TOUR = Path(__file__).parents[1] / "docs" / "tour.ipynb"

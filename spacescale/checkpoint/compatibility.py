@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from spacescale.checkpoint import layout
-from spacescale.config import Config, LossConfig, ModelConfig, RunConfig
+from spacescale.config import Config, LossConfig, RunConfig
 from spacescale.dataset.run_data import RunData
 from spacescale.errors import UserError
 from spacescale.parallel import comm
+from spacescale.space_config import ModelConfig
 
 # What a resumed run may change without a word, and what it may change but hears about. Everything
 # else shapes the model, the optimiser's state or the order of the data.
@@ -28,6 +29,10 @@ FREE_SETTINGS = {
 CHANGEABLE_SETTINGS = {
     # Not the scale on which the model predicts.
     *(("loss", name) for name in LossConfig.model_fields if name != "track_scale"),
+    *(
+        ("bases", name)
+        for name in ("weight", "final_weight", "repeat_weight", "masked_profile_weight")
+    ),
     *(
         ("optim", name)
         for name in (
@@ -140,7 +145,7 @@ def _describe_layout(laid_out: dict[str, int]) -> str:
 def _check_settings(checkpoint: Path, saved: Config, now: Config) -> None:
     """Refuse settings that the state cannot follow; say which of the others have changed."""
     before, after = saved.model_dump(), now.model_dump()
-    for section in ("model", "loss", "mlm", "optim", "data", "run"):
+    for section in ("model", "loss", "mlm", "bases", "optim", "data", "run"):
         for field, value in before[section].items():
             if value == after[section][field] or (section, field) in FREE_SETTINGS:
                 continue

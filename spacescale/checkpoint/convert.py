@@ -18,45 +18,55 @@ from spacescale.model.exports import EXPORT_FORMAT, EXPORT_VERSION
 from spacescale.objectives import Objective, objective_of
 
 
-def convert(source: Path, out: Path) -> Agreement | None:
+def convert(source: Path, out: Path, whole: bool = False) -> Agreement | None:
     """Write `model.safetensors`, `config.json` and attachments of a checkpoint to `out`.
 
     `source` is a checkpoint or a run folder (then its best checkpoint). The folder is first
     written beside `out`, loaded back, and its predictions for the checkpoint's probe compared with
     those the distributed model made when it was saved; returns how near they are, or None where
     the checkpoint holds no probe: then only what was stored is known to be whole and finite.
-    Raises UserError, leaving nothing behind, if they differ or `out` exists.
+    whole: keep also what serves training alone (`Objective.for_use`). Raises UserError, leaving
+    nothing behind, if they differ or `out` exists.
     """
     checkpoint = find_best(source)
     if checkpoint is None:
         raise UserError(f"{source}: no checkpoint here")
     with new_folder(out) as partial:
-        return write_export(checkpoint, partial)
+        return write_export(checkpoint, partial, whole)
 
 
-def write_export(checkpoint: Path, folder: Path) -> Agreement | None:
+def write_export(checkpoint: Path, folder: Path, whole: bool = False) -> Agreement | None:
     """Write an export into an empty folder, and hold it against the checkpoint's probe.
 
     Returns and raises as `convert`.
     """
-    objective = _write_files(checkpoint, folder)
+    objective = _write_files(checkpoint, folder, whole)
     model = objective.load_export(folder)
     if not (checkpoint / PROBE).is_file():
         return None
-    return compare_with_probe(checkpoint / PROBE, model, objective)
+    return compare_with_probe(checkpoint / PROBE, model, objective, whole)
 
 
-def _write_files(checkpoint: Path, folder: Path) -> Objective:
+def _write_files(checkpoint: Path, folder: Path, whole: bool) -> Objective:
     model, config = load_model(checkpoint)
     objective = objective_of(config)
+    for_use = objective.for_use()
+    if whole and for_use is objective:
+        raise UserError(
+            f"{checkpoint}: objective={config.objective} has nothing that serves training alone; "
+            "convert it without --with-bases"
+        )
+    objective = objective if whole else for_use
     state = layout.read_state(checkpoint)
-    save_weights(model.state_dict(), folder)
+    kept = objective.build_on_meta().state_dict()
+    save_weights({n: tensor for n, tensor in model.state_dict().items() if n in kept}, folder)
     payload = {
         "format": EXPORT_FORMAT,
         "format_version": EXPORT_VERSION,
         **objective.describe(),
         "trained": {
             "step": state["step"],
+            "reads_anywhere": config.reads_anywhere,
             "loss": config.loss.model_dump(mode="json"),
             "metrics": state["metrics"],
             "data_manifests": state["data_manifests"],

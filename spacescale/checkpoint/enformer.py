@@ -29,12 +29,12 @@ from spacescale.checkpoint.weight_files import (
     read_weights,
     write_imported,
 )
-from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.genome.tracks import Track
 from spacescale.model.exports import check_weights
 from spacescale.model.space import Space, meta_model
 from spacescale.presets import PRESETS
+from spacescale.space_config import ModelConfig
 
 SHARED_SHAPE = ("dim", "depth", "heads", "attn_dim_key", "num_downsamples", "dim_divisible_by")
 

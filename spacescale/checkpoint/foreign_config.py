@@ -9,10 +9,10 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from spacescale.checkpoint import key_map
-from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.genome.released_grouping import released_grouping
 from spacescale.genome.tracks import Track
+from spacescale.space_config import ModelConfig
 
 Fields = Iterable[tuple[str, str, Any]]
 

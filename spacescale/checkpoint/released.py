@@ -35,14 +35,19 @@ from spacescale.checkpoint.weight_files import (
     read_weights,
     write_imported,
 )
-from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.files import new_folder, write_text
 from spacescale.genome.tracks import Track
 from spacescale.metrics.track_scale import PREDICTS
-from spacescale.model.exports import check_weights, is_export, read_export
+from spacescale.model.exports import (
+    check_weights,
+    is_export,
+    read_export,
+    require_space_alone,
+)
 from spacescale.model.space import meta_model
 from spacescale.presets import RELEASED
+from spacescale.space_config import ModelConfig
 
 __all__ = [
     "convert_to_released",
@@ -220,6 +225,7 @@ def export_released(source: Path, out: Path) -> int:
 
 def _write_released(export: Path, folder: Path, source: Path) -> int:
     """source: what the export was made from, for messages."""
+    require_space_alone(export)
     payload = read_export(export)
     config = model_config(payload["model"], (), str(export / "config.json"))
     _check_expressible(config, source)

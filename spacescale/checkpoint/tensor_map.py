@@ -16,8 +16,8 @@ from torch import Tensor
 
 from spacescale.checkpoint import key_map
 from spacescale.checkpoint.key_map import Join, Row
-from spacescale.config import ModelConfig
 from spacescale.errors import UserError
+from spacescale.space_config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from spacescale import __version__
-from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.files import new_folder, write_json
 from spacescale.genome.tracks import Track, write_tracks
@@ -26,6 +25,7 @@ from spacescale.model.exports import (
     SHARD_INDEX,
     weight_files,
 )
+from spacescale.space_config import ModelConfig
 
 PICKLED = "pytorch_model.bin"
 SHARD_BYTES = 5 * 10**9

@@ -65,6 +65,7 @@ def read_training(path: Path, steps: int | None = None) -> Training:
     if is_export(path):
         payload = read_export(path)
         trained = payload["trained"]
+        _require_own_windows(path, trained.get("reads_anywhere", False))
         training = Training(
             path,
             trained["step"],
@@ -88,6 +89,7 @@ def _of_checkpoint(path: Path, steps: int | None) -> Training:
         raise UserError(f"{path}: neither a run folder, a checkpoint nor an export")
     state = layout.read_state(checkpoint)
     config = layout.read_config(checkpoint, state)
+    _require_own_windows(checkpoint, config.reads_anywhere)
     same_order = state["format_version"] == layout.VERSION  # earlier ones read in another
     return Training(
         checkpoint,
@@ -98,6 +100,15 @@ def _of_checkpoint(path: Path, steps: int | None) -> Training:
         config if same_order else None,
         state["layout"],
     )
+
+
+def _require_own_windows(source: Path, reads_anywhere: bool) -> None:
+    """UserError for training that read more than the windows of its data sets."""
+    if reads_anywhere:
+        raise UserError(
+            f"{source}: was also trained on bases anywhere in the sequence that may train "
+            "(bases.untracked), where nothing is searched yet"
+        )
 
 
 @dataclass(frozen=True)

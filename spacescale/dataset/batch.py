@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -20,26 +21,48 @@ class Replaced:
 
 
 class Tensors:
-    """What is done with all tensors of a dataclass."""
+    """What is done with all tensors of a dataclass, and of those that it holds."""
 
     def to(self, device: torch.device) -> Self:
         """Copy to a device; asynchronous from pinned memory."""
-        moved = {n: t.to(device, non_blocking=True) for n, t in self._tensors().items()}
-        return replace(self, **moved)  # pyright: ignore[reportArgumentType]
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Keep the memory of tensors made on another stream until `stream` is done with them."""
-        for tensor in self._tensors().values():
+
+        def keep(tensor: Tensor) -> Tensor:
             tensor.record_stream(stream)
+            return tensor
+
+        self._map(keep)
 
     def pin_memory(self) -> Self:
         """Called by torch's DataLoader."""
-        pinned = {n: t.pin_memory() for n, t in self._tensors().items()}
-        return replace(self, **pinned)  # pyright: ignore[reportArgumentType]
+        return self._map(Tensor.pin_memory)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}  # pyright: ignore[reportArgumentType]
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        changed: dict[str, Any] = {}
+        for field in fields(self):  # pyright: ignore[reportArgumentType]
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                changed[field.name] = change(value)
+            elif isinstance(value, Tensors):
+                changed[field.name] = value._map(change)
+        return replace(self, **changed)  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True)
+class HiddenBases(Tensors):
+    """Bases that are hidden from the model in some windows of a batch, M in all of them together.
+
+    windows: the places of these windows in the batch, ascending. on_all_ranks: how many there are.
+    """
+
+    windows: tuple[int, ...]
+    places: Tensor  # (M,) int64: in the bases of these windows, one after another
+    bases: Tensor  # (M,) int64, A0 C1 G2 T3: what is to be predicted
+    in_repeats: Tensor  # (M,) bool
+    on_all_ranks: int
 
 
 @dataclass(frozen=True)
@@ -49,11 +72,12 @@ class SpeciesBatch(Tensors):
     In training there may be none: where only other ranks hold windows of the species.
     """
 
-    codes: Tensor  # (B, L) uint8 base codes: A0 C1 G2 T3 N4
+    codes: Tensor  # (B, L) uint8 base codes: A0 C1 G2 T3 N4, hidden 5
     targets: Tensor  # (B, N, T) float16, in the units of the stored targets
     rows: Tensor  # (B,) int64, rows of the data set
     on_all_ranks: int = 0  # in training, B of all ranks together
     replaced: tuple[Replaced, ...] = ()  # of these windows, the damaged ones
+    hidden: HiddenBases | None = None  # where the objective hides some
 
     @property
     def num_windows(self) -> int:

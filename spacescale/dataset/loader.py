@@ -25,6 +25,7 @@ from spacescale.dataset.sampler import Draw, SampleOrder
 from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.errors import UserError
 
+Window = tuple[np.ndarray, np.ndarray, int]  # codes (L,), targets (N, T), row of the data set
 _Opened = TypeVar("_Opened", bound=SpeciesGenome)
 
 
@@ -110,8 +111,11 @@ class TrainingWindows(Dataset):
     def __reduce__(self) -> tuple:
         """Pickled small, as folders to open: a process is started only once all is sent to it."""
         found = {name: (data.path, data.manifest_hash) for name, data in self.datasets.items()}
-        others = (self.seq_length, self.roll_targets_windows, self.replace_damaged)
-        return _reopen, (found, self.order, self.rank, *others)
+        return _reopen, (type(self), found, self.order, self.rank, *self._settings())
+
+    def _settings(self) -> tuple:
+        """What follows the rank when such windows are made."""
+        return self.seq_length, self.roll_targets_windows, self.replace_damaged
 
     def __getitem__(self, micro_step: int) -> Batch:
         """Batch of one micro-step: the species of all ranks' windows, in data set order.
@@ -122,7 +126,9 @@ class TrainingWindows(Dataset):
         draws = self.order.draws(micro_step, self.rank)
         mine = {name: list(group) for name, group in groupby(draws, key=lambda d: d.species)}
         return {
-            name: replace(self._read(name, mine.get(name, [])), on_all_ranks=on_all_ranks)
+            name: replace(
+                self._read(name, mine.get(name, []), micro_step), on_all_ranks=on_all_ranks
+            )
             for name, on_all_ranks in self.order.windows_by_species(micro_step).items()
         }
 
@@ -130,26 +136,41 @@ class TrainingWindows(Dataset):
         """Where the target of a draw lies: contig:start-end, 0-based half-open."""
         return self.datasets[draw.species].place(int(self.target_rows[draw.species][draw.window]))
 
-    def _read(self, species: str, draws: list[Draw]) -> SpeciesBatch:
-        data, rows = self.datasets[species], self.rows[species]
-        target_rows = self.target_rows[species]
+    def _read(self, species: str, draws: list[Draw], micro_step: int) -> SpeciesBatch:
         windows, replaced = [], []
         for draw in draws:
-            try:
-                read, (codes, targets) = draw.window, self._codes_and_targets(draw)
-            except UserError as error:
-                if not self.replace_damaged:
-                    raise
-                read, (codes, targets) = self._next_sound(draw)
-                places = int(rows[draw.window]), int(rows[read])
-                replaced.append(Replaced(species, *places, str(error)))
-            refuse_negative_window(data, int(target_rows[read]), targets)
+            read, codes, targets, damaged = self._sound(draw)
             if draw.reverse_complement:
-                codes, targets = flip(codes, targets, data.strand_pair)
-            windows.append((codes, targets, int(rows[read])))
+                codes, targets = flip(codes, targets, self.datasets[species].strand_pair)
+            windows.append((codes, targets, int(self.rows[species][read])))
+            replaced += damaged
+        return self._collate(species, windows, replaced)
+
+    def _collate(
+        self, species: str, windows: list[Window], replaced: list[Replaced]
+    ) -> SpeciesBatch:
         if not windows:
-            return self._no_windows(data)
+            return self._no_windows(self.datasets[species])
         return _collate(windows, tuple(replaced))
+
+    def _sound(self, draw: Draw) -> tuple[int, np.ndarray, np.ndarray, list[Replaced]]:
+        """A draw's window, not flipped, or that which is read in its place.
+
+        Returns its position among the species' training windows, codes, targets and what was
+        replaced. Raises UserError for a damaged one that is not to be replaced.
+        """
+        rows, damaged = self.rows[draw.species], []
+        try:
+            read, (codes, targets) = draw.window, self._codes_and_targets(draw)
+        except UserError as error:
+            if not self.replace_damaged:
+                raise
+            read, (codes, targets) = self._next_sound(draw)
+            places = int(rows[draw.window]), int(rows[read])
+            damaged = [Replaced(draw.species, *places, str(error))]
+        row = int(self.target_rows[draw.species][read])
+        refuse_negative_window(self.datasets[draw.species], row, targets)
+        return read, codes, targets, damaged
 
     def _next_sound(self, draw: Draw) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
         """The first training window after a damaged one, in the data set's order, that is sound."""
@@ -178,14 +199,16 @@ class TrainingWindows(Dataset):
         )
 
 
-def _reopen(found: dict[str, tuple[Path, str]], *others: Any) -> TrainingWindows:
+def _reopen(
+    kind: type[TrainingWindows], found: dict[str, tuple[Path, str]], *others: Any
+) -> TrainingWindows:
     """The windows of datasets that were checked when they were opened first: folder and hash."""
     datasets = {}
     for name, (folder, expected) in found.items():
         data = reopen(folder, expected)
         assert isinstance(data, SpeciesData)
         datasets[name] = data
-    return TrainingWindows(datasets, *others)
+    return kind(datasets, *others)
 
 
 def roll_within_chromosomes(data: SpeciesData, rows: np.ndarray, by: int) -> np.ndarray:
@@ -208,9 +231,7 @@ def roll_within_chromosomes(data: SpeciesData, rows: np.ndarray, by: int) -> np.
     return rolled
 
 
-def _collate(
-    windows: list[tuple[np.ndarray, np.ndarray, int]], replaced: tuple[Replaced, ...] = ()
-) -> SpeciesBatch:
+def _collate(windows: list[Window], replaced: tuple[Replaced, ...] = ()) -> SpeciesBatch:
     codes, targets, rows = zip(*windows, strict=True)
     return SpeciesBatch(
         torch.from_numpy(np.stack(codes)),

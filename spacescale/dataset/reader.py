@@ -99,14 +99,8 @@ class SpeciesData(SpeciesGenome):
         differs from the target's span by an even number.
         """
         length = self.seq_length if seq_length is None else seq_length
-        margin = length - self.target_length * self.bin_size
-        if length < 1 or margin % 2:
-            raise ValueError(
-                f"seq_length {length} must be positive and differ by an even number from the "
-                f"target's {self.target_length * self.bin_size} bp"
-            )
         contig = self.contig(row)
-        start = int(self.windows.start[row]) - margin // 2 + shift - contig.start
+        start = self.first_base(row, length, shift) - contig.start
         inside = slice(max(start, 0), max(min(start + length, contig.length), 0))
         self._refuse_unknown_context(contig, length)
         codes = np.full(length, dna.N, dtype=np.uint8)
@@ -118,6 +112,16 @@ class SpeciesData(SpeciesGenome):
                 raise UserError(f"{error}, read for {place}") from error.__cause__
             codes[inside.start - start : inside.stop - start] = found
         return codes
+
+    def first_base(self, row: int, seq_length: int, shift: int = 0) -> int:
+        """Return the coordinate of the first base of `sequence`, below 0 before the contig."""
+        margin = seq_length - self.target_length * self.bin_size
+        if seq_length < 1 or margin % 2:
+            raise ValueError(
+                f"seq_length {seq_length} must be positive and differ by an even number from the "
+                f"target's {self.target_length * self.bin_size} bp"
+            )
+        return int(self.windows.start[row]) - margin // 2 + shift
 
     def contig(self, row: int) -> Contig:
         """Return the stored contig, or piece of one, that holds the target of a row.

@@ -122,6 +122,12 @@ class SampleOrder:
         counts = np.bincount(self._micro_step(micro_step)[0], minlength=len(self.num_windows))
         return {n: int(count) for n, count in zip(self.num_windows, counts, strict=True) if count}
 
+    def numbers(self, micro_step: int) -> dict[str, list[int]]:
+        """`Draw.number` of all ranks' windows in a micro-step, by species, of those there are."""
+        species, numbers = self._micro_step(micro_step)
+        found = {name: numbers[species == i].tolist() for i, name in enumerate(self.num_windows)}
+        return {name: drawn for name, drawn in found.items() if drawn}
+
     def share_of_one_species(self, on_each_rank: bool) -> float:
         """Of the first micro-steps, the fraction whose windows are of one species.
 

@@ -30,16 +30,21 @@ from spacescale.evals.curves import loss_curves
 from spacescale.evals.genes import GeneScores, read_genes
 from spacescale.evals.intervals import Blocks, BlockScores, blocks_of
 from spacescale.evals.linear_baselines import GC, KMERS, fit_ridge
+from spacescale.evals.masked_bases import score_species
 from spacescale.evals.profile_baselines import MeanProfile, mean_profile, peak_thresholds
 from spacescale.evals.region import Region, choose_regions
 from spacescale.evals.replicates import Replicates
 from spacescale.evals.results import SpeciesResult, summary, write_tables
+from spacescale.files import write_json
 from spacescale.metrics.routing import ExpertUse
 from spacescale.metrics.writer import METRICS_FILE, read_metrics
+from spacescale.model.hybrid import HybridSpace
 from spacescale.model.space import Space, SpaceOutput
 from spacescale.objectives.track_prediction import add_expert_use, empty_expert_use, score_split
 from spacescale.parallel import comm
 from spacescale.predict.trained_model import OTHER_SPLIT, TrainedModel, load_trained
+
+BASES_FILE = "bases.json"
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +112,8 @@ def evaluate(
 ) -> str:
     """Score `path` on a split of the data and write tables and figures; returns a summary table.
 
-    Writes metrics.json, one SPECIES/acc.txt each and figures/*.png to `out`. Beside the model stand
+    Writes metrics.json, one SPECIES/acc.txt each and figures/*.png to `out`, and bases.json for a
+    model that predicts hidden bases. Beside the model stand
     baselines that were fitted on the training windows of the same data: each track's mean profile,
     GC content, a ridge regression on k-mers. Raises UserError for data that do not fit the model,
     and unless other_split for data that are split in another way than those it was trained on.
@@ -139,7 +145,18 @@ def evaluate(
     draw_figures(folder / "figures", results, options.split, trained.run)
     logger.info("tables and figures: %s", folder)
     notes = [f"{r.data.name}: {OTHER_SPLIT}" for r in results if r.splits == "other"]
+    if isinstance(replicas[-1], HybridSpace):
+        notes += _hidden_bases(replicas[-1], datasets, options, folder)
     return "\n".join([summary(results), *notes])
+
+
+def _hidden_bases(
+    model: HybridSpace, datasets: Mapping[str, SpeciesData], options: Options, folder: Path
+) -> list[str]:
+    """Score bases that are hidden from the model, write bases.json; returns lines about it."""
+    scored = score_species(model, datasets, options.split, options.batch_size)
+    write_json(folder / BASES_FILE, {one.species: one.json() for one in scored}, indent=1)
+    return [one.line() for one in scored]
 
 
 def _evaluate_species(

@@ -1,10 +1,13 @@
-"""Bases as integer codes: A 0, C 1, G 2, T 3, N (unknown) 4, always uint8."""
+"""Bases as integer codes: A 0, C 1, G 2, T 3, N (unknown) 4, always uint8.
+
+A base that is hidden from a model in training is HIDDEN, 5; no file holds it.
+"""
 
 import numpy as np
 
 from spacescale.errors import UserError
 
-A, C, G, T, N = range(5)
+A, C, G, T, N, HIDDEN = range(6)
 _AMBIGUOUS, _MASKED, _INVALID = 5, 6, 255
 # An alphabet that spends this share of its letters outside ACGTN is not DNA.
 _PROTEIN_SHARE = 0.2
@@ -23,7 +26,7 @@ def _letter_table() -> bytes:
 
 
 _LETTERS = _letter_table()
-_COMPLEMENT = np.array([T, G, C, A, N], dtype=np.uint8)
+_COMPLEMENT = np.array([T, G, C, A, N, HIDDEN], dtype=np.uint8)
 _UPPER_CASE = np.frombuffer(b"ACGTN", dtype=np.uint8)
 
 
@@ -76,5 +79,5 @@ def decode(codes: np.ndarray) -> str:
 
 
 def reverse_complement(codes: np.ndarray) -> np.ndarray:
-    """Reverse the last axis of codes, uint8 [..., L], and swap A with T, C with G; N stays."""
+    """Reverse the last axis of codes, uint8 [..., L], and swap A with T, C with G; others stay."""
     return _COMPLEMENT[codes[..., ::-1]]

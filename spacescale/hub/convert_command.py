@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
 from spacescale.arguments import path_option
@@ -42,6 +43,12 @@ def add_to(commands: Any) -> None:
     convert.add_argument(
         "--revision", metavar="BRANCH", help="to push to, made if it is not there (default: main)"
     )
+    convert.add_argument(
+        "--with-bases",
+        action="store_true",
+        help="of objective=profiles+bases: keep head and mask code, too, which predict bases that "
+        "are hidden; not with --to",
+    )
     convert.set_defaults(run=run)
 
 
@@ -62,6 +69,8 @@ def run(args: argparse.Namespace) -> None:
         if args.to != "hub":
             raise UserError(f"--push {args.push}: needs --to hub")
         check_name(args.push)
+    if args.with_bases and args.to != "pytorch":
+        raise UserError(f"--with-bases: not with --to {args.to}, which holds SPACE alone")
     of_tokens = holds_tokens(source)
     if of_tokens and args.to == "released":
         raise UserError(
@@ -71,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--to dnabert2: {source}: expected a run, checkpoint or export of tokens")
     if folder is not None:
         converters = {
-            "pytorch": convert,
+            "pytorch": partial(convert, whole=args.with_bases),
             "hub": convert_for_hub,
             "released": convert_to_released,
             "dnabert2": convert_to_dnabert2,

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput
 
-from spacescale.config import ModelConfig
 from spacescale.hub.hub_config import SpaceConfig
 from spacescale.hub.proved import ProvedModel
 from spacescale.model.proof import disproof
 from spacescale.model.space import Space
+from spacescale.space_config import ModelConfig
 
 LETTERS = {letter: code for code, pair in enumerate(("Aa", "Cc", "Gg", "TtUu")) for letter in pair}
 UNKNOWN = 4  # N, and other letters of the IUPAC alphabet

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import spacescale
-from spacescale.config import ModelConfig
 from spacescale.encoder_config import EncoderConfig
 from spacescale.sections import Section
+from spacescale.space_config import ModelConfig
 
 PACKAGE = Path(spacescale.__file__).parent
 # What JSON makes lists of.

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spacescale.config import ModelConfig
 from spacescale.model.experts import StackedExperts
 from spacescale.model.precision import WideLinear, at_least_float32
 from spacescale.model.router import LEAKY_SLOPE, ExpertChoice, RoutingSums, gate_weights
+from spacescale.space_config import ModelConfig
 
 
 class LinearByType(WideLinear):

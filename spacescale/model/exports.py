@@ -12,15 +12,18 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from spacescale.config import ModelConfig, TrackScaleName, describe_errors, kind_of
+from spacescale.bases_config import BasesConfig
+from spacescale.config import TrackScaleName, describe_errors, kind_of
 from spacescale.encoder_config import EncoderConfig
 from spacescale.errors import UserError
 from spacescale.files import read_json
 from spacescale.genome.dna import encode
 from spacescale.mlm_config import MlmConfig
+from spacescale.model.hybrid import HybridSpace
 from spacescale.model.proof import disproof
 from spacescale.model.proof_file import PROOF_FILE
 from spacescale.model.space import Space, meta_model
+from spacescale.space_config import ModelConfig
 
 EXPORT_FORMAT, EXPORT_VERSION = "spacescale-model", 1
 SAFETENSORS, SHARD_INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -45,12 +48,30 @@ def load_export(folder: Path, prove: bool = True) -> Space:
     prove: where the folder holds a proof, have the model answer its question; UserError if the
     answer is another.
     """
-    config = ModelConfig.model_validate(read_export(folder)["model"])
-    model = meta_model(config).eval()
+    payload = read_export(folder)
+    config = ModelConfig.model_validate(payload["model"])
+    model = _build(config, payload.get("bases")).eval()
     load_weights(model, read_weights(folder), str(folder))
     if prove and (folder / PROOF_FILE).is_file():
         _prove(model, folder / PROOF_FILE)
     return model
+
+
+def require_space_alone(folder: Path) -> None:
+    """UserError for an export that holds more than SPACE, which other layouts have no place for."""
+    if "bases" in read_export(folder):
+        raise UserError(
+            f"{folder}: holds the head of hidden bases; convert the run itself, or an export that "
+            "was made without --with-bases"
+        )
+
+
+def _build(config: ModelConfig, bases: dict[str, Any] | None) -> Space:
+    """On the meta device; with its head where the export has that of hidden bases."""
+    if bases is None:
+        return meta_model(config)
+    with torch.device("meta"):
+        return HybridSpace(config, BasesConfig.model_validate(bases))
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spacescale.config import ModelConfig
 from spacescale.model.space import Space
+from spacescale.space_config import ModelConfig
 
 EXPERTS = ".moe.mixture.experts."  # in the names of tensors whose first dimension is that of E
 ROUTER = ".moe.router."  # and of those that have rows of S and columns of E

@@ -8,9 +8,9 @@ Router, experts and the exchange of rows are kept apart: expert parallelism repl
 import torch
 from torch import Tensor, nn
 
-from spacescale.config import ModelConfig
 from spacescale.model.experts import StackedExperts
 from spacescale.model.router import RoutingSums, SpeciesRouter
+from spacescale.space_config import ModelConfig
 
 
 class RoutedExperts(nn.Module):

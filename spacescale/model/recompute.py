@@ -19,12 +19,13 @@ def recompute_in_backward(module: nn.Module, *inputs: Any) -> Any:
         module,
         *inputs,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _frozen_running_statistics(module)),
+        context_fn=lambda: (nullcontext(), frozen_running_statistics(module)),
     )
 
 
 @contextmanager
-def _frozen_running_statistics(module: nn.Module) -> Iterator[None]:
+def frozen_running_statistics(module: nn.Module) -> Iterator[None]:
+    """Let no BatchNorm of a module update its running statistics."""
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
     tracked = [norm.track_running_stats for norm in norms]
     try:

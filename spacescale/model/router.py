@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spacescale.config import ModelConfig
 from spacescale.model.precision import at_least_float32
+from spacescale.space_config import ModelConfig
 
 LEAKY_SLOPE = 0.01
 

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spacescale.config import ModelConfig, Stage
 from spacescale.model.attention import Attention, positional_basis
 from spacescale.model.decoder import MLPDecoder, ProfileDecoder
 from spacescale.model.layers import (
@@ -32,6 +31,7 @@ from spacescale.model.moe import DenseFeedForward, SpeciesMoE
 from spacescale.model.precision import at_least_float32
 from spacescale.model.recompute import recompute_in_backward
 from spacescale.model.router import RoutingSums
+from spacescale.space_config import ModelConfig, Stage
 
 
 @dataclass
@@ -148,6 +148,12 @@ class Space(nn.Module):
         species the same. B_s may be 0, but not for all species. Raises ValueError naming a species
         that is unknown or has no tracks.
         """
+        present, sizes = self._present(sequences)
+        trunk = self._trunk(torch.cat([sequences[name] for name in present]), present, sizes)
+        return self._outputs(*trunk, present, sizes)
+
+    def _present(self, sequences: dict[str, Tensor]) -> tuple[list[str], list[int]]:
+        """Species of a batch in the model's order, and how many windows each has."""
         if not sum(map(len, sequences.values())):
             raise ValueError("an empty batch: give the sequences of at least one species")
         for name in sequences:
@@ -155,10 +161,17 @@ class Space(nn.Module):
             if name not in self.heads:
                 raise ValueError(f"species {name!r} has no tracks: only `embed` takes it")
         present = [name for name in self.species if name in sequences]
-        sizes = [sequences[name].shape[0] for name in present]
-        features, state, encoder_routing = self._trunk(
-            torch.cat([sequences[name] for name in present]), present, sizes
-        )
+        return present, [sequences[name].shape[0] for name in present]
+
+    def _outputs(
+        self,
+        features: Tensor,
+        state: Tensor | None,
+        encoder_routing: list[RoutingSums],
+        present: list[str],
+        sizes: list[int],
+    ) -> SpaceOutput:
+        """What `_trunk` gives → tracks of each species."""
         features = features + self._touch_absent_heads(features, present)
         states = [None] * len(present) if state is None else state.split(sizes)
         owners = self.config.expert_owners if self.config.own_experts else ()
@@ -255,6 +268,15 @@ class Space(nn.Module):
         """Sequences → features (B, N, 2D), species tokens' final states (B, D), routing."""
         parts = self._normalised_apart(sequences, sizes)
         x = torch.cat([self._convolve(part) for part in parts])
+        x, state, routing = self._transform(x, present, sizes)
+        parts = self._normalised_apart(self._central_bins(x), sizes)
+        x = torch.cat([self._stage("pointwise", self.pointwise, part) for part in parts])
+        return self.pointwise_out(x.transpose(1, 2)), state, routing
+
+    def _transform(
+        self, x: Tensor, present: list[str], sizes: list[int]
+    ) -> tuple[Tensor, Tensor | None, list[RoutingSums]]:
+        """(B, D, bins) → bins (B, bins, D), species tokens' final states (B, D), routing."""
         x, basis, species = self._enter_transformer(x, present, sizes)
         routing = []
         for block in self.transformer:
@@ -264,10 +286,11 @@ class Space(nn.Module):
         state = None
         if self.species_token is not None:
             x, state = x[:, :-1], x[:, -1]
-        x = centre_crop(x, self.config.target_length, self.config.odd_crop)
-        parts = self._normalised_apart(x.transpose(1, 2), sizes)
-        x = torch.cat([self._stage("pointwise", self.pointwise, part) for part in parts])
-        return self.pointwise_out(x.transpose(1, 2)), state, routing
+        return x, state, routing
+
+    def _central_bins(self, x: Tensor) -> Tensor:
+        """(B, bins, D) → (B, D, N)."""
+        return centre_crop(x, self.config.target_length, self.config.odd_crop).transpose(1, 2)
 
     def _normalised_apart(self, x: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
         """Split windows (B, …) into those whose BatchNorm statistics are taken together."""

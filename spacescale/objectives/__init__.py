@@ -8,17 +8,19 @@ value of that field.
 from __future__ import annotations
 
 from spacescale.config import Config
+from spacescale.objectives.hybrid import HybridObjective
 from spacescale.objectives.objective import Losses, Objective, Score
 from spacescale.objectives.profiles import ProfilesObjective
 from spacescale.objectives.tokens import TokensObjective
 
 __all__ = [
-    "OBJECTIVES", "Losses", "Objective", "ProfilesObjective", "Score", "TokensObjective",
-    "objective_of",
+    "OBJECTIVES", "HybridObjective", "Losses", "Objective", "ProfilesObjective", "Score",
+    "TokensObjective", "objective_of",
 ]  # fmt: skip
 
 OBJECTIVES: dict[str, type[Objective]] = {  # by Config.objective
     "profiles": ProfilesObjective,
+    "profiles+bases": HybridObjective,
     "tokens": TokensObjective,
 }
 

@@ -98,10 +98,16 @@ class Objective(ABC):
 
     @abstractmethod
     def windows(
-        self, datasets: Datasets, micro_batch_size: int, rank: int, world_size: int
+        self,
+        datasets: Datasets,
+        micro_batch_size: int,
+        rank: int,
+        world_size: int,
+        accumulation: int,
     ) -> Windows:
         """What a rank reads, in the order of the run.
 
+        accumulation: micro-steps of an optimiser step, for what depends on the number of that.
         What all ranks together read in a micro-step is what one rank alone would read in it with
         as many times the micro-batch.
         """
@@ -120,11 +126,16 @@ class Objective(ABC):
         """
 
     @abstractmethod
-    def losses(self, model: Model, batch: Batch, sum_over_ranks: SumOverRanks) -> Losses:
+    def losses(self, model: Model, batch: Batch, sum_over_ranks: SumOverRanks, step: int) -> Losses:
         """Run a micro-batch through a model in training mode and say what it lost.
 
-        batch: of `windows`, on the device. The mean of `total` over ranks is what is minimised.
+        batch: of `windows`, on the device. step: of the optimiser, from 0 on. The mean of `total`
+        over ranks is what is minimised.
         """
+
+    def rate_factor(self, step: int) -> float:
+        """What the learning rate of an optimiser step is multiplied by."""
+        return 1.0
 
     @abstractmethod
     def validate(
@@ -139,6 +150,13 @@ class Objective(ABC):
         """
 
     # ---- Checkpoints and exports ----------------------------------------------------------------
+
+    def for_use(self) -> Objective:
+        """The objective whose model an export holds where nothing else is asked for.
+
+        It leaves out what serves training alone; its model's names are some of this one's.
+        """
+        return self
 
     @abstractmethod
     def probe(self, model: nn.Module, device: torch.device) -> dict[str, Tensor]:

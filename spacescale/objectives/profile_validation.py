@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spacescale.config import VALIDATION_LOSS, VALIDATION_SCORE, Config, ModelConfig
+from spacescale.config import VALIDATION_LOSS, VALIDATION_SCORE, Config
 from spacescale.dataset.batch import SpeciesBatch
 from spacescale.dataset.loader import evaluation_batches
 from spacescale.dataset.reader import SpeciesData
@@ -25,6 +25,7 @@ from spacescale.objectives.track_prediction import (
     score_split,
 )
 from spacescale.parallel import comm
+from spacescale.space_config import ModelConfig
 
 
 def score_names(model: ModelConfig, read: Iterable[str]) -> list[str]:
@@ -96,7 +97,7 @@ def _scores(
         for assay, summary in by_assay.items():
             scalars[f"valid/pearson_log1p/{name}/{assay}"] = summary.mean
     means = {metric: _mean(values) for metric, values in overall.items()}
-    return means | scalars | _expert_scalars(use)
+    return means | scalars | expert_scalars(use, "valid_experts")
 
 
 def _mean(values: list[float]) -> float:
@@ -116,7 +117,7 @@ def _score_species(
     use: ExpertUse,
 ) -> tuple[TrackScores, float]:
     """A species' accuracy and its loss, over all ranks."""
-    mine, filler = _rank_share(data, config)
+    mine, filler = rank_share(data, config)
     loss = torch.zeros(2, dtype=torch.float64, device=device)  # sum, and measured targets
 
     def observe(batch: SpeciesBatch, prediction: Tensor, output: SpaceOutput) -> None:
@@ -139,7 +140,7 @@ def _score_species(
     return TrackScores.from_tensor(comm.add_over_ranks(local.tensor())), mean
 
 
-def _rank_share(data: SpeciesData, config: Config) -> tuple[np.ndarray, np.ndarray]:
+def rank_share(data: SpeciesData, config: Config) -> tuple[np.ndarray, np.ndarray]:
     """This rank's rows, and other ranks' rows that fill up its last round, 0 or 1.
 
     Every rank makes as many calls, as expert parallelism requires.
@@ -168,7 +169,7 @@ def _batches(
         yield batch.to(device), weight
 
 
-def _expert_scalars(use: ExpertUse) -> dict[str, float]:
+def expert_scalars(use: ExpertUse, prefix: str) -> dict[str, float]:
     """Share of gate mass per species, layer and expert; the same numbers on every rank."""
     for mass in use.tensors():
         mass.copy_(comm.add_over_ranks(mass))
@@ -177,8 +178,8 @@ def _expert_scalars(use: ExpertUse) -> dict[str, float]:
         for layer, shares in enumerate(by_layer.tolist()):
             for expert, share in enumerate(shares):
                 if np.isfinite(share):  # not of species that were not scored
-                    found[f"valid_experts/{species}/block{layer}/expert{expert}"] = share
+                    found[f"{prefix}/{species}/block{layer}/expert{expert}"] = share
     for (species, assay), shares in use.decoder_shares().items():
         for expert, share in enumerate(shares.tolist()):
-            found[f"valid_experts/{species}/decoder/{assay}/expert{expert}"] = share
+            found[f"{prefix}/{species}/decoder/{assay}/expert{expert}"] = share
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from spacescale.config import VALIDATION_SCORE, Config, ModelConfig, describe_errors
+from spacescale.config import VALIDATION_SCORE, Config, describe_errors
 from spacescale.dataset.batch import Batch
 from spacescale.dataset.loader import TrainingWindows, Windows
 from spacescale.dataset.negative_targets import refuse_negative_tracks
@@ -24,7 +24,8 @@ from spacescale.genome.tracks import write_tracks
 from spacescale.model.attention import Attention, attention_kernel
 from spacescale.model.exports import load_export
 from spacescale.model.losses import species_losses, weighted_losses
-from spacescale.model.space import Space
+from spacescale.model.space import Space, SpaceOutput
+from spacescale.model.species_loss import SpeciesLoss
 from spacescale.objectives.objective import (
     Datasets,
     Losses,
@@ -38,6 +39,7 @@ from spacescale.objectives.profile_validation import score_names, validate
 from spacescale.objectives.species_targets import targets_of
 from spacescale.overrides import nearest
 from spacescale.parallel import comm
+from spacescale.space_config import ModelConfig
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +85,12 @@ class ProfilesObjective(Objective):
         return Space(self.config.space)
 
     def windows(
-        self, datasets: Datasets, micro_batch_size: int, rank: int, world_size: int
+        self,
+        datasets: Datasets,
+        micro_batch_size: int,
+        rank: int,
+        world_size: int,
+        accumulation: int,
     ) -> TrainingWindows:
         """Windows of the training split with their targets."""
         config = self.config
@@ -110,9 +117,27 @@ class ProfilesObjective(Objective):
         warn_of_single_species(self.config, windows.order)
         _announce_attention(model, self.config.space, dtype, self.device)
 
-    def losses(self, model: Model, batch: Batch, sum_over_ranks: SumOverRanks) -> Losses:
+    def losses(self, model: Model, batch: Batch, sum_over_ranks: SumOverRanks, step: int) -> Losses:
         """Poisson losses of the species, in the sum as weighed, and those of the routers."""
         output = model({name: part.codes for name, part in batch.items()})
+        of_species, weighted = self.profile_losses(output, batch, sum_over_ranks)
+        total = torch.stack(list(weighted.values())).sum()
+        return Losses(total, routing_terms(weighted), of_species)
+
+    def profile_losses(
+        self,
+        output: SpaceOutput,
+        batch: Batch,
+        sum_over_ranks: SumOverRanks,
+        window_weights: Mapping[str, Tensor] | None = None,
+    ) -> tuple[dict[str, SpeciesLoss], dict[str, Tensor]]:
+        """Losses of the species, and all terms as weighed, whose sum is what is differentiated.
+
+        window_weights: factors (B,) on the losses of a species' windows.
+        """
+        weights = {name: of_species.track_weights for name, of_species in self.targets.items()}
+        for name, of_windows in (window_weights or {}).items():
+            weights[name] = weights[name] * of_windows[:, None, None]
         targets = {name: self.targets[name].scale.targets(p.targets) for name, p in batch.items()}
         of_species = species_losses(
             output,
@@ -120,12 +145,9 @@ class ProfilesObjective(Objective):
             sum_over_ranks,
             self.with_unmeasured,
             {name: part.on_all_ranks for name, part in batch.items()},
-            {name: of_species.track_weights for name, of_species in self.targets.items()},
+            weights,
         )
-        weighted = weighted_losses(output, of_species, self.config.loss, sum_over_ranks)
-        total = torch.stack(list(weighted.values())).sum()
-        routing = {n: loss for n, loss in weighted.items() if not n.startswith("poisson/")}
-        return Losses(total, routing, of_species)
+        return of_species, weighted_losses(output, of_species, self.config.loss, sum_over_ranks)
 
     def validate(
         self, model: Model, batch_size: int, stop_asked: Callable[[], bool]
@@ -163,6 +185,11 @@ class ProfilesObjective(Objective):
     def load_export(self, folder: Path) -> Space:
         """SPACE as anybody loads it."""
         return load_export(folder)
+
+
+def routing_terms(weighted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of all weighted terms those of no one species."""
+    return {name: loss for name, loss in weighted.items() if not name.startswith("poisson/")}
 
 
 def probe_codes(config: ModelConfig) -> dict[str, Tensor]:

@@ -113,7 +113,12 @@ class TokensObjective(Objective):
         return Encoder(self.config.encoder)
 
     def windows(
-        self, datasets: Datasets, micro_batch_size: int, rank: int, world_size: int
+        self,
+        datasets: Datasets,
+        micro_batch_size: int,
+        rank: int,
+        world_size: int,
+        accumulation: int,
     ) -> TokenWindows:
         """Rows of training sequence, equally many of each vocabulary."""
         sizes = micro_batch_size, rank, world_size
@@ -139,7 +144,7 @@ class TokensObjective(Objective):
             *(" and ".join(found.names), len(found), found.sha256),
         )
 
-    def losses(self, model: Model, batch: Batch, sum_over_ranks: SumOverRanks) -> Losses:
+    def losses(self, model: Model, batch: Batch, sum_over_ranks: SumOverRanks, step: int) -> Losses:
         """Of all ranks' rows, as all ranks compute it alike; by vocabulary and by species."""
         parts: list[TokenBatch] = [*batch.values()]
         rows = joined(parts, self.vocabulary.pad_id)

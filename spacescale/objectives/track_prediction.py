@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spacescale.config import ModelConfig
 from spacescale.dataset.augment import flip
 from spacescale.dataset.batch import SpeciesBatch
 from spacescale.metrics.regression import PearsonMoments
 from spacescale.metrics.routing import ExpertUse
 from spacescale.metrics.track_scale import TrackScale
 from spacescale.model.space import SpaceOutput
+from spacescale.space_config import ModelConfig
 
 Predict = Callable[[dict[str, Tensor]], SpaceOutput]
 

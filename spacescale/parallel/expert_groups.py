@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from spacescale.config import AnyModel, ModelConfig, ParallelConfig
+from spacescale.config import AnyModel, ParallelConfig
 from spacescale.errors import UserError
+from spacescale.space_config import ModelConfig
 
 
 def resolve_ep_size(parallel: ParallelConfig, model: AnyModel, world: int) -> int:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spacescale.config import ModelConfig, Stage
 from spacescale.model.layers import NUM_BASES
 from spacescale.planning.flops import experts_per_track, tower_stages
 from spacescale.planning.parameters import autocast_parameters
+from spacescale.space_config import ModelConfig, Stage
 
 FLOAT, INDEX = 4, 8  # bytes
 
@@ -63,6 +63,11 @@ class _Setting:
         return self.mask if rate else 0
 
 
+def product_bytes(precision: str) -> int:
+    """Bytes of an operand of products and convolutions."""
+    return 2 if precision == "bf16" else FLOAT
+
+
 def activation_bytes(
     config: ModelConfig,
     windows: dict[str, int],
@@ -74,7 +79,7 @@ def activation_bytes(
 
     Precision is "fp32", or "bf16" for autocast, which also keeps 16-bit copies of weights.
     """
-    product = 2 if precision == "bf16" else FLOAT
+    product = product_bytes(precision)
     setting = _Setting(
         config,
         windows,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spacescale.config import ModelConfig
 from spacescale.model.layers import NUM_BASES, tower_channels
+from spacescale.space_config import ModelConfig
 
 STEM_KERNEL, TOWER_KERNEL = 15, 5
 
@@ -91,15 +91,15 @@ def tower_stages(config: ModelConfig) -> list[tuple[int, int, int]]:
     ]
 
 
-def _products(rows: float, width_in: float, width_out: float) -> float:
+def products(rows: float, width_in: float, width_out: float) -> float:
     """A (rows, width_in) × (width_in, width_out) matrix product."""
     return 2 * rows * width_in * width_out
 
 
 def _stem(config: ModelConfig, batch: int, executed: bool) -> StageFlops:
     rows, width = batch * config.seq_length, config.stem_channels
-    first = _products(rows, NUM_BASES * STEM_KERNEL, width)
-    residual = _products(rows, width, width)
+    first = products(rows, NUM_BASES * STEM_KERNEL, width)
+    residual = products(rows, width, width)
     return StageFlops(first + residual + _pool(rows, width, executed), no_input_gradient=first)
 
 
@@ -107,34 +107,34 @@ def _conv_tower(config: ModelConfig, batch: int, executed: bool) -> StageFlops:
     work = 0.0
     for length, c_in, c_out in tower_stages(config):
         rows = batch * length
-        work += _products(rows, c_in * TOWER_KERNEL, c_out)
-        work += _products(rows, c_out, c_out) + _pool(rows, c_out, executed)
+        work += products(rows, c_in * TOWER_KERNEL, c_out)
+        work += products(rows, c_out, c_out) + _pool(rows, c_out, executed)
     bins = batch * config.seq_length // config.bin_size
-    return StageFlops(work + config.dilated_convs * _products(bins, 3 * config.dim, config.dim))
+    return StageFlops(work + config.dilated_convs * products(bins, 3 * config.dim, config.dim))
 
 
 def _pool(rows: float, width: int, executed: bool) -> float:
     """Logits of every position; executed, of the difference within every pair."""
-    return _products(rows / 2 if executed else rows, width, width)
+    return products(rows / 2 if executed else rows, width, width)
 
 
 def _attention_projections(config: ModelConfig, batch: int) -> StageFlops:
     keys, dim = config.heads * config.attn_dim_key, config.dim
-    return StageFlops(config.depth * _products(batch * config.num_tokens, dim, 2 * keys + 2 * dim))
+    return StageFlops(config.depth * products(batch * config.num_tokens, dim, 2 * keys + 2 * dim))
 
 
 def _attention(config: ModelConfig, batch: int) -> StageFlops:
     """Content logits, and values weighted by attention."""
     n, widths = config.num_tokens, config.heads * config.attn_dim_key + config.dim
-    return StageFlops(config.depth * _products(batch * n, n, widths))
+    return StageFlops(config.depth * products(batch * n, n, widths))
 
 
 def _attention_relative(config: ModelConfig, batch: int) -> StageFlops:
     """Logits of every distance, and the distances' keys, computed once per micro-batch."""
     n, keys = config.num_tokens, config.heads * config.attn_dim_key
     distances = 2 * n - 1
-    projection = config.depth * _products(distances, config.dim // config.heads, keys)
-    logits = config.depth * _products(batch * n, distances, keys)
+    projection = config.depth * products(distances, config.dim // config.heads, keys)
+    logits = config.depth * products(batch * n, distances, keys)
     return StageFlops(logits + projection, no_input_gradient=projection)
 
 
@@ -142,18 +142,18 @@ def _feed_forward(config: ModelConfig, batch: int) -> StageFlops:
     """The experts and their gate, or the one dense network."""
     rows, dim, experts = batch * config.num_tokens, config.dim, config.species_num_experts
     chosen = config.species_top_k if experts else 1
-    network = chosen * 2 * _products(rows, dim, 2 * dim)
-    return StageFlops(config.depth * (network + _products(rows, dim, experts)))
+    network = chosen * 2 * products(rows, dim, 2 * dim)
+    return StageFlops(config.depth * (network + products(rows, dim, experts)))
 
 
 def _pointwise(config: ModelConfig, batch: int) -> StageFlops:
-    return StageFlops(_products(batch * config.target_length, config.dim, 2 * config.dim))
+    return StageFlops(products(batch * config.target_length, config.dim, 2 * config.dim))
 
 
 def _heads(config: ModelConfig, windows: dict[str, int]) -> StageFlops:
     return StageFlops(
         sum(
-            _products(count * config.target_length, 2 * config.dim, len(config.species[name]))
+            products(count * config.target_length, 2 * config.dim, len(config.species[name]))
             for name, count in windows.items()
         )
     )
@@ -164,9 +164,9 @@ def _decoder(config: ModelConfig, windows: dict[str, int]) -> StageFlops:
     tracks = sum(count * len(config.species[name]) for name, count in windows.items())
     bins, experts = config.target_length, config.tracks_num_experts
     if config.decoder == "mlp":
-        return StageFlops(2 * _products(tracks, bins, 2 * bins * experts))
+        return StageFlops(2 * products(tracks, bins, 2 * bins * experts))
     groups = len(config.profile_types) * config.groups_per_type
-    gates = _products(tracks, bins, groups * experts)
-    group_weights = _products(sum(windows.values()), 3 * config.dim, groups)
-    networks = 2 * _products(tracks * experts_per_track(config), bins, 2 * bins)
+    gates = products(tracks, bins, groups * experts)
+    group_weights = products(sum(windows.values()), 3 * config.dim, groups)
+    networks = 2 * products(tracks * experts_per_track(config), bins, 2 * bins)
     return StageFlops(gates + group_weights + networks)

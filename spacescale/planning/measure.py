@@ -14,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from spacescale.config import Config, ModelConfig
+from spacescale.config import Config
 from spacescale.errors import UserError
 from spacescale.metrics.throughput import memory_gib
 from spacescale.model.encoder import Encoder
@@ -25,6 +25,7 @@ from spacescale.parallel import comm
 from spacescale.planning.encoder_plan import SEQUENCES, hidden_share
 from spacescale.planning.plan import Precision, RunPlan, make_plan
 from spacescale.planning.states import Layout, StateBytes
+from spacescale.space_config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from spacescale.config import AnyModel, ModelConfig
+from spacescale.config import AnyModel
 from spacescale.model.encoder import Encoder
 from spacescale.model.layers import ConvBlock
 from spacescale.model.moe import RoutedExperts
 from spacescale.model.space import meta_model
+from spacescale.space_config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from spacescale.config import Config, ModelConfig
+from spacescale.config import Config
 from spacescale.errors import UserError
 from spacescale.overrides import build_config
-from spacescale.planning.activations import Activations, activation_bytes
+from spacescale.planning.activations import Activations, activation_bytes, product_bytes
+from spacescale.planning.bases import bases_bytes, bases_flops, with_bases
 from spacescale.planning.encoder_plan import SEQUENCES, encoder_activations, encoder_flops
 from spacescale.planning.flops import (
     forward_flops,
@@ -22,6 +23,7 @@ from spacescale.planning.parameters import ParameterCounts, count_parameters
 from spacescale.planning.species import micro_batch_windows, with_species
 from spacescale.planning.states import Layout, StateBytes, resolve_layout, state_bytes
 from spacescale.planning.traffic import Traffic, step_traffic
+from spacescale.space_config import ModelConfig
 
 Precision = Literal["bf16", "fp32"]
 
@@ -116,7 +118,7 @@ def make_plan(
     machine: Machine = MACHINES["a40"],
 ) -> RunPlan:
     """Plan a complete configuration, for micro-batches of that many windows per species."""
-    parameters = count_parameters(config.model)
+    parameters = with_bases(count_parameters(config.model), config)
     return RunPlan(
         config=config,
         layout=layout,
@@ -142,15 +144,18 @@ def _activations(
     config: Config, layout: Layout, windows: dict[str, int], precision: Precision, on_gpu: bool
 ) -> Activations:
     if isinstance(config.model, ModelConfig):
-        return activation_bytes(config.model, windows, precision, on_gpu, layout.ep_size)
+        found = activation_bytes(config.model, windows, precision, on_gpu, layout.ep_size)
+        of_bases = bases_bytes(config, windows, product_bytes(precision))
+        return replace(found, kept=found.kept | of_bases)
     weights = count_parameters(config.model).total
     return encoder_activations(config, windows[SEQUENCES], precision, on_gpu, weights)
 
 
 def _work(config: Config, windows: dict[str, int]) -> Work:
     if isinstance(config.model, ModelConfig):
-        stages = micro_batch_flops(config.model, windows)
-        executed = micro_batch_flops(config.model, windows, executed=True)
+        of_bases = bases_flops(config, windows)
+        stages = micro_batch_flops(config.model, windows) | of_bases
+        executed = micro_batch_flops(config.model, windows, executed=True) | of_bases
         again = recomputed_flops(executed, config.model)
     else:
         stages = executed = encoder_flops(config, windows[SEQUENCES])

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from spacescale.config import Config, ModelConfig
+from spacescale.config import Config
 from spacescale.planning.measure import Comparison
 from spacescale.planning.plan import RunPlan
 from spacescale.planning.traffic import sent_bytes
+from spacescale.space_config import ModelConfig
 
 GIB, GB, GFLOP = 2**30, 1e9, 1e9
 _WIDTH = 26  # of the first column

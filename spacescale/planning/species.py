@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spacescale.config import Config, ModelConfig
+from spacescale.config import Config
 from spacescale.dataset.loader import open_datasets
 from spacescale.genome.released_grouping import released_grouping
 from spacescale.planning.encoder_plan import SEQUENCES
+from spacescale.space_config import ModelConfig
 
 PUBLISHED_SPECIES = ("human", "mouse")
 

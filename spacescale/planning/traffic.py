@@ -25,11 +25,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from spacescale.config import AnyModel, Config, ModelConfig
+from spacescale.config import AnyModel, Config
 from spacescale.model.layers import BatchNorm
 from spacescale.model.space import meta_model
 from spacescale.planning.parameters import autocast_layer_parameters, count_parameters
 from spacescale.planning.states import Layout
+from spacescale.space_config import ModelConfig
 
 Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
 # Which GPUs take part: all; those that share one set of experts; those that hold the same experts.

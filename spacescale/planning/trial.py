@@ -49,12 +49,12 @@ def try_out(config: Config, windows: TrainingWindows) -> Trial:
     batches = BatchesOnDevice(read, device)
     objective.begin(windows.datasets, device)
 
-    def in_precision(inputs: Any) -> Any:
+    def in_precision(*inputs: Any) -> Any:
         with _autocast(device):
-            return model(inputs)
+            return model(*inputs)
 
     def forward(batch: Batch) -> Tensor:
-        return objective.losses(in_precision, batch, lambda x: x).total
+        return objective.losses(in_precision, batch, lambda x: x, 0).total
 
     def step() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

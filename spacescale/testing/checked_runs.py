@@ -19,15 +19,7 @@ import torch
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.partitions import Partitions
-from spacescale.config import (
-    Config,
-    DataConfig,
-    LossConfig,
-    ModelConfig,
-    OptimConfig,
-    ParallelConfig,
-    RunConfig,
-)
+from spacescale.config import Config, DataConfig, LossConfig, OptimConfig, ParallelConfig, RunConfig
 from spacescale.errors import UserError
 from spacescale.files import write_json
 from spacescale.metrics.writer import METRICS_FILE, read_metrics
@@ -36,6 +28,7 @@ from spacescale.parallel.engine import read_deepspeed_config, resolve_deepspeed_
 from spacescale.parallel.expert_groups import resolve_ep_size
 from spacescale.parallel.run_folder import DONE
 from spacescale.parallel.watch import Watch
+from spacescale.space_config import ModelConfig
 from spacescale.testing.made_up_data import MadeUpWindows
 from spacescale.testing.plain_training import TINY_MODEL
 from spacescale.train.run import PreparedRun, prepare

@@ -156,11 +156,13 @@ def micro_steps_of(run: PreparedRun, step: int) -> list[MicroStep]:
     """A step's micro-steps, each with what all ranks together read in it."""
     trainer, order = run.trainer, run.trainer.data.windows.order
     micro_batch_size = order.micro_batch_size * order.world_size
-    windows = trainer.objective.windows(trainer.data.datasets, micro_batch_size, 0, 1)
+    windows = trainer.objective.windows(
+        trainer.data.datasets, micro_batch_size, 0, 1, trainer.accumulation
+    )
 
     def of_batch(batch: Batch) -> MicroStep:
         here = {name: part.to(trainer.device) for name, part in batch.items()}
-        return lambda model: trainer.objective.losses(model, here, lambda x: x)
+        return lambda model: trainer.objective.losses(model, here, lambda x: x, step)
 
     first = step * trainer.accumulation
     return [of_batch(windows[place]) for place in range(first, first + trainer.accumulation)]

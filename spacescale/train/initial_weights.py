@@ -14,15 +14,17 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from spacescale.config import Config, ModelConfig, TrackScaleName, describe_errors
+from spacescale.config import Config, TrackScaleName, describe_errors
 from spacescale.errors import UserError
 from spacescale.genome.aliases import shorten
 from spacescale.genome.tracks import Track
 from spacescale.metrics.track_scale import PREDICTS
 from spacescale.model.extend import EXPERTS, ROUTER, origin_of_experts
+from spacescale.model.hybrid import OWN
 from spacescale.model.space import Space
 from spacescale.overrides import nearest
 from spacescale.predict.trained_model import TrainedModel
+from spacescale.space_config import ModelConfig
 
 TRUNK = ("stem.", "conv_tower.", "dilated.", "transformer.", "pointwise.")
 BY_TYPE = ("from_sequence", "from_species", "gates", "type_embedding")  # of the decoder
@@ -122,6 +124,8 @@ def start_from(
         elif key.startswith("decoder."):
             if not _place_decoder(key, tensor, known.get(key), model, old.model):
                 fresh.append(key)
+        elif key.startswith(OWN):
+            _place_own(tensor, known.get(key))
         else:
             tensor.copy_(known[key])
     return Taken(
@@ -225,6 +229,12 @@ def _place_decoder(key: str, new: Tensor, old: Tensor | None, model: Space, from
     return True
 
 
+def _place_own(new: Tensor, old: Tensor | None) -> None:
+    """What serves hidden bases, where the other model has it, too."""
+    if old is not None and old.shape == new.shape:
+        new.copy_(old)
+
+
 def _new(
     model: Space, tracks: Mapping[str, Sequence[Track]], old: TrainedModel, like: str | None
 ) -> list[str]:
@@ -237,7 +247,8 @@ def _new(
             found.append(f"{len(new)} tracks of {name} ({shorten(new)})")
     found += _own_experts(model, old.model)
     types = set(model.config.profile_types) - set(old.model.config.profile_types)
-    return found + [f"profile type {name}" for name in sorted(types)]
+    found += [f"profile type {name}" for name in sorted(types)]
+    return found + _for_bases(model, old.model)
 
 
 def _left_over(model: Space, tracks: Mapping[str, Sequence[Track]], old: TrainedModel) -> list[str]:
@@ -247,7 +258,18 @@ def _left_over(model: Space, tracks: Mapping[str, Sequence[Track]], old: Trained
         gone = [n for n in known if n not in names]
         if gone:
             found.append(f"{len(gone)} tracks of {name} ({shorten(gone)})")
-    return found + _own_experts(old.model, model)
+    return found + _own_experts(old.model, model) + _for_bases(old.model, model)
+
+
+def _for_bases(model: Space, other: Space) -> list[str]:
+    """What of code and head for hidden bases a model has and the other one lacks."""
+    known = {name: tensor.shape for name, tensor in other.state_dict().items()}
+    lacking = {
+        name.split(".")[0]
+        for name, tensor in model.state_dict().items()
+        if name.startswith(OWN) and known.get(name) != tensor.shape
+    }
+    return sorted(lacking)
 
 
 def _own_experts(model: Space, other: Space) -> list[str]:

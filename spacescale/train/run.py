@@ -15,7 +15,7 @@ from spacescale.checkpoint import layout
 from spacescale.checkpoint.compatibility import check_compatible, lay_out
 from spacescale.checkpoint.found import Start, find_start, settle_on
 from spacescale.checkpoint.manager import CheckpointManager
-from spacescale.config import Config, ModelConfig
+from spacescale.config import Config
 from spacescale.dataset.loader import Windows
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.run_data import RunData
@@ -38,6 +38,7 @@ from spacescale.parallel.run_folder import lock_run, remove_markers
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
 from spacescale.parallel.watch import Watch
 from spacescale.predict.trained_model import TrainedModel, load_trained
+from spacescale.space_config import ModelConfig
 from spacescale.train.initial_weights import Taken, start_from, with_own_experts
 from spacescale.train.only_new import (
     kept_species,
@@ -202,7 +203,13 @@ def _resolve(
         config.data.global_batch_size,
     )
     micro_batch_size = deepspeed_config["train_micro_batch_size_per_gpu"]
-    windows = objective.windows(datasets, micro_batch_size, comm.rank(), comm.world_size())
+    windows = objective.windows(
+        datasets,
+        micro_batch_size,
+        comm.rank(),
+        comm.world_size(),
+        deepspeed_config["gradient_accumulation_steps"],
+    )
     return objective, RunData(datasets, windows, kept_species(old)), deepspeed_config, ep_size
 
 

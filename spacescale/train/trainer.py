@@ -39,6 +39,8 @@ from spacescale.train.step_report import StepReport, StepSummary
 from spacescale.train.step_watch import StepWatch, Verdict
 from spacescale.train.validation_watch import ValidationWatch
 
+EXPERTS_LOGGED = "valid_experts"  # begins names of scores that no checkpoint keeps
+
 logger = logging.getLogger(__name__)
 
 
@@ -148,14 +150,14 @@ class Trainer:
             self.log.close()
 
     def _optimiser_step(self, step: int) -> StepSummary:
-        rate = learning_rate(step, self.config.optim)
+        rate = learning_rate(step, self.config.optim) * self.objective.rate_factor(step)
         set_learning_rate(self.engine, rate)
         report = StepReport(list(self.data.datasets), self.device)
         self.statistics.keep()
         for _ in range(self.accumulation - 1):
-            self._forward_and_backward(next(self.batches), report)
+            self._forward_and_backward(next(self.batches), report, step)
             self.engine.step()
-        self._forward_and_backward(next(self.batches), report)
+        self._forward_and_backward(next(self.batches), report, step)
         summary = report.gather(
             self.stop.signal or 0,
             self.manager.is_ready,
@@ -188,8 +190,8 @@ class Trainer:
                 "spacescale: please report it with the configuration"
             )
 
-    def _forward_and_backward(self, batch: Batch, report: StepReport) -> None:
-        losses = self.objective.losses(self.engine, batch, comm.sum_over_ranks)
+    def _forward_and_backward(self, batch: Batch, report: StepReport, step: int) -> None:
+        losses = self.objective.losses(self.engine, batch, comm.sum_over_ranks, step)
         self.engine.backward(losses.total)
         self.batches.copy_next()
         replaced = [one for part in batch.values() for one in part.replaced]
@@ -290,7 +292,7 @@ class Trainer:
         is_end = self._is_end(step)
         began = time.perf_counter()
         self._announce_saved(self.manager.finish())
-        scores = {n: v for n, v in self.scores.items() if not n.startswith("valid_experts/")}
+        scores = {n: v for n, v in self.scores.items() if not n.startswith(EXPERTS_LOGGED)}
         run = self.config.run
         with_probe = is_best or is_end or run.probe_every_save
         watches = {

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
-from spacescale.config import Config, ModelConfig, Stage
+from spacescale.config import Config
 from spacescale.errors import UserError
 from spacescale.model.space import meta_model
 from spacescale.overrides import build_config
@@ -22,6 +22,7 @@ from spacescale.planning.flops import forward_flops, micro_batch_flops, training
 from spacescale.planning.machine import Machine
 from spacescale.planning.plan import Precision
 from spacescale.planning.species import with_species
+from spacescale.space_config import ModelConfig, Stage
 from spacescale.tuning.sequence_model import ADAPTED_OF_EXPERTS, NOT_EMBEDDING, Mode
 
 BEHIND_ADAPTERS = (

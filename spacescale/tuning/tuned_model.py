@@ -17,12 +17,13 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from spacescale.config import ModelConfig, describe_errors
+from spacescale.config import describe_errors
 from spacescale.errors import UserError
 from spacescale.files import new_files, new_folder, read_json, write_json
 from spacescale.model.exports import load_weights
 from spacescale.model.space import Space
 from spacescale.predict.sequence_embeddings import Named
+from spacescale.space_config import ModelConfig
 from spacescale.tasks.task import Examples, Kind, Task
 from spacescale.tuning.batches import Reader
 from spacescale.tuning.criterion import Criterion

@@ -11,10 +11,11 @@ from spacescale.checkpoint.pieces import BUFFERS, Piece, buffers_of, name_pieces
 from spacescale.checkpoint.probe import FILE as PROBE
 from spacescale.checkpoint.probe import probe_tensors, take_probe
 from spacescale.checkpoint.writing import save_tensors
-from spacescale.config import Config, ModelConfig
+from spacescale.config import Config
 from spacescale.files import write_text
 from spacescale.model.space import Space
 from spacescale.objectives import objective_of
+from spacescale.space_config import ModelConfig
 
 MODEL = ModelConfig(
     species={"ant": ("DNASE", "CAGE"), "bee": ("CHIP",)},

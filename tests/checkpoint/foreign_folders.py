@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spacescale.checkpoint.released import released_config, to_released
-from spacescale.config import ModelConfig
 from spacescale.model.space import Space
+from spacescale.space_config import ModelConfig
 
 HEADS = {"human": 5313, "mouse": 1643}
 RELEASED = {

@@ -8,8 +8,9 @@ import pytest
 from made_up_checkpoints import LAYOUT, state_of
 
 from spacescale.checkpoint.compatibility import check_compatible
-from spacescale.config import Config, ModelConfig
+from spacescale.config import Config
 from spacescale.errors import UserError
+from spacescale.space_config import ModelConfig
 
 
 def with_own_experts(own: dict[str, int]) -> Config:

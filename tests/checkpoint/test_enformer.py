@@ -19,13 +19,13 @@ from spacescale.checkpoint.enformer import (
     upcycle,
 )
 from spacescale.cli import main
-from spacescale.config import ModelConfig
 from spacescale.errors import UserError
 from spacescale.genome.released_grouping import released_grouping
 from spacescale.model.attention import positional_basis
 from spacescale.model.layers import one_hot
 from spacescale.model.space import Space, meta_model
 from spacescale.predict.trained_model import load_trained
+from spacescale.space_config import ModelConfig
 
 FOREIGN = {
     "use_tf_gamma": False,

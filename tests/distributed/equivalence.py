@@ -12,7 +12,7 @@ import torch
 from deepspeed.utils import safe_get_full_optimizer_state
 from torch import Tensor, nn
 
-from spacescale.config import LossConfig, ModelConfig, OptimConfig
+from spacescale.config import LossConfig, OptimConfig
 from spacescale.model.losses import SumOverRanks, training_losses
 from spacescale.model.space import Space
 from spacescale.objectives import Losses
@@ -25,6 +25,7 @@ from spacescale.parallel.engine import (
 )
 from spacescale.parallel.expert_parallel import ExpertParallelExperts, distribute_experts
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
+from spacescale.space_config import ModelConfig
 from spacescale.testing.plain_training import (
     TINY_MODEL,
     MicroStep,

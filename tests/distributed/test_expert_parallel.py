@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from spacescale.config import ModelConfig, ParallelConfig
+from spacescale.config import ParallelConfig
 from spacescale.errors import UserError
 from spacescale.model.experts import StackedExperts
 from spacescale.model.layers import BatchNorm
@@ -16,6 +16,7 @@ from spacescale.parallel import comm
 from spacescale.parallel.expert_groups import resolve_ep_size
 from spacescale.parallel.expert_parallel import distribute_experts
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
+from spacescale.space_config import ModelConfig
 from spacescale.testing.ranks import run_ranks
 
 NUM_EXPERTS, DIM, TOP_K = 4, 12, 2

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from spacescale.config import LossConfig, ModelConfig, OptimConfig
+from spacescale.config import LossConfig, OptimConfig
 from spacescale.model.losses import training_losses
 from spacescale.model.space import Space
 from spacescale.parallel import comm
@@ -14,6 +14,7 @@ from spacescale.parallel.engine import build_engine, parameter_groups, resolve_d
 from spacescale.parallel.expert_parallel import distribute_experts
 from spacescale.parallel.gradient_order import GradientOrder
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
+from spacescale.space_config import ModelConfig
 from spacescale.testing.plain_training import TINY_MODEL
 
 SPECIES = {"ant": ("DNASE", "CAGE", "CAGE"), "bee": ("CHIP", "DNASE"), "fly": ("CAGE",)}

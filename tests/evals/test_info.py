@@ -8,7 +8,7 @@ from made_up_checkpoints import flip, write_checkpoint
 from small_datasets import write_small_dataset
 from small_genomes import small_genome
 
-from spacescale.config import LossConfig, ModelConfig
+from spacescale.config import LossConfig
 from spacescale.dataset.manifest import find_species
 from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
@@ -17,6 +17,7 @@ from spacescale.evals.info import describe
 from spacescale.prepare.options import DatasetOptions
 from spacescale.prepare.stages import make_dataset
 from spacescale.presets import RELEASED
+from spacescale.space_config import ModelConfig
 from spacescale.splits.options import SplitOptions
 from spacescale.testing.simulated_genomes import write_simulated_genomes
 

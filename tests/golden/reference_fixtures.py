@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from spacescale.checkpoint.key_map import PROFILE_TYPES
-from spacescale.config import LossConfig, ModelConfig
+from spacescale.config import LossConfig
 from spacescale.presets import RELEASED
+from spacescale.space_config import ModelConfig
 
 SPECIES = ("human", "mouse")
 FILES = {

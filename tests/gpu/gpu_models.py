@@ -6,9 +6,10 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from spacescale.config import LossConfig, ModelConfig
+from spacescale.config import LossConfig
 from spacescale.model.losses import training_losses
 from spacescale.model.space import Space
+from spacescale.space_config import ModelConfig
 
 ON_CPU = os.environ.get("GPU_TESTS_ON_CPU") == "1"
 CUDA = torch.cuda.is_available()

@@ -5,8 +5,8 @@ import torch
 from small_models import WINDOW
 from tiny_models import some_codes
 
-from spacescale.config import ModelConfig
 from spacescale.model.space import Space
+from spacescale.space_config import ModelConfig
 
 transformers = pytest.importorskip("transformers", minversion="5")
 peft = pytest.importorskip("peft")

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck
 
-from spacescale.config import ModelConfig
 from spacescale.model.layers import (
     GELU,
     AttentionPool,
@@ -18,6 +17,7 @@ from spacescale.model.layers import (
     tower_channels,
 )
 from spacescale.model.space import Space
+from spacescale.space_config import ModelConfig
 
 
 def random_pool(channels: int) -> AttentionPool:

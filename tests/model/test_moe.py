@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spacescale.config import ModelConfig
 from spacescale.model.decoder import ProfileDecoder
 from spacescale.model.experts import StackedExperts
 from spacescale.model.moe import SpeciesMoE
 from spacescale.model.router import ExpertChoice, RoutingSums, gate_weights, shift_zero_gates
+from spacescale.space_config import ModelConfig
 
 DIM, BINS, TYPES, GROUPS, EXPERTS = 6, 5, 3, 2, 4
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from spacescale.config import ModelConfig
 from spacescale.model.space import Space, SpaceOutput
+from spacescale.space_config import ModelConfig
 
 # Unequal numbers of tracks; only finch has tf_chip, only perch has histone_chip.
 SPECIES = {

@@ -76,7 +76,7 @@ class HalvesObjective(Objective):
         return Halves()
 
     def windows(
-        self, datasets: Any, micro_batch_size: int, rank: int, world_size: int
+        self, datasets: Any, micro_batch_size: int, rank: int, world_size: int, accumulation: int
     ) -> TrainingWindows:
         counts = {name: len(data.rows("train")) for name, data in datasets.items()}
         order = SampleOrder.of_run(self.config, counts, micro_batch_size, world_size)
@@ -88,7 +88,9 @@ class HalvesObjective(Objective):
     def announce(self, model: nn.Module, windows: Any, dtype: torch.dtype) -> None:
         """There is nothing to say."""
 
-    def losses(self, model: Callable[..., Any], batch: Any, sum_over_ranks: Any) -> Losses:
+    def losses(
+        self, model: Callable[..., Any], batch: Any, sum_over_ranks: Any, step: int
+    ) -> Losses:
         everywhere = sum(part.on_all_ranks for part in batch.values())
         here = sum(part.num_windows for part in batch.values())
         logits = model(torch.cat([compositions(part.codes)[0] for part in batch.values()]))

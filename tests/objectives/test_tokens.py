@@ -111,8 +111,8 @@ def test_it_goes_on_where_it_was_stopped(ran, folder, world):
 def test_the_loss_written_out(folder):
     objective, datasets = completed(folder)
     model = objective.build().eval()
-    batch = objective.windows(datasets, 8, 0, 1)[0]
-    losses = objective.losses(model, batch, lambda x: x)
+    batch = objective.windows(datasets, 8, 0, 1, 1)[0]
+    losses = objective.losses(model, batch, lambda x: x, 0)
     by_group = {}
     for species, part in batch.items():
         for ids, labels, attended, number in zip(

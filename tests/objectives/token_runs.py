@@ -118,10 +118,10 @@ def first_gradients(folder: Path, zero: int | None) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     model = objective.build()
     rank, world = comm.rank(), comm.world_size()
-    batch = objective.windows(datasets, 8 // world, rank, world)[0]
+    batch = objective.windows(datasets, 8 // world, rank, world, 1)[0]
     if zero is None:
         optimiser = torch.optim.AdamW(parameter_groups(model, optim), lr=optim.lr)
-        objective.losses(model, batch, lambda x: x).total.backward()
+        objective.losses(model, batch, lambda x: x, 0).total.backward()
         optimiser.step()
         return {n: optimiser.state[p]["exp_avg"] for n, p in model.named_parameters()}
     config = {
@@ -130,7 +130,7 @@ def first_gradients(folder: Path, zero: int | None) -> dict[str, torch.Tensor]:
         "zero_optimization": {"stage": zero, "stage3_param_persistence_threshold": 0},
     }
     engine = build_engine(model, optim, resolve_deepspeed_config(config, "tied", 1))
-    engine.backward(objective.losses(engine, batch, comm.sum_over_ranks).total)
+    engine.backward(objective.losses(engine, batch, comm.sum_over_ranks, 0).total)
     engine.step()
     if zero < 3:
         # DeepSpeed links the states in its first group's first step, before the others have any.

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from spacescale.config import Config, ModelConfig, OptimConfig
+from spacescale.config import Config, OptimConfig
 from spacescale.errors import UserError
 from spacescale.model.layers import BatchNorm
 from spacescale.model.space import Space
 from spacescale.objectives import objective_of
 from spacescale.parallel.engine import parameter_groups, set_learning_rate
 from spacescale.parallel.freezing import freeze, matches
+from spacescale.space_config import ModelConfig
 from spacescale.train.trainable import (
     announce_trainable,
     frozen_rows,

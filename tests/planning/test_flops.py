@@ -1,6 +1,5 @@
 import pytest
 
-from spacescale.config import ModelConfig
 from spacescale.overrides import build_config
 from spacescale.planning.flops import (
     forward_flops,
@@ -9,6 +8,7 @@ from spacescale.planning.flops import (
     training_flops,
 )
 from spacescale.planning.species import with_species
+from spacescale.space_config import ModelConfig
 
 
 def published(*overrides: str) -> ModelConfig:

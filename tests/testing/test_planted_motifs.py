@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from spacescale.config import ModelConfig
 from spacescale.genome.tracks import Track
 from spacescale.model.space import Space
 from spacescale.overrides import build_config
 from spacescale.predict.predictor import Predictor
 from spacescale.predict.trained_model import TrainedModel, load_trained
 from spacescale.presets import EMBEDDED_PRESET
+from spacescale.space_config import ModelConfig
 from spacescale.testing import demo
 from spacescale.testing.planted_motifs import TOOLS
 from spacescale.testing.simulated_genomes import SPECIES, expected_signal

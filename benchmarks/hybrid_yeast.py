@@ -1,0 +1,183 @@
+"""Do hidden bases beside profiles pay on yeast? Seven arms, and what is measured of them.
+
+    python benchmarks/hybrid_yeast.py data  --raw yeast --out hybrid      # a data set
+    python benchmarks/hybrid_yeast.py train --out hybrid --seeds 0 1 2    # arms that are not done
+    python benchmarks/hybrid_yeast.py measure --raw yeast --dream demo_train.txt --out hybrid
+    python benchmarks/hybrid_yeast.py table --out hybrid
+
+`yeast` is the folder of docs/yeast.md, with `tracks/`, `genome/`, `targets.txt`, and beside these
+`peaks/Reb1_CX.bed` and `annotation/TSSs.bed`. Profiles train on II and IV, bases on all
+chromosomes but XVI and the end of IV, which validate and test; DREAM_TXT holds random promoters
+and their expression (github.com/de-Boer-Lab/random-promoter-dream-challenge-2022).
+
+Each arm is a run of `spacescale/pretrain.py` in OUT/ARM-SEED; a run that was stopped goes on.
+`table` prints means over seeds and their standard deviations, and the decision: the arm stays if
+its Pearson is at most 0.005 below that of profiles, and the area for Reb1 sites or the partial
+correlation on promoters is above that of profiles and of the shuffled control, each by more than
+two standard deviations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from hybrid_measures import MEASURES, NAMES, measure
+
+ROOT = Path(__file__).parents[1]
+HYBRID = ["objective=profiles+bases", "bases.untracked=0.25"]
+ARMS = {
+    "profiles": [],
+    "profiles_longer": [],  # as many more steps as --longer says
+    "first": [*HYBRID, "bases.schedule=first"],
+    "first+joint": [*HYBRID, "bases.schedule=first+joint"],
+    "joint": [*HYBRID, "bases.schedule=joint"],
+    "joint_shuffled": [*HYBRID, "bases.schedule=joint", "bases.shuffle_labels=true"],
+    "joint_zero_code": [*HYBRID, "bases.schedule=joint", "bases.code=zero"],
+}
+PLAIN, CONTROL = "profiles", "joint_shuffled"
+MOST_LOST, SDS = 0.005, 2.0
+
+
+def make_data(raw: Path, out: Path) -> None:
+    """OUT/data/yeast: windows on II and IV, the whole genome stored."""
+    out.mkdir(parents=True, exist_ok=True)
+    lines = (ROOT / "docs/examples/yeast/contigs.bed").read_text().splitlines()
+    named = {line.split()[0] for line in lines} | {"chrM"}
+    for line in (raw / "genome/sacCer3.chrom.sizes").read_text().splitlines():
+        name, length = line.split()
+        lines += [] if name in named else [f"{name}\t0\t{length}\ttrain"]
+    bed = out / "contigs.bed"
+    bed.write_text("\n".join(lines) + "\n")
+    _run(
+        "data_prep/shard.py", "--species", "yeast", "--fasta", raw / "genome/sacCer3.2bit",
+        "--targets", raw / "targets.txt", "--contigs", bed, "--aliases", "auto",
+        "--stride", 3584, "--whole-genome", "--out", out / "data",
+    )  # fmt: skip
+
+
+def train(args: argparse.Namespace) -> None:
+    """Every arm and seed, one after the other."""
+    for seed in args.seeds:
+        for arm in args.arms:
+            steps = round(args.steps * (args.longer if arm == "profiles_longer" else 1))
+            every = min(args.valid_every, steps)
+            _run(
+                "spacescale/pretrain.py", "--deepspeed", "ds_configs/zero2_moe.json",
+                "--preset", "space_tiny", "--data", args.out / "data/yeast",
+                "--output", args.out / f"{arm}-{seed}", "--resume", "auto",
+                f"run.seed={seed}", f"optim.max_steps={steps}",
+                f"optim.warmup_steps={min(100, steps // 10)}",
+                "data.global_batch_size=4", "data.micro_batch_size=4",
+                f"run.valid_every={every}", f"run.save_every={every}", *ARMS[arm], *args.overrides,
+            )  # fmt: skip
+
+
+def measure_runs(args: argparse.Namespace) -> None:
+    """measures.json of every run that has none, or lacks what was asked for."""
+    for arm in args.arms:
+        for seed in args.seeds:
+            run = args.out / f"{arm}-{seed}"
+            file = run / "measures.json"
+            found = json.loads(file.read_text()) if file.exists() else {}
+            if run.is_dir() and not set(args.only) <= found.keys():
+                found |= measure(run, args)
+                file.write_text(json.dumps(found, indent=1))
+            print(run.name, found, flush=True)
+
+
+def table(out: Path) -> str:
+    """Means and standard deviations over seeds, and what the rule says of each arm."""
+    of_arm: dict[str, dict[str, np.ndarray]] = {}
+    for arm in ARMS:
+        files = sorted(out.glob(f"{arm}-[0-9]*/measures.json"))
+        found = [json.loads(file.read_text()) for file in files]
+        of_arm[arm] = {
+            name: np.array([one.get(name) or np.nan for one in found], dtype=float)
+            for name in NAMES
+            if found
+        }
+    lines = [
+        "| arm | seeds | " + " | ".join(NAMES.values()) + " |",
+        "|---" * (len(NAMES) + 2) + "|",
+    ]
+    for arm, values in of_arm.items():
+        if values:
+            cells = [_cell(values[name]) for name in NAMES]
+            seeds = len(next(iter(values.values())))
+            lines.append(f"| {arm} | {seeds} | " + " | ".join(cells) + " |")
+    lines += [f"{arm}: {decision(of_arm, arm)}" for arm in of_arm if arm not in (PLAIN, CONTROL)]
+    return "\n".join(lines)
+
+
+def _cell(values: np.ndarray) -> str:
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return "–"
+    spread = f" ± {known.std(ddof=1):.4f}" if len(known) > 1 else ""
+    return f"{known.mean():.4f}{spread}"
+
+
+def decision(of_arm: dict[str, dict[str, np.ndarray]], arm: str) -> str:
+    """What the rule says of an arm, or why it says nothing."""
+    needed = (PLAIN, CONTROL, arm)
+    if any(not of_arm[name] or len(of_arm[name]["pearson"]) < 2 for name in needed):
+        return f"not decided: it needs two seeds at least of {', '.join(needed)}"
+    lost = float(of_arm[PLAIN]["pearson"].mean() - of_arm[arm]["pearson"].mean())
+    better = []
+    for name in ("reb1_auroc", "dream_partial"):
+        mine = of_arm[arm][name]
+        rivals = [of_arm[rival][name] for rival in (PLAIN, CONTROL)]
+        rivals = [rival for rival in rivals if not np.isnan(rival).all()]
+        if rivals and all(
+            mine.mean() - rival.mean() > SDS * max(mine.std(ddof=1), rival.std(ddof=1))
+            for rival in rivals
+        ):
+            better.append(NAMES[name])
+    kept = "stays" if lost <= MOST_LOST and better else "goes"
+    return f"{kept}: Pearson {-lost:+.4f}; better: {', '.join(better) or 'nothing'}"
+
+
+def _run(*words: object) -> None:
+    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True)
+
+
+def main() -> None:
+    """Parse the command line and do what it says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=("data", "train", "measure", "table"))
+    parser.add_argument("--out", type=Path, required=True, help="folder of data and runs")
+    parser.add_argument("--raw", type=Path, help="folder of yeast's files")
+    parser.add_argument("--dream", type=Path, help="promoters: sequence, tab, expression")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--longer", type=float, default=1.3, help="of profiles_longer, × steps")
+    parser.add_argument("--valid-every", type=int, default=300)
+    parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES))
+    parser.add_argument("--sites", type=int, default=0, help="at most so many Reb1 sites; 0: all")
+    parser.add_argument("--promoters", type=int, default=1000, help="so many of DREAM's")
+    parser.add_argument("--reporters", type=int, default=4, help="genes they are put before")
+    parser.add_argument("overrides", nargs="*", help="section.field=value of all arms")
+    args = parser.parse_intermixed_args()
+    args.out = args.out.resolve()
+    if args.action in ("data", "measure") and args.raw is None:
+        parser.error(f"{args.action} needs --raw")
+    if args.action == "data":
+        make_data(args.raw.resolve(), args.out)
+    elif args.action == "train":
+        train(args)
+    elif args.action == "measure":
+        measure_runs(args)
+    else:
+        print(table(args.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Mistakes that the tests must notice: of bases that are hidden beside profiles."""
+
+from planted_faults import Fault
+
+MASKS, MASK_TESTS = "spacescale/tokens/base_masking.py", ("tests/tokens/test_base_masking.py",)
+WINDOWS, WINDOW_TESTS = (
+    "spacescale/dataset/masked_windows.py",
+    ("tests/dataset/test_masked_windows.py",),
+)
+MODEL, MODEL_TESTS = "spacescale/model/hybrid.py", ("tests/model/test_hybrid.py",)
+RUN_TESTS = ("tests/objectives/test_hybrid.py",)
+
+BASES_FAULTS = {
+    "what becomes of a span is drawn base by base": Fault(
+        MASKS, "random.random(size)[owner]", "random.random(size)", MASK_TESTS
+    ),
+    "unknown bases are hidden, too": Fault(
+        MASKS, "& hideable & (codes < dna.N)", "& hideable", MASK_TESTS
+    ),
+    "all species share their masks": Fault(MASKS, "zlib.crc32(species.encode())", "0", MASK_TESTS),
+    "held-out bases of the flanks are hidden": Fault(
+        WINDOWS, "codes, usable, self.masks.bases", "codes, usable | True, self.masks.bases",
+        WINDOW_TESTS,
+    ),
+    "masks stay where they were when the window is turned": Fault(
+        WINDOWS,
+        "hidden.append(one.flipped() if draw.reverse_complement else one)",
+        "hidden.append(one)",
+        WINDOW_TESTS,
+    ),
+    "the phase goes by micro-steps": Fault(
+        WINDOWS, "micro_step // self.accumulation", "micro_step", WINDOW_TESTS
+    ),
+    "each rank counts its own masked windows": Fault(
+        WINDOWS, "_joined(hidden, on_all_ranks))", "_joined(hidden, len(hidden)))", WINDOW_TESTS
+    ),
+    "the mask code begins with weights": Fault(
+        MODEL, "nn.init.zeros_(self.mask_code.weight)", "pass", MODEL_TESTS
+    ),
+    "places of all species count from the first window": Fault(
+        MODEL, "+ before * length", "+ 0 * length", MODEL_TESTS
+    ),
+    "masked windows move the statistics that are kept": Fault(
+        MODEL, "_Group(masked, not groups)", "_Group(masked, True)", MODEL_TESTS
+    ),
+    "a pass without masks moves the head's statistics": Fault(
+        MODEL, "self.training and anywhere", "self.training", MODEL_TESTS
+    ),
+    "the trunk is as fast after bases alone": Fault(
+        "spacescale/objectives/hybrid.py", "1 / TRUNK_SLOWER if follows", "1.0 if follows",
+        RUN_TESTS,
+    ),
+    "an export holds what serves training alone": Fault(
+        "spacescale/checkpoint/convert.py", "if n in kept}", "}", RUN_TESTS
+    ),
+    "bases are counted on one strand": Fault(
+        "spacescale/evals/masked_bases.py",
+        "counts += counts[reverse_complement_ids(length)] + 1",
+        "counts += 1",
+        ("tests/evals/test_masked_bases.py",),
+    ),
+}  # fmt: skip
