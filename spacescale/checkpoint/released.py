@@ -43,7 +43,7 @@ from spacescale.model.exports import (
     check_weights,
     is_export,
     read_export,
-    require_space_alone,
+    require_no_bases,
 )
 from spacescale.model.space import meta_model
 from spacescale.presets import RELEASED
@@ -225,7 +225,7 @@ def export_released(source: Path, out: Path) -> int:
 
 def _write_released(export: Path, folder: Path, source: Path) -> int:
     """source: what the export was made from, for messages."""
-    require_space_alone(export)
+    require_no_bases(export)
     payload = read_export(export)
     config = model_config(payload["model"], (), str(export / "config.json"))
     _check_expressible(config, source)

@@ -30,7 +30,7 @@ from spacescale.hub.sources import ENCODER, SPACE, Code, configuration_source, m
 from spacescale.metrics.writer import METRICS_FILE, read_metrics
 from spacescale.model.encoder_export import load_encoder
 from spacescale.model.encoder_proof import ANSWER, encoder_answer
-from spacescale.model.exports import holds_encoder, is_export, require_space_alone
+from spacescale.model.exports import holds_encoder, is_export, require_no_bases
 from spacescale.model.proof import PROOF_BP, make_proof, proof_sequence
 from spacescale.model.proof_file import PROOF_FILE
 from spacescale.model.space import Space
@@ -59,7 +59,7 @@ def convert_for_hub(source: Path, out: Path) -> Agreement | None:
     with new_folder(out) as partial:
         agreement, recorded = None, {}
         if is_export(source):
-            require_space_alone(source)
+            require_no_bases(source)
             _copy_export(source, partial)
             evaluation = _evaluation(source)
         else:

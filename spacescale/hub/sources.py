@@ -53,7 +53,7 @@ SPACE = Code(
     configuration="configuration_space.py",
     modeling="modeling_space.py",
     hub_config=("hub/hub_config.py", "SpaceConfig"),
-    shape=(ModelConfig, "config.py"),
+    shape=(ModelConfig, "space_config.py"),
     modules=(
         "model/precision.py", "model/layers.py", "model/kernels.py", "model/attention.py",
         "model/experts.py", "model/router.py", "model/moe.py", "model/decoder.py",

@@ -57,9 +57,9 @@ def load_export(folder: Path, prove: bool = True) -> Space:
     return model
 
 
-def require_space_alone(folder: Path) -> None:
-    """UserError for an export that holds more than SPACE, which other layouts have no place for."""
-    if "bases" in read_export(folder):
+def require_no_bases(folder: Path) -> None:
+    """UserError for an export with a head of hidden bases, which other layouts have no place for."""
+    if "bases" in _read_config(folder):
         raise UserError(
             f"{folder}: holds the head of hidden bases; convert the run itself, or an export that "
             "was made without --with-bases"
