@@ -58,7 +58,7 @@ def load_export(folder: Path, prove: bool = True) -> Space:
 
 
 def require_no_bases(folder: Path) -> None:
-    """UserError for an export with a head of hidden bases, which other layouts have no place for."""
+    """UserError for an export that holds a head of hidden bases: elsewhere it has no place."""
     if "bases" in _read_config(folder):
         raise UserError(
             f"{folder}: holds the head of hidden bases; convert the run itself, or an export that "
