@@ -8,7 +8,7 @@ WINDOWS, WINDOW_TESTS = (
     ("tests/dataset/test_masked_windows.py",),
 )
 MODEL, MODEL_TESTS = "spacescale/model/hybrid.py", ("tests/model/test_hybrid.py",)
-RUN_TESTS = ("tests/objectives/test_hybrid.py",)
+RUN_TESTS = ("tests/objectives/test_hybrid_objective.py",)
 
 BASES_FAULTS = {
     "what becomes of a span is drawn base by base": Fault(
