@@ -18,7 +18,7 @@ def costs(tmp_path, arms, equal, *more):
 
 
 def test_equal_flops(tmp_path):
-    arms = ["full", "dense_encoder", "wide=data.micro_batch_size=6"]
+    arms = ["full", "dense_encoder", "wide=data.micro_batch_size=48"]
     full, dense, wide = costs(tmp_path, arms, "flops")
     assert full.arm.overrides == ()
     assert dense.window_flops < full.window_flops == wide.window_flops

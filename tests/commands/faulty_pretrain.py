@@ -30,7 +30,7 @@ def add_fault():
 
     sound = Trainer._forward_and_backward
 
-    def micro_step(self, batch, report):
+    def micro_step(self, batch, report, step):
         CALLS.append(batch)
         if len(CALLS) == 3 and os.environ["RANK"] == os.environ["FAULT_RANK"]:
             print("here comes the fault", flush=True)
@@ -49,7 +49,7 @@ def add_fault():
                     scale_activations(self.engine.module, float("inf"))
                 case "hidden overflow":  # of the variance, by which activations are divided
                     scale_activations(self.engine.module, 1e25)
-        sound(self, batch, report)
+        sound(self, batch, report, step)
 
     Trainer._forward_and_backward = micro_step
 

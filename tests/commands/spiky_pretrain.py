@@ -17,12 +17,12 @@ def add_spikes():
         self.spikes = step in steps
         return sound_step(self, step)
 
-    def micro_step(self, batch, report):
+    def micro_step(self, batch, report, step):
         if self.spikes:
             batch = {
                 name: replace(part, targets=100 * part.targets) for name, part in batch.items()
             }
-        sound_micro_step(self, batch, report)
+        sound_micro_step(self, batch, report, step)
 
     Trainer._optimiser_step, Trainer._forward_and_backward = optimiser_step, micro_step
 

@@ -1,15 +1,18 @@
-from types import SimpleNamespace
+from unittest.mock import create_autospec
 
 import pytest
 
 from spacescale.dataset.batch import Replaced
+from spacescale.dataset.reader import SpeciesData
 from spacescale.errors import UserError
 from spacescale.train.quarantine import HEADER, REPORT, Quarantine
 
 
 def datasets(windows: int) -> dict:
-    place = lambda row: f"chr1:{row}-{row + 1}"  # noqa: E731
-    return {"moth": SimpleNamespace(rows=lambda split: range(windows), place=place)}
+    moth = create_autospec(SpeciesData, instance=True)
+    moth.rows.return_value = range(windows)
+    moth.place.side_effect = lambda row: f"chr1:{row}-{row + 1}"
+    return {"moth": moth}
 
 
 def one(row: int) -> Replaced:
