@@ -1,7 +1,9 @@
 """What a person must decide about a dataset: measured shares, clips, splits, names, blocks."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 from spacescale.console import aligned
 from spacescale.genome.aliases import describe_tried, shorten
@@ -18,6 +20,9 @@ _MUCH_OF_A_BLOCK = 0.1
 # Bins so many times above a clip that takes hardly anything away are few, and would rule the loss.
 _PILE_UP = 4
 _MUCH_IN_A_BIN = 0.02
+# A contig of this share of the bins is worth a word where it has so little of the others' signal.
+_MUCH_OF_THE_BINS = 0.05
+_QUIET = 0.2
 # A file of which this share of the bases is 0 lists its zeros; others leave them out.
 _LISTS_ZEROS = 0.01
 _MOST_ROWS = 40
@@ -38,6 +43,7 @@ def advice(options: DatasetOptions, plan: DatasetPlan, looks: Looks) -> list[str
         *_on_missing(options, looks, measured),
         *_on_clips(looks),
         *_on_contigs(options, plan),
+        *_on_quiet_contigs(looks),
         *_on_splits(looks, bases),
         *_on_blocks(options),
         *_on_names(options, plan),
@@ -151,6 +157,26 @@ def _on_contigs(options: DatasetOptions, plan: DatasetPlan) -> list[str]:
         f"--missing nan keeps {shorten(partly)}, {_percent(share)} of the genome, which only some "
         "of the tracks have; they get no window now"
     ]
+
+
+def _on_quiet_contigs(looks: Looks) -> list[str]:
+    """Name contigs on which most tracks have next to nothing: there reads may not map."""
+    bins = Counter[str]()
+    for _, look in looks:
+        bins.update({contig: number for contig, (_, number) in look.levels.items()})
+    lines = []
+    for contig, number in bins.items():
+        levels = [look.level_beside_others(contig) for _, look in looks]
+        known = [level for level in levels if not math.isnan(level)]
+        share = number / bins.total()
+        if share < _MUCH_OF_THE_BINS or not known or median(known) > _QUIET:
+            continue
+        lines.append(
+            f"contigs: {contig}, {_percent(share)} of the bins, has {median(known):.2g} of the "
+            "signal of the others in the middle of the tracks; where reads do not map a model "
+            "learns that there is nothing: leave it out of --contigs"
+        )
+    return lines
 
 
 def _on_splits(looks: Looks, bases: Mapping[str, float]) -> list[str]:

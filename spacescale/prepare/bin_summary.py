@@ -26,7 +26,8 @@ class BinSummary:
     them, and largest_share of the signal, which is the sum of the bins above 0, in bins that are
     as high. removed: the share of the signal
     that the clip of the targets table takes away. clip, clip_removes: what would take little away,
-    None where every bin would be below it.
+    None where every bin would be below it. levels: {contig: (sum, number)} of the bins with a
+    measured base, those above the 99 % quantile counted as that.
     """
 
     measured: dict[str, float]
@@ -38,6 +39,7 @@ class BinSummary:
     removed: float
     clip: float | None
     clip_removes: float
+    levels: dict[str, tuple[float, int]]
 
     @classmethod
     def of(
@@ -59,7 +61,7 @@ class BinSummary:
         known = bins[~np.isnan(bins)]
         if not known.size:
             none = (math.nan,) * len(QUANTILES)
-            return cls(of_split, math.nan, none, math.nan, "", 0.0, 0.0, None, 0.0)
+            return cls(of_split, math.nan, none, math.nan, "", 0.0, 0.0, None, 0.0, {})
         row, column = divmod(int(np.nanargmax(bins)), bins.shape[1])
         # In place: of a large genome it has a hundred megabytes. Sums beyond float32 are infinite.
         ascending = np.nan_to_num(known, copy=False)
@@ -78,7 +80,32 @@ class BinSummary:
             removed=_removed(signal, total, track.clip) if track.clip else 0.0,
             clip=clip,
             clip_removes=clip_removes,
+            levels=_levels(windows, bins, ascending[int(0.99 * (known.size - 1))]),
         )
+
+    def level_beside_others(self, contig: str) -> float:
+        """Mean of a contig's bins over that of all others'; NaN where one of them has none."""
+        total, number = self.levels.get(contig, (0.0, 0))
+        others = [level for name, level in self.levels.items() if name != contig]
+        rest, number_of_rest = sum(t for t, _ in others), sum(n for _, n in others)
+        if not number or not rest > 0:
+            return math.nan
+        return total / number / (rest / number_of_rest)
+
+
+def _levels(
+    windows: Sequence[Interval], bins: np.ndarray, highest: float
+) -> dict[str, tuple[float, int]]:
+    """Return {contig: (sum, number)} of its measured bins, none counted above `highest`."""
+    rows: dict[str, list[int]] = {}
+    for row, window in enumerate(windows):
+        rows.setdefault(window.chrom, []).append(row)
+    found = {}
+    for contig, of_contig in rows.items():
+        here = bins[of_contig]
+        known = here[~np.isnan(here)]
+        found[contig] = float(np.minimum(known, highest).sum(dtype=np.float64)), known.size
+    return found
 
 
 def new_shares(windows: Sequence[Interval]) -> list[float]:

@@ -136,6 +136,18 @@ def test_contigs_and_splits_that_lack_measured_bases_are_named(shard):
     assert "splits: nothing was measured in test of few" in shard(tracks, *SPLITS)
 
 
+@pytest.mark.parametrize("plan", [["--plan"], []])
+def test_a_contig_without_signal_is_named(shard, plan):
+    a, b, c = dense(*LENGTHS), dense(*LENGTHS), dense(*LENGTHS)
+    for values in (a, b):
+        values["chr4"] *= 0.1
+    tracks = {"a": (a, ""), "b": (b, ""), "c": (c, "")}
+    text = shard(tracks, *SPLITS, *plan)
+    assert re.search(r"decide: contigs: chr4, 14.\d % of the bins, has 0.1\d* of the signal", text)
+    a["chr4"] *= 10  # now one track of three
+    assert "decide" not in shard(tracks, *SPLITS, *plan)
+
+
 def test_blocks_that_waste_targets_or_cannot_meet_the_shares_are_told_what_works(shard, tmp_path):
     tracks = {"a": (dense(*LENGTHS), "")}
     text = shard(tracks, "--random-blocks", 190)
