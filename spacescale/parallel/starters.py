@@ -15,12 +15,14 @@ import select
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from spacescale.parallel import launcher
 
 LOOK_S = 0.5
+ENDING_S = 5.0  # a killed process takes to end, at most
 DEEPSPEED = ("deepspeed", "deepspeed.pt", "ds", "deepspeed.launcher.runner")  # names of its command
 LAUNCH = ("deepspeed.launcher.launch",)  # what it starts on each machine
 TORCHRUN = ("torchrun", "torch.distributed.run", "torch.distributed.launch")
@@ -115,12 +117,17 @@ def find_starters() -> list[Process]:
 
 def _ancestors() -> list[Process]:
     """All processes above this one that can be seen from here, nearest first."""
-    found, child = [], os.getpid()
-    while (parent := _parent(child)) and (process := Process.of(parent)):
-        found.append(process)
-        child = parent
-    # One that is not seen either belongs to another user or has ended just now.
-    return found if parent == _parent(child) else _ancestors()
+    give_up = time.monotonic() + ENDING_S
+    while True:
+        found, child = [], os.getpid()
+        while (parent := _parent(child)) and (process := Process.of(parent)):
+            found.append(process)
+            child = parent
+        # One that is not seen belongs to another user, or has ended, or is about to: of one that is
+        # killed the first thread ends before the others, and only then has its child a new parent.
+        if parent == _parent(child) and (_stat(parent) is None or time.monotonic() > give_up):
+            return found
+        time.sleep(0.01)
 
 
 def _parent(pid: int) -> int:

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from spacescale.parallel import starters
 from spacescale.parallel.starters import Process
 
 RANK = """
@@ -111,3 +112,16 @@ def test_a_process_is_told_from_a_later_one_with_its_pid():
         time.sleep(0.01)  # a zombie is as good as gone
     process.wait()
     assert Process.of(process.pid) is None
+
+
+def test_a_launcher_that_is_just_ending_has_a_child_until_it_has_ended(monkeypatch):
+    looks = []
+
+    def stat(pid):
+        looks.append(pid)
+        parent = "77" if len(looks) < 20 else "1"
+        fields = {os.getpid(): ["S", parent], 77: ["Z", "1"], 1: ["S", "0"]}.get(pid)
+        return fields and [*fields, *map(str, range(2, 30))]
+
+    monkeypatch.setattr(starters, "_stat", stat)
+    assert [process.pid for process in starters._ancestors()] == [1]
