@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 from planted_bases_faults import BASES_FAULTS
+from planted_evaluation_faults import EVALUATION_FAULTS
 from planted_faults import CURVES, TRAINING_FAULTS, Fault
 from planted_hub_faults import HUB_FAULTS
 from planted_task_faults import TASK_FAULTS
 from planted_token_faults import TOKEN_FAULTS
 
 REPO = Path(__file__).parents[1]
-FAULTS = TRAINING_FAULTS | HUB_FAULTS | TASK_FAULTS | TOKEN_FAULTS | BASES_FAULTS
+FAULTS = TRAINING_FAULTS | EVALUATION_FAULTS | HUB_FAULTS | TASK_FAULTS | TOKEN_FAULTS
+FAULTS |= BASES_FAULTS
 COPIED = ("spacescale", "tests", "data_prep", "ds_configs", "pyproject.toml")
 PASSED, FAILED = 0, 1  # exit statuses of pytest; others are of tests that did not run
 

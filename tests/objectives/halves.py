@@ -4,7 +4,6 @@ The composition of a window's right half is predicted from that of its left half
 no experts, no BatchNorm, no tracks, no buffers.
 """
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from small_datasets import LENGTHS
+from stopped_runs import train
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
@@ -154,18 +154,7 @@ def run(folder: Path, name: str, stop_at: int | None = None, resume: str | None 
     watch: Any = SimpleNamespace()
     places = (json_file, folder / name, resume)
     prepared = prepare(config, [folder / "data"], *places, comm.device(), stop, watch)
-    honest = prepared.trainer.objective.losses
-
-    def watched(*args: Any) -> Losses:
-        if prepared.trainer.record.step + 1 == stop_at:
-            stop.signal = signal.SIGTERM
-        return honest(*args)
-
-    with patch.object(prepared.trainer.objective, "losses", watched):
-        prepared.trainer.fit(prepared.first_step)
-    prepared.trainer.engine.destroy()
-    if prepared.lock is not None:
-        prepared.lock.close()
+    train(prepared, stop, stop_at)
 
 
 def run_all(folder: Path) -> tuple[Agreement | None, str]:

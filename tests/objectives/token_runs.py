@@ -1,21 +1,20 @@
 """Runs of a tiny encoder through the real trainer, and one step of it written out."""
 
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from deepspeed.utils import safe_get_full_optimizer_state
 from small_genomes import genome_options, write_fasta
 from small_vocabularies import UNION
+from stopped_runs import train
 
 from spacescale.checkpoint.convert import convert
 from spacescale.checkpoint.probe import Agreement
 from spacescale.config import Config
 from spacescale.files import write_json
-from spacescale.objectives import Losses, TokensObjective, objective_of
+from spacescale.objectives import TokensObjective, objective_of
 from spacescale.overrides import build_config
 from spacescale.parallel import comm
 from spacescale.parallel.engine import build_engine, parameter_groups, resolve_deepspeed_config
@@ -76,18 +75,7 @@ def run(
     places = (json_file, folder / name, resume)
     config = config_of(folder, *changes)
     prepared = prepare(config, [folder / "data"], *places, comm.device(), stop, watch)
-    honest = prepared.trainer.objective.losses
-
-    def watched(*args: Any) -> Losses:
-        if prepared.trainer.record.step + 1 == stop_at:
-            stop.signal = signal.SIGTERM
-        return honest(*args)
-
-    with patch.object(prepared.trainer.objective, "losses", watched):
-        prepared.trainer.fit(prepared.first_step)
-    prepared.trainer.engine.destroy()
-    if prepared.lock is not None:
-        prepared.lock.close()
+    train(prepared, stop, stop_at)
 
 
 def run_all(folder: Path) -> Agreement | None:
