@@ -1,6 +1,7 @@
 """Mistakes that the tests must notice, each a change of a line or two; `test_planted_faults.py`.
 
-Of data, model and training; `planted_hub_faults.py` has those of weights that go on from there.
+Of data, model and training; `planted_evaluation_faults.py` has those of scores,
+`planted_hub_faults.py` those of weights that go on from there.
 
 The list is of what was worth catching once: add the mistake when a test is written against it. A
 fault stands by the narrowest tests that see it, so that all of them run in minutes.

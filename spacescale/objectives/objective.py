@@ -53,6 +53,10 @@ def require_known_species(datasets: Datasets, **named: Mapping[str, Any]) -> Non
             )
 
 
+class Stopped(Exception):
+    """Somebody asked to stop while a split was being scored."""
+
+
 class Objective(ABC):
     """What a run optimises, made of the configuration of the run or of a checkpoint.
 

@@ -16,6 +16,7 @@ from spacescale.metrics.regression import summarise_by_assay
 from spacescale.metrics.routing import ExpertUse
 from spacescale.model.losses import poisson_sums
 from spacescale.model.space import SpaceOutput
+from spacescale.objectives.objective import Stopped
 from spacescale.objectives.species_targets import SpeciesTargets
 from spacescale.objectives.track_prediction import (
     Predict,
@@ -61,12 +62,8 @@ def validate(
     """
     try:
         return _scores(predict, datasets, targets, config, batch_size, device, stop_asked)
-    except _Stopped:
+    except Stopped:
         return None
-
-
-class _Stopped(Exception):
-    """Somebody asked to stop."""
 
 
 def _scores(
@@ -160,12 +157,12 @@ def _batches(
     device: torch.device,
     stop_asked: Callable[[], bool],
 ) -> Iterator[tuple[SpeciesBatch, Tensor]]:
-    """Windows to score, with weight 0 for those that only fill up. Raises _Stopped."""
+    """Windows to score, with weight 0 for those that only fill up. Raises Stopped."""
     weights = torch.tensor([1.0] * len(mine) + [0.0] * len(filler), device=device)
     batches = evaluation_batches(data, np.concatenate([mine, filler]), seq_length, batch_size)
     for batch, weight in zip(batches, weights.split(batch_size), strict=True):
         if stop_asked():
-            raise _Stopped
+            raise Stopped
         yield batch.to(device), weight
 
 

@@ -15,15 +15,12 @@ from torch import Tensor
 
 from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.dataset.token_windows import MaskedRow, RowMaker, collate, scored_rows
+from spacescale.objectives.objective import Stopped
 from spacescale.parallel import comm
 from spacescale.tokens.masking import IGNORED
 from spacescale.tokens.vocabulary import Name
 
 TokenModel = Callable[[Tensor, Tensor, Tensor], Tensor]  # an Encoder, or the engine around it
-
-
-class Stopped(Exception):
-    """Somebody asked to stop."""
 
 
 @dataclass(frozen=True)

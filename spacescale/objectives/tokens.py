@@ -29,10 +29,11 @@ from spacescale.objectives.objective import (
     Model,
     Objective,
     Score,
+    Stopped,
     SumOverRanks,
     require_known_species,
 )
-from spacescale.objectives.token_scores import Stopped, logged, score_split
+from spacescale.objectives.token_scores import logged, score_split
 from spacescale.overrides import nearest
 from spacescale.tokens.masking import IGNORED
 from spacescale.tokens.vocabulary import (
