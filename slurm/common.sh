@@ -21,7 +21,7 @@ enter_environment() {
 
 newest_checkpoint() { # RUN ; prints its name, or nothing
   [[ -d $1/checkpoints ]] || return 0
-  find "$1/checkpoints" -maxdepth 1 | sed -n 's|.*/\(step-[0-9]*\)$|\1|p' | sort | tail -n 1
+  find "$1/checkpoints" -maxdepth 1 | sed -n 's|.*/\(step-[0-9]*\)$|\1|p' | sort -V | tail -n 1
 }
 
 # ---- Pretraining ---------------------------------------------------------------------------------

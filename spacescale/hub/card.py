@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -14,10 +15,11 @@ SCALES = {
     "log1p": "multiples of each track's mean over its training windows (trained on log1p of them)",
     "none": "stored targets of training, divided by the track's mean where it is known",
 }
-RECORDED = {
-    "train/loss": "training loss",
-    "valid/loss": "validation loss",
-    "valid/pearson_log1p": "validation Pearson log1p",
+# What a run recorded: in words, and which of its values is the best.
+RECORDED: dict[str, tuple[str, Callable[..., Any]]] = {
+    "train/loss": ("training loss", min),
+    "valid/loss": ("validation loss", min),
+    "valid/pearson_log1p": ("validation Pearson log1p", max),
 }
 MOST_CONTIGS = 30  # named
 # Figures; others are of what it predicts.
@@ -146,14 +148,14 @@ def _recorded(trained: dict[str, Any]) -> list[str]:
     metrics, step, lines = trained["metrics"], trained["step"], []
     of_step = [
         f"{title} {metrics[name]:.4f}"
-        for name, title in RECORDED.items()
+        for name, (title, _) in RECORDED.items()
         if metrics.get(name) is not None
     ]
     if of_step and metrics.get("step") == step:
         lines.append(f"At step {step:,}, whose weights these are: {', '.join(of_step)}.\n")
     if recorded := trained.get("recorded"):
         lines += ["Over the run, of all species:\n", "| | last | best |\n|---|---|---|"]
-        for name, title in RECORDED.items():
+        for name, (title, _) in RECORDED.items():
             if name in recorded:
                 cells = [f"{v:.4f} (step {s:,})" for s, v in (
                     recorded[name]["last"], recorded[name]["best"])]  # fmt: skip

@@ -23,7 +23,7 @@ from spacescale.errors import UserError
 from spacescale.files import files_below, new_folder, read_json, sha256, write_json, write_text
 from spacescale.genome.dna import encode
 from spacescale.genome.tracks import read_tracks
-from spacescale.hub.card import card
+from spacescale.hub.card import RECORDED, card
 from spacescale.hub.contents import EXPORTED, is_among, named_files
 from spacescale.hub.encoder_card import encoder_card
 from spacescale.hub.sources import ENCODER, SPACE, Code, configuration_source, modeling_source
@@ -46,8 +46,6 @@ ENCODER_AUTO_MAP = {
     "AutoModel": "modeling_encoder.TokenEncoderModel",
     "AutoModelForMaskedLM": "modeling_encoder.TokenEncoderForMaskedLM",
 }
-# What the card tells of a run's own records, and which of two values is the better.
-RECORDED = {"train/loss": min, "valid/loss": min, "valid/pearson_log1p": max}
 
 
 def convert_for_hub(source: Path, out: Path) -> Agreement | None:
@@ -216,7 +214,7 @@ def _recorded(run: Path) -> dict[str, Any]:
         return {}
     found = {}
     records = read_metrics(run / METRICS_FILE)
-    for name, better in RECORDED.items():
+    for name, (_, better) in RECORDED.items():
         points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
         if points:
             best = better(points, key=lambda point: point[1])

@@ -100,6 +100,7 @@ def found_by_predict(predictor: Predictor, folder: Path) -> Found:
     request = region_tracks.Request(
         fasta=_write_fasta(folder / "predict.fa", planted),
         places=[f"{one.name}:{span}-{2 * span}" for one in planted],
+        any_genome=True,
     )
     files = region_tracks.predict(predictor, request, folder / "predicted")
     sums = np.empty((len(planted), len(files)))
@@ -130,8 +131,9 @@ def found_by_variants(predictor: Predictor, folder: Path) -> Found:
             truth.append(-np.log2(np.divide(*(each + 1 for each in sums))))
             whose.append(one)
     vcf.write_text("\n".join([*lines, ""]))
-    score_variants(predictor, vcf, fasta, folder / "effects.tsv", Scoring(unit="means"))
-    with (folder / "effects.tsv").open(newline="") as file:
+    scoring, effects = Scoring(unit="means"), folder / "effects.tsv"
+    score_variants(predictor, vcf, fasta, effects, scoring, any_genome=True)
+    with effects.open(newline="") as file:
         scores = [float(row["log2_ratio"]) for row in csv.DictReader(file, delimiter="\t")]
     return _answers(grammar, whose, -np.reshape(scores, (len(whose), -1)), np.array(truth))
 
@@ -156,6 +158,7 @@ def found_by_attribute(predictor: Predictor, folder: Path) -> Found:
             places=[f"{planted[r].name}:{a}-{b}" for r, (a, b) in zip(asked, places, strict=True)],
             tracks=[track.identifier],
             figures=False,
+            any_genome=True,
         )
         region_attributions.attribute(predictor, request, out)
         files = (out / f"modisco.{what}.npz" for what in ("sequences", "attributions"))
