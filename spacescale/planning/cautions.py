@@ -80,7 +80,8 @@ def _on_validation(species: SpeciesFacts) -> list[str]:
     if count < recipe.FEW_VALID_WINDOWS:
         return [
             f"{species.name}: {count} validation windows are too few to tell small differences; "
-            "the best checkpoint is partly chance. Hold out more"
+            "the best checkpoint is partly chance. Hold out more, or evaluate the last one, too "
+            "(RUN/checkpoints/step-…)"
         ]
     return []
 
