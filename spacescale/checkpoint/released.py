@@ -246,10 +246,8 @@ def _check_expressible(config: ModelConfig, source: Path) -> None:
     """Refuse what the released code could not compute from its own layout."""
     wrong = None
     if not all(config.species.values()):
-        trackless = [name for name, tracks in config.species.items() if not tracks]
-        wrong = (
-            f"{', '.join(trackless)} without tracks: the released layout has heads of all species"
-        )
+        trackless = ", ".join(name for name, tracks in config.species.items() if not tracks)
+        wrong = f"{trackless} without tracks: the released layout has a head of each species"
     elif not config.species_token:
         wrong = "model.species_token=False: the released layout needs species tokens"
     elif config.stem_channels != config.dim // 2:

@@ -98,8 +98,9 @@ class TrainingWindows(Dataset):
     """Micro-batches of one rank, addressed by micro-step.
 
     genomes: what it is given. datasets: of these, the species that have tracks, of which its own
-    windows are. replace_damaged: a window that cannot be read is replaced by the species' next training window
-    that can be, wherever and whenever it is drawn; the batch says so. Else it raises UserError.
+    windows are. replace_damaged: a window that cannot be read is replaced by the species' next
+    training window that can be, wherever and whenever it is drawn; the batch says so. Else it
+    raises UserError.
     """
 
     def __init__(

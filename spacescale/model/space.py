@@ -355,13 +355,13 @@ class Space(nn.Module):
     def _touch_absent(self, features: Tensor, state: Tensor | None, present: list[str]) -> Tensor:
         """Zero that depends on the heads of species that the batch does not name.
 
-        And on the decoder, where none that it names has tracks.
+        And, in training, on the decoder where none that it names has tracks.
         """
         zero = features.new_zeros(())
         for name, head in self.heads.items():
             if name not in present:
                 zero = zero + head(features[:0]).sum()
-        if not any(name in self.heads for name in present):
+        if self.training and not any(name in self.heads for name in present):
             some, none = next(iter(self.heads)), None if state is None else state[:0]
             zero = zero + self.tracks_of(features[:0], some, none)[0].sum()
         return zero

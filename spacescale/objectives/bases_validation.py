@@ -91,10 +91,8 @@ def validate_bases(
 
 def _windows(genome: SpeciesGenome, config: Config) -> np.ndarray:
     """The validation windows of a species that are scored."""
-    windows, most = (
-        windows_to_score(genome, config.space.seq_length, "valid"),
-        config.run.valid_windows,
-    )
+    windows = windows_to_score(genome, config.space.seq_length, "valid")
+    most = config.run.valid_windows
     if isinstance(genome, SpeciesData):
         return windows[:most]
     count = min(most, len(windows))

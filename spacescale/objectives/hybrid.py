@@ -1,7 +1,8 @@
 """SPACE's objective, and beside it bases that are hidden and to be predicted.
 
-Species without tracks give windows of the latter kind alone. What is hidden is in tokens/base_masking.py, the windows in dataset/masked_windows.py, the model in
-model/hybrid.py, what counts when in bases_config.py.
+Species without tracks give windows of the latter kind alone. What is hidden is in
+tokens/base_masking.py, the windows in dataset/masked_windows.py, the model in model/hybrid.py, what
+counts when in bases_config.py.
 """
 
 from __future__ import annotations
