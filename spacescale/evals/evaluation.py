@@ -144,8 +144,10 @@ def evaluate(
         for name, data in datasets.items()
     ]
     folder = out or (trained.run or path) / "evaluation" / options.split
-    write_tables(folder, results, trained.source.name, options.split, options.both_strands)
-    draw_figures(folder / "figures", results, options.split, trained.run)
+    folder.mkdir(parents=True, exist_ok=True)
+    if results:  # none where all species are without tracks
+        write_tables(folder, results, trained.source.name, options.split, options.both_strands)
+        draw_figures(folder / "figures", results, options.split, trained.run)
     logger.info("tables and figures: %s", folder)
     splits = {name: trained.splits_of(genome) for name, genome in genomes.items()}
     notes = [f"{name}: {OTHER_SPLIT}" for name, found in splits.items() if found == "other"]

@@ -78,7 +78,7 @@ def test_two_processes_train_as_one_does(folder, agreements):
     run_ranks(two_processes, 2, folder)
     one = logged(folder / "pairs-1")
     assert [values["train/windows/wren"] for values in one.values()] == [3] * STEPS
-    for zero in (1, 2, 3):
+    for zero in (2, 3):
         two = logged(folder / f"pairs-2-zero{zero}")
         for step, values in one.items():
             assert two[step] == pytest.approx(values, rel=2e-3, abs=2e-5), (zero, step)

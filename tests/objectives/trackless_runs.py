@@ -10,11 +10,12 @@ from spacescale.checkpoint.convert import convert
 from spacescale.checkpoint.probe import Agreement
 from spacescale.prepare.genome_dataset import make_genome
 
+EQUAL = "data.species_balance=1"
 # Micro-steps of a single window, of either species alone: half of them wren's, then a quarter.
-BOTH = [*HYBRID, "bases.first_share=0.5", "data.micro_batch_size=1",
+BOTH = [*HYBRID, EQUAL, "bases.first_share=0.5", "data.micro_batch_size=1",
         "run.best_metric=valid/bases/perplexity"]  # fmt: skip
 # Micro-steps of two windows, of either species alone or one of each.
-PAIRS = [*FEW, "bases.trackless_share=0.75", 'data.species_importance={"wren": 3}',
+PAIRS = [*FEW, EQUAL, "bases.trackless_share=0.75", 'data.species_importance={"wren": 3}',
          "data.micro_batch_size=2"]  # fmt: skip
 
 
@@ -37,6 +38,6 @@ def one_process(folder: Path) -> list[Agreement | None]:
 
 
 def two_processes(folder: Path) -> None:
-    """What one process did, each with one window of a pair, at three ZeRO stages."""
-    for zero in (1, 2, 3):
+    """What one process did, each with one window of a pair, at two ZeRO stages."""
+    for zero in (2, 3):
         run(folder, f"pairs-2-zero{zero}", [*PAIRS, "data.micro_batch_size=1"], zero=zero)
