@@ -27,6 +27,7 @@ from spacescale.planning.species import with_species
 from spacescale.predict.predictor import Predictor
 from spacescale.predict.trained_model import load_trained
 from spacescale.testing.ranks import run_ranks
+from spacescale.train.initial_weights import start_from
 
 LN_4 = math.log(4)
 
@@ -97,6 +98,16 @@ def test_an_export_is_space_with_features_of_it_and_no_tracks(folder, agreements
         Predictor.load(folder / "for_use", "wren", "cpu").predict(codes.numpy())
     with pytest.raises(UserError, match="wren without tracks: the released layout"):
         convert_to_released(folder / "for_use", folder / "none")
+
+
+def test_a_run_with_it_begins_with_weights_that_know_it(folder, agreements):
+    objective = objective_of(build_config("space_demo", HYBRID))
+    config = objective.complete(objective.open([folder / "data"]))
+    model, old = objective_of(config).build(), load_trained(folder / "for_use")
+    taken = start_from(model, {"finch": old.tracks["finch"]}, old)
+    assert taken.fresh == ["bases_head", "mask_code"] and not taken.left_over
+    weights = model.state_dict()
+    assert all(torch.equal(weights[name], t) for name, t in old.model.state_dict().items())
 
 
 def test_an_evaluation_tells_its_perplexity_beside_the_scores_of_others(folder, agreements):
