@@ -25,9 +25,14 @@ class BasesConfig(Section):
     )
     untracked: Fraction = Field(
         default=0.0,
-        description="share of the windows that are read anywhere in the sequence that may train, "
-        "contigs without tracks among it, with bases hidden and no targets; while bases count "
-        "alone, all windows, if it is above 0",
+        description="share of the windows of species with tracks that are read anywhere in the "
+        "sequence that may train, contigs without tracks among it, with bases hidden and no "
+        "targets; while bases count alone, all of them, if it is above 0",
+    )
+    trackless_share: Fraction = Field(
+        default=0.25,
+        description="share of all windows that species without any tracks have at most, once "
+        "profiles count; while bases count alone they have what data.species_balance gives them",
     )
     rate: Fraction = Field(
         default=0.15, description="share of a masked window's bases that is hidden"
@@ -120,7 +125,8 @@ class Phase:
     """What counts in one step.
 
     bases, profiles: factors on the two losses. masked: share of the windows with tracks in which
-    bases are hidden. untracked: share of all windows, which are read without their tracks.
+    bases are hidden. untracked: share of windows that are read without their tracks, of species
+    that have some.
     """
 
     bases: float
@@ -134,10 +140,15 @@ def first_steps(bases: BasesConfig, max_steps: int) -> int:
     return 0 if bases.schedule == "joint" else round(bases.first_share * max_steps)
 
 
-def mean_masked_share(bases: BasesConfig) -> float:
-    """Share of all windows of a run in which bases are hidden."""
+def mean_masked_share(bases: BasesConfig, trackless: bool = False) -> float:
+    """Share of all windows of a run in which bases are hidden.
+
+    trackless: some species have no tracks, and all the windows that they may have.
+    """
     first = 0.0 if bases.schedule == "joint" else bases.first_share
-    after = bases.untracked + (1 - bases.untracked) * bases.mask_windows
+    without = bases.trackless_share if trackless else 0.0
+    of_tracked = bases.untracked + (1 - bases.untracked) * bases.mask_windows
+    after = without + (1 - without) * of_tracked
     return first + (1 - first) * (0.0 if bases.schedule == "first" else after)
 
 

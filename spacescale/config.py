@@ -22,6 +22,7 @@ START_TIMEOUT_S = 600.0
 HANG_TIMEOUT_S = 300.0
 VALIDATION_SCORE = "valid/pearson_log1p"  # mean over species of their mean over tracks
 VALIDATION_LOSS = "valid/loss"  # mean over species of their unweighted loss
+VALIDATION_BASES = "valid/bases"  # begins names of scores of hidden bases
 TrackScaleName = Literal["mean", "log1p", "none"]
 
 
@@ -192,7 +193,8 @@ class RunConfig(Section):
     best_metric: str = Field(
         default=VALIDATION_SCORE,
         description="score of validation by which checkpoints are better, as it is logged; for "
-        "example valid/pearson_log1p/SPECIES, or valid/loss/SPECIES, of which less is better",
+        "example valid/pearson_log1p/SPECIES; or valid/loss/SPECIES, or of hidden bases "
+        "valid/bases/perplexity, of which less is better",
     )
     patience: int = Field(
         default=0,
@@ -238,9 +240,13 @@ class RunConfig(Section):
     )
 
 
+# Scores of which less is better, of all species or, with /SPECIES behind, of one.
+LOSSES = (VALIDATION_LOSS, f"{VALIDATION_BASES}/cross_entropy", f"{VALIDATION_BASES}/perplexity")
+
+
 def merit(score: float, metric: str) -> float:
     """What is higher the better a score of `run.best_metric` is: itself, or a loss turned round."""
-    is_loss = metric.split("/")[:2] == VALIDATION_LOSS.split("/")
+    is_loss = f"{metric}/".startswith(tuple(f"{name}/" for name in LOSSES))
     return -score if is_loss else score
 
 
@@ -286,7 +292,8 @@ class Config(Section):
     @property
     def reads_anywhere(self) -> bool:
         """Whether windows are read that are none of the data sets' own."""
-        return self.objective == "profiles+bases" and self.bases.untracked > 0
+        hides = self.objective == "profiles+bases"
+        return hides and (self.bases.untracked > 0 or not all(self.space.species.values()))
 
     @property
     def space(self) -> ModelConfig:

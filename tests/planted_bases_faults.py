@@ -8,6 +8,8 @@ WINDOWS, WINDOW_TESTS = (
     ("tests/dataset/test_masked_windows.py",),
 )
 MODEL, MODEL_TESTS = "spacescale/model/hybrid.py", ("tests/model/test_hybrid.py",)
+SAMPLER = "spacescale/dataset/sampler.py"
+SAMPLER_TESTS = ("tests/dataset/test_sampler.py", "-k", "limit")
 RUN_TESTS = ("tests/objectives/test_hybrid_objective.py",)
 
 BASES_FAULTS = {
@@ -33,6 +35,22 @@ BASES_FAULTS = {
     ),
     "each rank counts its own masked windows": Fault(
         WINDOWS, "_joined(hidden, on_all_ranks))", "_joined(hidden, len(hidden)))", WINDOW_TESTS
+    ),
+    "windows without tracks of a species that has none are masked like others": Fault(
+        WINDOWS, "else replace(phase, untracked=1.0)", "else phase", WINDOW_TESTS
+    ),
+    "a limit of species forgets what was read before it": Fault(
+        SAMPLER, "numbers += self._cycle.before(first)[species]", "pass", SAMPLER_TESTS
+    ),
+    "nothing rests on the decoder in a pass without tracks": Fault(
+        "spacescale/model/space.py",
+        "if self.training and not any(name in self.heads for name in present)",
+        "if False",
+        MODEL_TESTS,
+    ),
+    "the reverse strand names bases by their complements": Fault(
+        "spacescale/predict/predictor.py", "found[:, ::-1] if reverse", "found if reverse",
+        ("tests/predict/test_likelihoods.py",),
     ),
     "the mask code begins with weights": Fault(
         MODEL, "nn.init.zeros_(self.mask_code.weight)", "pass", MODEL_TESTS

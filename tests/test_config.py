@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from spacescale.config import Config
+from spacescale.config import Config, merit
 from spacescale.errors import UserError
 from spacescale.overrides import build_config
 from spacescale.presets import DEFAULT_PRESET, EMBEDDED_PRESET, PRESETS
@@ -210,3 +210,19 @@ def test_a_configuration_survives_json(preset):
 def test_configurations_are_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         ModelConfig().dim = 3
+
+
+@pytest.mark.parametrize(
+    "metric, less_is_better",
+    [
+        ("valid/loss", True),
+        ("valid/loss/finch", True),
+        ("valid/bases/perplexity", True),
+        ("valid/bases/cross_entropy/finch", True),
+        ("valid/bases/accuracy", False),
+        ("valid/pearson_log1p/finch", False),
+        ("valid/losses", False),
+    ],
+)
+def test_of_losses_and_perplexities_less_is_better(metric, less_is_better):
+    assert (merit(1.0, metric) > merit(2.0, metric)) is less_is_better

@@ -245,7 +245,10 @@ def _write_released(export: Path, folder: Path, source: Path) -> int:
 def _check_expressible(config: ModelConfig, source: Path) -> None:
     """Refuse what the released code could not compute from its own layout."""
     wrong = None
-    if not config.species_token:
+    if not all(config.species.values()):
+        trackless = ", ".join(name for name, tracks in config.species.items() if not tracks)
+        wrong = f"{trackless} without tracks: the released layout has a head of each species"
+    elif not config.species_token:
         wrong = "model.species_token=False: the released layout needs species tokens"
     elif config.stem_channels != config.dim // 2:
         wrong = f"model.stem_dim={config.stem_dim}: the released stem has dim / 2 channels"

@@ -107,7 +107,7 @@ def _require_own_windows(source: Path, reads_anywhere: bool) -> None:
     if reads_anywhere:
         raise UserError(
             f"{source}: was also trained on bases anywhere in the sequence that may train "
-            "(bases.untracked), where nothing is searched yet"
+            "(bases.untracked, or species without tracks), where nothing is searched yet"
         )
 
 

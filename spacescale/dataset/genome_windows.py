@@ -199,11 +199,12 @@ class GenomeWindows(Dataset[GenomeWindow]):
         """
         count = len(self) if most is None else min(most, len(self))
         for place in range(count):
-            window = self._tile(place * len(self) // count)
+            window = self.tile(place * len(self) // count)
             if window.unknown_share <= self.choice.max_unknown:
                 yield window
 
-    def _tile(self, tile: int) -> GenomeWindow:
+    def tile(self, tile: int) -> GenomeWindow:
+        """The window of one tile of an epoch, 0 to `len` − 1, forward, whatever N it holds."""
         stretch = int(np.searchsorted(self._first_tiles, tile, side="right")) - 1
         first, last = self._first_tiles[stretch : stretch + 2].tolist()
         bp = int(self._lengths[stretch])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import groupby
@@ -20,7 +20,7 @@ from spacescale.dataset.augment import flip
 from spacescale.dataset.batch import Batch, Replaced, SpeciesBatch
 from spacescale.dataset.manifest import find_species
 from spacescale.dataset.negative_targets import refuse_negative_window
-from spacescale.dataset.reader import SpeciesData, open_species, reopen
+from spacescale.dataset.reader import SpeciesData, open_species, reopen, with_tracks
 from spacescale.dataset.sampler import Draw, SampleOrder
 from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.errors import UserError
@@ -47,6 +47,17 @@ def open_genomes(paths: list[Path]) -> dict[str, SpeciesGenome]:
     """
     genomes = _by_name(paths, open_species)
     _refuse_mixed_geometries(g for g in genomes.values() if isinstance(g, SpeciesData))
+    return genomes
+
+
+def open_mixed(paths: list[Path]) -> dict[str, SpeciesGenome]:
+    """Open species folders as `open_genomes` does; UserError where no species has tracks."""
+    genomes = open_genomes(paths)
+    if not with_tracks(genomes):
+        raise UserError(
+            f"no species has tracks ({', '.join(genomes)}): profiles need one of "
+            "data_prep/shard.py; objective=tokens trains on sequence alone"
+        )
     return genomes
 
 
@@ -86,31 +97,34 @@ class Windows(Protocol):
 class TrainingWindows(Dataset):
     """Micro-batches of one rank, addressed by micro-step.
 
-    replace_damaged: a window that cannot be read is replaced by the species' next training window
-    that can be, wherever and whenever it is drawn; the batch says so. Else it raises UserError.
+    genomes: what it is given. datasets: of these, the species that have tracks, of which its own
+    windows are. replace_damaged: a window that cannot be read is replaced by the species' next
+    training window that can be, wherever and whenever it is drawn; the batch says so. Else it
+    raises UserError.
     """
 
     def __init__(
         self,
-        datasets: dict[str, SpeciesData],
+        genomes: Mapping[str, SpeciesGenome],
         order: SampleOrder,
         rank: int,
         seq_length: int,
         roll_targets_windows: int,
         replace_damaged: bool = False,
     ):
-        self.datasets, self.order, self.rank = datasets, order, rank
+        self.genomes, self.datasets = genomes, with_tracks(genomes)
+        self.order, self.rank = order, rank
         self.seq_length, self.roll_targets_windows = seq_length, roll_targets_windows
         self.replace_damaged = replace_damaged
-        self.rows = {name: data.rows("train") for name, data in datasets.items()}
+        self.rows = {name: data.rows("train") for name, data in self.datasets.items()}
         self.target_rows = {
             name: roll_within_chromosomes(data, self.rows[name], roll_targets_windows)
-            for name, data in datasets.items()
+            for name, data in self.datasets.items()
         }
 
     def __reduce__(self) -> tuple:
         """Pickled small, as folders to open: a process is started only once all is sent to it."""
-        found = {name: (data.path, data.manifest_hash) for name, data in self.datasets.items()}
+        found = {name: (data.path, data.manifest_hash) for name, data in self.genomes.items()}
         return _reopen, (type(self), found, self.order, self.rank, *self._settings())
 
     def _settings(self) -> tuple:
@@ -150,7 +164,7 @@ class TrainingWindows(Dataset):
         self, species: str, windows: list[Window], replaced: list[Replaced]
     ) -> SpeciesBatch:
         if not windows:
-            return self._no_windows(self.datasets[species])
+            return self._no_windows(self.datasets.get(species))
         return _collate(windows, tuple(replaced))
 
     def _sound(self, draw: Draw) -> tuple[int, np.ndarray, np.ndarray, list[Replaced]]:
@@ -191,10 +205,12 @@ class TrainingWindows(Dataset):
         )
         return codes, data.targets(int(self.target_rows[draw.species][draw.window]))
 
-    def _no_windows(self, data: SpeciesData) -> SpeciesBatch:
+    def _no_windows(self, data: SpeciesData | None) -> SpeciesBatch:
+        """Of a species with these tracks, or without any."""
+        shape = (data.target_length, len(data.tracks)) if data else (0, 0)
         return SpeciesBatch(
             torch.empty(0, self.seq_length, dtype=torch.uint8),
-            torch.empty(0, data.target_length, len(data.tracks), dtype=torch.float16),
+            torch.empty(0, *shape, dtype=torch.float16),
             torch.empty(0, dtype=torch.int64),
         )
 
@@ -203,12 +219,7 @@ def _reopen(
     kind: type[TrainingWindows], found: dict[str, tuple[Path, str]], *others: Any
 ) -> TrainingWindows:
     """The windows of datasets that were checked when they were opened first: folder and hash."""
-    datasets = {}
-    for name, (folder, expected) in found.items():
-        data = reopen(folder, expected)
-        assert isinstance(data, SpeciesData)
-        datasets[name] = data
-    return kind(datasets, *others)
+    return kind({name: reopen(*folder) for name, folder in found.items()}, *others)
 
 
 def roll_within_chromosomes(data: SpeciesData, rows: np.ndarray, by: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Read a species dataset: sequence and targets by window, with nothing missing unnoticed."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -212,3 +213,8 @@ def species_of(path: Path, manifest: GenomeManifest, manifest_hash: str) -> Spec
     """Return the dataset of a manifest; its files are not looked at."""
     kind = SpeciesData if isinstance(manifest, Manifest) else SpeciesGenome
     return kind(path, manifest, manifest_hash)
+
+
+def with_tracks(genomes: Mapping[str, SpeciesGenome]) -> dict[str, SpeciesData]:
+    """Those of the species that have tracks."""
+    return {name: data for name, data in genomes.items() if isinstance(data, SpeciesData)}

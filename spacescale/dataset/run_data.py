@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from spacescale.dataset.loader import Windows
-from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.reader import with_tracks
 from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.genome.tracks import Track
 
@@ -37,13 +37,9 @@ class RunData:
     kept: KeptSpecies = KeptSpecies()
 
     @property
-    def _with_tracks(self) -> dict[str, SpeciesData]:
-        return {n: data for n, data in self.datasets.items() if isinstance(data, SpeciesData)}
-
-    @property
     def tracks(self) -> dict[str, list[Track]]:
         """Species → tracks, in column order of the targets."""
-        read = {name: data.tracks for name, data in self._with_tracks.items()}
+        read = {name: data.tracks for name, data in with_tracks(self.datasets).items()}
         return {**self.kept.tracks, **read}
 
     @property
@@ -61,7 +57,8 @@ class RunData:
     @property
     def transforms(self) -> dict[str, str]:
         """Species → name of the transform that made its targets of coverage."""
-        read = {name: data.manifest.transform.name for name, data in self._with_tracks.items()}
+        measured = with_tracks(self.datasets)
+        read = {name: data.manifest.transform.name for name, data in measured.items()}
         return {**self.kept.transforms, **read}
 
     @property

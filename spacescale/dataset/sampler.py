@@ -11,7 +11,7 @@ import math
 import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,70 @@ class Draw:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """Species that together have at most a share of the windows, from a position of the run on.
+
+    Within it they have what balance and importance give them among themselves, and so have the
+    others within the rest.
+    """
+
+    species: tuple[str, ...]
+    share: float
+    first: int
+
+
+class Cycle(NamedTuple):
+    """Turns that things take for ever.
+
+    places: the thing of each turn, int64 (L,), after which it begins again. taken: how often each
+    had been taken before each turn, int64 (L + 1, S).
+    """
+
+    places: np.ndarray
+    taken: np.ndarray
+
+    def at(self, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What has each of these turns, and how many turns it has had before, int64 each."""
+        lap, place = np.divmod(turns, len(self.places))
+        which = self.places[place]
+        return which, lap * self.taken[-1, which] + self.taken[place, which]
+
+    def before(self, turns: int) -> np.ndarray:
+        """How many of the first turns each thing has, int64 (S,)."""
+        lap, place = divmod(turns, len(self.places))
+        return lap * self.taken[-1] + self.taken[place]
+
+
+@dataclass(frozen=True)
+class _GroupsInTurn:
+    """Turns of groups, and within those of a group turns of its members.
+
+    members: of each group, int64 indices among all, and their cycle.
+    """
+
+    groups: Cycle
+    members: tuple[tuple[np.ndarray, Cycle], ...]
+
+    def at(self, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As of a Cycle."""
+        group, of_group = self.groups.at(turns)
+        which, before = np.empty_like(of_group), np.empty_like(of_group)
+        for index, (names, cycle) in enumerate(self.members):
+            mine = group == index
+            member, before[mine] = cycle.at(of_group[mine])
+            which[mine] = names[member]
+        return which, before
+
+    def before(self, turns: int) -> np.ndarray:
+        """As of a Cycle."""
+        found = np.zeros(sum(len(names) for names, _ in self.members), dtype=np.int64)
+        counts = self.groups.before(turns).tolist()
+        for count, (names, cycle) in zip(counts, self.members, strict=True):
+            found[names] = cycle.before(count)
+        return found
+
+
+@dataclass(frozen=True)
 class SampleOrder:
     """The order of a run's training windows, and how ranks share it out.
 
@@ -51,6 +115,7 @@ class SampleOrder:
     shift_bp: int
     reverse_complement: bool
     importance: dict[str, float] = field(default_factory=dict)  # factors on shares, else 1
+    limit: Limit | None = None
     # Of each species, the epoch that was last drawn from, and its permutation.
     _epochs: dict[str, tuple[int, np.ndarray]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -58,7 +123,12 @@ class SampleOrder:
 
     @classmethod
     def of_run(
-        cls, config: Config, num_windows: dict[str, int], micro_batch_size: int, world_size: int
+        cls,
+        config: Config,
+        num_windows: dict[str, int],
+        micro_batch_size: int,
+        world_size: int,
+        limit: Limit | None = None,
     ) -> SampleOrder:
         """The order of a run with this configuration; num_windows: of training, by species."""
         data = config.data
@@ -71,6 +141,7 @@ class SampleOrder:
             shift_bp=data.shift_bp,
             reverse_complement=data.reverse_complement,
             importance=data.species_importance,
+            limit=limit,
         )
 
     def __post_init__(self):
@@ -85,11 +156,15 @@ class SampleOrder:
 
     def __getstate__(self) -> dict[str, Any]:
         """Worker processes are sent no permutations: they work out those that they need."""
-        given = {name: value for name, value in vars(self).items() if name != "_cycle"}
+        worked_out = ("_cycle", "_limited")
+        given = {name: value for name, value in vars(self).items() if name not in worked_out}
         return given | {"_epochs": {}}
 
     def shares(self) -> dict[str, float]:
-        """Fraction of windows per species: N^(1−balance) · importance, normalised and rounded."""
+        """Fraction of windows per species: N^(1−balance) · importance, normalised and rounded.
+
+        While no limit holds.
+        """
         total = sum(self._slots)
         return {n: slots / total for n, slots in zip(self.num_windows, self._slots, strict=True)}
 
@@ -108,11 +183,10 @@ class SampleOrder:
 
         Species → int64, one for each of its training windows.
         """
-        cycle, taken = self._cycle
-        lap, place = divmod(windows, len(cycle))
         found = {}
-        for index, (name, count) in enumerate(self.num_windows.items()):
-            epochs, rest = divmod(int(lap * taken[-1, index] + taken[place, index]), count)
+        drawn = self._drawn(windows).tolist()
+        for of_species, (name, count) in zip(drawn, self.num_windows.items(), strict=True):
+            epochs, rest = divmod(of_species, count)
             found[name] = np.full(count, epochs, dtype=np.int64)
             found[name][self._permutation(name, epochs)[:rest]] += 1
         return found
@@ -146,24 +220,56 @@ class SampleOrder:
         """
         size = self.micro_batch_size * self.world_size
         positions = np.arange(micro_step * size, (micro_step + 1) * size)
-        cycle, taken = self._cycle
-        lap, place = np.divmod(positions, len(cycle))
-        species = cycle[place]
-        numbers = lap * taken[-1, species] + taken[place, species]
+        species, numbers = self._at(positions)
         order = np.argsort(species, kind="stable")
         return species[order], numbers[order]
 
+    def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Species indices of ascending positions, and the number of each one's window."""
+        if self.limit is None or self._limited is None:
+            return self._cycle.at(positions)
+        first = self.limit.first
+        early, late = np.split(positions, [np.searchsorted(positions, first)])
+        species, numbers = self._limited.at(late - first)
+        numbers += self._cycle.before(first)[species]
+        before = self._cycle.at(early)
+        return np.concatenate([before[0], species]), np.concatenate([before[1], numbers])
+
+    def _drawn(self, windows: int) -> np.ndarray:
+        """How many of the first windows each species has, int64 (S,)."""
+        if self.limit is None or self._limited is None or windows <= self.limit.first:
+            return self._cycle.before(windows)
+        first = self.limit.first
+        return self._cycle.before(first) + self._limited.before(windows - first)
+
     @cached_property
     def _slots(self) -> tuple[int, ...]:
-        raw = [
+        return _whole_parts(self._weights)
+
+    @property
+    def _weights(self) -> list[float]:
+        return [
             size ** (1.0 - self.balance) * self.importance.get(name, 1.0)
             for name, size in self.num_windows.items()
         ]
-        return _whole_parts(raw, SLOTS_PER_SPECIES * len(raw))
 
     @cached_property
-    def _cycle(self) -> tuple[np.ndarray, np.ndarray]:
+    def _cycle(self) -> Cycle:
         return _interleave(self._slots)
+
+    @cached_property
+    def _limited(self) -> _GroupsInTurn | None:
+        """The turns from the limit on; None where it leaves all as it is."""
+        if self.limit is None:
+            return None
+        weights, share = np.array(self._weights), self.limit.share
+        rare = np.array([name in self.limit.species for name in self.num_windows])
+        if weights[rare].sum() <= share * weights.sum():
+            return None
+        members = [np.flatnonzero(~rare), np.flatnonzero(rare)]
+        cycles = [_interleave(_whole_parts(weights[group].tolist())) for group in members]
+        groups = _interleave(_whole_parts([1 - share, share]))
+        return _GroupsInTurn(groups, tuple(zip(members, cycles, strict=True)))
 
     def _draw(self, species: str, n: int) -> Draw:
         """The n-th window drawn of a species, over all ranks."""
@@ -190,8 +296,9 @@ def permutation(seed: int, name: str, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng([seed, zlib.crc32(name.encode()), 0, epoch]).permutation(count)
 
 
-def _whole_parts(weights: list[float], total: int) -> tuple[int, ...]:
-    """Share `total` out in proportion to weights, by largest remainder; in lowest terms."""
+def _whole_parts(weights: list[float]) -> tuple[int, ...]:
+    """Share slots out in proportion to weights, by largest remainder; in lowest terms."""
+    total = SLOTS_PER_SPECIES * len(weights)
     exact = np.array(weights) * total / sum(weights)
     parts = np.floor(exact).astype(np.int64)
     missing = total - int(parts.sum())
@@ -200,7 +307,7 @@ def _whole_parts(weights: list[float], total: int) -> tuple[int, ...]:
     return tuple(parts.tolist())
 
 
-def _interleave(slots: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _interleave(slots: tuple[int, ...]) -> Cycle:
     """A cycle of species indices in which species i has slots[i] places, spread evenly.
 
     Tijdeman's rule for the chairman assignment problem (1980): of the species that lag behind their
@@ -208,8 +315,7 @@ def _interleave(slots: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     species is within 1 − 1/(2S − 2) slots of its share; rules that take the species farthest
     behind, or Webster's, are not. All in whole numbers, so every machine finds the same.
 
-    Returns the cycle (L,) int64, where L = Σ slots, and how often each species had been taken
-    before each slot (L + 1, S) int64.
+    L = Σ slots; what has no slot has no turn.
     """
     length, bound = sum(slots), max(2 * len(slots) - 2, 1)
     wanted = np.array(slots)
@@ -217,9 +323,9 @@ def _interleave(slots: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     taken = np.zeros((length + 1, len(slots)), dtype=np.int64)
     for place in range(length):
         lag = (place + 1) * wanted - length * taken[place]  # in 1/L of a slot
-        slots_left = ((bound - 1) * length - bound * lag) // (bound * wanted)
+        slots_left = ((bound - 1) * length - bound * lag) // (bound * np.maximum(wanted, 1))
         may = bound * lag >= length
         cycle[place] = np.where(may, slots_left, np.iinfo(np.int64).max).argmin()
         taken[place + 1] = taken[place]
         taken[place + 1, cycle[place]] += 1
-    return cycle, taken
+    return Cycle(cycle, taken)

@@ -20,8 +20,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spacescale.dataset.batch import SpeciesBatch
-from spacescale.dataset.loader import evaluation_batches, open_datasets
-from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.loader import evaluation_batches, open_datasets, open_genomes
+from spacescale.dataset.reader import SpeciesData, with_tracks
+from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.errors import UserError
 from spacescale.evals import experts, figures
 from spacescale.evals.baseline_input import Strands
@@ -127,9 +128,11 @@ def evaluate(
             f"{path}: was trained on {', '.join(moved)}, which is not there; give --data with the "
             "folders where the data are now"
         )
-    datasets = open_datasets(data_paths or trained.data_paths)
-    for data in datasets.values():
-        trained.check_data(data, options.other_split)
+    open_all = open_genomes if isinstance(trained.model, HybridSpace) else open_datasets
+    genomes = open_all(data_paths or trained.data_paths)
+    for genome in genomes.values():
+        trained.check_data(genome, options.other_split)
+    datasets = with_tracks(genomes)
     if unknown := sorted(options.genes.keys() - datasets.keys()):
         raise UserError(f"genes of {', '.join(unknown)}; the data are of {', '.join(datasets)}")
     regions = choose_regions(datasets, options.split, options.region)
@@ -141,20 +144,23 @@ def evaluate(
         for name, data in datasets.items()
     ]
     folder = out or (trained.run or path) / "evaluation" / options.split
-    write_tables(folder, results, trained.source.name, options.split, options.both_strands)
-    draw_figures(folder / "figures", results, options.split, trained.run)
+    folder.mkdir(parents=True, exist_ok=True)
+    if results:  # none where all species are without tracks
+        write_tables(folder, results, trained.source.name, options.split, options.both_strands)
+        draw_figures(folder / "figures", results, options.split, trained.run)
     logger.info("tables and figures: %s", folder)
-    notes = [f"{r.data.name}: {OTHER_SPLIT}" for r in results if r.splits == "other"]
+    splits = {name: trained.splits_of(genome) for name, genome in genomes.items()}
+    notes = [f"{name}: {OTHER_SPLIT}" for name, found in splits.items() if found == "other"]
     if isinstance(replicas[-1], HybridSpace):
-        notes += _hidden_bases(replicas[-1], datasets, options, folder)
-    return "\n".join([summary(results), *notes])
+        notes += _hidden_bases(replicas[-1], genomes, options, folder)
+    return "\n".join([*([summary(results)] if results else []), *notes])
 
 
 def _hidden_bases(
-    model: HybridSpace, datasets: Mapping[str, SpeciesData], options: Options, folder: Path
+    model: HybridSpace, genomes: Mapping[str, SpeciesGenome], options: Options, folder: Path
 ) -> list[str]:
     """Score bases that are hidden from the model, write bases.json; returns lines about it."""
-    scored = score_species(model, datasets, options.split, options.batch_size)
+    scored = score_species(model, genomes, options.split, options.batch_size)
     write_json(folder / BASES_FILE, {one.species: one.json() for one in scored}, indent=1)
     return [one.line() for one in scored]
 

@@ -171,5 +171,7 @@ def _as_released(config: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _count(assays: Sequence[str]) -> str:
+    if not assays:
+        return "no tracks"
     counts = ", ".join(f"{n} {assay}" for assay, n in sorted(Counter(assays).items()))
     return f"{len(assays)} tracks: {counts}"

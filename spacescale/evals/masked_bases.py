@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spacescale.dataset.masked_windows import masked_evaluation_batches
-from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.masked_windows import masked_evaluation_batches, windows_to_score
 from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.genome import dna
 from spacescale.genome.kmers import kmer_ids, reverse_complement_ids
@@ -93,14 +92,15 @@ class SplitBases:
 
 
 def score_masked_bases(
-    model: HybridSpace, data: SpeciesData, split: str, batch_size: int, rows: Sequence[int] = ()
+    model: HybridSpace, data: SpeciesGenome, split: str, batch_size: int, rows: Sequence[int] = ()
 ) -> SplitBases:
     """Hide bases of a split's windows as in validation, and predict them where the model lies.
 
-    rows: of the data set, that are scored; all of the split where none are given.
+    rows: of `windows_to_score`, that are scored; all of them where none are given.
     """
     device = next(model.parameters()).device
-    scored = np.array(rows if len(rows) else data.rows(split), dtype=np.int64)
+    windows = rows if len(rows) else windows_to_score(data, model.config.seq_length, split)
+    scored = np.array(windows, dtype=np.int64)
     counts = BaseCounts.of(data)
     found = SplitBases(data.name, split, BaseScores(device), BaseScores())
     for batch in masked_evaluation_batches(
@@ -117,8 +117,8 @@ def score_masked_bases(
 
 
 def score_species(
-    model: HybridSpace, datasets: Mapping[str, SpeciesData], split: str, batch_size: int
+    model: HybridSpace, genomes: Mapping[str, SpeciesGenome], split: str, batch_size: int
 ) -> list[SplitBases]:
     """`score_masked_bases` of each species whose split has bases to hide."""
-    found = (score_masked_bases(model, d, split, batch_size) for d in datasets.values())
+    found = (score_masked_bases(model, g, split, batch_size) for g in genomes.values())
     return [one for one in found if one.model.count]

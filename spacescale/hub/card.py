@@ -49,7 +49,7 @@ def card(
     model, trained = config["model"], config["trained"]
     species = list(model["species"])
     bin_bp = 2 ** model["num_downsamples"]
-    first = species[0]
+    first = next((name for name in species if model["species"][name]), species[0])
     parts = [
         _front_matter(config, evaluated),
         f"# SPACE, {parameters / 1e6:,.1f} M parameters: {', '.join(species)}\n",

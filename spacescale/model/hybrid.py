@@ -80,7 +80,8 @@ class HybridSpace(Space):
         """Predict tracks as Space does; with `hidden`, of each species given, also hidden bases.
 
         Codes of hidden bases are `dna.HIDDEN`, or what is given in their place. In training
-        `hidden` must be given, or the head takes no part in the pass.
+        `hidden` must be given, or the head takes no part in the pass. With it a species may have
+        no tracks: then it gets hidden bases alone.
         """
         if hidden is None:
             return super().forward(sequences)
@@ -99,6 +100,8 @@ class HybridSpace(Space):
         found = self._outputs(features, state, routing, present, sizes)
         output = HybridOutput(**vars(found))
         logits = self._hidden_bases(x, pooled, rows, present, hidden)
+        if not output.prediction:  # nothing else rests on the last features, heads and decoder
+            logits = logits + output.embedding[present[0]][:0].sum()
         counts = [len(hidden[name].places) for name in present]
         output.base_logits = dict(zip(present, logits.split(counts), strict=True))
         return output

@@ -142,12 +142,14 @@ def species_losses(
     with_unmeasured: Collection[str] = (),
     on_all_ranks: Mapping[str, int] | None = None,
     track_weights: Mapping[str, Weights] | None = None,
+    ranks: int | None = None,
 ) -> dict[str, SpeciesLoss]:
     """The Poisson loss of each species, of both predictions where there is a decoder.
 
     `targets` are (B_s, N, T_s) float32 per species, the same species in the same order on all
     ranks. `on_all_ranks` says how many windows of each all ranks hold together; without it, each
-    rank holds as many of each as this one. Ranks hold as many windows in all.
+    rank holds as many of each as this one. Ranks hold as many windows in all; `ranks` says how many
+    there are where some of these windows have no targets.
 
     A species' loss is such that its mean over ranks is the mean over all ranks' windows of the
     species, 0 where this rank has none. `sum_over_ranks` adds a tensor over ranks, differentiably.
@@ -158,7 +160,8 @@ def species_losses(
     """
     here = {name: len(target) for name, target in targets.items()}
     everywhere = here if on_all_ranks is None else on_all_ranks
-    ranks = sum(everywhere[name] for name in targets) // sum(here.values())
+    if ranks is None:
+        ranks = sum(everywhere[name] for name in targets) // sum(here.values())
     own_shares = {name: ranks * count / everywhere[name] for name, count in here.items()}
     weights = dict.fromkeys(targets, 1.0) | dict(track_weights or {})
     poisson: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -204,7 +207,7 @@ def weighted_losses(
     for name, found in of_species.items():
         share = found.windows / num_windows if weights.poisson_reduction == "windows" else 1.0
         losses[f"poisson/{name}"] = found.mean * share * weights.species_weight.get(name, 1.0)
-    encoder = _without_idle_experts(output, of_species)
+    encoder = _without_idle_experts(output)
     decoder = [output.decoder_routing]
     decoder = [sums for sums in decoder if sums is not None]
     if weights.routing_scope == "ranks":
@@ -214,13 +217,13 @@ def weighted_losses(
     return losses | routing_losses(decoder, weights, "decoder")
 
 
-def _without_idle_experts(output: SpaceOutput, present: Collection[str]) -> list[RoutingSums]:
+def _without_idle_experts(output: SpaceOutput) -> list[RoutingSums]:
     """The encoder's sums without the experts of species of which there are no windows at all.
 
     Nothing could have balanced their use.
     """
     owners = output.expert_owners
-    kept = [e for e, owner in enumerate(owners) if owner is None or owner in present]
+    kept = [e for e, owner in enumerate(owners) if owner is None or owner in output.embedding]
     if len(kept) == len(owners):
         return output.encoder_routing
     return [s._replace(gate_mass=s.gate_mass[:, kept]) for s in output.encoder_routing]

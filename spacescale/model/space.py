@@ -149,6 +149,8 @@ class Space(nn.Module):
         that is unknown or has no tracks.
         """
         present, sizes = self._present(sequences)
+        if without := [name for name in present if name not in self.heads]:
+            raise ValueError(f"species {without[0]!r} has no tracks: only `embed` takes it")
         trunk = self._trunk(torch.cat([sequences[name] for name in present]), present, sizes)
         return self._outputs(*trunk, present, sizes)
 
@@ -158,8 +160,6 @@ class Space(nn.Module):
             raise ValueError("an empty batch: give the sequences of at least one species")
         for name in sequences:
             self._require_species(name)
-            if name not in self.heads:
-                raise ValueError(f"species {name!r} has no tracks: only `embed` takes it")
         present = [name for name in self.species if name in sequences]
         return present, [sequences[name].shape[0] for name in present]
 
@@ -171,14 +171,16 @@ class Space(nn.Module):
         present: list[str],
         sizes: list[int],
     ) -> SpaceOutput:
-        """What `_trunk` gives → tracks of each species."""
-        features = features + self._touch_absent_heads(features, present)
+        """What `_trunk` gives → tracks of each species that has some."""
+        features = features + self._touch_absent(features, state, present)
         states = [None] * len(present) if state is None else state.split(sizes)
         owners = self.config.expert_owners if self.config.own_experts else ()
         output = SpaceOutput({}, {}, {}, encoder_routing, None, owners)
         decoder_sums = {}
         for name, f, s in zip(present, features.split(sizes), states, strict=True):
             output.embedding[name] = f
+            if name not in self.heads:
+                continue
             output.prediction[name], enhanced, sums = self.tracks_of(f, name, s)
             if enhanced is not None:
                 output.enhanced[name] = enhanced
@@ -350,12 +352,18 @@ class Space(nn.Module):
             self._track_types[species] = kept
         return kept
 
-    def _touch_absent_heads(self, features: Tensor, present: list[str]) -> Tensor:
-        """Zero that depends on the heads of species that the batch does not name."""
+    def _touch_absent(self, features: Tensor, state: Tensor | None, present: list[str]) -> Tensor:
+        """Zero that depends on the heads of species that the batch does not name.
+
+        And, in training, on the decoder where none that it names has tracks.
+        """
         zero = features.new_zeros(())
         for name, head in self.heads.items():
             if name not in present:
                 zero = zero + head(features[:0]).sum()
+        if self.training and not any(name in self.heads for name in present):
+            some, none = next(iter(self.heads)), None if state is None else state[:0]
+            zero = zero + self.tracks_of(features[:0], some, none)[0].sum()
         return zero
 
     def _stack_species(self, sums: dict[str, RoutingSums]) -> RoutingSums:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spacescale.config import Config
+from spacescale.config import VALIDATION_BASES, VALIDATION_LOSS, Config
 from spacescale.dataset.batch import Batch, SpeciesBatch
-from spacescale.dataset.masked_windows import masked_evaluation_batches
+from spacescale.dataset.masked_windows import masked_evaluation_batches, windows_to_score
 from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.metrics.masked_bases import BaseScores
 from spacescale.model.hybrid import Hidden, HybridOutput
 from spacescale.objectives.profile_validation import expert_scalars, rank_share
 from spacescale.objectives.track_prediction import add_expert_use, empty_expert_use
 from spacescale.parallel import comm
 
-BASES = "valid/bases"
+MEASURES = ("cross_entropy", "perplexity", "accuracy")  # of BaseScores
 MASKED_EXPERTS = "valid_experts_masked"  # of masked windows; `valid_experts` are of clean ones
 
 PredictHidden = Callable[[dict[str, Tensor], dict[str, Hidden]], HybridOutput]
+
+
+def base_score_names(read: Mapping[str, SpeciesGenome]) -> list[str]:
+    """What `run.best_metric` may be of bases, of a run that reads these species."""
+    names = [f"{VALIDATION_BASES}/{measure}" for measure in MEASURES]
+    return names + [f"{name}/{species}" for species in read for name in names]
 
 
 def hidden_of(batch: Batch) -> dict[str, Hidden]:
@@ -37,7 +45,7 @@ def hidden_of(batch: Batch) -> dict[str, Hidden]:
 
 def validate_bases(
     predict: PredictHidden,
-    datasets: Mapping[str, SpeciesData],
+    genomes: Mapping[str, SpeciesGenome],
     config: Config,
     batch_size: int,
     device: torch.device,
@@ -45,20 +53,21 @@ def validate_bases(
 ) -> dict[str, float] | None:
     """Score bases that are hidden in each species' first `run.valid_windows` validation windows.
 
-    Hidden are bases of the validation split alone, the same at every validation and in every run
-    that hides as much. Returns cross-entropy (nats), perplexity and accuracy by species, the mean
-    over species of the first, and which experts masked windows use. Arguments as of `validate` in
-    profile_validation.py; None once `stop_asked` is true.
+    Of a species without tracks these are as many, evenly spread. Hidden are bases of the validation
+    split alone, the same at every validation and in every run that hides as much. Returns
+    cross-entropy (nats), perplexity and accuracy by species and in all, the means over species of
+    the first and the last; as `valid/loss` the cross-entropy of species without tracks; and which
+    experts masked windows use. Arguments as of `validate` in profile_validation.py; None once
+    `stop_asked` is true.
     """
-    found, scalars = {}, {}
+    found: dict[str, BaseScores] = {}
+    scalars: dict[str, float] = {}
     use = empty_expert_use(config.space, device)
-    for name, data in datasets.items():
-        if not data.manifest.num_windows.get("valid"):
-            continue
-        mine, filler = rank_share(data, config)
+    for name, genome in genomes.items():
+        mine, filler = rank_share(_windows(genome, config))
         scores = BaseScores(device)
         batches = masked_evaluation_batches(
-            data,
+            genome,
             np.concatenate([mine, filler]),
             config.space.seq_length,
             batch_size,
@@ -72,13 +81,32 @@ def validate_bases(
             add_expert_use(use, output)
         scores.sums = comm.add_over_ranks(scores.sums)
         if scores.count:
-            found[name] = scores.cross_entropy
-            scalars[f"{BASES}/cross_entropy/{name}"] = scores.cross_entropy
-            scalars[f"{BASES}/perplexity/{name}"] = scores.perplexity
-            scalars[f"{BASES}/accuracy/{name}"] = scores.accuracy
-    if found:
-        scalars[f"{BASES}/cross_entropy"] = float(np.mean(list(found.values())))
-    return scalars | expert_scalars(use, MASKED_EXPERTS)
+            found[name] = scores
+            for measure in MEASURES:
+                scalars[f"{VALIDATION_BASES}/{measure}/{name}"] = getattr(scores, measure)
+            if not isinstance(genome, SpeciesData):
+                scalars[f"{VALIDATION_LOSS}/{name}"] = scores.cross_entropy
+    return _means(found) | scalars | expert_scalars(use, MASKED_EXPERTS)
+
+
+def _windows(genome: SpeciesGenome, config: Config) -> np.ndarray:
+    """The validation windows of a species that are scored."""
+    windows = windows_to_score(genome, config.space.seq_length, "valid")
+    most = config.run.valid_windows
+    if isinstance(genome, SpeciesData):
+        return windows[:most]
+    count = min(most, len(windows))
+    return windows[np.arange(count) * len(windows) // max(count, 1)]
+
+
+def _means(found: Mapping[str, BaseScores]) -> dict[str, float]:
+    """Over species; the perplexity is that of the mean cross-entropy."""
+    if not found:
+        return {}
+    nats = float(np.mean([scores.cross_entropy for scores in found.values()]))
+    accuracy = float(np.mean([scores.accuracy for scores in found.values()]))
+    values = (nats, math.exp(nats), accuracy)
+    return {f"{VALIDATION_BASES}/{m}": v for m, v in zip(MEASURES, values, strict=True)}
 
 
 @torch.no_grad()

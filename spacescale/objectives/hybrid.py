@@ -1,11 +1,13 @@
 """SPACE's objective, and beside it bases that are hidden and to be predicted.
 
-What is hidden is in tokens/base_masking.py, the windows in dataset/masked_windows.py, the model in
-model/hybrid.py, what counts when in bases_config.py.
+Species without tracks give windows of the latter kind alone. What is hidden is in
+tokens/base_masking.py, the windows in dataset/masked_windows.py, the model in model/hybrid.py, what
+counts when in bases_config.py.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,20 +17,25 @@ from torch import Tensor, nn
 
 from spacescale.bases_config import TRUNK_SLOWER, Phase, first_steps, phase_at
 from spacescale.config import Config
-from spacescale.dataset.batch import Batch
-from spacescale.dataset.loader import Windows
-from spacescale.dataset.masked_windows import MaskedWindows, Masks
-from spacescale.dataset.sampler import SampleOrder
+from spacescale.dataset.batch import Batch, SpeciesBatch
+from spacescale.dataset.loader import Windows, open_mixed
+from spacescale.dataset.masked_windows import MaskedWindows, Masks, windows_anywhere
+from spacescale.dataset.reader import SpeciesData, with_tracks
+from spacescale.dataset.sampler import Limit, SampleOrder
+from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.errors import UserError
 from spacescale.genome.dna import HIDDEN
 from spacescale.model.bases_head import masked_cross_entropy
 from spacescale.model.hybrid import Hidden, HybridOutput, HybridSpace
-from spacescale.objectives.bases_validation import hidden_of, validate_bases
+from spacescale.model.species_loss import SpeciesLoss
+from spacescale.objectives.bases_validation import base_score_names, hidden_of, validate_bases
 from spacescale.objectives.objective import Datasets, Losses, Model, Objective, SumOverRanks
 from spacescale.objectives.profiles import ProfilesObjective, probe_codes, routing_terms
 
 OF_PROFILES = ("heads", "decoder")  # parts of the model that bases do not use
 PROBE_EVERY = 7  # of the probe's bases one in so many is hidden
+
+logger = logging.getLogger(__name__)
 
 
 class HybridObjective(ProfilesObjective):
@@ -37,17 +44,28 @@ class HybridObjective(ProfilesObjective):
     With neither weight nor masks it is ProfilesObjective, bit for bit.
     """
 
+    def open(self, paths: list[Path]) -> dict[str, Any]:
+        """Open species folders, of which some may have no tracks."""
+        return open_mixed(paths)
+
     def complete(self, datasets: Datasets) -> Config:
         """As of profiles; where bases come first and then profiles alone, also rates of learning.
 
-        Raises UserError for `optim.only_new`, under which the head would change what stays.
+        Raises UserError for `optim.only_new`, under which the head would change what stays, and
+        for species without tracks that would never be read.
         """
         if self.config.optim.only_new:
             raise UserError(
                 "optim.only_new (--only-new): not with objective=profiles+bases; take "
                 "objective=profiles"
             )
-        config = super().complete(datasets)
+        config, bases = super().complete(datasets), self.config.bases
+        trackless = [name for name, tracks in config.space.species.items() if not tracks]
+        if trackless and not bases.trackless_share and bases.schedule == "joint":
+            raise UserError(
+                "bases.trackless_share=0: with bases.schedule=joint no window of "
+                f"{', '.join(trackless)}, without tracks, would ever be read; take a value above 0"
+            )
         if config.bases.schedule != "first":
             return config
         parts = [part for part in OF_PROFILES if part == "heads" or config.space.decoder != "none"]
@@ -56,6 +74,10 @@ class HybridObjective(ProfilesObjective):
         }
         optim = config.optim.model_copy(update={"lr_factors": factors})
         return config.model_copy(update={"optim": optim})
+
+    def metrics(self, complete: Config, datasets: Datasets) -> list[str]:
+        """As of profiles, and those of hidden bases."""
+        return super().metrics(complete, datasets) + base_score_names(datasets)
 
     def build(self) -> HybridSpace:
         """SPACE with fresh weights, and then the head's."""
@@ -69,31 +91,61 @@ class HybridObjective(ProfilesObjective):
         world_size: int,
         accumulation: int,
     ) -> Windows:
-        """Windows of the training split with their targets, bases of some hidden."""
+        """Windows of the training split with their targets, bases of some hidden; and others."""
         config = self.config
-        num_windows = {name: len(data.rows("train")) for name, data in datasets.items()}
-        return MaskedWindows(
-            dict(datasets),
-            SampleOrder.of_run(config, num_windows, micro_batch_size, world_size),
-            rank,
-            config.space.seq_length,
-            config.data.roll_targets_windows,
-            config.data.on_damaged == "replace",
-            Masks(config.bases, config.optim.max_steps, accumulation, config.run.seed),
+        limit = self._limit(datasets, micro_batch_size * world_size * accumulation)
+        order = SampleOrder.of_run(
+            config,
+            {name: self._num_windows(genome) for name, genome in datasets.items()},
+            micro_batch_size,
+            world_size,
+            limit,
         )
+        masks = Masks(config.bases, config.optim.max_steps, accumulation, config.run.seed)
+        return MaskedWindows(*self.reading(datasets, order, rank), masks)
+
+    def _num_windows(self, genome: SpeciesGenome) -> int:
+        """Windows of an epoch."""
+        if isinstance(genome, SpeciesData):
+            return len(genome.rows("train"))
+        config = self.config
+        return len(windows_anywhere(genome, config.space.seq_length, config.run.seed))
+
+    def _limit(self, datasets: Datasets, windows_per_step: int) -> Limit | None:
+        """On windows of species without tracks, from the step on in which profiles count."""
+        tracked = with_tracks(datasets)
+        trackless = tuple(name for name in datasets if name not in tracked)
+        if not trackless:
+            return None
+        bases = self.config.bases
+        share = 0.0 if bases.schedule == "first" else bases.trackless_share
+        first = first_steps(bases, self.config.optim.max_steps)
+        return Limit(trackless, share, first * windows_per_step)
 
     def begin(self, datasets: Datasets, device: torch.device) -> None:
         """As of profiles; windows without tracks have targets that were not measured."""
-        super().begin(datasets, device)
+        self.genomes = datasets
+        super().begin(with_tracks(datasets), device)
         if self.config.bases.untracked:
-            self.with_unmeasured = set(datasets)
+            self.with_unmeasured = set(self.datasets)
+
+    def announce(self, model: nn.Module, windows: Windows, dtype: torch.dtype) -> None:
+        """As of profiles; and how much sequence the species without tracks have."""
+        super().announce(model, windows, dtype)
+        for name, genome in self.genomes.items():
+            if name not in self.datasets:
+                bases = ", ".join(f"{bp:,} bp {s}" for s, bp in genome.bases_of_splits().items())
+                logger.info("%s: no tracks; %s", name, bases)
 
     def phase(self, step: int) -> Phase:
         """What counts in a step."""
         return phase_at(step, self.config.bases, self.config.optim.max_steps)
 
     def losses(self, model: Model, batch: Batch, sum_over_ranks: SumOverRanks, step: int) -> Losses:
-        """Those of profiles, each as the step's phase weighs it, and the term `bases`."""
+        """Those of profiles, each as the step's phase weighs it, and the term `bases`.
+
+        The loss of a species without tracks is that of its hidden bases, in nats.
+        """
         phase, hidden = self.phase(step), hidden_of(batch)
         output = model({name: part.codes for name, part in batch.items()}, hidden)
         of_species, weighted = self.profile_losses(
@@ -103,9 +155,12 @@ class HybridObjective(ProfilesObjective):
             for name in weighted:
                 if name.startswith(("poisson/", "decoder_")):
                     weighted[name] = phase.profiles * weighted[name]
-        bases = phase.bases * self._bases_loss(output, batch, sum_over_ranks)
-        total = torch.stack(list(weighted.values())).sum() + bases
-        return Losses(total, routing_terms(weighted) | {"bases": bases}, of_species)
+        nats, of_trackless = self._bases_losses(output, batch, sum_over_ranks)
+        total = bases = phase.bases * nats
+        if weighted:
+            total = torch.stack(list(weighted.values())).sum() + bases
+        terms = routing_terms(weighted) | {"bases": bases}
+        return Losses(total, terms, of_species | of_trackless)
 
     def _window_weights(
         self, batch: Batch, hidden: Mapping[str, Hidden]
@@ -114,26 +169,36 @@ class HybridObjective(ProfilesObjective):
         if self.config.bases.masked_profile_weight == 1:
             return None
         weights = {}
-        for name, part in batch.items():
+        for name in self.targets.keys() & batch.keys():
+            part = batch[name]
             of_windows = torch.ones(part.num_windows)
             of_windows[list(hidden[name].windows)] = self.config.bases.masked_profile_weight
             weights[name] = of_windows.to(part.codes.device, non_blocking=True)
         return weights
 
-    def _bases_loss(
+    def _bases_losses(
         self, output: HybridOutput, batch: Batch, sum_over_ranks: SumOverRanks
-    ) -> Tensor:
-        """Mean over all ranks' hidden bases of their cross-entropy, those in repeats as weighed."""
+    ) -> tuple[Tensor, dict[str, SpeciesLoss]]:
+        """Mean over all ranks' hidden bases of their cross-entropy, those in repeats as weighed.
+
+        And of each species without tracks its own, in which all bases weigh the same.
+        """
+        alone = {name: part for name, part in batch.items() if name not in self.targets}
         parts = [part.hidden for part in batch.values()]
         bases = torch.cat([part.bases for part in parts if part is not None])
         in_repeats = torch.cat([part.in_repeats for part in parts if part is not None])
         logits = torch.cat([output.base_logits[name] for name in batch])
         weights = torch.where(in_repeats, self.config.bases.repeat_weight, 1.0).to(logits.dtype)
-        counts = torch.tensor([len(bases), 1], dtype=torch.float64).to(
-            logits.device, non_blocking=True
+        counts = [len(bases), 1, *(len(output.base_logits[name]) for name in alone)]
+        everywhere, ranks, *of_alone = sum_over_ranks(
+            torch.tensor(counts, dtype=torch.float64).to(logits.device, non_blocking=True)
         )
-        everywhere, ranks = sum_over_ranks(counts)
-        return masked_cross_entropy(logits, bases, weights, (everywhere / ranks).to(logits.dtype))
+        per_rank = (everywhere / ranks).to(logits.dtype)
+        of_species = {
+            name: _loss_of_bases(part, output.base_logits[name], count / ranks)
+            for (name, part), count in zip(alone.items(), of_alone, strict=True)
+        }
+        return masked_cross_entropy(logits, bases, weights, per_rank), of_species
 
     def rate_factor(self, step: int) -> float:
         """1, and a fifth while profiles follow upon bases; heads learn five times as fast."""
@@ -149,7 +214,7 @@ class HybridObjective(ProfilesObjective):
         if of_profiles is None:
             return None
         of_bases = validate_bases(
-            model, self.datasets, self.config, batch_size, self.device, stop_asked
+            model, self.genomes, self.config, batch_size, self.device, stop_asked
         )
         return None if of_bases is None else of_profiles | of_bases
 
@@ -157,7 +222,7 @@ class HybridObjective(ProfilesObjective):
         """As of profiles, and then logits (M, 4) of hidden bases of each species."""
         tracks = super().probe(model, device)
         found = {}
-        for name, codes in probe_codes(self.config.space).items():
+        for name, codes in probe_codes(self.config.space, self.config.space.species).items():
             codes[:, ::PROBE_EVERY] = HIDDEN
             places = torch.arange(0, codes.shape[1], PROBE_EVERY).to(device)
             hidden = {name: Hidden((0,), places, 1, 0)}
@@ -165,7 +230,10 @@ class HybridObjective(ProfilesObjective):
         return tracks | found
 
     def for_use(self) -> Objective:
-        """Profiles alone: an export is SPACE's, which knows neither mask nor head."""
+        """Profiles alone: an export is SPACE's, which knows neither mask nor head.
+
+        Species without tracks stay: it has features of their sequences.
+        """
         return ProfilesObjective(self.config.model_copy(update={"objective": "profiles"}))
 
     def describe(self) -> dict[str, Any]:
@@ -177,3 +245,11 @@ class HybridObjective(ProfilesObjective):
         model = super().load_export(folder)
         assert isinstance(model, HybridSpace)
         return model
+
+
+def _loss_of_bases(part: SpeciesBatch, logits: Tensor, hidden_per_rank: Tensor) -> SpeciesLoss:
+    """Of one species: mean cross-entropy of its hidden bases, which is not differentiated here."""
+    assert part.hidden is not None
+    even, per_rank = torch.ones(len(logits), device=logits.device), hidden_per_rank.to(logits.dtype)
+    nats = masked_cross_entropy(logits.detach(), part.hidden.bases, even, per_rank)
+    return SpeciesLoss(nats, part.on_all_ranks, 1.0)

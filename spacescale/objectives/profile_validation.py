@@ -114,7 +114,7 @@ def _score_species(
     use: ExpertUse,
 ) -> tuple[TrackScores, float]:
     """A species' accuracy and its loss, over all ranks."""
-    mine, filler = rank_share(data, config)
+    mine, filler = rank_share(data.rows("valid")[: config.run.valid_windows])
     loss = torch.zeros(2, dtype=torch.float64, device=device)  # sum, and measured targets
 
     def observe(batch: SpeciesBatch, prediction: Tensor, output: SpaceOutput) -> None:
@@ -137,12 +137,11 @@ def _score_species(
     return TrackScores.from_tensor(comm.add_over_ranks(local.tensor())), mean
 
 
-def rank_share(data: SpeciesData, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """This rank's rows, and other ranks' rows that fill up its last round, 0 or 1.
+def rank_share(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """This rank's of some rows, and other ranks' rows that fill up its last round, 0 or 1.
 
     Every rank makes as many calls, as expert parallelism requires.
     """
-    rows = data.rows("valid")[: config.run.valid_windows]
     mine = rows[comm.rank() :: comm.world_size()]
     filler = -(-len(rows) // comm.world_size()) - len(mine)
     return mine, rows[:filler]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from spacescale.config import VALIDATION_SCORE, Config, describe_errors
 from spacescale.dataset.batch import Batch
 from spacescale.dataset.loader import TrainingWindows, Windows
 from spacescale.dataset.negative_targets import refuse_negative_tracks
-from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.reader import SpeciesData, with_tracks
 from spacescale.dataset.run_data import RunData
 from spacescale.dataset.sampler import SampleOrder
+from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.errors import UserError
 from spacescale.genome.released_grouping import released_grouping
 from spacescale.genome.tracks import write_tracks
@@ -62,7 +63,7 @@ class ProfilesObjective(Objective):
         the cure.
         """
         config = self.config
-        refuse_negative_tracks(datasets.values())
+        refuse_negative_tracks(with_tracks(datasets).values())
         _require_fit(config, datasets)
         grouping = config.space.track_grouping
         species = {name: _profile_types(data, grouping) for name, data in datasets.items()}
@@ -73,12 +74,16 @@ class ProfilesObjective(Objective):
             complete = Config.model_validate(payload)
         except ValidationError as error:
             raise UserError(describe_errors(error)) from None
-        metric, names = config.run.best_metric, score_names(complete.space, datasets)
+        metric, names = config.run.best_metric, self.metrics(complete, datasets)
         if metric not in names:
             raise UserError(
                 f"run.best_metric={metric}{nearest(metric, names)}; there are: {', '.join(names)}"
             )
         return complete
+
+    def metrics(self, complete: Config, datasets: Datasets) -> list[str]:
+        """What `run.best_metric` may be of a run with this complete configuration."""
+        return score_names(complete.space, with_tracks(datasets))
 
     def build(self) -> Space:
         """SPACE with fresh weights."""
@@ -93,16 +98,17 @@ class ProfilesObjective(Objective):
         accumulation: int,
     ) -> TrainingWindows:
         """Windows of the training split with their targets."""
-        config = self.config
         num_windows = {name: len(data.rows("train")) for name, data in datasets.items()}
-        return TrainingWindows(
-            dict(datasets),
-            SampleOrder.of_run(config, num_windows, micro_batch_size, world_size),
-            rank,
-            config.space.seq_length,
-            config.data.roll_targets_windows,
-            replace_damaged=config.data.on_damaged == "replace",
-        )
+        order = SampleOrder.of_run(self.config, num_windows, micro_batch_size, world_size)
+        return TrainingWindows(*self.reading(datasets, order, rank))
+
+    def reading(
+        self, datasets: Datasets, order: SampleOrder, rank: int
+    ) -> tuple[dict[str, SpeciesGenome], SampleOrder, int, int, int, bool]:
+        """How TrainingWindows are read: what they are made of, in its order."""
+        data, length = self.config.data, self.config.space.seq_length
+        replaces = data.on_damaged == "replace"
+        return dict(datasets), order, rank, length, data.roll_targets_windows, replaces
 
     def begin(self, datasets: Datasets, device: torch.device) -> None:
         """Take scales and weights of all tracks; reads some windows if tracks are balanced."""
@@ -133,19 +139,24 @@ class ProfilesObjective(Objective):
     ) -> tuple[dict[str, SpeciesLoss], dict[str, Tensor]]:
         """Losses of the species, and all terms as weighed, whose sum is what is differentiated.
 
-        window_weights: factors (B,) on the losses of a species' windows.
+        Of the species of the batch that have tracks. window_weights: factors (B,) on the losses of
+        a species' windows.
         """
+        measured = {name: part for name, part in batch.items() if name in self.targets}
+        on_all_ranks = sum(part.on_all_ranks for part in batch.values())
+        here = sum(part.num_windows for part in batch.values())
         weights = {name: of_species.track_weights for name, of_species in self.targets.items()}
         for name, of_windows in (window_weights or {}).items():
             weights[name] = weights[name] * of_windows[:, None, None]
-        targets = {name: self.targets[name].scale.targets(p.targets) for name, p in batch.items()}
+        targets = {n: self.targets[n].scale.targets(part.targets) for n, part in measured.items()}
         of_species = species_losses(
             output,
             targets,
             sum_over_ranks,
             self.with_unmeasured,
-            {name: part.on_all_ranks for name, part in batch.items()},
+            {name: part.on_all_ranks for name, part in measured.items()},
             weights,
+            on_all_ranks // here,
         )
         return of_species, weighted_losses(output, of_species, self.config.loss, sum_over_ranks)
 
@@ -165,7 +176,8 @@ class ProfilesObjective(Objective):
 
     def probe(self, model: nn.Module, device: torch.device) -> dict[str, Tensor]:
         """Predictions (1, N, T) for one fixed random sequence of each species that has tracks."""
-        codes = probe_codes(self.config.space)
+        species = self.config.space.species
+        codes = probe_codes(self.config.space, [name for name in species if species[name]])
         return model({name: of_species.to(device) for name, of_species in codes.items()}).prediction
 
     def attach(self, folder: Path, data: RunData) -> None:
@@ -192,20 +204,19 @@ def routing_terms(weighted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: loss for name, loss in weighted.items() if not name.startswith("poisson/")}
 
 
-def probe_codes(config: ModelConfig) -> dict[str, Tensor]:
-    """One fixed random sequence per species: name → (1, L) uint8."""
+def probe_codes(config: ModelConfig, species: Iterable[str]) -> dict[str, Tensor]:
+    """One fixed random sequence for each of these species: name → (1, L) uint8."""
     generator = torch.Generator().manual_seed(20250612)
     return {
         name: torch.randint(0, 4, (1, config.seq_length), generator=generator, dtype=torch.uint8)
-        for name, tracks in config.species.items()
-        if tracks
+        for name in species
     }
 
 
 def _require_fit(config: Config, datasets: Datasets) -> None:
     """Raise UserError where data sets are not what the configuration is for."""
     model = config.space
-    for data in datasets.values():
+    for data in with_tracks(datasets).values():
         if data.bin_size != model.bin_size:
             raise UserError(
                 f"{data.path}: bins of {data.bin_size} bp; the model's are {model.bin_size} bp "
@@ -227,8 +238,10 @@ def _require_fit(config: Config, datasets: Datasets) -> None:
     )
 
 
-def _profile_types(data: SpeciesData, grouping: str) -> tuple[str, ...]:
+def _profile_types(data: SpeciesGenome, grouping: str) -> tuple[str, ...]:
     """Profile type of each track, as `model.track_grouping` says."""
+    if not isinstance(data, SpeciesData):
+        return ()
     if grouping == "table":
         return tuple(track.assay for track in data.tracks)
     released = released_grouping(data.name)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from spacescale.config import Config
-from spacescale.dataset.loader import open_datasets
+from spacescale.dataset.loader import open_datasets, open_mixed
+from spacescale.dataset.reader import SpeciesData
+from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.genome.released_grouping import released_grouping
 from spacescale.planning.encoder_plan import SEQUENCES
 from spacescale.space_config import ModelConfig
@@ -22,15 +24,18 @@ def with_species(config: Config, paths: list[Path]) -> Config:
     if not isinstance(config.model, ModelConfig):
         return config
     if paths:
-        species = {
-            name: tuple(track.assay for track in data.tracks)
-            for name, data in open_datasets(paths).items()
-        }
+        open_all = open_mixed if config.objective == "profiles+bases" else open_datasets
+        species = {name: _assays(data) for name, data in open_all(paths).items()}
     else:
         species = {name: released_grouping(name) for name in PUBLISHED_SPECIES}
     payload = config.model_dump()
     payload["model"]["species"] = species
     return Config.model_validate(payload)
+
+
+def _assays(data: SpeciesGenome) -> tuple[str, ...]:
+    """Of its tracks; of a species without any, none."""
+    return tuple(t.assay for t in data.tracks) if isinstance(data, SpeciesData) else ()
 
 
 def micro_batch_windows(config: Config, size: int) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from spacescale.arguments import path_option
 from spacescale.errors import UserError
-from spacescale.predict.effect_scores import DISTANCES, TRACK_SCORES
+from spacescale.predict.effect_scores import DISTANCES, LIKELIHOODS, TRACK_SCORES
 
 if TYPE_CHECKING:
     import torch
@@ -224,9 +224,11 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         "--scores",
         nargs="+",
         default=["log2_ratio"],
-        choices=(*TRACK_SCORES, *DISTANCES),
-        help="default: log2((sum of ALT + c) / (sum of REF + c)) over the mask; the last "
-        f"{len(DISTANCES)} compare features of --layer instead of tracks",
+        choices=(*TRACK_SCORES, *DISTANCES, *LIKELIHOODS),
+        help="default: log2((sum of ALT + c) / (sum of REF + c)) over the mask; "
+        f"{', '.join(DISTANCES)} compare features of --layer instead of tracks, "
+        f"{' and '.join(LIKELIHOODS)} how likely the bases of an SNV are, hidden or not, for "
+        "weights that predict hidden bases",
     )
     parser.add_argument("--layer", default="pointwise", help="default: the last before the heads")
     parser.add_argument("--unit", choices=("means", "stored", "coverage"), default="stored")
@@ -350,7 +352,8 @@ def _score_variants(args: argparse.Namespace) -> None:
         predictor, args.vcf, args.fasta, args.out, scoring, args.tracks, args.any_genome, devices
     )
     skipped = "".join(f"; {count:,} skipped: {why}" for why, count in found.skipped.items())
-    print(f"{args.out}: {found.scored:,} variants scored{skipped}")
+    unlikely = f"; {found.unlikely:,} without likelihood: no SNVs" if found.unlikely else ""
+    print(f"{args.out}: {found.scored:,} variants scored{unlikely}{skipped}")
 
 
 def _score_mpra(args: argparse.Namespace) -> None:

@@ -1,4 +1,5 @@
-"""Numbers that compare two alleles: by predicted tracks, or by the features of a layer.
+"""Numbers that compare two alleles: by predicted tracks, by the features of a layer, or by what a
+model that predicts hidden bases thinks likely.
 
 Shapes: A averages, N bins, T tracks, C channels.
 """
@@ -12,7 +13,8 @@ import numpy as np
 
 TrackScore = Literal["log2_ratio", "sum", "log_sum", "d2", "log_d2"]
 Distance = Literal["cosine", "euclidean", "manhattan", "dot"]
-Score = TrackScore | Distance
+Likelihood = Literal["llr", "llr_unmasked"]
+Score = TrackScore | Distance | Likelihood
 
 
 def _total(x: np.ndarray) -> np.ndarray:
@@ -57,3 +59,15 @@ DISTANCES: dict[Distance, tuple[str, Callable[[np.ndarray, np.ndarray], np.ndarr
     "manhattan": ("sum of absolute differences of features", lambda r, a: abs(a - r).sum(1)),
     "dot": ("dot product of features: the greater, the more alike", lambda r, a: (r * a).sum(1)),
 }
+
+# And whether the base is hidden from the model.
+LIKELIHOODS: dict[Likelihood, tuple[str, bool]] = {
+    "llr": ("log p(ALT) - log p(REF) of the base, which is hidden; of SNVs alone", True),
+    "llr_unmasked": ("log p(ALT) - log p(REF) where REF stands; of SNVs alone", False),
+}
+
+
+def log_ratio(log_probabilities: np.ndarray, ref: str, alt: str) -> np.ndarray:
+    """Log probabilities (A, 4) of A C G T → those of base ALT less those of REF, float64 (A,)."""
+    of_ref, of_alt = (log_probabilities[:, "ACGT".index(base)] for base in (ref, alt))
+    return of_alt.astype(np.float64) - of_ref

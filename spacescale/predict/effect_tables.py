@@ -19,7 +19,7 @@ from spacescale.errors import UserError
 from spacescale.files import new_files, sha256, write_json
 from spacescale.genome.open_genome import OpenGenome
 from spacescale.model.exports import is_export, weight_files
-from spacescale.predict.effect_scores import DISTANCES, TRACK_SCORES
+from spacescale.predict.effect_scores import DISTANCES, LIKELIHOODS, TRACK_SCORES
 from spacescale.predict.genomes import genome_for
 from spacescale.predict.pool import pool_on
 from spacescale.predict.predictor import UNITS, Predictor
@@ -39,10 +39,15 @@ LONGEST_ALLELE = 500  # bp
 
 @dataclass(frozen=True)
 class Scored:
-    """How many alleles were scored, and why others were not."""
+    """How many alleles were scored, and why others were not.
+
+    unlikely: of the scored, those that have no score of likelihood although one was asked for, as
+    they are no SNVs.
+    """
 
     scored: int
     skipped: Counter[str]
+    unlikely: int = 0
 
 
 def score_variants(
@@ -73,12 +78,14 @@ def score_variants(
         table = table_of(out)(table_file, columns)
         with closing(table), pool_on(predictor, devices) as pool:
             bar = tqdm(total=scorable, unit="variant", desc="scoring", disable=None)
+            unlikely = 0
             batches = _batches(vcf, genome, predictor.batch_size)
             for batch, found in effects.score_batches(batches, pool):
                 for variant, effect in zip(batch, found, strict=True):
                     own = variant.chrom, variant.start + 1, variant.name, variant.ref, variant.alt
                     for cells in effect_cells(predictor, effect, rows, scoring):
                         table.add([*own, *cells])
+                    unlikely += bool(scoring.likelihoods) and not variant.is_snv
                 bar.update(len(batch))
             bar.close()
         _write_skipped(skipped_file, vcf, genome)
@@ -88,9 +95,10 @@ def score_variants(
             "fasta_sha256": sha256(fasta),
             "scored": scorable,
             "skipped": skipped,
+            "without_likelihood": unlikely,
         }
         write_json(record_file, record, indent=1)
-    return Scored(scorable, skipped)
+    return Scored(scorable, skipped, unlikely)
 
 
 def _look_through(vcf: Path, genome: OpenGenome) -> tuple[Counter[str], int]:
@@ -143,7 +151,7 @@ def _batches(vcf: Path, genome: OpenGenome, size: int) -> Iterator[list[Variant]
 
 
 def rows_to_compare(predictor: Predictor, scoring: Scoring, words: Sequence[str]) -> list[int]:
-    """Rows of the tracks that words ask for; none where the scores compare features alone.
+    """Rows of the tracks that words ask for; none where no score looks at tracks.
 
     Raises UserError as `Predictor.choose_tracks`, and for tracks that no score looks at.
     """
@@ -151,7 +159,7 @@ def rows_to_compare(predictor: Predictor, scoring: Scoring, words: Sequence[str]
         return predictor.choose_tracks(words)
     if words:
         raise UserError(
-            f"--tracks {' '.join(words)}: {', '.join(scoring.scores)} compare features, not tracks"
+            f"--tracks {' '.join(words)}: {', '.join(scoring.scores)} do not look at tracks"
         )
     return []
 
@@ -166,7 +174,7 @@ def effect_columns(scoring: Scoring) -> list[str]:
 def effect_cells(
     predictor: Predictor, effect: Effect, rows: Sequence[int], scoring: Scoring
 ) -> Iterator[list[Any]]:
-    """Cells of an effect, for each of the tracks, or once where features alone are compared."""
+    """Cells of an effect, for each of the tracks, or once where none are compared."""
     for place, row in enumerate(rows or [None]):
         track = []
         if row is not None:
@@ -194,7 +202,7 @@ def model_record(predictor: Predictor, scoring: Scoring, rows: Sequence[int]) ->
     """What the numbers are, for whoever finds the table later."""
     source = predictor.trained.source
     weights = weight_files(source) if is_export(source) else []
-    every_score = {**TRACK_SCORES, **DISTANCES}
+    every_score = {**TRACK_SCORES, **DISTANCES, **LIKELIHOODS}
     wide = f"{WIDE_MASK_BP} for {', '.join(sorted(WIDE_ASSAYS))}, {MASK_BP} for others"
     return {
         "model": str(source),

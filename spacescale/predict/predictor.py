@@ -17,10 +17,11 @@ from torch import Tensor
 
 from spacescale.errors import UserError
 from spacescale.genome.aliases import suggest
-from spacescale.genome.dna import N, encode, reverse_complement
+from spacescale.genome.dna import HIDDEN, N, encode, reverse_complement
 from spacescale.genome.tracks import Track
 from spacescale.genome.transforms import TRANSFORMS
 from spacescale.model.exports import local_folder
+from spacescale.model.hybrid import Hidden, HybridOutput, HybridSpace
 from spacescale.predict.trained_model import TrainedModel, load_trained
 
 Unit = Literal["means", "stored", "coverage"]
@@ -157,6 +158,39 @@ class Predictor:
         self.require_finite(found, "features")
         return found
 
+    def base_log_probabilities(
+        self, codes: np.ndarray, places: np.ndarray, strands: Strands, hide: bool
+    ) -> np.ndarray:
+        """Log probabilities, in nats, of A C G T at one base of each window: float32 (B, 4).
+
+        codes: (B, L) uint8 of `window` bp. places: (B,) int64, of the bases in their windows.
+        strands: `reverse` is what the reverse complement says of the same letters; `both` the mean.
+        hide: let the model not see the base that is asked for. Raises UserError as `require_bases`.
+        """
+        self.require_bases()
+        reverse = {"forward": (False,), "reverse": (True,), "both": (False, True)}[strands]
+        parts = []
+        for start in range(0, len(codes), self.batch_size):
+            some = slice(start, start + self.batch_size)
+            of_strands = [
+                self._log_probabilities(codes[some], places[some], turned, hide)
+                for turned in reverse
+            ]
+            parts.append(np.mean(of_strands, axis=0))
+        found = np.concatenate(parts)
+        self.require_finite(found, "probabilities of bases")
+        return found
+
+    def require_bases(self) -> HybridSpace:
+        """The model, where it predicts hidden bases; UserError where it does not."""
+        if not isinstance(self.model, HybridSpace):
+            raise UserError(
+                f"{self.trained.source}: holds no head of hidden bases, which likelihoods of bases "
+                "come from; take a run or checkpoint of objective=profiles+bases, or its export "
+                "made with --with-bases"
+            )
+        return self.model
+
     def require_layer(self, layer: str) -> None:
         """Raise UserError for a layer whose features `embed` cannot give."""
         if layer not in self.model.layers:
@@ -234,6 +268,26 @@ class Predictor:
             found.append(self.model.embed(flipped, self.species, layer).flip(1))
         arrays = [features.float().cpu().numpy() for features in found]
         return arrays[0] if len(arrays) == 1 else (arrays[0] + arrays[1]) / 2
+
+    @torch.inference_mode()
+    def _log_probabilities(
+        self, codes: np.ndarray, places: np.ndarray, reverse: bool, hide: bool
+    ) -> np.ndarray:
+        """(B, 4) of one strand, in the order of the forward strand's letters."""
+        count, length = codes.shape
+        if reverse:
+            codes, places = reverse_complement(codes), length - 1 - places
+        windows = np.arange(count)
+        if hide:
+            codes = codes.copy()
+            codes[windows, places] = HIDDEN
+        asked = torch.from_numpy(windows * length + places).to(self.device)
+        batch = {self.species: torch.from_numpy(codes).to(self.device)}
+        hidden = {self.species: Hidden(range(count), asked, count, 0)}
+        output = self.require_bases()(batch, hidden)
+        assert isinstance(output, HybridOutput)
+        found = output.base_logits[self.species].log_softmax(1).cpu().numpy()
+        return found[:, ::-1] if reverse else found
 
     def _in_unit(self, stored: np.ndarray, unit: Unit, rows: Sequence[int]) -> np.ndarray:
         """Stored values (B, N, rows) in a unit."""

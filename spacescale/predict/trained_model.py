@@ -50,7 +50,7 @@ class TrainedModel:
         means = np.array([track.mean for track in self.tracks.get(species, [])], dtype=np.float32)
         return TrackScale(self.scale_name, nonzero_means(means))
 
-    def check_data(self, data: SpeciesData, other_split: bool = False) -> None:
+    def check_data(self, data: SpeciesGenome, other_split: bool = False) -> None:
         """Refuse data whose species, tracks, geometry or splits are not the model's.
 
         other_split: warn of other splits instead. Raises UserError; warns where the data set is
@@ -62,7 +62,8 @@ class TrainedModel:
                 f"{data.path}: species {data.name!r}; {self.source} knows "
                 f"{', '.join(config.species)}"
             )
-        ours, theirs = self.tracks[data.name], data.tracks
+        ours = self.tracks.get(data.name, [])
+        theirs = data.tracks if isinstance(data, SpeciesData) else []
         if len(theirs) != len(ours):
             raise UserError(
                 f"{data.path}: {len(theirs)} tracks; {self.source} predicts {len(ours)} of "
@@ -74,13 +75,17 @@ class TrainedModel:
                     f"{data.path}: track {index} is {b.identifier!r}; {self.source} predicts "
                     f"{a.identifier!r} there"
                 )
-        bins, bin_size = data.target_length, data.bin_size
+        if isinstance(data, SpeciesData):
+            self._check_geometry(data)
+        self._check_splits(data, other_split)
+
+    def _check_geometry(self, data: SpeciesData) -> None:
+        config, bins, bin_size = self.model.config, data.target_length, data.bin_size
         if (bins, bin_size) != (config.target_length, config.bin_size):
             raise UserError(
                 f"{data.path}: {bins} bins of {bin_size} bp; {self.source} predicts "
                 f"{config.target_length} of {config.bin_size} bp"
             )
-        self._check_splits(data, other_split)
 
     def check_genome(self, species: str, fasta: Path, lengths: Mapping[str, int]) -> None:
         """Refuse a FASTA whose contigs are as long as those of another assembly.
@@ -106,7 +111,7 @@ class TrainedModel:
                 shorten(trained),
             )
 
-    def _check_splits(self, data: SpeciesData, other_split: bool) -> None:
+    def _check_splits(self, data: SpeciesGenome, other_split: bool) -> None:
         splits = self.splits_of(data)
         if splits == "other" and not other_split:
             raise UserError(
@@ -124,7 +129,7 @@ class TrainedModel:
                 self.source,
             )
 
-    def splits_of(self, data: SpeciesData) -> Splits:
+    def splits_of(self, data: SpeciesGenome) -> Splits:
         """Say whether the data are split as those the model was trained on."""
         return splits_of(data, self.data_manifests, self.data_splits)
 

@@ -1,4 +1,4 @@
-"""What a variant does to predicted tracks, and to features.
+"""What a variant does to predicted tracks, and to features; and how likely its bases are.
 
 Both alleles are predicted in the same windows and compared over a mask around the variant. Shapes:
 N bins, T tracks, C channels, A averages. Positions are 0-based, half-open, in bp.
@@ -6,7 +6,7 @@ N bins, T tracks, C channels, A averages. Positions are 0-based, half-open, in b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,16 @@ import numpy as np
 from spacescale.genome.dna import encode
 from spacescale.genome.open_genome import OpenGenome
 from spacescale.genome.tracks import Track
-from spacescale.predict.effect_scores import DISTANCES, TRACK_SCORES, Distance, Score, TrackScore
+from spacescale.predict.effect_scores import (
+    DISTANCES,
+    LIKELIHOODS,
+    TRACK_SCORES,
+    Distance,
+    Likelihood,
+    Score,
+    TrackScore,
+    log_ratio,
+)
 from spacescale.predict.pool import Call, Pool
 from spacescale.predict.predictor import Predictor, Strands, Unit
 from spacescale.predict.regions import bases, require_shifts
@@ -52,10 +61,15 @@ class Scoring:
         """Scores that compare features."""
         return [score for score in DISTANCES if score in self.scores]
 
+    @property
+    def likelihoods(self) -> list[Likelihood]:
+        """Scores that compare how likely two bases are."""
+        return [score for score in LIKELIHOODS if score in self.scores]
+
 
 @dataclass(frozen=True)
 class Effect:
-    """Of one variant on the tracks chosen, (T,) each; what compares features is of all, (1,).
+    """Of one variant on the tracks chosen, (T,) each; what compares no tracks is of all, (1,).
 
     mean, spread: of each score; the spread is the standard deviation over the averages: an effect
     that is smaller is noise. ref, alt: sums over the mask; (0,) where no tracks are compared.
@@ -86,10 +100,13 @@ class EffectPredictor:
     ):
         """rows: of the tracks, default all.
 
-        Raises UserError for a unit that is not known, no such layer, or shifts of a bin or more.
+        Raises UserError for a unit that is not known, no such layer, shifts of a bin or more, or
+        likelihoods of a model that predicts no bases.
         """
         if scoring.of_tracks:
             predictor.require_unit(scoring.unit)
+        if scoring.likelihoods:
+            predictor.require_bases()
         predictor.require_layer(scoring.layer)
         require_shifts(scoring.shifts, predictor.bin_size)
         self.predictor, self.genome, self.scoring = predictor, genome, scoring
@@ -105,7 +122,7 @@ class EffectPredictor:
         self._calls = self._calls_of_a_batch()
 
     def _calls_of_a_batch(self) -> list[Call]:
-        """What the model is asked of each batch of windows; both strands of either."""
+        """What the model is asked of the windows of both alleles; both strands of either."""
         calls: list[Call] = []
         if self.scoring.of_tracks:
             calls += [("predict", (self.scoring.unit, s, self.rows)) for s in STRANDS]
@@ -132,16 +149,20 @@ class EffectPredictor:
     ) -> Iterator[tuple[Sequence[Variant], list[Effect]]]:
         """Yield each batch with its effects, as `score`, in the order of the batches."""
         answers = pool.answers(self._work(batches))
-        for of_batch in zip(*[answers] * len(self._calls), strict=True):
+        asked = len(self._calls) + len(STRANDS) * len(self.scoring.likelihoods)
+        for of_batch in zip(*[answers] * asked, strict=True):
             variants, sizes = of_batch[0][0]
             found = [answer for _, answer in of_batch]
+            of_alleles, of_bases = found[: len(self._calls)], found[len(self._calls) :]
             # Magnitudes: files of one strand may hold it below 0.
-            tracks = [np.abs(part) for part in found[: 2 * bool(self.scoring.of_tracks)]]
-            features = [part.astype(np.float64) for part in found[len(tracks) :]]
+            tracks = [np.abs(part) for part in of_alleles[: 2 * bool(self.scoring.of_tracks)]]
+            features = [part.astype(np.float64) for part in of_alleles[len(tracks) :]]
             effects, at = [], 0
-            for n in sizes:
-                effects.append(self._compare(_alleles(tracks, at, n), _alleles(features, at, n)))
-                at += 2 * n
+            for variant, n in zip(variants, sizes, strict=True):
+                likely = self._log_ratios(variant, [part[at : at + n] for part in of_bases])
+                alleles = _alleles(tracks, 2 * at, n), _alleles(features, 2 * at, n)
+                effects.append(self._compare(*alleles, likely))
+                at += n
             yield variants, effects
 
     def _work(
@@ -154,9 +175,38 @@ class EffectPredictor:
             key = variants, [len(ref) for ref, _ in windows]
             for call in self._calls:
                 yield key, codes, call
+            yield from self._work_on_bases(key, [ref for ref, _ in windows])
 
-    def _compare(self, tracks: Alleles | None, features: Alleles | None) -> Effect:
-        """tracks (A, N, T) and features (A, C) of either allele, those that are asked for."""
+    def _work_on_bases(
+        self, key: tuple[Sequence[Variant], list[int]], ref: Sequence[np.ndarray]
+    ) -> Iterator[tuple[tuple[Sequence[Variant], list[int]], np.ndarray, Call]]:
+        """The first base of each variant in its windows of the reference, both strands each."""
+        of_shifts = self._before - np.array(self.scoring.shifts)
+        places = np.concatenate([np.resize(of_shifts, len(windows)) for windows in ref])
+        for score in self.scoring.likelihoods:
+            for strand in STRANDS:
+                asked = places, strand, LIKELIHOODS[score][1]
+                yield key, np.concatenate(ref), ("base_log_probabilities", asked)
+
+    def _log_ratios(
+        self, variant: Variant, answers: Sequence[np.ndarray]
+    ) -> dict[Likelihood, np.ndarray]:
+        """Answers (n, 4) of its windows by score and strand → (2n,) by score; NaN but for SNVs."""
+        found = {}
+        for place, score in enumerate(self.scoring.likelihoods):
+            likely = np.concatenate(answers[2 * place : 2 * place + 2])  # (2n, 4)
+            found[score] = np.full(len(likely), np.nan)
+            if variant.is_snv:
+                found[score] = log_ratio(likely, variant.ref, variant.alt)
+        return found
+
+    def _compare(
+        self,
+        tracks: Alleles | None,
+        features: Alleles | None,
+        log_ratios: Mapping[Likelihood, np.ndarray],
+    ) -> Effect:
+        """Of what is asked for: tracks (A, N, T) and features (A, C) of either allele, (A,)."""
         by_average: dict[Score, np.ndarray] = {}
         ref_sum = alt_sum = np.zeros(0, np.float32)
         averages = 0
@@ -170,6 +220,9 @@ class EffectPredictor:
             for score in self.scoring.distances:
                 by_average[score] = DISTANCES[score][1](*features)[:, None]
             averages = len(features[0])
+        for score, found in log_ratios.items():
+            by_average[score] = found[:, None]
+            averages = len(found)
         return Effect(
             ref=ref_sum,
             alt=alt_sum,

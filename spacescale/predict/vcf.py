@@ -38,6 +38,11 @@ class Variant:
         """Behind the last base of `ref`."""
         return self.start + len(self.ref)
 
+    @property
+    def is_snv(self) -> bool:
+        """Whether it is one base in the place of one."""
+        return len(self.ref) == len(self.alt) == 1
+
     def __str__(self) -> str:
         return f"{self.chrom}:{self.start + 1} {self.ref}>{self.alt}"
 

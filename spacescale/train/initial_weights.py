@@ -180,7 +180,7 @@ def _identifiers(
     species: str, tracks: Mapping[str, Sequence[Track]], old: TrainedModel
 ) -> tuple[list[str], list[str]]:
     return (
-        [track.identifier for track in tracks[species]],
+        [track.identifier for track in tracks.get(species, [])],
         [track.identifier for track in old.tracks.get(species, [])],
     )
 

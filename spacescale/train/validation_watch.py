@@ -81,10 +81,11 @@ class ValidationWatch:
 
     def _describe(self, species: str, scores: Mapping[str, float]) -> str:
         """A species' score and losses in a few words."""
-        score = scores.get(f"{self.score.name}/{species}", math.nan)
+        score = scores.get(f"{self.score.name}/{species}")
         loss = scores.get(f"{VALIDATION_LOSS}/{species}", math.nan)
         training = loss + scores.get(f"{GAP}/{species}", math.nan)
-        return f"{species} {score:.3f}, {loss:.4g} ({training:.4g})"
+        parts = [f"{score:.3f}"] if score is not None else []  # a species may have a loss alone
+        return f"{species} {', '.join([*parts, f'{loss:.4g} ({training:.4g})'])}"
 
     @property
     def early_stop(self) -> str | None:

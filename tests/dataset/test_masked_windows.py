@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from small_datasets import BINS, SEQ_LENGTH, SPAN, small_genome, small_targets, write_small_dataset
+from small_genomes import small_genome as trackless_genome
 
 from spacescale.bases_config import BasesConfig
 from spacescale.dataset.loader import TrainingWindows
@@ -13,6 +14,7 @@ from spacescale.dataset.masked_windows import (
     Masks,
     about_bases,
     masked_evaluation_batches,
+    windows_to_score,
 )
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.sampler import SampleOrder
@@ -238,3 +240,56 @@ def test_a_batch_moves_with_what_it_hides(datasets):
     moved = part.to(torch.device("meta"))
     assert moved.hidden.places.is_meta and moved.codes.is_meta
     assert moved.hidden.windows == part.hidden.windows
+
+
+@pytest.fixture(scope="module")
+def genome(tmp_path_factory):
+    """tiny, without tracks: chrI and chrM train, with repeats and a stretch of N."""
+    return trackless_genome(tmp_path_factory.mktemp("trackless"))
+
+
+def test_windows_of_a_species_without_tracks_are_all_masked_and_lie_where_it_may_train(
+    datasets, genome
+):
+    both = {"finch": datasets["finch"], "tiny": genome}
+    counts = {"finch": len(datasets["finch"].rows("train")), "tiny": 10}
+    masks = Masks(BasesConfig(schedule="joint", mask_windows=0, rate=0.3), STEPS, 1, 0)
+    windows = MaskedWindows(
+        both, SampleOrder(0, counts, 1.0, PER_STEP, 1, 3, True), 0, SEQ_LENGTH, 0, False, masks
+    )
+    again = pickle.loads(pickle.dumps(windows))
+    in_repeats = seen = 0
+    for step in range(STEPS):
+        draws = [draw for draw in windows.order.draws(step, 0) if draw.species == "tiny"]
+        part, clean = windows[step]["tiny"], windows[step]["finch"]
+        assert not clean.hidden.windows and bool((clean.rows >= 0).all())
+        assert part.hidden.windows == tuple(range(len(draws))) and part.targets.shape[1:] == (0, 0)
+        assert torch.equal(part.codes, again[step]["tiny"].codes)
+        truth = part.codes.flatten().index_copy(
+            0, part.hidden.places, part.hidden.bases.to(torch.uint8)
+        )
+        for draw, codes in zip(draws, truth.view_as(part.codes).numpy(), strict=True):
+            chrom, _, place = windows.place(draw).partition(":")
+            start, end = map(int, place.split("-"))
+            assert genome.in_split("train", chrom, start, end).all()
+            stored = genome.codes(chrom, start, end)
+            expected = dna.reverse_complement(stored) if draw.reverse_complement else stored
+            assert np.array_equal(codes, expected)
+            seen += len(codes)
+        in_repeats += int(part.hidden.in_repeats.sum())
+    assert seen > 10_000 and 0.03 < in_repeats / seen < 0.09
+
+
+def test_scored_windows_of_a_species_without_tracks_are_tiles_of_the_split(genome):
+    numbers, bases = windows_to_score(genome, SEQ_LENGTH, "valid"), BasesConfig(rate=0.3)
+    assert numbers.tolist() == list(range(2_000 // SEQ_LENGTH))
+    one = list(masked_evaluation_batches(genome, numbers, SEQ_LENGTH, 4, "valid", bases))
+    by_three = list(masked_evaluation_batches(genome, numbers, SEQ_LENGTH, 3, "valid", bases))
+    assert torch.equal(torch.cat([b.codes for b in one]), torch.cat([b.codes for b in by_three]))
+    first, place = one[0], one[0].hidden.places
+    stored = torch.from_numpy(genome.codes("chrII", 0, SEQ_LENGTH)).long()
+    mine = place < SEQ_LENGTH
+    assert mine.sum() > 20 and torch.equal(first.hidden.bases[mine], stored[place[mine]])
+    for nothing in ("valid", "nowhere"):
+        assert not len(windows_to_score(genome, 5_000, nothing))
+    assert not list(masked_evaluation_batches(genome, numbers[:0], 5_000, 4, "valid", bases))

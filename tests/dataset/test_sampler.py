@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spacescale.dataset.sampler import Draw, SampleOrder
+from spacescale.dataset.sampler import Draw, Limit, SampleOrder
 from spacescale.errors import UserError
 
 WORLD_SIZES = (1, 2, 4)
@@ -215,3 +215,46 @@ def test_augmentation_can_be_switched_off():
         for draw in order(shift_bp=0, reverse_complement=False).draws(step, 1)
     ]
     assert {(draw.shift_bp, draw.reverse_complement) for draw in draws} == {(0, False)}
+
+
+RARE = {"balance": 0.0, "num_windows": {"relative": 300, "finch": 45, "other": 60, "moth": 15}}
+
+
+def limited(share: float, first: int, **changes) -> SampleOrder:
+    return order(**(RARE | changes), limit=Limit(("relative", "other"), share, first))
+
+
+@pytest.mark.parametrize("share", [0.25, 0.1, 0.0])
+def test_limited_species_have_their_share_from_the_position_on(share):
+    species = [draw.species for draw in in_order(limited(share, 210), 2210)]
+    before, after = Counter(species[:210]), Counter(species[210:])
+    for name, size in RARE["num_windows"].items():
+        assert abs(before[name] - size / 2) <= 1, name
+    expected = {"relative": share * 5 / 6, "other": share / 6}
+    expected |= {"finch": (1 - share) * 3 / 4, "moth": (1 - share) / 4}
+    for name, part in expected.items():
+        assert abs(after[name] - 2000 * part) <= 2, name
+
+
+def test_windows_of_limited_species_go_on_where_they_were():
+    found = in_order(limited(0.25, 210), 1500)
+    for name in RARE["num_windows"]:
+        numbers = [draw.number for draw in found if draw.species == name]
+        assert numbers == list(range(len(numbers))), name
+    counted = Counter((draw.species, draw.window) for draw in found)
+    for name, times in limited(0.25, 210).times_drawn(1500).items():
+        assert times.tolist() == [counted[name, window] for window in range(len(times))]
+
+
+def test_a_limit_above_the_share_changes_nothing():
+    free = order(**RARE)
+    assert in_order(limited(0.9, 0), 300) == in_order(free, 300)
+
+
+@pytest.mark.parametrize(("ranks", "size", "micro_steps"), [(2, 4, 1), (1, 2, 4), (2, 2, 2)])
+def test_limits_do_not_depend_on_how_windows_are_dealt(ranks, size, micro_steps):
+    expected = in_order(limited(0.3, 24), 64)
+    here = in_layout(limited(0.3, 24), ranks, size)
+    for step in range(8):
+        found = read_by_all_ranks(here, range(step * micro_steps, (step + 1) * micro_steps))
+        assert sum(found, Counter()) == Counter(expected[8 * step : 8 * step + 8])

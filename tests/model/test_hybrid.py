@@ -227,3 +227,25 @@ def test_the_loss_is_a_mean_over_all_ranks_hidden_bases():
     torch.testing.assert_close(sum(parts) / 2, expected)
     none = masked_cross_entropy(logits[:0], bases[:0], weights[:0], torch.tensor(0.0))
     assert float(none) == 0
+
+
+@pytest.mark.parametrize("decoder", ["moe", "mlp", "none"])
+def test_every_parameter_takes_part_in_a_pass_of_a_species_without_tracks(decoder):
+    species = {"wren": (), **tiny_config().species}
+    model = HybridSpace(tiny_config(species=species, decoder=decoder), BasesConfig()).train()
+    codes = {"wren": some_codes(2)}
+    given, hidden = hide(codes, {"wren": (0, 1)})
+    output = model(given, hidden)
+    assert not output.prediction and output.decoder_routing is None
+    logits = output.base_logits["wren"]
+    with torch.no_grad():  # what is added for the gradients alone is nothing
+        assert torch.equal(logits, torch.zeros_like(logits))
+        model.bases_head.logits.weight += 1
+    logits = model(given, hidden).base_logits["wren"]
+    cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long)).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert not without
+    moved = {name.split(".")[0] for name, p in model.named_parameters() if p.grad.any()}
+    assert moved == {"stem", "conv_tower", "transformer", "bases_head", "mask_code"}
+    with pytest.raises(ValueError, match="'wren' has no tracks"):
+        model(codes)

@@ -91,7 +91,7 @@ def test_distances_stand_beside_tracks_or_alone(vcf, fasta, tmp_path):
 
 def test_tracks_that_no_score_looks_at_are_refused(vcf, fasta, tmp_path):
     alone = replace(SCORING, scores=("cosine", "dot"))
-    with pytest.raises(UserError, match="--tracks cage: cosine, dot compare features, not tracks"):
+    with pytest.raises(UserError, match="--tracks cage: cosine, dot do not look at tracks"):
         score_variants(predictor(), vcf, fasta, tmp_path / "effects.tsv", alone, ["cage"])
     assert not (tmp_path / "effects.tsv").exists()
 

@@ -14,9 +14,9 @@ def watch_of(**run) -> ValidationWatch:
     return ValidationWatch(RunConfig(**run), ProfilesObjective.score)
 
 
-def validate(watch: ValidationWatch, valid: float, train: float = 1.0) -> list[str]:
-    """One validation of a species; what is said."""
-    scores = {LOSS: valid}
+def validate(watch: ValidationWatch, valid: float, train: float = 1.0, **others) -> list[str]:
+    """One validation of a species; what is said. others: scores."""
+    scores = {LOSS: valid, **others}
     scores |= watch.gaps(scores, {"finch": LossSum(4 * train, 4.0, 4)})
     watch.note(scores)
     return watch.lines(20, scores)
@@ -68,11 +68,17 @@ def test_the_gap_is_trainings_loss_less_validations():
     assert found == {"valid/gap/finch": pytest.approx(-0.25)}
 
 
-def test_a_line_says_accuracy_and_both_losses():
-    (line,) = validate(watch_of(), 0.5, 0.4)
-    assert line == (
-        "step 20: validation, Pearson (log1p) and loss (in training): finch nan, 0.5 (0.4)"
-    )
+@pytest.mark.parametrize(
+    "score, said",
+    [
+        ({f"{PEARSON}/finch": 0.25}, "finch 0.250, 0.5 (0.4)"),
+        ({f"{PEARSON}/finch": math.nan}, "finch nan, 0.5 (0.4)"),
+        ({}, "finch 0.5 (0.4)"),  # of a species without tracks
+    ],
+)
+def test_a_line_says_accuracy_and_both_losses(score, said):
+    (line,) = validate(watch_of(), 0.5, 0.4, **score)
+    assert line == f"step 20: validation, Pearson (log1p) and loss (in training): {said}"
 
 
 @pytest.mark.parametrize(
