@@ -8,6 +8,7 @@ from spacescale.model.space import Space
 from spacescale.planning.measure import addresses, counting_kept, flop_counter
 from spacescale.tuning.cost import longest_fitting, tuning_cost
 from spacescale.tuning.sequence_model import SequenceModel, choose_trained
+from spacescale.tuning.space_trunk import SpaceTrunk
 
 MODES = ("full", "lora", "head")
 
@@ -16,7 +17,7 @@ def small_model(mode, experts=4):
     config = tiny_config(
         species_num_experts=experts, dim=96, stem_dim=48, dropout=0.1, dilated_convs=1, depth=3
     )
-    model = SequenceModel(Space(config), "finch", 2, "pointwise", "mean")
+    model = SequenceModel(SpaceTrunk(Space(config), "finch"), 2)
     choose_trained(model, mode, 4, False)
     return config, model.train()
 
