@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from commands import BIN, REPO, SPACESCALE, run
+from small_encoders import write_encoder
 
 from spacescale.errors import UserError
 from spacescale.finetune import add_options
@@ -166,11 +167,16 @@ def test_a_task_that_is_none_leaves_nothing(weights, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(weights, tmp_path):
+@pytest.mark.parametrize("of", ["profiles", "tokens"])
+def test_two_processes_learn_what_one_does(of, weights, tmp_path):
     """The gradient is that of the whole batch, also where the shares are uneven."""
     task = write_task(tmp_path / "motifs")
-    common = ["--weights", weights, "--task", task, "--species", "finch", "--seeds", 1, "--beside"]
-    common += ["--epochs", 3, "--batch", 15, "--lr", 3e-3, "--patience", 0]
+    if of == "profiles":
+        common = ["--weights", weights, "--species", "finch"]
+    else:  # with a head without dropout, which would be another one in each process
+        common = ["--weights", write_encoder(tmp_path / "tiny"), "--pool", "mean"]
+    common += ["--task", task, "--seeds", 1, "--beside", "--epochs", 3, "--batch", 15]
+    common += ["--lr", 3e-3, "--patience", 0]
     scores = []
     for number in (1, 2):
         out = tmp_path / f"{number}"

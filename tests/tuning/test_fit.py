@@ -95,10 +95,11 @@ def test_a_frozen_trunk_is_run_once_and_gives_the_same_head(strands, monkeypatch
     torch.testing.assert_close(once.head.weight, again.head.weight, rtol=1e-4, atol=1e-5)
 
 
-def test_seeds_and_rates_share_the_features_of_the_same_weights(tmp_path, monkeypatch):
+def test_seeds_rates_and_shares_have_the_features_of_the_same_weights(tmp_path, monkeypatch):
     settings = TuningSettings(mode="head", epochs=1, batch_size=16)
     pretrained = PretrainedSpace("tiny", tiny_model(), "digest", "finch", None)
-    plan = Plan(pretrained, settings, (1e-3, 1e-2), (0, 1), ("random frozen",))
+    shares = (25.0, 100.0)
+    plan = Plan(pretrained, settings, (1e-3, 1e-2), (0, 1), ("random frozen",), shares)
     calls, features = [], SequenceModel.features
     monkeypatch.setattr(
         SequenceModel, "features", lambda self, x: calls.append(len(x)) or features(self, x)
@@ -107,7 +108,7 @@ def test_seeds_and_rates_share_the_features_of_the_same_weights(tmp_path, monkey
     rows = Rows(tmp_path)
     TaskRun(motif_task(sizes=(32, 16, 16)), plan, rows, config, CPU).run()
     assert sum(calls) == 64 * 3  # fresh weights differ between seeds
-    assert len(rows.rows) == 4
+    assert [row.num["train"] for row in rows.rows] == [8, 32] * 4
     first, second = (rows.answers(row) for row in rows.of("random frozen", (0, 1)))
     assert not np.allclose(first, second)
 
