@@ -112,8 +112,8 @@ class Tokens:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Which part of the vocabulary."""
-        return {"vocabulary": self.name}
+        """Which part of which vocabulary."""
+        return {"vocabulary": self.name, "vocabulary_sha256": self.vocabulary.sha256}
 
     def attach(self, folder: Path) -> None:
         """The vocabulary."""

@@ -78,18 +78,19 @@ class _SpaceConfig(_Config):
 
 
 class _EncoderConfig(_Config):
-    """vocabulary: the part of it that sequences are read with."""
+    """vocabulary: the part of it that sequences are read with; vocabulary_sha256: its identity."""
 
     model: EncoderConfig
     vocabulary: Name
+    vocabulary_sha256: str
 
     def build(self, folder: Path) -> tuple[Trunk, Encoding]:
-        vocabulary = read_vocabulary(folder / VOCABULARY)
-        if self.vocabulary not in vocabulary.names or len(vocabulary) != self.model.vocab_size:
+        place = folder / VOCABULARY
+        vocabulary = read_vocabulary(place)
+        if vocabulary.sha256 != self.vocabulary_sha256:
             raise UserError(
-                f"{folder / VOCABULARY}: {len(vocabulary):,} tokens of "
-                f"{' and '.join(vocabulary.names)}; the model reads {self.model.vocab_size:,}, "
-                f"{self.vocabulary} among them"
+                f"{place}: not the vocabulary that the model was trained with (sha256 "
+                f"{vocabulary.sha256[:12]}, expected {self.vocabulary_sha256[:12]})"
             )
         trunk = EncoderTrunk(Encoder(self.model), vocabulary, self.vocabulary, self.pool)
         return trunk, Tokens(vocabulary, self.vocabulary)
