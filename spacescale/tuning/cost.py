@@ -268,7 +268,9 @@ def plan_tuning(args: argparse.Namespace, machine: Machine) -> str:
     return "\n".join(cost_lines(_planned(config, args, sizes), machine, args.sequences))
 
 
-def _planned(config: Config, args: argparse.Namespace, sizes: tuple[int, ...]) -> TuningCost:
+def _planned(
+    config: Config, args: argparse.Namespace, sizes: tuple[int, int, int, int]
+) -> TuningCost:
     if isinstance(config.model, EncoderConfig):
         names = config.mlm.vocabularies
         part = "kmer" if "kmer" in names else names[0]  # the one with more tokens

@@ -34,7 +34,8 @@ class EncoderTrunk(Trunk):
 
     def __init__(self, encoder: Encoder, vocabulary: Vocabulary, part: Name, pool: Pool = "cls"):
         self.module: Encoder = encoder
-        self.vocabulary, self.part, self.pool = vocabulary, part, pool
+        self.vocabulary, self.pool = vocabulary, pool
+        self.part: Name = part
         self.width = encoder.config.dim
         frame = (CLS, SEP, PAD, *PROMPTS.values())
         self._frame = torch.tensor([vocabulary.ids[t] for t in frame if t in vocabulary.ids])

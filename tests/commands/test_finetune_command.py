@@ -111,6 +111,8 @@ REFUSED = [
     (["--species", "finhc"], "no species 'finhc' (did you mean 'finch'?)"),
     (["--species", "finch", "--metric", "f1"], "--metric f1: there are mcc, macro_f1,"),
     (["--species", "finch", "--layer", "top"], "--layer top: there are stem,"),
+    (["--species", "finch", "--pool", "cls"], "--pool cls: there are mean, sum, max"),
+    (["--species", "finch", "--vocabulary", "kmer"], "reads bases, not tokens"),
     (["--species", "finch", "--beside", "luck"], "--beside luck: there are majority,"),
     (["--species", "finch", "--seeds", "0"], "--seeds 0: at least one"),
     (["--species", "finch", "--mode", "head", "--live-batchnorm"], "need mode full, not head"),
