@@ -26,15 +26,19 @@ def add_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
     parser.add_argument("--beside", nargs="*", metavar="METHOD", help="what the model is held "
                         "against (default: all): majority, 'length and GC', k-mers, CNN, scratch, "
                         "'random frozen'")  # fmt: skip
+    parser.add_argument("--seeds", type=int, help="default: 5, with --fractions 3")
+    parser.add_argument("--fractions", metavar="PERCENT,…", help="train on these shares of the "
+                        "training labels, as 1,3,10,30,100, and draw the curve")  # fmt: skip
     parser.add_argument("--seen", type=path_option, metavar="REPORT", help="table of `spacescale "
                         "contamination` of these tasks: scores without what was seen")  # fmt: skip
     learning = parser.add_argument_group("learning")
     learning.add_argument("--mode", choices=("full", "lora", "head"), default="full",
                           help="what is trained: everything, low-rank matrices beside the weights "
                           "of attention and experts, or the last layer alone")  # fmt: skip
-    learning.add_argument("--lr", type=float, nargs="+", default=[3e-4], metavar="RATE",
+    learning.add_argument("--lr", type=float, nargs="+", metavar="RATE",
                           help="of several the one that is best on validation with the first seed, "
-                          "for each method by itself (default: 3e-4)")  # fmt: skip
+                          "for each method by itself (default: 3e-4; of encoders of tokens "
+                          "3e-5 3e-4)")  # fmt: skip
     learning.add_argument("--head-lr", type=float, default=1e-3, help="of the last layer, at "
                           "least (default: %(default)s)")  # fmt: skip
     learning.add_argument("--epochs", type=int, default=10, help="default: %(default)s")
@@ -45,9 +49,13 @@ def add_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
     learning.add_argument("--batch", type=int, default=32, help="sequences a step, of all "
                           "processes (default: %(default)s)")  # fmt: skip
     learning.add_argument("--weight-decay", type=float, default=0.01)
-    learning.add_argument("--layer", default="pointwise", help="whose features are pooled")
-    learning.add_argument("--pool", choices=("mean", "sum", "max"), default="mean",
-                          help="over the bins of a sequence (default: %(default)s)")  # fmt: skip
+    learning.add_argument("--layer", help="whose features are pooled (default: pointwise)")
+    learning.add_argument("--pool", choices=("mean", "sum", "max", "cls"),
+                          help="over the bins of a sequence (default: mean); of encoders of tokens "
+                          "over its words, or the [CLS] token (default)")  # fmt: skip
+    learning.add_argument("--vocabulary", choices=("auto", "bpe", "kmer"), help="of encoders that "
+                          "know both, which one sequences are read with (default: auto, the one "
+                          "that shares more words with the task)")  # fmt: skip
     learning.add_argument("--shift", type=int, default=0, metavar="BP",
                           help="move training sequences by up to so much")  # fmt: skip
     learning.add_argument("--reverse-complement", action="store_true",

@@ -17,6 +17,11 @@ FEATURES, FEATURE_TESTS = "spacescale/probing/features.py", "tests/probing/test_
 HEAD_TESTS = "tests/probing/test_heads.py"
 EXPLAINING = "spacescale/probing/attribution.py"
 EXPLAINING_TESTS = "tests/probing/test_probe_attribution.py"
+FRACTIONS = "spacescale/tuning/fractions.py"
+DRAWN = (
+    "tests/tuning/test_fractions.py"
+    "::test_smaller_shares_are_contained_in_larger_ones_with_all_classes"
+)
 
 TASK_FAULTS = {
     "places of the minus strand are read as plus": Fault(
@@ -71,6 +76,22 @@ TASK_FAULTS = {
     ),
     "values are learnt in their own units": Fault(
         TASK_CNN, "(given - self.mean) / self.deviation", "given", (TASK_CNN_TESTS,)
+    ),
+    # --- shares of the training labels
+    "each share of the labels is drawn anew": Fault(
+        FRACTIONS, "default_rng(seed)", "default_rng([seed, int(fraction)])", (DRAWN,)
+    ),
+    "shares are drawn from all classes together": Fault(
+        FRACTIONS,
+        "[order[of_drawn == number] for number in np.unique(of_drawn)]",
+        "[order]",
+        (DRAWN,),
+    ),
+    "rows of a share take the place of those of all labels": Fault(
+        "spacescale/tuning/rows.py",
+        '"" if fraction == WHOLE else',
+        '"" if fraction else',
+        ("tests/tuning/test_fractions.py::test_rows_of_shares_stand_beside_those_of_the_whole",),
     ),
     # --- what training has seen of a benchmark
     "a window too many was drawn in an unfinished epoch": Fault(

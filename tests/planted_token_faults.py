@@ -24,6 +24,10 @@ CHOICE, CHOICE_TESTS = (
     "spacescale/tuning/vocabulary_choice.py",
     ("tests/tuning/test_vocabulary_choice.py",),
 )
+TRUNK, TRUNK_TESTS = (
+    "spacescale/tuning/encoder_trunk.py",
+    ("tests/tuning/test_encoder_trunk.py::test_what_fills_rows_up_is_not_pooled",),
+)
 
 TOKEN_FAULTS = {
     "what becomes of a span is drawn token by token": Fault(
@@ -91,6 +95,12 @@ TOKEN_FAULTS = {
     ),
     "words of a task are learnt from its negatives, too": Fault(
         CHOICE, "np.flatnonzero(targets == 1)", "np.arange(len(targets))", CHOICE_TESTS
+    ),
+    "what fills rows up is seen by a task's encoder": Fault(
+        TRUNK, "rows != self.vocabulary.pad_id", "rows >= 0", TRUNK_TESTS
+    ),
+    "[CLS], prompt and [SEP] are pooled with the words": Fault(
+        TRUNK, "(CLS, SEP, PAD, *PROMPTS.values())", "(PAD,)", TRUNK_TESTS
     ),
     "ALiBi looks at one side": Fault(
         ENCODER,

@@ -20,6 +20,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 def add_options(probe: argparse.ArgumentParser) -> None:
     """The options of `probe`."""
     add_model_and_task_options(probe, "runs/probe")
+    probe.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
     probe.add_argument("--task", type=path_option, required=True, help="folder with train, valid "
                        "and test, one table, or an .h5 of Tang and Koo")  # fmt: skip
     probe.add_argument("--layer", nargs="+", default=["pointwise"], help="default: the last; a "

@@ -23,6 +23,7 @@ from spacescale.model.space import Space
 from spacescale.probing.feeding import Feeder
 from spacescale.tasks.task import Examples
 from spacescale.tuning.batches import Reader
+from spacescale.tuning.encoding import Bases
 
 
 class Inputs(Protocol):
@@ -139,13 +140,13 @@ def write_features(trunk: Trunk, examples: Examples, as_is: int | None, path: Pa
 ]:  # fmt: skip
     """Features of all sequences of a split by position, kept in a .npy file, and their means.
 
-    as_is: the only length of a task's sequences, see `Reader`; means are over the positions that
+    as_is: the only length of a task's sequences, see `Bases`; means are over the positions that
     hold bases. Raises UserError where a feature is too large for float16 or not finite.
     """
     trunk = trunk.of_split(examples)
     trunk.space.eval()
     width, channels = trunk.width()
-    reader = Reader(examples, trunk.space.config.bin_size, as_is)
+    reader = Reader(examples, Bases(trunk.space.config.bin_size, as_is))
     longest = int(examples.lengths.max())
     shown_bp = longest if trunk.feeder.feed == "alone" else trunk.feeder.window
     shape = (len(examples), -(-longest // width), channels)

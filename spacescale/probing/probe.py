@@ -26,11 +26,10 @@ from spacescale.probing.run import BESIDE, ProbePlan, ProbeRun
 from spacescale.tasks.duplicates import find_duplicates
 from spacescale.tasks.loci import in_genome
 from spacescale.tasks.read_task import read_task
+from spacescale.tuning.pretrained import PretrainedSpace, weights_digest
 from spacescale.tuning.rows import Rows
-from spacescale.tuning.run import Pretrained
 from spacescale.tuning.settings import chosen_beside, require_metric
 from spacescale.tuning.starts import with_species
-from spacescale.tuning.suite import weights_digest
 from spacescale.tuning.table import describe, table_of, task_lines
 
 logger = logging.getLogger(__name__)
@@ -104,7 +103,7 @@ def plan_of(args: argparse.Namespace) -> ProbePlan:
         raise UserError(f"--window {window}: expected a multiple of the bins of {bin_size} bp")
     name = args.name or args.weights.resolve().name
     return ProbePlan(
-        Pretrained(name, space, weights_digest(space), species, args.like),
+        PretrainedSpace(name, space, weights_digest(space), species, args.like),
         tuple(dict.fromkeys(args.layer)),
         tuple(dict.fromkeys(args.feed)),
         tuple(dict.fromkeys(args.heads)),

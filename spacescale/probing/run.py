@@ -34,9 +34,10 @@ from spacescale.tasks.scores import main_metric
 from spacescale.tasks.task import Task
 from spacescale.tuning.batches import Reader
 from spacescale.tuning.cost import longest_fitting, tuning_cost
+from spacescale.tuning.encoding import Bases
 from spacescale.tuning.ledger import Ledger
+from spacescale.tuning.pretrained import PretrainedSpace
 from spacescale.tuning.rows import Rows
-from spacescale.tuning.run import Pretrained
 from spacescale.tuning.starts import Start, measure_batchnorm, starting_space
 
 Head = Literal["ridge", "mlp", "cnn"]
@@ -55,7 +56,7 @@ class ProbePlan:
     sequences are fed in, where one of the feeds asks for it.
     """
 
-    pretrained: Pretrained
+    pretrained: PretrainedSpace
     layers: tuple[str, ...]
     feeds: tuple[Feed, ...]
     heads: tuple[Head, ...]
@@ -101,7 +102,7 @@ class ProbeRun:
         self.ledger = Ledger(task, self.rows, main_metric(task.kind, metric))
         lengths = {n for part in task.splits.values() for n in part.lengths.tolist()}
         self.longest = max(lengths)
-        self.as_is = self.longest if len(lengths) == 1 else None  # see `Reader`
+        self.as_is = self.longest if len(lengths) == 1 else None  # see `Bases`
         self.task = replace(task, notes=[*task.notes, *self._notes()])
 
     @property
@@ -234,7 +235,7 @@ class ProbeRun:
         )
         bin_size = space.config.bin_size
         if source.start == "random":
-            reader = Reader(task.splits["train"], bin_size, self.as_is)
+            reader = Reader(task.splits["train"], Bases(bin_size, self.as_is))
             measure_batchnorm(space, pretrained.species, reader)
         feeder = Feeder.of(
             source.feed, self.plan.window, bin_size, task.splits["train"], self.plan.draws,

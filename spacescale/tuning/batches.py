@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from spacescale.genome import dna
 from spacescale.tasks.task import Examples
+from spacescale.tuning.encoding import Encoding
 
-READ_AT_ONCE, BASES_AT_ONCE = 128, 65_536  # where nothing is learnt: sequences, or bp, at the most
 SORTED_TOGETHER = 16  # batches within which sequences of like length are brought together
 Change = tuple[int, bool]  # bp to move by, and whether to take the reverse complement
 AS_IT_IS: Change = (0, False)
@@ -24,9 +25,10 @@ AS_IT_IS: Change = (0, False)
 
 @dataclass(frozen=True)
 class Batch:
-    """Groups of codes (B_g, L_g) uint8, each of one length, and the rows that they are, in order.
+    """Groups of sequences, each a tensor as an `Encoding` makes them, and the rows that they are.
 
-    Or of features (B_g, F) float32, see `FeatureReader`. of_all: the rows of all processes.
+    Rows stand in the order of groups. A group may also be of features (B_g, F) float32, see
+    `FeatureReader`. of_all: the rows of all processes.
     """
 
     groups: list[Tensor]
@@ -36,39 +38,31 @@ class Batch:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads the sequences of one split.
-
-    Sequences are filled up with N to whole bins, and to `least` bp, so that what a model says of
-    one does not depend on those beside it; those of `as_is` bp, a task's only length, stay so.
-    """
+    """Reads the sequences of one split; they are turned and moved before they are encoded."""
 
     examples: Examples
-    bin_size: int
-    as_is: int | None = None
-    least: int = 0
+    encoding: Encoding
 
     def batch(
         self, rows: np.ndarray, of_all: np.ndarray | None = None, changes: Mapping[int, Change] = {}
     ) -> Batch:
-        """Rows as groups of like length. changes: row → how it is read in this epoch."""
-        by_length = defaultdict(list)
+        """Rows as groups of one size. changes: row → how it is read in this epoch."""
+        by_size = defaultdict(list)
         for row in rows.tolist():
-            by_length[self._length(len(self.examples.codes[row]))].append(row)
+            by_size[self.encoding.size(len(self.examples.codes[row]))].append(row)
         groups, order = [], []
-        for length, chosen in sorted(by_length.items()):
+        for size, chosen in sorted(by_size.items()):
             codes = [
                 changed(self.examples.codes[row], *changes.get(row, AS_IT_IS)) for row in chosen
             ]
-            padded = [np.pad(c, (0, length - len(c)), constant_values=dna.N) for c in codes]
-            groups.append(torch.from_numpy(np.stack(padded)))
+            groups.append(self.encoding.tensor(codes, size))
             order += chosen
         ordered = np.array(order, dtype=np.int64)
         return Batch(groups, ordered, ordered if of_all is None else of_all)
 
-    def _length(self, length: int) -> int:
-        if length == self.as_is:
-            return length
-        return max(-(-length // self.bin_size) * self.bin_size, self.least)
+    def take(self, rows: np.ndarray) -> Self:
+        """A reader of these rows alone, int64, which are 0, 1 … of it."""
+        return replace(self, examples=self.examples.take(rows))
 
     def in_order(self, rank: int, world: int, shown_bp: int | None = None) -> Iterator[Batch]:
         """This process's share of all rows, those of like length together, few where they are long.
@@ -76,8 +70,7 @@ class Reader:
         shown_bp: what is made of each, where that is more than it holds.
         """
         share = np.argsort(self.examples.lengths, kind="stable")[rank::world]
-        longest = shown_bp or self._length(int(self.examples.lengths.max()))
-        size = max(1, min(READ_AT_ONCE, BASES_AT_ONCE // longest))
+        size = self.encoding.at_once(shown_bp or int(self.examples.lengths.max()))
         for first in range(0, len(share), size):
             yield self.batch(share[first : first + size])
 
@@ -99,6 +92,11 @@ class FeatureReader(Reader):
         pairs = zip(rows.tolist(), flips, strict=True)
         found = torch.stack([self.features[flip][row] for row, flip in pairs])
         return Batch([found], rows, rows if of_all is None else of_all)
+
+    def take(self, rows: np.ndarray) -> Self:
+        """Of these rows alone, with their features."""
+        kept = {flip: values[torch.from_numpy(rows)] for flip, values in self.features.items()}
+        return replace(self, examples=self.examples.take(rows), features=kept)
 
 
 def changed(codes: np.ndarray, shift: int = 0, flip: bool = False) -> np.ndarray:

@@ -1,8 +1,8 @@
 """What a fine-tuning costs: trained parameters, memory of a GPU, time, before it is run.
 
 As `planning` counts them: what autograd keeps stage by stage, and products. Adapters need no
-gradient before the first block, so that stem and tower keep nothing there; a frozen trunk keeps
-nothing at all: its largest part is there for a moment.
+gradient before the first block, so that stem and tower keep nothing there, nor embeddings; a frozen
+trunk keeps nothing at all: its largest part is there for a moment.
 """
 
 from __future__ import annotations
@@ -13,17 +13,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
+import torch
+
 from spacescale.config import Config
+from spacescale.encoder_config import EncoderConfig
 from spacescale.errors import UserError
+from spacescale.model.encoder import Encoder
 from spacescale.model.space import meta_model
 from spacescale.overrides import build_config
 from spacescale.planning.activations import activation_bytes
+from spacescale.planning.encoder_plan import layer_activations, layer_flops
 from spacescale.planning.flops import forward_flops, micro_batch_flops, training_flops
 from spacescale.planning.machine import Machine
 from spacescale.planning.plan import Precision
 from spacescale.planning.species import with_species
 from spacescale.space_config import ModelConfig, Stage
-from spacescale.tuning.sequence_model import ADAPTED_OF_EXPERTS, NOT_EMBEDDING, Mode
+from spacescale.tokens.vocabulary import Name
+from spacescale.tuning.encoder_trunk import ADAPTED, EncoderTrunk
+from spacescale.tuning.encoding import max_tokens
+from spacescale.tuning.settings import Mode
+from spacescale.tuning.space_trunk import ADAPTED_OF_EXPERTS, SpaceTrunk
 
 BEHIND_ADAPTERS = (
     "attention", "attention_projections", "attention_relative", "feed_forward", "pointwise",
@@ -38,7 +47,7 @@ class TuningCost:
     """Of one GPU and one step; bytes and FLOPs."""
 
     mode: Mode
-    bins: int
+    read: str  # of each sequence, for people
     sequences: int  # of this GPU
     parameters: int
     trained: int
@@ -68,12 +77,7 @@ def tuning_cost(
 
     Raises UserError for sizes below 1, or fewer sequences than GPUs.
     """
-    for name, value in (("--length", length), ("--batch", batch), ("--gpus", gpus)):
-        if value < 1:
-            raise UserError(f"{name} {value}: expected at least 1")
-    if batch < gpus:
-        raise UserError(f"--batch {batch}: {gpus} GPUs need as many sequences")
-    bins, share = -(-length // config.bin_size), -(-batch // gpus)
+    share, bins = _share(length, batch, gpus), -(-length // config.bin_size)
     parameters, trained = _parameters(config, mode, lora_rank)
     short = config.model_copy(
         update={
@@ -104,13 +108,71 @@ def tuning_cost(
         recomputed = short.model_copy(update={"checkpoint_stages": get_args(Stage)})
         largest = activation_bytes(recomputed, windows, precision, on_gpu, 1).recomputed
         flops, activations = forward, largest
+    read = f"{bins} bins of {config.bin_size} bp"
+    return _cost(mode, read, share, gpus, (parameters, trained), activations, flops)
+
+
+def encoder_tuning_cost(
+    config: EncoderConfig,
+    part: Name,
+    mode: Mode,
+    length: int,
+    batch: int,
+    lora_rank: int = 8,
+    gpus: int = 1,
+    precision: Precision = "fp32",
+    on_gpu: bool = True,
+) -> TuningCost:
+    """The same of an encoder that reads one part of a vocabulary: at the most tokens there can be.
+
+    Raises UserError as `tuning_cost`.
+    """
+    share, tokens = _share(length, batch, gpus), max_tokens(length, part)
+    stages = layer_flops(config, share, tokens)
+    forward, attention = forward_flops(stages), stages["attention"].forward
+    kept = layer_activations(config, share, tokens, precision, on_gpu)
+    if mode == "full":  # kernels of attention compute the logits again
+        flops, activations = training_flops(stages) + attention / 2, sum(kept.values())
+    elif mode == "lora":
+        # Gradients of inputs, not of weights; none of what the first layer is given.
+        first = 2 * share * tokens * 3 * config.dim**2
+        flops = 2 * forward + 1.5 * attention - first
+        activations = sum(size for name, size in kept.items() if name != "embeddings")
+    else:
+        one = max(kept["attention"], kept["feed_forward"]) / config.depth
+        flops, activations = forward, kept["ALiBi"] + one
+    sizes = _encoder_parameters(config, mode, lora_rank)
+    return _cost(mode, f"{tokens} tokens", share, gpus, sizes, activations, flops)
+
+
+def _share(length: int, batch: int, gpus: int) -> int:
+    """Sequences of a GPU."""
+    for name, value in (("--length", length), ("--batch", batch), ("--gpus", gpus)):
+        if value < 1:
+            raise UserError(f"{name} {value}: expected at least 1")
+    if batch < gpus:
+        raise UserError(f"--batch {batch}: {gpus} GPUs need as many sequences")
+    return -(-batch // gpus)
+
+
+def _cost(
+    mode: Mode,
+    read: str,
+    share: int,
+    gpus: int,
+    sizes: tuple[int, int],
+    activations: float,
+    flops: float,
+) -> TuningCost:
+    """sizes: parameters held, and trained."""
+    held, trained = sizes
     return TuningCost(
         mode,
-        bins,
+        read,
         share,
-        parameters,
+        held,
         trained,
-        FLOAT * parameters,
+        FLOAT * held,
         FLOAT * trained,
         ADAM_BYTES * trained / gpus,
         activations,
@@ -137,7 +199,7 @@ def _parameters(config: ModelConfig, mode: Mode, rank: int) -> tuple[int, int]:
     held = sum(sizes.values()) + head
     if mode == "full":
         return held, head + sum(
-            n for name, n in sizes.items() if not name.startswith(NOT_EMBEDDING)
+            n for name, n in sizes.items() if not name.startswith(SpaceTrunk.unused)
         )
     if mode == "head":
         return held, head
@@ -160,17 +222,33 @@ def _adapter(name: str, shape: tuple[int, ...], rank: int) -> int:
     return 0
 
 
-def cost_lines(
-    cost: TuningCost, config: Config, machine: Machine, sequences: int | None
-) -> list[str]:
+def _encoder_parameters(config: EncoderConfig, mode: Mode, rank: int) -> tuple[int, int]:
+    """The same of an encoder, with the layers above [CLS]."""
+    with torch.device("meta"):
+        shapes = {name: p.shape for name, p in Encoder(config).named_parameters()}
+    head = (config.dim + 1) * (config.dim + OUTPUTS)
+    held = head + sum(shape.numel() for shape in shapes.values())
+    if mode == "full":
+        unused = [s.numel() for name, s in shapes.items() if name.startswith(EncoderTrunk.unused)]
+        return held, held - sum(unused)
+    if mode == "head":
+        return held, head
+    adapters = sum(
+        rank * sum(shape)
+        for name, shape in shapes.items()
+        if name.startswith("layers.") and name.endswith(tuple(f".{a}.weight" for a in ADAPTED))
+    )
+    return held + adapters, head + adapters
+
+
+def cost_lines(cost: TuningCost, machine: Machine, sequences: int | None) -> list[str]:
     """The cost for people; sequences: of an epoch, where it is to be timed."""
     gib = 2**30
     seconds = cost.flops / (machine.tflops * 1e12)
     fits = "fits" if cost.total < machine.memory_gib * gib else "does not fit"
     lines = [
         f"parameters {cost.parameters:,}, of which {cost.trained:,} are trained ({cost.mode})",
-        f"{cost.sequences} sequences of {cost.bins} bins of {config.space.bin_size} bp a step on "
-        "each GPU, ZeRO-1",
+        f"{cost.sequences} sequences of {cost.read} a step on each GPU, ZeRO-1",
         f"GiB on each GPU: weights {cost.weights / gib:.2f}, gradients {cost.gradients / gib:.2f}, "
         f"optimiser {cost.optimiser / gib:.2f}, activations {cost.activations / gib:.2f}, together "
         f"{cost.total / gib:.2f} at least: {fits} in {machine.memory_gib:g}",
@@ -187,5 +265,14 @@ def plan_tuning(args: argparse.Namespace, machine: Machine) -> str:
     """What `spacescale plan --finetune` prints, of its options."""
     config = with_species(build_config(args.preset, args.overrides), args.data)
     sizes = (args.length, args.batch, args.lora_rank, args.gpus)
-    cost = tuning_cost(config.space, args.finetune, *sizes, args.precision)
-    return "\n".join(cost_lines(cost, config, machine, args.sequences))
+    return "\n".join(cost_lines(_planned(config, args, sizes), machine, args.sequences))
+
+
+def _planned(
+    config: Config, args: argparse.Namespace, sizes: tuple[int, int, int, int]
+) -> TuningCost:
+    if isinstance(config.model, EncoderConfig):
+        names = config.mlm.vocabularies
+        part = "kmer" if "kmer" in names else names[0]  # the one with more tokens
+        return encoder_tuning_cost(config.model, part, args.finetune, *sizes, args.precision)
+    return tuning_cost(config.space, args.finetune, *sizes, args.precision)

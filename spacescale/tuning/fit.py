@@ -89,7 +89,7 @@ def fit(
     steps = order.steps * settings.epochs
     optim = OptimConfig(
         lr=settings.head_lr,
-        lr_factors={"space": settings.lr / settings.head_lr},
+        lr_factors={model.trunk.name: settings.lr / settings.head_lr},
         weight_decay=settings.weight_decay,
         max_steps=steps,
         warmup_steps=round(settings.warmup * steps),
@@ -183,15 +183,10 @@ class _Fit:
 def reader_of(task: Task, split: str, model: SequenceModel, live_batchnorm: bool) -> Reader:
     """How the sequences of a split are read, which is the same for all splits of a task.
 
-    live_batchnorm: all are filled up to one length, so that statistics are those of whole batches
-    and all processes take part in them alike.
+    live_batchnorm: see `Trunk.encoding`.
     """
     lengths = {length for part in task.splits.values() for length in set(part.lengths.tolist())}
-    bin_size, longest = model.space.config.bin_size, max(lengths)
-    if len(lengths) == 1:
-        return Reader(task.splits[split], bin_size, as_is=longest)
-    least = -(-longest // bin_size) * bin_size if live_batchnorm else 0
-    return Reader(task.splits[split], bin_size, least=least)
+    return Reader(task.splits[split], model.trunk.encoding(lengths, live_batchnorm))
 
 
 def readers_of(
@@ -210,7 +205,7 @@ def readers_of(
         for split in readers
     }
     sequences = sum(len(task.splits[split]) * (1 + both) for split, both in strands.items())
-    needed = sequences * model.head.in_features * 4 * comm.world_size()
+    needed = sequences * model.trunk.width * 4 * comm.world_size()
     if not comm.on_main(lambda: needed < KEPT_SHARE * memory_bytes(torch.device("cpu"))):
         logger.info("%s: features take %.1f GiB; they are computed again in every epoch",
                     task.name, needed / 2**30)  # fmt: skip
@@ -234,7 +229,7 @@ def _with_features(
     if both_strands:
         found = _of_all(reader, lambda batch: features(_turned(reader, batch)))
         kept[True] = torch.from_numpy(found)
-    return FeatureReader(reader.examples, reader.bin_size, reader.as_is, reader.least, kept)
+    return FeatureReader(reader.examples, reader.encoding, kept)
 
 
 def _turned(reader: Reader, batch: Batch) -> Batch:

@@ -16,6 +16,7 @@ import numpy as np
 from spacescale.tasks.duplicates import without_copies
 from spacescale.tasks.scores import remarks, score
 from spacescale.tasks.task import Task
+from spacescale.tuning.fractions import WHOLE, Part, part_of
 from spacescale.tuning.rows import Row, Rows
 
 logger = logging.getLogger(__name__)
@@ -44,9 +45,14 @@ class Ledger:
         seconds: float,
         settings: dict[str, Any],
         more_remarks: Sequence[str] = (),
+        part: Part | None = None,
     ) -> None:
-        """Score the answers to the test sequences, float (N, C), and keep both."""
+        """Score the answers to the test sequences, float (N, C), and keep both.
+
+        part: of the training sequences, from which they were learnt; all by default.
+        """
         task, test = self.task, self.task.splits["test"]
+        learnt_from = part or part_of(task, WHOLE, seed)
         scores = score(task.kind, test.targets, found)
         unique, of_unique = self.unique, dict.fromkeys(scores, float("nan"))
         if len(unique):
@@ -59,16 +65,18 @@ class Ledger:
             self.metric,
             scores,
             of_unique,
-            {split: len(examples) for split, examples in task.splits.items()},
+            {split: len(examples) for split, examples in learnt_from.task.splits.items()},
             len(unique),
             round(seconds, 1),
             settings,
             [*remarks(task.kind, test.targets, found, task.outputs), *more_remarks],
+            learnt_from.fraction,
         )
         self.rows.add(row, found)
+        share = "" if row.fraction == WHOLE else f", {row.fraction:g} % of the labels"
         logger.info(
-            "%s: %s, seed %d: %s %.3f (%.0f s)",
-            *(task.name, method, seed, self.metric, scores[self.metric], seconds),
+            "%s: %s, seed %d%s: %s %.3f (%.0f s)",
+            *(task.name, method, seed, share, self.metric, scores[self.metric], seconds),
         )
 
 

@@ -8,7 +8,7 @@ from spacescale.arguments import path_option
 
 
 def add_model_and_task_options(parser: argparse.ArgumentParser, out: str) -> None:
-    """Weights, whose species, how a task is read, with how many seeds. out: the default of --out"""
+    """Weights, whose species, and how a task is read. out: the default of --out"""
     parser.add_argument("--weights", type=path_option, required=True, help="export, checkpoint, "
                         "run folder (its best) or ORG/NAME of the Hub")  # fmt: skip
     parser.add_argument("--name", help="what results call the weights (default: their folder's)")
@@ -22,4 +22,3 @@ def add_model_and_task_options(parser: argparse.ArgumentParser, out: str) -> Non
                         "places instead of sequences")  # fmt: skip
     parser.add_argument("--kind", choices=("classes", "labels", "values"),
                         help="what the targets are, where a table leaves it open")  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=5, help="default: %(default)s")

@@ -1,6 +1,7 @@
 """What one training on a task gave, as it is kept: a line of JSON and the answers to the test.
 
-Folder of a task: `rows.jsonl`, `answers/METHOD-SEED.npy` float32 (N_test, C).
+Folder of a task: `rows.jsonl`, `answers/METHOD-SEED.npy` float32 (N_test, C); of a share of the
+training labels METHOD-SEED-10percent.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from spacescale.errors import UserError
 from spacescale.files import make_folder, write_text
+from spacescale.tuning.fractions import WHOLE
 
 ROWS, ANSWERS = "rows.jsonl", "answers"
 
@@ -28,7 +30,8 @@ class Row:
 
     key: what it was made with, by which a row is known to hold for a command given again. scores:
     of the test split; unique: of those test sequences that occur in no other split, which are
-    num_unique. settings: of the training. seconds: of training and choosing.
+    num_unique. settings: of the training. seconds: of training and choosing. fraction: percent of
+    the training labels that it was given.
     """
 
     task: str
@@ -43,16 +46,18 @@ class Row:
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    fraction: float = WHOLE
 
     @property
     def stem(self) -> str:
         """What the files of the row are called."""
-        return stem_of(self.method, self.seed)
+        return stem_of(self.method, self.seed, self.fraction)
 
 
-def stem_of(method: str, seed: int) -> str:
+def stem_of(method: str, seed: int, fraction: float = WHOLE) -> str:
     """What the files of a method with a seed are called, as yeast_full-0."""
-    return f"{re.sub(r'[^0-9A-Za-z.+-]+', '_', method)}-{seed}"
+    share = "" if fraction == WHOLE else f"-{fraction:g}percent"
+    return f"{re.sub(r'[^0-9A-Za-z.+-]+', '_', method)}-{seed}{share}"
 
 
 class Rows:
@@ -76,12 +81,13 @@ class Rows:
                 return row
         return None
 
-    def of(self, method: str, seeds: Sequence[int]) -> list[Row]:
+    def of(self, method: str, seeds: Sequence[int], fraction: float = WHOLE) -> list[Row]:
         """The rows of a method with these seeds; of what has no seed the one there is."""
-        return [row for row in self.rows if row.method == method and row.seed in seeds]
+        of_share = (row for row in self.rows if row.fraction == fraction)
+        return [row for row in of_share if row.method == method and row.seed in seeds]
 
     def add(self, row: Row, answers: np.ndarray) -> None:
-        """Keep a row, in place of one of the same method and seed."""
+        """Keep a row, in place of one of the same method, seed and fraction."""
         path, array = self._answers(row.stem), io.BytesIO()
         make_folder(path.parent)
         np.save(array, answers.astype(np.float32))
@@ -98,8 +104,10 @@ class Rows:
 
 
 def _as_json(row: Row) -> str:
-    """JSON has no NaN: what is not defined is null."""
+    """JSON has no NaN: what is not defined is null. That a row is of all labels goes unsaid."""
     fields = asdict(row)
+    if row.fraction == WHOLE:
+        del fields["fraction"]
     for name in ("scores", "unique"):
         fields[name] = {k: None if math.isnan(v) else v for k, v in fields[name].items()}
     return json.dumps(fields, allow_nan=False)

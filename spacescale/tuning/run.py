@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from spacescale.errors import UserError
-from spacescale.model.space import Space
 from spacescale.parallel import comm
 from spacescale.planning.measure import memory_bytes
 from spacescale.tasks.baseline import Fit
@@ -20,7 +20,7 @@ from spacescale.tasks.cnn import fit_cnn
 from spacescale.tasks.scores import main_metric
 from spacescale.tasks.simple_baselines import fit_kmers, fit_length_and_gc, fit_majority
 from spacescale.tasks.task import Task
-from spacescale.tuning.cost import longest_fitting, tuning_cost
+from spacescale.tuning.cost import longest_fitting
 from spacescale.tuning.criterion import Criterion
 from spacescale.tuning.fit import (
     Diverged,
@@ -31,11 +31,13 @@ from spacescale.tuning.fit import (
     reader_of,
     readers_of,
 )
+from spacescale.tuning.fractions import WHOLE, Part, part_of
 from spacescale.tuning.ledger import Ledger
+from spacescale.tuning.pretrained import Pretrained
 from spacescale.tuning.rows import Row, Rows, stem_of
-from spacescale.tuning.sequence_model import Mode, SequenceModel
-from spacescale.tuning.settings import TuningSettings
-from spacescale.tuning.starts import Start, measure_batchnorm, starting_space
+from spacescale.tuning.sequence_model import SequenceModel
+from spacescale.tuning.settings import Mode, TuningSettings
+from spacescale.tuning.starts import Start
 from spacescale.tuning.tuned_model import save_tuned
 
 SIMPLE: dict[str, Fit] = {
@@ -52,25 +54,11 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Pretrained:
-    """What is fine-tuned.
-
-    name: as results call it; digest: of its weights. like: see `starting_space`.
-    """
-
-    name: str
-    space: Space
-    digest: str
-    species: str
-    like: str | None
-
-
-@dataclass(frozen=True)
 class Plan:
     """What is trained on a task.
 
     lrs: rates of which validation chooses one, with the first seed, for each method by itself.
-    beside: of BESIDE.
+    beside: of BESIDE. fractions: percent of the training labels, ascending.
     """
 
     pretrained: Pretrained
@@ -78,6 +66,7 @@ class Plan:
     lrs: tuple[float, ...]
     seeds: tuple[int, ...]
     beside: tuple[str, ...]
+    fractions: tuple[float, ...] = (WHOLE,)
 
 
 @dataclass(frozen=True)
@@ -98,12 +87,19 @@ def methods(plan: Plan) -> list[Method]:
     settings = plan.settings
     found = [Method(f"{plan.pretrained.name}, {settings.mode}", "pretrained", settings)]
     if "scratch" in plan.beside:
-        live = replace(settings, mode="full", live_batchnorm=True)
+        live = replace(settings, mode="full", live_batchnorm=plan.pretrained.has_batchnorm)
         found.append(Method("scratch", "random", live))
     if "random frozen" in plan.beside:
         frozen = replace(settings, mode="head", live_batchnorm=False)
         found.append(Method("random frozen", "random", frozen))
     return found
+
+
+class _Rates(NamedTuple):
+    """Learning rates: those to train with, and how validation judged those that were tried."""
+
+    left: tuple[float, ...]
+    tried: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -132,6 +128,8 @@ class TaskRun:
 
     def __post_init__(self) -> None:
         metric = main_metric(self.task.kind, self.plan.settings.metric)
+        self.pretrained = self.plan.pretrained.of_task(self.task)
+        self.task = replace(self.task, notes=[*self.task.notes, *self.pretrained.notes])
         self.ledger = Ledger(self.task, self.rows, metric)
         self._read: tuple[object, Readers] | None = None  # of which weights, and how
 
@@ -145,7 +143,8 @@ class TaskRun:
     def require_sense(self) -> None:
         """Raise UserError for settings that do not fit the task, or this machine."""
         settings, task, world = self.plan.settings, self.task, comm.world_size()
-        in_train = len(task.splits["train"])
+        parts = (part_of(task, f, s) for f in self.plan.fractions for s in self.plan.seeds)
+        in_train = min(len(part.rows) for part in parts)
         for what, number in (("a batch", settings.batch_size), ("the training split", in_train)):
             if number < world:
                 raise UserError(
@@ -163,7 +162,7 @@ class TaskRun:
 
     def require_memory(self) -> None:
         """Raise UserError where the longest sequences of a batch need more memory than is there."""
-        settings, space = self.plan.settings, self.plan.pretrained.space
+        settings, pretrained = self.plan.settings, self.pretrained
         modes: set[Mode] = {method.settings.mode for method in methods(self.plan)}
         longest = max(int(examples.lengths.max()) for examples in self.task.splits.values())
         available, world = memory_bytes(self.device), comm.world_size()
@@ -171,8 +170,7 @@ class TaskRun:
         def needed(batch: int, length: int = longest) -> float:
             sizes = (length, batch, settings.lora_rank, world)
             on_gpu = self.device.type == "cuda"
-            costs = (tuning_cost(space.config, mode, *sizes, "fp32", on_gpu) for mode in modes)
-            return max(cost.total for cost in costs)
+            return max(pretrained.cost(mode, *sizes, on_gpu).total for mode in modes)
 
         batch = settings.batch_size
         if needed(batch) <= available:
@@ -182,7 +180,7 @@ class TaskRun:
         cure = f"--batch {batch}"
         if needed(batch) > available:
             fits = longest_fitting(
-                lambda n: needed(batch, n), available, space.config.bin_size, longest
+                lambda n: needed(batch, n), available, pretrained.bin_size, longest
             )
             cure = (
                 f"sequences of {fits:,} bp at most with --batch {batch}, or --mode lora or head, "
@@ -199,51 +197,66 @@ class TaskRun:
         comm.on_all(self.require_sense)
         for name in SIMPLE:
             if name in self.plan.beside:
-                for seed in self.plan.seeds if name == "CNN" else self.plan.seeds[:1]:
-                    comm.on_main(lambda name=name, seed=seed: self._fit_simple(name, seed))
+                for fraction in self.plan.fractions:
+                    # What has no seed of its own still learns from the sequences of one.
+                    drawn = name == "CNN" or fraction != WHOLE
+                    for seed in self.plan.seeds if drawn else self.plan.seeds[:1]:
+                        comm.on_main(lambda of=(name, seed, fraction): self._fit_simple(*of))
         for method in methods(self.plan):
             self._fit_all(method)
 
-    def _fit_simple(self, name: str, seed: int) -> None:
-        key = self.ledger.key({"method": name, "metric": self.ledger.metric})
+    def _fit_simple(self, name: str, seed: int, fraction: float) -> None:
+        part = part_of(self.task, fraction, seed)
+        key = self.ledger.key({"method": name, "metric": self.ledger.metric} | part.facts)
         if self.rows.find(name, seed, key):
             return
         began = time.perf_counter()
         if name == "CNN":
-            baseline = fit_cnn(self.task, seed, self.ledger.metric, device=self.device)
+            baseline = fit_cnn(part.task, seed, self.ledger.metric, device=self.device)
         else:
-            baseline = SIMPLE[name](self.task, seed, self.ledger.metric)
+            baseline = SIMPLE[name](part.task, seed, self.ledger.metric)
         seconds = time.perf_counter() - began
         found = baseline.predict(self.task.splits["test"])
-        self.ledger.add(name, seed, key, found, seconds, {"chosen": baseline.settings})
+        facts = {"chosen": baseline.settings}
+        self.ledger.add(name, seed, key, found, seconds, facts, part=part)
 
-    def _fit_all(self, method: Method) -> None:
-        """Train with every seed; the first one chooses the rate by validation."""
-        first, plan = self.plan.seeds[0], self.plan
-        pretrained = plan.pretrained
-        facts = asdict(method) | {
+    def _facts(self, method: Method) -> dict[str, Any]:
+        """What a row of a method is made with."""
+        plan, pretrained = self.plan, self.pretrained
+        return {
+            **asdict(method),
             "weights": pretrained.digest if method.start == "pretrained" else "",
-            "model": pretrained.space.config.model_dump(mode="json"),
-            "species": (pretrained.species, pretrained.like),
+            **pretrained.facts,
             "rates": plan.lrs,
-            "chosen with": first,
+            "chosen with": plan.seeds[0],
             "deepspeed": {name: self.deepspeed_config.get(name) for name in DECIDES_NUMBERS},
         }
-        key = self.ledger.key(facts)
-        rates, tried = plan.lrs, {}
-        for seed in plan.seeds:
-            row = comm.on_main(lambda seed=seed: self._find(method, seed, key))
-            if row is not None:
-                rates, tried = (row.settings["rate"],), row.settings["tried"]
-                continue
-            began = time.perf_counter()
-            fits = self._fit_rates(method, rates, seed)
-            if len(rates) > 1:
-                tried = {f"{r:g}": fits[r].score if r in fits else None for r in rates}
-            best = max(fits, key=lambda rate: fits[rate].score)
-            rates = (best,)
-            seconds = time.perf_counter() - began
-            self._keep(method, seed, key, best, fits[best], seconds, tried)
+
+    def _fit_all(self, method: Method) -> None:
+        """Train with every seed and fraction; of each fraction the first seed chooses the rate."""
+        plan, facts = self.plan, self._facts(method)
+        chosen = dict.fromkeys(plan.fractions, _Rates(plan.lrs, {}))
+        for seed, fraction in itertools.product(plan.seeds, plan.fractions):
+            part, rates = part_of(self.task, fraction, seed), chosen[fraction]
+            key = self.ledger.key(facts | part.facts)
+            row = comm.on_main(lambda of=(seed, key): self._find(method, *of))
+            if row is None:
+                chosen[fraction] = self._train(method, part, seed, key, rates)
+            else:
+                chosen[fraction] = _Rates((row.settings["rate"],), row.settings["tried"])
+
+    def _train(self, method: Method, part: Part, seed: int, key: str, rates: _Rates) -> _Rates:
+        """Train with each rate and keep the best; returns it, with all that were tried."""
+        began = time.perf_counter()
+        fits = self._fit_rates(method, part, rates.left, seed)
+        tried = rates.tried
+        if len(rates.left) > 1:
+            tried = {f"{r:g}": fits[r].score if r in fits else None for r in rates.left}
+        best = max(fits, key=lambda rate: fits[rate].score)
+        seconds = time.perf_counter() - began
+        chosen = _Rates((best,), tried)
+        self._keep(method, part, seed, key, chosen, fits[best], seconds)
+        return chosen
 
     def _find(self, method: Method, seed: int, key: str) -> Row | None:
         """The row that is there, with the model that belongs to it."""
@@ -256,13 +269,13 @@ class TaskRun:
         return self.rows.folder / "weights" / stem
 
     def _fit_rates(
-        self, method: Method, rates: Sequence[float], seed: int
+        self, method: Method, part: Part, rates: Sequence[float], seed: int
     ) -> dict[float, _Trained]:
         """With each rate, but those that diverge; UserError where all do."""
         fits, last = {}, None
         for rate in rates:
             try:
-                fits[rate] = self._fit(method.start, method.with_rate(rate, seed))
+                fits[rate] = self._fit(method.start, part, method.with_rate(rate, seed))
             except Diverged as error:
                 logger.warning("%s: %s", method.name, error)
                 last = error
@@ -270,24 +283,21 @@ class TaskRun:
             raise last
         return fits
 
-    def _fit(self, start: Start, settings: TuningSettings) -> _Trained:
-        pretrained, task = self.plan.pretrained, self.task
-        space = starting_space(
-            pretrained.space, pretrained.species, pretrained.like, start, settings.seed
-        )
+    def _fit(self, start: Start, part: Part, settings: TuningSettings) -> _Trained:
+        task = self.task
+        trunk = self.pretrained.trunk(start, settings)
         torch.manual_seed(settings.seed)
-        model = SequenceModel(
-            space, pretrained.species, len(task.outputs), settings.layer, settings.pool
-        )
+        model = SequenceModel(trunk, len(task.outputs))
         if start == "random" and settings.mode == "head":
-            measure_batchnorm(space, pretrained.species, reader_of(task, "train", model, False))
-        readers = self._readers(model, start, settings)
+            trunk.measure_statistics(reader_of(task, "train", model, False))
+        readers = dict(self._readers(model, start, settings))
+        readers["train"] = readers["train"].take(part.rows)
         torch.manual_seed(settings.seed + 1 + comm.rank())  # dropout differs between ranks
-        fitted = fit(model, task, readers, settings, self.deepspeed_config, self.device)
+        fitted = fit(model, part.task, readers, settings, self.deepspeed_config, self.device)
         return _Trained(model, fitted, readers)
 
     def _readers(self, model: SequenceModel, start: Start, settings: TuningSettings) -> Readers:
-        """How splits are read; features of the same weights are computed for the first training."""
+        """How whole splits are read; features of the same weights are computed but once."""
         weights = (start, settings.mode, settings.seed if start == "random" else None)
         if self._read is None or self._read[0] != weights:
             self._read = weights, readers_of(self.task, model, settings, self.device)
@@ -296,21 +306,24 @@ class TaskRun:
     def _keep(
         self,
         method: Method,
+        part: Part,
         seed: int,
         key: str,
-        rate: float,
+        rates: _Rates,
         trained: _Trained,
         seconds: float,
-        tried: dict[str, float | None],
     ) -> None:
+        (rate,) = rates.left
         settings, model, fitted = method.with_rate(rate, seed), trained.model, trained.fitted
-        criterion = Criterion.of(self.task, settings.class_weights)
+        criterion = Criterion.of(part.task, settings.class_weights)
         reader = trained.readers["test"]
         found = answers(model, reader, criterion, settings.both_strands, self.device)
         facts = {
             **asdict(settings),
+            **self.pretrained.choices,
+            **part.facts,
             "rate": rate,
-            "tried": tried,
+            "tried": rates.tried,
             "valid": fitted.best.score,
             "best_epoch": fitted.best.number,
             "epochs_done": len(fitted.epochs),
@@ -320,14 +333,14 @@ class TaskRun:
         def keep() -> None:
             if method.start == "pretrained":
                 save_tuned(
-                    self._weights(stem_of(method.name, seed)),
+                    self._weights(stem_of(method.name, seed, part.fraction)),
                     model,
                     criterion,
-                    reader,
+                    reader.encoding,
                     self.task,
                     settings.both_strands,
-                    facts | {"weights": self.plan.pretrained.digest},
+                    facts | {"weights": self.pretrained.digest},
                 )
-            self.ledger.add(method.name, seed, key, found, seconds, facts)
+            self.ledger.add(method.name, seed, key, found, seconds, facts, part=part)
 
         comm.on_main(keep)

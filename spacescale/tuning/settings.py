@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from spacescale.errors import UserError
 from spacescale.tasks.scores import METRICS
-from spacescale.tuning.sequence_model import Mode, Pool
+
+Mode = Literal["full", "lora", "head"]
+Pool = Literal["mean", "sum", "max", "cls"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+POOLS: tuple[Pool, ...] = get_args(Pool)
 
 
 @dataclass(frozen=True)

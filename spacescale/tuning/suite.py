@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -15,22 +14,22 @@ import torch
 from spacescale.dataset.schema import MANIFEST
 from spacescale.errors import UserError
 from spacescale.files import write_text
-from spacescale.model.exports import local_folder
-from spacescale.model.space import Space
 from spacescale.parallel import comm
 from spacescale.parallel.engine import read_deepspeed_config, resolve_deepspeed_config
-from spacescale.predict.trained_model import load_trained
 from spacescale.tasks.duplicates import find_duplicates
 from spacescale.tasks.read_task import read_task, task_name, tasks_below
 from spacescale.tasks.scores import main_metric
 from spacescale.tasks.task import Task
+from spacescale.tuning.curve import CURVE, curve_lines, draw_curve
+from spacescale.tuning.fractions import parse_fractions
+from spacescale.tuning.pretrained import load_pretrained
 from spacescale.tuning.rows import Rows
-from spacescale.tuning.run import BESIDE, Plan, Pretrained, TaskRun
+from spacescale.tuning.run import BESIDE, Plan, TaskRun
 from spacescale.tuning.seen import Seen, read_seen, seen_of
 from spacescale.tuning.settings import TuningSettings, chosen_beside, require_metric
-from spacescale.tuning.starts import with_species
 from spacescale.tuning.table import TaskTable, describe, suite_lines, table_of, task_lines
 
+SEEDS, SEEDS_OF_FRACTIONS = 5, 3  # where --seeds says nothing
 DEEPSPEED: dict[str, Any] = {
     "gradient_clipping": 1.0,
     "zero_optimization": {"stage": 1, "overlap_comm": False},
@@ -53,12 +52,17 @@ def tune(args: argparse.Namespace, device: torch.device) -> str:
     verdicts = comm.on_all(lambda: read_seen(args.seen) if args.seen else None)
     if len(folders) > 1:
         comm.on_all(lambda: require_readable(folders, args))
-    tables: list[TaskTable] = []
+    results: list[list[TaskTable]] = []
 
     def add(run: TaskRun, seen: Seen | None) -> None:
-        tables.append(table_of(run.task, run.rows, run.names, plan.seeds, seen))
-        write_text(run.rows.folder / "results.md", "\n".join([*task_lines(tables[-1]), ""]))
-        write_text(args.out / "results.md", "\n".join([*lines_of(tables), ""]))
+        results.append(
+            [table_of(run.task, run.rows, run.names, plan.seeds, seen, f) for f in plan.fractions]
+        )
+        folder, lines = run.rows.folder, lines_of_task(results[-1])
+        if len(plan.fractions) > 1 and draw_curve(folder / CURVE, results[-1]):
+            lines = [f"![score by share of the training labels]({CURVE})", "", *lines]
+        write_text(folder / "results.md", "\n".join(lines))
+        write_text(args.out / "results.md", "\n".join([*lines_of(results), ""]))
 
     def look_up(task: Task) -> Seen | None:
         return None if verdicts is None else seen_of(task, verdicts, args.seen)
@@ -69,30 +73,43 @@ def tune(args: argparse.Namespace, device: torch.device) -> str:
         folder = args.out / task.name
         run = TaskRun(task, plan, comm.on_all(lambda f=folder: Rows(f)), deepspeed_config, device)
         if comm.is_main():
-            for line in describe(task, find_duplicates(task)):
+            for line in describe(run.task, find_duplicates(task)):
                 logger.info("%s", line)
         run.run()
         comm.on_main_only(lambda r=run, s=seen: add(r, s))
-    return "\n".join(lines_of(tables))
+    return "\n".join(lines_of(results))
 
 
-def lines_of(tables: list[TaskTable]) -> list[str]:
-    """All tables, that over the tasks first."""
+def lines_of(results: list[list[TaskTable]]) -> list[str]:
+    """All tables, that over the tasks first. results: of each task the tables of its fractions."""
+    tables = [table for of_task in results for table in of_task]
     overview = [*suite_lines(tables), ""] if len(tables) > 1 else []
-    return overview + [line for table in tables for line in [*task_lines(table), ""]]
+    return overview + [line for of_task in results for line in lines_of_task(of_task)]
+
+
+def lines_of_task(tables: list[TaskTable]) -> list[str]:
+    """The tables of one task, that over its fractions first."""
+    curve = [*curve_lines(tables), ""] if len(tables) > 1 else []
+    return curve + [line for table in tables for line in [*task_lines(table), ""]]
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
     """What is to be trained on each task. Raises UserError for options that do not fit."""
     beside = chosen_beside(args.beside, BESIDE)
     require_metric(args.metric)
-    if args.seeds < 1:
-        raise UserError(f"--seeds {args.seeds}: at least one is needed")
+    fractions = parse_fractions(args.fractions)
+    seeds = args.seeds
+    if seeds is None:
+        seeds = SEEDS if args.fractions is None else SEEDS_OF_FRACTIONS
+    if seeds < 1:
+        raise UserError(f"--seeds {seeds}: at least one is needed")
+    pretrained = load_pretrained(args)
+    rates = tuple(args.lr or pretrained.rates)
     settings = TuningSettings(
         mode=args.mode,
-        layer=args.layer,
-        pool=args.pool,
-        lr=args.lr[0],
+        layer=args.layer or pretrained.layer,
+        pool=args.pool or pretrained.pool,
+        lr=rates[0],
         head_lr=args.head_lr,
         weight_decay=args.weight_decay,
         batch_size=args.batch,
@@ -106,22 +123,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         lora_rank=args.lora_rank,
         metric=args.metric,
     )
-    trained = load_trained(local_folder(args.weights))
-    species = with_species(trained.model, args.species, args.like, str(trained.source))
-    if settings.layer not in trained.model.layers:
-        raise UserError(f"--layer {settings.layer}: there are {', '.join(trained.model.layers)}")
-    name = args.name or args.weights.resolve().name
-    pretrained = Pretrained(name, trained.model, weights_digest(trained.model), species, args.like)
-    return Plan(pretrained, settings, tuple(args.lr), tuple(range(args.seeds)), beside)
-
-
-def weights_digest(space: Space) -> str:
-    """Of all weights, by which results of other weights are told apart."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(space.state_dict().items()):
-        flat = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
-        found.update(name.encode() + flat.numpy().tobytes())
-    return found.hexdigest()[:16]
+    return Plan(pretrained, settings, rates, tuple(range(seeds)), beside, fractions)
 
 
 def deepspeed_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from spacescale.tasks.resampling import Difference, Interval, holm
 from spacescale.tasks.scores import main_score
 from spacescale.tasks.seeds import compare_seeds, seed_interval
 from spacescale.tasks.task import Task
+from spacescale.tuning.fractions import WHOLE
 from spacescale.tuning.published import published
 from spacescale.tuning.rows import Rows
 from spacescale.tuning.seen import Seen
@@ -45,13 +46,30 @@ class Line:
 
 @dataclass(frozen=True)
 class TaskTable:
-    """The results of one task; the first line is the model that was asked for."""
+    """The results of one task; the first line is the model that was asked for.
+
+    num: sequences by split. fraction: percent of the training labels that were used.
+    """
 
     task: Task
     metric: str
+    num: dict[str, int]
     num_unique: int
     seen: Seen | None
     lines: list[Line]
+    fraction: float = WHOLE
+
+    @property
+    def title(self) -> str:
+        """Of what it is a table."""
+        if self.fraction == WHOLE:
+            return self.task.name
+        return f"{self.task.name}, {self.fraction:g} % of the training labels"
+
+    @property
+    def metric_name(self) -> str:
+        """The metric as people write it."""
+        return NAMES.get(self.metric, self.metric.capitalize())
 
     @property
     def best_other(self) -> Line | None:
@@ -65,11 +83,13 @@ def table_of(
     methods: Sequence[str],
     seeds: Sequence[int],
     seen: Seen | None = None,
+    fraction: float = WHOLE,
 ) -> TaskTable:
     """Gather the rows of a task. methods: as lines, the model first."""
     test = task.splits["test"]
-    by_method = {name: rows.of(name, seeds) for name in methods}
-    metric = by_method[methods[0]][0].metric
+    by_method = {name: rows.of(name, seeds, fraction) for name in methods}
+    first = by_method[methods[0]][0]
+    metric = first.metric
     answers = {name: [rows.answers(row) for row in of] for name, of in by_method.items()}
     lines = []
     for name, of in by_method.items():
@@ -94,15 +114,15 @@ def table_of(
                 list(dict.fromkeys(remark for row in of for remark in row.remarks)),
             )
         )
-    return TaskTable(task, metric, by_method[methods[0]][0].num_unique, seen, lines)
+    return TaskTable(task, metric, first.num, first.num_unique, seen, lines, fraction)
 
 
 def task_lines(table: TaskTable) -> list[str]:
     """The results of one task in Markdown."""
-    task, metric = table.task, NAMES.get(table.metric, table.metric.capitalize())
-    numbers = " · ".join(f"{len(e):,} {split}" for split, e in task.splits.items())
+    task, metric = table.task, table.metric_name
+    numbers = " · ".join(f"{number:,} {split}" for split, number in table.num.items())
     found = [
-        f"### {task.name}",
+        f"### {table.title}",
         "",
         f"{', '.join(task.outputs) if len(task.outputs) < 6 else f'{len(task.outputs)} outputs'}; "
         f"{numbers} sequences of {_lengths(task)} bp.",
@@ -114,8 +134,8 @@ def task_lines(table: TaskTable) -> list[str]:
     ]
     for line in table.lines:
         found.append(
-            f"| {line.method} | {len(line.scores)} | {_mean_sd(line.scores)} | "
-            f"{_interval(line.interval)} | {_mean_sd([line.unique])} | "
+            f"| {line.method} | {len(line.scores)} | {mean_sd(line.scores)} | "
+            f"{_interval(line.interval)} | {mean_sd([line.unique])} | "
             f"{_unseen(line) if table.seen else ''}{_difference(line.less)} | "
             f"{f'{line.less.p:.3f}' if line.less else ''} | {line.seconds:.0f} |"
         )
@@ -140,8 +160,8 @@ def suite_lines(tables: Sequence[TaskTable]) -> list[str]:
         if difference is not None and p < 0.05:
             verdict = "better" if difference.value > 0 else "worse"
         found.append(
-            f"| {table.task.name} | {NAMES.get(table.metric, table.metric)} | "
-            f"{_mean_sd(table.lines[0].scores)} | {other.method} {_mean_sd(other.scores)} | "
+            f"| {table.title} | {NAMES.get(table.metric, table.metric)} | "
+            f"{mean_sd(table.lines[0].scores)} | {other.method} {mean_sd(other.scores)} | "
             f"{_difference(difference)} | {p:.3f} | {verdict} |"
         )
     return found
@@ -168,7 +188,8 @@ def _lengths(task: Task) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _mean_sd(scores: Sequence[float]) -> str:
+def mean_sd(scores: Sequence[float]) -> str:
+    """The mean over seeds and, of several, its standard deviation."""
     if any(math.isnan(score) for score in scores):
         return "–"
     return f"{mean(scores):.3f}" + (f" ± {stdev(scores):.3f}" if len(scores) > 1 else "")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from commands import BIN, REPO, SPACESCALE, run
+from small_encoders import write_encoder
 
 from spacescale.errors import UserError
 from spacescale.finetune import add_options
@@ -110,6 +111,8 @@ REFUSED = [
     (["--species", "finhc"], "no species 'finhc' (did you mean 'finch'?)"),
     (["--species", "finch", "--metric", "f1"], "--metric f1: there are mcc, macro_f1,"),
     (["--species", "finch", "--layer", "top"], "--layer top: there are stem,"),
+    (["--species", "finch", "--pool", "cls"], "--pool cls: there are mean, sum, max"),
+    (["--species", "finch", "--vocabulary", "kmer"], "reads bases, not tokens"),
     (["--species", "finch", "--beside", "luck"], "--beside luck: there are majority,"),
     (["--species", "finch", "--seeds", "0"], "--seeds 0: at least one"),
     (["--species", "finch", "--mode", "head", "--live-batchnorm"], "need mode full, not head"),
@@ -166,11 +169,16 @@ def test_a_task_that_is_none_leaves_nothing(weights, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(weights, tmp_path):
+@pytest.mark.parametrize("of", ["profiles", "tokens"])
+def test_two_processes_learn_what_one_does(of, weights, tmp_path):
     """The gradient is that of the whole batch, also where the shares are uneven."""
     task = write_task(tmp_path / "motifs")
-    common = ["--weights", weights, "--task", task, "--species", "finch", "--seeds", 1, "--beside"]
-    common += ["--epochs", 3, "--batch", 15, "--lr", 3e-3, "--patience", 0]
+    if of == "profiles":
+        common = ["--weights", weights, "--species", "finch"]
+    else:  # with a head without dropout, which would be another one in each process
+        common = ["--weights", write_encoder(tmp_path / "tiny"), "--pool", "mean"]
+    common += ["--task", task, "--seeds", 1, "--beside", "--epochs", 3, "--batch", 15]
+    common += ["--lr", 3e-3, "--patience", 0]
     scores = []
     for number in (1, 2):
         out = tmp_path / f"{number}"

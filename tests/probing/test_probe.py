@@ -20,14 +20,14 @@ from spacescale.probing.heads import Recipe
 from spacescale.probing.probe import plan_of
 from spacescale.probing.run import BESIDE, ON_BASES, ProbePlan, ProbeRun
 from spacescale.tuning.cost import tuning_cost
+from spacescale.tuning.pretrained import PretrainedSpace
 from spacescale.tuning.rows import Rows
-from spacescale.tuning.run import Pretrained
 from spacescale.tuning.table import table_of, task_lines
 
 
 @pytest.fixture(scope="module")
 def plan():
-    pretrained = Pretrained("tiny", trained().model, "digest", "finch", None)
+    pretrained = PretrainedSpace("tiny", trained().model, "digest", "finch", None)
     beside = ("dinucleotides, mlp", "random weights")
     return ProbePlan(
         pretrained,

@@ -1,13 +1,16 @@
 """The planned cost of a fine-tuning beside what is counted in one."""
 
+import numpy as np
 import pytest
+from small_encoders import trunk
 from tiny_models import some_codes, tiny_config
 
 from spacescale.errors import UserError
 from spacescale.model.space import Space
 from spacescale.planning.measure import addresses, counting_kept, flop_counter
-from spacescale.tuning.cost import longest_fitting, tuning_cost
+from spacescale.tuning.cost import encoder_tuning_cost, longest_fitting, tuning_cost
 from spacescale.tuning.sequence_model import SequenceModel, choose_trained
+from spacescale.tuning.space_trunk import SpaceTrunk
 
 MODES = ("full", "lora", "head")
 
@@ -16,9 +19,19 @@ def small_model(mode, experts=4):
     config = tiny_config(
         species_num_experts=experts, dim=96, stem_dim=48, dropout=0.1, dilated_convs=1, depth=3
     )
-    model = SequenceModel(Space(config), "finch", 2, "pointwise", "mean")
+    model = SequenceModel(SpaceTrunk(Space(config), "finch"), 2)
     choose_trained(model, mode, 4, False)
     return config, model.train()
+
+
+def work_of(model, rows):
+    """Operations of a step, and bytes kept for its backward pass."""
+    kept = {}
+    with flop_counter() as forward, counting_kept(kept, addresses(model)):
+        loss = model([rows]).square().sum()
+    with flop_counter() as backward:
+        loss.backward()
+    return forward.get_total_flops() + backward.get_total_flops(), sum(kept.values())
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -39,18 +52,32 @@ def test_work_and_memory_are_within_a_tenth_of_what_is_counted(mode):
         pytest.importorskip("peft")
     config, model = small_model(mode)
     cost = tuning_cost(config, mode, 480, 8, lora_rank=4, on_gpu=False)
-    codes, kept = some_codes(8, 480), {}
-    with flop_counter() as forward, counting_kept(kept, addresses(model)):
-        loss = model([codes]).square().sum()
-    with flop_counter() as backward:
-        loss.backward()
-    done = forward.get_total_flops() + backward.get_total_flops()
+    done, kept = work_of(model, some_codes(8, 480))
     assert cost.flops == pytest.approx(done, rel=0.1)
     if mode == "head":
         full = tuning_cost(config, "full", 480, 8, on_gpu=False)
-        assert sum(kept.values()) < 1e5 and 0 < cost.activations < full.activations / 2
+        assert kept < 1e5 and 0 < cost.activations < full.activations / 2
     else:
-        assert cost.activations == pytest.approx(sum(kept.values()), rel=0.1)
+        assert cost.activations == pytest.approx(kept, rel=0.1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_encoder_takes_what_is_planned(mode):
+    if mode == "lora":
+        pytest.importorskip("peft")
+    below = trunk("kmer", dropout=0.1, dim=96, depth=3, heads=4, ffn_dim=192)
+    model = SequenceModel(below, 2)
+    choose_trained(model, mode, 4, False)
+    cost = encoder_tuning_cost(below.module.config, "kmer", mode, 200, 8, 4, on_gpu=False)
+    assert cost.parameters == sum(p.numel() for p in model.parameters())
+    assert cost.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    sequences = list(np.random.default_rng(0).integers(0, 4, (8, 200), dtype=np.uint8))
+    done, kept = work_of(model.train(), below.encoding({200}, False).tensor(sequences, 0))
+    assert cost.flops == pytest.approx(done, rel=0.1)
+    if mode == "head":
+        assert kept < 1e5 < cost.activations
+    else:
+        assert cost.activations == pytest.approx(kept, rel=0.1)
 
 
 def test_the_longest_sequence_that_fits():

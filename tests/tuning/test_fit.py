@@ -11,10 +11,12 @@ from spacescale.parallel.engine import init_distributed, resolve_deepspeed_confi
 from spacescale.tasks.scores import score
 from spacescale.tuning.criterion import Criterion
 from spacescale.tuning.fit import answers, fit, reader_of, readers_of
+from spacescale.tuning.pretrained import PretrainedSpace
 from spacescale.tuning.rows import Rows
-from spacescale.tuning.run import Plan, Pretrained, TaskRun
+from spacescale.tuning.run import Plan, TaskRun
 from spacescale.tuning.sequence_model import SequenceModel
 from spacescale.tuning.settings import TuningSettings
+from spacescale.tuning.space_trunk import SpaceTrunk
 from spacescale.tuning.suite import DEEPSPEED
 from spacescale.tuning.tuned_model import load_tuned, save_tuned
 
@@ -29,7 +31,7 @@ def process_group():
 
 def learn(task, settings=SETTINGS, pool="max", layer="conv_tower.1"):
     torch.manual_seed(settings.seed)
-    model = SequenceModel(tiny_model(), "finch", len(task.outputs), layer, pool)
+    model = SequenceModel(SpaceTrunk(tiny_model(), "finch", layer, pool), len(task.outputs))
     config = resolve_deepspeed_config(DEEPSPEED, "a test", settings.batch_size)
     readers = readers_of(task, model, settings, CPU)
     return model, fit(model, task, readers, settings, config, CPU)
@@ -58,10 +60,8 @@ def test_a_motif_is_learnt_and_the_best_state_is_kept(kind, lengths, tmp_path):
         assert 4 < found.mean() < 9
 
     folder = tmp_path / "tuned"
-    save_tuned(
-        *(folder, model, Criterion.of(task, False), reader_of(task, "test", model, False), task),
-        *(False, {}),
-    )
+    encoding = reader_of(task, "test", model, False).encoding
+    save_tuned(folder, model, Criterion.of(task, False), encoding, task, False, {})
     tuned = load_tuned(folder)
     assert tuned.outputs == task.outputs
     np.testing.assert_allclose(tuned.answers(task.splits["test"].codes), found, atol=1e-6)
@@ -95,10 +95,11 @@ def test_a_frozen_trunk_is_run_once_and_gives_the_same_head(strands, monkeypatch
     torch.testing.assert_close(once.head.weight, again.head.weight, rtol=1e-4, atol=1e-5)
 
 
-def test_seeds_and_rates_share_the_features_of_the_same_weights(tmp_path, monkeypatch):
+def test_seeds_rates_and_shares_have_the_features_of_the_same_weights(tmp_path, monkeypatch):
     settings = TuningSettings(mode="head", epochs=1, batch_size=16)
-    pretrained = Pretrained("tiny", tiny_model(), "digest", "finch", None)
-    plan = Plan(pretrained, settings, (1e-3, 1e-2), (0, 1), ("random frozen",))
+    pretrained = PretrainedSpace("tiny", tiny_model(), "digest", "finch", None)
+    shares = (25.0, 100.0)
+    plan = Plan(pretrained, settings, (1e-3, 1e-2), (0, 1), ("random frozen",), shares)
     calls, features = [], SequenceModel.features
     monkeypatch.setattr(
         SequenceModel, "features", lambda self, x: calls.append(len(x)) or features(self, x)
@@ -107,7 +108,7 @@ def test_seeds_and_rates_share_the_features_of_the_same_weights(tmp_path, monkey
     rows = Rows(tmp_path)
     TaskRun(motif_task(sizes=(32, 16, 16)), plan, rows, config, CPU).run()
     assert sum(calls) == 64 * 3  # fresh weights differ between seeds
-    assert len(rows.rows) == 4
+    assert [row.num["train"] for row in rows.rows] == [8, 32] * 4
     first, second = (rows.answers(row) for row in rows.of("random frozen", (0, 1)))
     assert not np.allclose(first, second)
 

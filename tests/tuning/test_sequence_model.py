@@ -6,6 +6,7 @@ from tiny_models import some_codes, tiny_model
 
 from spacescale.model.layers import BatchNorm
 from spacescale.tuning.sequence_model import SequenceModel, choose_trained, merge_adapters
+from spacescale.tuning.space_trunk import SpaceTrunk
 
 CODES = some_codes(3, 61)
 
@@ -13,13 +14,13 @@ CODES = some_codes(3, 61)
 def model(pool="mean", layer="pointwise", **changes):
     space = tiny_model(dropout=0.2, **changes)
     torch.manual_seed(0)
-    return SequenceModel(space, "perch", 3, layer, pool)
+    return SequenceModel(SpaceTrunk(space, "perch", layer, pool), 3)
 
 
 @pytest.mark.parametrize("layer", ["pointwise", "transformer.0", "conv_tower.1", "stem"])
 def test_outputs_are_those_of_pooled_features(layer):
     tuned = model("sum", layer).eval()
-    features = tuned.space.embed(CODES, "perch", layer).sum(1)
+    features = tuned.trunk.module.embed(CODES, "perch", layer).sum(1)
     torch.testing.assert_close(tuned([CODES]), tuned.head(features))
     assert tuned([CODES[:1], CODES[1:]]).shape == (3, 3)
 
@@ -27,7 +28,7 @@ def test_outputs_are_those_of_pooled_features(layer):
 @pytest.mark.parametrize("pool", ["mean", "max"])
 def test_pools(pool):
     tuned = model(pool).eval()
-    bins = tuned.space.embed(CODES, "perch")
+    bins = tuned.trunk.module.embed(CODES, "perch")
     expected = bins.mean(1) if pool == "mean" else bins.max(1).values
     torch.testing.assert_close(tuned.features(CODES), expected)
 
@@ -38,7 +39,7 @@ def test_what_fills_a_sequence_up_is_not_pooled(pool, layer):
     tuned = model(pool, layer).eval()
     filled = torch.cat([CODES[:1, :40], torch.full((1, 24), 4, dtype=torch.uint8)], dim=1)
     filled[0, 39] = 2
-    found = tuned.space.embed(filled, "perch", layer)
+    found = tuned.trunk.module.embed(filled, "perch", layer)
     kept = found[:, : 40 * found.shape[1] // 64]
     expected = {"mean": kept.mean(1), "sum": kept.sum(1), "max": kept.amax(1)}[pool]
     torch.testing.assert_close(tuned.features(filled), expected)

@@ -14,6 +14,7 @@ from spacescale.tuning.seen import read_seen, seen_of
 from spacescale.tuning.table import suite_lines, table_of, task_lines
 
 TASK = motif_task(sizes=(8, 8, 200))
+NUM = {split: len(found) for split, found in TASK.splits.items()}
 TRUTH = TASK.splits["test"].targets
 
 
@@ -33,7 +34,7 @@ def rows_with(folder, **right):
             found = answers(number, seed)
             scores = score("classes", TRUTH, found)
             unique = score("classes", TRUTH[:150], found[:150])
-            row = Row("motifs", method, seed, "k", "mcc", scores, unique, {"test": 200}, 150, 1.5)
+            row = Row("motifs", method, seed, "k", "mcc", scores, unique, NUM, 150, 1.5)
             rows.add(row, found)
     return rows
 

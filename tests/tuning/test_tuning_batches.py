@@ -6,10 +6,11 @@ from small_tasks import examples
 
 from spacescale.genome.dna import N, encode, reverse_complement
 from spacescale.tuning.batches import FeatureReader, Reader, TrainingOrder, changed
+from spacescale.tuning.encoding import Bases
 
 
 def mixed() -> Reader:
-    return Reader(examples(50, 0, 9, 40)[0], 8)
+    return Reader(examples(50, 0, 9, 40)[0], Bases(8))
 
 
 def by_row(batch):
@@ -40,7 +41,7 @@ def test_a_sequence_fills_whole_bins_whatever_lies_beside_it():
 
 
 def test_sequences_of_one_length_stay_as_they_are():
-    reader = Reader(examples(6, 0, 13, 13)[0], 8, as_is=13)
+    reader = Reader(examples(6, 0, 13, 13)[0], Bases(8, as_is=13))
     (group,) = reader.batch(np.arange(6)).groups
     assert group.shape == (6, 13)
 
@@ -84,7 +85,7 @@ def test_all_sequences_are_answered_once():
 
 
 def test_few_long_sequences_are_read_at_once():
-    reader = Reader(examples(9, 0, 30_000, 30_000)[0], 8)
+    reader = Reader(examples(9, 0, 30_000, 30_000)[0], Bases(8))
     assert [len(batch.rows) for batch in reader.in_order(0, 1)] == [2, 2, 2, 2, 1]
     assert [len(batch.rows) for batch in mixed().in_order(0, 1, 65_536)] == [1] * 50
 
@@ -92,7 +93,7 @@ def test_few_long_sequences_are_read_at_once():
 def test_features_stand_for_sequences_of_either_strand():
     reader = mixed()
     features = {flip: torch.arange(100.0).reshape(50, 2) + 1000 * flip for flip in (False, True)}
-    kept = FeatureReader(reader.examples, reader.bin_size, features=features)
+    kept = FeatureReader(reader.examples, reader.encoding, features)
     order = [TrainingOrder(one, 7, seed=3, reverse_complement=True) for one in (reader, kept)]
     for codes, batch in zip(*(one.epoch(1, 1, 2) for one in order), strict=True):
         (found,) = batch.groups
@@ -106,7 +107,7 @@ def test_features_stand_for_sequences_of_either_strand():
 
 
 def test_the_other_strand_is_turned_before_it_is_filled_up():
-    reader = Reader(examples(1, 0, 13, 13)[0], 8)
+    reader = Reader(examples(1, 0, 13, 13)[0], Bases(8))
     (group,) = reader.batch(np.array([0]), changes={0: (0, True)}).groups
     expected = [*reverse_complement(reader.examples.codes[0]), N, N, N]
     assert group[0].tolist() == expected
@@ -114,7 +115,7 @@ def test_the_other_strand_is_turned_before_it_is_filled_up():
 
 def test_all_sequences_can_have_one_length():
     """So that every process has as many groups of each batch, and BatchNorm sees all of them."""
-    order = TrainingOrder(Reader(examples(50, 0, 9, 40)[0], 8, least=40), 7, seed=3)
+    order = TrainingOrder(Reader(examples(50, 0, 9, 40)[0], Bases(8, least=40)), 7, seed=3)
     for rank in range(3):
         assert all(
             [tuple(g.shape[1:]) for g in batch.groups] == [(40,)]
