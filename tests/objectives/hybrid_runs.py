@@ -77,6 +77,8 @@ def one_process(folder: Path) -> list[Agreement | None]:
 
 
 def two_processes(folder: Path) -> None:
-    """What one process did with twice the micro-batch, at two ZeRO stages."""
+    """What one process did with twice the micro-batch: at two ZeRO stages, and experts shared."""
+    few = [*FEW, "data.micro_batch_size=2"]
     for zero in (2, 3):
-        run(folder, f"few-2-zero{zero}", [*FEW, "data.micro_batch_size=2"], zero=zero)
+        run(folder, f"few-2-zero{zero}", few, zero=zero)
+    run(folder, "few-2-experts", [*few, "parallel.ep_size=2", "parallel.max_ep_size=2"])

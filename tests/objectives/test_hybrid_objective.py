@@ -132,10 +132,10 @@ def test_two_processes_train_as_one_does(folder, agreements):
     run_ranks(two_processes, 2, folder)
     one = logged(folder / "few-1")
     assert any(values["train/bases"] > 0 for values in one.values())
-    for zero in (2, 3):
-        two = logged(folder / f"few-2-zero{zero}")
+    for layout in ("zero2", "zero3", "experts"):
+        two = logged(folder / f"few-2-{layout}")
         for step, values in one.items():
-            assert two[step] == pytest.approx(values, rel=2e-3, abs=2e-5), (zero, step)
+            assert two[step] == pytest.approx(values, rel=2e-3, abs=2e-5), (layout, step)
 
 
 def test_what_bases_anywhere_were_seen_is_not_claimed_to_be_known(folder, agreements):
