@@ -13,6 +13,7 @@ from torch.nn.grad import conv1d_weight
 
 NUM_BASES = 4
 GELU_SLOPE = 1.702
+SHORT = 64  # positions; windows of pretraining have more in every layer
 
 
 def one_hot(codes: Tensor, dtype: torch.dtype) -> Tensor:
@@ -198,14 +199,20 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) 
     """'Same' convolution of (B, C, L) with (C', C, odd K): (B, C', L).
 
     On CPUs one matrix product per tap, which is as fast as oneDNN's forward convolution and twice
-    as fast as its backward ones. Taps add up in the result, so 16-bit results leave it to the
-    library.
+    as fast as its backward ones; of many short windows one for all of them. Taps add up in the
+    result, so 16-bit results leave it to the library.
     """
     kernel = weight.shape[2]
     if kernel > 1 and not _can_accumulate_taps(x):
         return F.conv1d(x, weight, bias, padding=kernel // 2 * dilation, dilation=dilation)
+    if _are_short(x):
+        out = weight.mT.flatten(1) @ _columns(x, kernel, dilation)  # (C', B·L)
+        out = out.unflatten(1, (x.shape[0], x.shape[2])).transpose(0, 1).contiguous()
+        return out if bias is None else out + bias[:, None]
     taps = _taps(x, kernel, dilation)
-    w = weight.permute(2, 0, 1)[:, None].expand(-1, x.shape[0], -1, -1)  # (K, B, C', C)
+    # Contiguous, or each window's product would begin with a copy of the weights.
+    of_taps = weight.permute(2, 0, 1).contiguous()
+    w = of_taps[:, None].expand(-1, x.shape[0], -1, -1)  # (K, B, C', C)
     out = torch.bmm(w[0], taps[0])
     for i in range(1, kernel):
         out.baddbmm_(w[i], taps[i])
@@ -226,6 +233,9 @@ def convolve_backward_weight(grad: Tensor, x: Tensor, weight: Tensor, dilation: 
     if kernel > 1 and not _can_accumulate_taps(x):
         padding = kernel // 2 * dilation
         return conv1d_weight(x, weight.shape, grad, padding=padding, dilation=dilation)
+    if _are_short(x):
+        of_all = grad.transpose(0, 1).flatten(1) @ _columns(x, kernel, dilation).mT  # (C', K·C)
+        return of_all.unflatten(1, (kernel, x.shape[1])).mT
     taps = _taps(x, kernel, dilation)
     return torch.stack([torch.bmm(grad, tap.mT).sum(0) for tap in taps], dim=2)
 
@@ -233,6 +243,17 @@ def convolve_backward_weight(grad: Tensor, x: Tensor, weight: Tensor, dilation: 
 def _can_accumulate_taps(x: Tensor) -> bool:
     """Whether adding tap after tap to the result rounds no more than a convolution would."""
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
+def _are_short(x: Tensor) -> bool:
+    """Whether windows (B, C, L) are so short that a product of each would cost more than copies."""
+    return x.device.type == "cpu" and x.shape[2] < SHORT and not torch.compiler.is_compiling()
+
+
+def _columns(x: Tensor, kernel: int, dilation: int) -> Tensor:
+    """What each position of (B, C, L) sees, tap after tap: (K·C, B·L)."""
+    seen = torch.stack(_taps(x, kernel, dilation))  # (K, B, C, L)
+    return seen.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 def _taps(x: Tensor, kernel: int, dilation: int) -> list[Tensor]:

@@ -8,6 +8,7 @@ from torch.autograd import gradcheck
 
 from spacescale.model.layers import (
     GELU,
+    SHORT,
     AttentionPool,
     ConvBlock,
     ResidualConvBlock,
@@ -145,7 +146,9 @@ def run_block(block: nn.Module, x: torch.Tensor, bf16: bool = False) -> dict[str
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("dilation", [1, 3])
-@pytest.mark.parametrize("kernel, length", [(1, 1), (1, 7), (5, 1), (5, 2), (5, 12)])
+@pytest.mark.parametrize(
+    "kernel, length", [(1, 1), (1, 7), (1, SHORT), (5, 1), (5, 2), (5, SHORT - 1), (5, SHORT)]
+)
 def test_conv_block_is_norm_then_activation_then_convolution(training, dilation, kernel, length):
     block = random_block(4, 3, kernel, dilation).double().train(training)
     x = 2 * torch.randn(3, 4, length, dtype=torch.float64) + 1
