@@ -89,7 +89,7 @@ class BasesConfig(Section):
     batchnorm: Literal["together", "apart"] = Field(
         default="together",
         description="masked and clean windows share training statistics; or each has its own, and "
-        "those of the clean ones alone are kept for use",
+        "those of the clean ones are kept for use, of micro-steps without any those of the masked",
     )
     shuffle_labels: bool = Field(
         default=False,

@@ -52,6 +52,22 @@ BASES_FAULTS = {
         "spacescale/predict/predictor.py", "found[:, ::-1] if reverse", "found if reverse",
         ("tests/predict/test_likelihoods.py",),
     ),
+    "a species without a turn behind the limit goes unsaid": Fault(
+        SAMPLER, "*(self._limited_groups or ())]", "]",
+        ("tests/dataset/test_sampler.py", "-k", "any_more"),
+    ),
+    "the best checkpoint is by bases of what is not validated": Fault(
+        "spacescale/objectives/bases_validation.py",
+        'if len(windows_to_score(genome, seq_length, "valid")):',
+        "if True:",
+        ("tests/objectives/test_best_metric.py",),
+    ),
+    "a model of hidden bases is tuned with their head": Fault(
+        "spacescale/tuning/pretrained.py",
+        "space_alone(trained.model)",
+        "trained.model",
+        ("tests/tuning/test_pretrained.py",),
+    ),
     "the mask code begins with weights": Fault(
         MODEL, "nn.init.zeros_(self.mask_code.weight)", "pass", MODEL_TESTS
     ),

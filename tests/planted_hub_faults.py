@@ -37,9 +37,9 @@ HUB_FAULTS = {
         (PUSHES,),
     ),
     "the best loss is the highest": Fault(
-        "spacescale/hub/export.py",
-        '"valid/loss": min',
-        '"valid/loss": max',
+        "spacescale/hub/card.py",
+        '("validation loss", min)',
+        '("validation loss", max)',
         ("tests/hub/test_card.py",),
     ),
     "weights are copied when they are loaded": Fault(

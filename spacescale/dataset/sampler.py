@@ -145,8 +145,13 @@ class SampleOrder:
         )
 
     def __post_init__(self):
-        """Raise UserError for a species so rare that it would never be drawn."""
-        for name, slots in zip(self.num_windows, self._slots, strict=True):
+        """Raise UserError for a species so rare that it would never be drawn, or not any more."""
+        names = list(self.num_windows)
+        groups = [(np.arange(len(names)), self._slots), *(self._limited_groups or ())]
+        if self.limit is not None and not self.limit.share:
+            groups = groups[:2]  # of the limited ones none is to be drawn any more
+        drawn = ((names[i], n) for members, of in groups for i, n in zip(members, of, strict=True))
+        for name, slots in drawn:
             if not slots:
                 raise UserError(
                     f"species {name!r} with {self.num_windows[name]} windows would never be drawn "
@@ -258,8 +263,11 @@ class SampleOrder:
         return _interleave(self._slots)
 
     @cached_property
-    def _limited(self) -> _GroupsInTurn | None:
-        """The turns from the limit on; None where it leaves all as it is."""
+    def _limited_groups(self) -> list[tuple[np.ndarray, tuple[int, ...]]] | None:
+        """Members and slots of the other species and of the limited ones, from the limit on.
+
+        None where it leaves all as it is.
+        """
         if self.limit is None:
             return None
         weights, share = np.array(self._weights), self.limit.share
@@ -267,9 +275,17 @@ class SampleOrder:
         if weights[rare].sum() <= share * weights.sum():
             return None
         members = [np.flatnonzero(~rare), np.flatnonzero(rare)]
-        cycles = [_interleave(_whole_parts(weights[group].tolist())) for group in members]
+        return [(group, _whole_parts(weights[group].tolist())) for group in members]
+
+    @cached_property
+    def _limited(self) -> _GroupsInTurn | None:
+        """The turns from the limit on; None where it leaves all as it is."""
+        if self.limit is None or self._limited_groups is None:
+            return None
+        share = self.limit.share
         groups = _interleave(_whole_parts([1 - share, share]))
-        return _GroupsInTurn(groups, tuple(zip(members, cycles, strict=True)))
+        members = [(group, _interleave(slots)) for group, slots in self._limited_groups]
+        return _GroupsInTurn(groups, tuple(members))
 
     def _draw(self, species: str, n: int) -> Draw:
         """The n-th window drawn of a species, over all ranks."""

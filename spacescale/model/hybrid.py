@@ -190,3 +190,13 @@ class HybridSpace(Space):
         for block in self.dilated:
             x = self._stage("conv_tower", block, x)
         return [x, *pooled]
+
+
+def space_alone(model: Space) -> Space:
+    """The Space of a model, of the same weights, without the code and head of hidden bases."""
+    if not isinstance(model, HybridSpace):
+        return model
+    space = Space(model.config)
+    weights = model.state_dict()
+    space.load_state_dict({n: value for n, value in weights.items() if not n.startswith(OWN)})
+    return space.train(model.training)

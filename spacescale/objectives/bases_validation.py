@@ -26,10 +26,18 @@ MASKED_EXPERTS = "valid_experts_masked"  # of masked windows; `valid_experts` ar
 PredictHidden = Callable[[dict[str, Tensor], dict[str, Hidden]], HybridOutput]
 
 
-def base_score_names(read: Mapping[str, SpeciesGenome]) -> list[str]:
-    """What `run.best_metric` may be of bases, of a run that reads these species."""
+def base_score_names(read: Mapping[str, SpeciesGenome], seq_length: int) -> list[str]:
+    """What `run.best_metric` may be of bases, of a run that reads these species.
+
+    A species of which nothing is held out for validation has no scores.
+    """
     names = [f"{VALIDATION_BASES}/{measure}" for measure in MEASURES]
-    return names + [f"{name}/{species}" for species in read for name in names]
+    of_species = []
+    for species, genome in read.items():
+        if len(windows_to_score(genome, seq_length, "valid")):
+            alone = [] if isinstance(genome, SpeciesData) else [VALIDATION_LOSS]
+            of_species += [f"{name}/{species}" for name in [*names, *alone]]
+    return names + of_species
 
 
 def hidden_of(batch: Batch) -> dict[str, Hidden]:

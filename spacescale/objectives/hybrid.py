@@ -52,7 +52,7 @@ class HybridObjective(ProfilesObjective):
         """As of profiles; where bases come first and then profiles alone, also rates of learning.
 
         Raises UserError for `optim.only_new`, under which the head would change what stays, and
-        for species without tracks that would never be read.
+        for species without tracks that would never be read or are given a weight of profiles.
         """
         if self.config.optim.only_new:
             raise UserError(
@@ -66,6 +66,11 @@ class HybridObjective(ProfilesObjective):
                 "bases.trackless_share=0: with bases.schedule=joint no window of "
                 f"{', '.join(trackless)}, without tracks, would ever be read; take a value above 0"
             )
+        if weighed := sorted(config.loss.species_weight.keys() & set(trackless)):
+            raise UserError(
+                f"loss.species_weight names {', '.join(weighed)}, without tracks: it weighs losses "
+                "of profiles; data.species_importance says how often a species is read"
+            )
         if config.bases.schedule != "first":
             return config
         parts = [part for part in OF_PROFILES if part == "heads" or config.space.decoder != "none"]
@@ -77,7 +82,8 @@ class HybridObjective(ProfilesObjective):
 
     def metrics(self, complete: Config, datasets: Datasets) -> list[str]:
         """As of profiles, and those of hidden bases."""
-        return super().metrics(complete, datasets) + base_score_names(datasets)
+        of_bases = base_score_names(datasets, complete.space.seq_length)
+        return super().metrics(complete, datasets) + of_bases
 
     def build(self) -> HybridSpace:
         """SPACE with fresh weights, and then the head's."""

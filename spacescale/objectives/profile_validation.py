@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -29,10 +29,15 @@ from spacescale.parallel import comm
 from spacescale.space_config import ModelConfig
 
 
-def score_names(model: ModelConfig, read: Iterable[str]) -> list[str]:
-    """What `run.best_metric` may be, of a run that reads these species."""
+def score_names(model: ModelConfig, read: Mapping[str, SpeciesData]) -> list[str]:
+    """What `run.best_metric` may be, of a run that reads these species.
+
+    A species without validation windows has no scores.
+    """
     names = [VALIDATION_SCORE, VALIDATION_LOSS]
-    for species in read:
+    for species, data in read.items():
+        if not data.manifest.num_windows.get("valid"):
+            continue
         assays = model.species[species]
         names += [f"valid/pearson_log1p/{species}", f"valid/pearson_raw/{species}"]
         names.append(f"{VALIDATION_LOSS}/{species}")

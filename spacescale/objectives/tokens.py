@@ -17,6 +17,7 @@ from spacescale.config import VALIDATION_LOSS, Config, describe_errors
 from spacescale.dataset.batch import Batch, TokenBatch
 from spacescale.dataset.loader import Windows, open_genomes
 from spacescale.dataset.run_data import RunData
+from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.dataset.token_windows import RowMaker, TokenWindows, joined
 from spacescale.errors import UserError
 from spacescale.files import read_json
@@ -90,7 +91,8 @@ class TokensObjective(Objective):
         except ValidationError as error:
             raise UserError(describe_errors(error)) from None
         kinds = VALIDATION_LOSS, self.score.name
-        names = [*kinds, *(f"{kind}/{species}" for species in datasets for kind in kinds)]
+        scored = _held_out(datasets)
+        names = [*kinds, *(f"{kind}/{species}" for species in scored for kind in kinds)]
         if (metric := config.run.best_metric) not in names:
             raise UserError(
                 f"run.best_metric={metric}{nearest(metric, names)}; there are: {', '.join(names)}"
@@ -128,7 +130,7 @@ class TokensObjective(Objective):
     def begin(self, datasets: Datasets, device: torch.device) -> None:
         """Take the sequences that are scored: of species that have any."""
         self.datasets, self.device = datasets, device
-        self.scored = {n: g for n, g in datasets.items() if "valid" in g.bases_of_splits()}
+        self.scored = _held_out(datasets)
         mlm = self.config.mlm
         self.makers: dict[Name, RowMaker] = {
             name: RowMaker(self.vocabulary, name, mlm) for name in self.vocabulary.names
@@ -227,3 +229,8 @@ class TokensObjective(Objective):
     def load_export(self, folder: Path) -> Encoder:
         """The encoder as anybody loads it."""
         return load_encoder(folder)
+
+
+def _held_out(datasets: Datasets) -> dict[str, SpeciesGenome]:
+    """Those of which something is held out for validation."""
+    return {n: genome for n, genome in datasets.items() if "valid" in genome.bases_of_splits()}

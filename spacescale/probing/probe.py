@@ -13,6 +13,7 @@ from spacescale.errors import UserError
 from spacescale.files import write_text
 from spacescale.genome.open_genome import open_genome
 from spacescale.model.exports import local_folder
+from spacescale.model.hybrid import space_alone
 from spacescale.predict.trained_model import load_trained
 from spacescale.probing.attribution import (
     agreements,
@@ -93,7 +94,7 @@ def plan_of(args: argparse.Namespace) -> ProbePlan:
     if "genome" in args.feed and args.genome is None:
         raise UserError("--feed genome: expected --genome, the FASTA or 2bit that places are of")
     trained = load_trained(local_folder(args.weights))
-    space = trained.model
+    space = space_alone(trained.model)
     species = with_species(space, args.species, args.like, str(trained.source))
     for layer in args.layer:
         if layer not in space.layers:

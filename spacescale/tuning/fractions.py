@@ -44,7 +44,7 @@ def parse_fractions(text: str | None) -> tuple[float, ...]:
         found = sorted({float(word) for word in text.split(",")})
     except ValueError:
         found = []
-    if not found or not (found[0] > 0 and found[-1] <= WHOLE):
+    if not found or not all(0 < share <= WHOLE for share in found):
         raise UserError(f"--fractions {text}: expected percentages above 0 to 100, as 1,3,10,100")
     return tuple(found)
 

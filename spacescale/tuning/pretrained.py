@@ -16,6 +16,7 @@ from torch import nn
 from spacescale.errors import UserError
 from spacescale.model.encoder import Encoder
 from spacescale.model.exports import local_folder
+from spacescale.model.hybrid import space_alone
 from spacescale.model.space import Space
 from spacescale.parallel import comm
 from spacescale.predict.trained_encoder import holds_tokens, load_trained_encoder
@@ -213,10 +214,11 @@ def _space(args: argparse.Namespace, path: Path, name: str) -> PretrainedSpace:
         raise UserError(f"--vocabulary {args.vocabulary}: {path} reads bases, not tokens")
     if args.pool == "cls":
         raise UserError("--pool cls: there are mean, sum, max; [CLS] is a token of encoders")
-    species = with_species(trained.model, args.species, args.like, str(trained.source))
-    if args.layer is not None and args.layer not in trained.model.layers:
-        raise UserError(f"--layer {args.layer}: there are {', '.join(trained.model.layers)}")
-    return PretrainedSpace(name, trained.model, weights_digest(trained.model), species, args.like)
+    space = space_alone(trained.model)
+    species = with_species(space, args.species, args.like, str(trained.source))
+    if args.layer is not None and args.layer not in space.layers:
+        raise UserError(f"--layer {args.layer}: there are {', '.join(space.layers)}")
+    return PretrainedSpace(name, space, weights_digest(space), species, args.like)
 
 
 def _encoder(args: argparse.Namespace, path: Path, name: str) -> PretrainedEncoder:

@@ -258,3 +258,16 @@ def test_limits_do_not_depend_on_how_windows_are_dealt(ranks, size, micro_steps)
     for step in range(8):
         found = read_by_all_ranks(here, range(step * micro_steps, (step + 1) * micro_steps))
         assert sum(found, Counter()) == Counter(expected[8 * step : 8 * step + 8])
+
+
+@pytest.mark.parametrize("rare", ["relative", "finch"])
+def test_a_species_that_would_not_be_drawn_any_more_is_refused(rare):
+    """It has a place among all species, but none among those that share its part from then on."""
+    others = {f"other{i}": 1 for i in range(30)}
+    names = {"relative": ("relative", "large"), "finch": tuple(others)}[rare]
+    sizes = {rare: 1, "large": 10_000, **others}
+    assert order(balance=0.0, num_windows=sizes).shares()[rare] > 0
+    with pytest.raises(UserError, match=f"'{rare}' with 1 windows would never be drawn"):
+        order(balance=0.0, num_windows=sizes, limit=Limit(names, 0.001, 100))
+    stopped = order(balance=0.0, num_windows=sizes, limit=Limit(("relative", "large"), 0.0, 100))
+    assert stopped.draws(0, 0)

@@ -145,6 +145,13 @@ def test_a_species_that_would_never_be_read_is_refused(folder):
         objective.complete(objective.open([folder / "data"]))
 
 
+def test_a_weight_of_profiles_of_a_species_without_tracks_is_refused(folder):
+    settings = [*HYBRID, 'loss.species_weight={"wren": 2, "finch": 2}']
+    objective = objective_of(build_config("space_demo", settings))
+    with pytest.raises(UserError, match=r"loss\.species_weight names wren, without tracks"):
+        objective.complete(objective.open([folder / "data"]))
+
+
 def test_after_bases_alone_it_is_not_read_where_profiles_are_alone(folder):
     settings = [*HYBRID, "bases.schedule=first", "bases.first_share=0.5"]
     objective = objective_of(build_config("space_demo", settings))

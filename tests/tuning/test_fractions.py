@@ -57,7 +57,7 @@ def test_a_share_of_which_nothing_is_known_is_refused():
 def test_percentages_are_read():
     assert parse_fractions("100,1,3,10,3") == (1, 3, 10, 100)
     assert parse_fractions(None) == parse_fractions("100") == (WHOLE,)
-    for text in ("", "0", "1,101", "ten", "1;3", "nan"):
+    for text in ("", "0", "1,101", "ten", "1;3", "nan", "1,nan,2", "nan,2,3"):
         with pytest.raises(UserError, match=f"--fractions {text}: expected percentages"):
             parse_fractions(text)
 
