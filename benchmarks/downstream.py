@@ -19,6 +19,7 @@ from statistics import mean, stdev
 from spacescale.tasks.read_task import read_task, task_name
 from spacescale.tasks.resampling import holm
 from spacescale.tasks.task import Task
+from spacescale.tuning.fractions import WHOLE
 from spacescale.tuning.ledger import digest_of
 from spacescale.tuning.rows import Rows
 from spacescale.tuning.run import BESIDE, CONTROLS
@@ -53,6 +54,7 @@ class Results:
 def results_of(out: Path, path: Path) -> Results:
     """What is there of a task."""
     rows = Rows(out / task_name(path))
+    rows.rows = [row for row in rows.rows if row.fraction == WHOLE]
     methods = list(dict.fromkeys(row.method for row in rows.rows))
     models = [name for name in methods if TUNED.fullmatch(name)]
     if not models:

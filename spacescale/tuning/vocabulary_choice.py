@@ -60,7 +60,10 @@ def overlap(task: Task, vocabulary: Vocabulary) -> Overlap:
     learnt_from, rows = _rows(task)
     sequences = [codes for row in rows if (codes := task.splits["train"].codes[row]).max() < dna.N]
     if not sequences:
-        raise UserError(f"{task.path}: no sequence of {learnt_from} in train is all of A, C, G, T")
+        raise UserError(
+            f"{task.path}: no sequence of {learnt_from} in train is all of A, C, G, T, by which a "
+            "vocabulary could be chosen; fine-tuning takes --vocabulary bpe or kmer"
+        )
     own = train_bpe(map(dna.decode, sequences), SIZE)
     words = set(own.tokens).difference(SPECIALS)
     shared: dict[Name, int] = {
