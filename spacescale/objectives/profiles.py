@@ -66,7 +66,10 @@ class ProfilesObjective(Objective):
         refuse_negative_tracks(with_tracks(datasets).values())
         _require_fit(config, datasets)
         grouping = config.space.track_grouping
-        species = {name: _profile_types(data, grouping) for name, data in datasets.items()}
+        tracked = with_tracks(datasets)
+        species = dict.fromkeys(datasets, ()) | {
+            name: _profile_types(data, grouping) for name, data in tracked.items()
+        }
         payload = config.model_dump()
         payload["model"]["species"] = config.space.species | species
         payload["data"]["paths"] = tuple(str(data.path.resolve()) for data in datasets.values())
@@ -238,10 +241,8 @@ def _require_fit(config: Config, datasets: Datasets) -> None:
     )
 
 
-def _profile_types(data: SpeciesGenome, grouping: str) -> tuple[str, ...]:
+def _profile_types(data: SpeciesData, grouping: str) -> tuple[str, ...]:
     """Profile type of each track, as `model.track_grouping` says."""
-    if not isinstance(data, SpeciesData):
-        return ()
     if grouping == "table":
         return tuple(track.assay for track in data.tracks)
     released = released_grouping(data.name)

@@ -218,7 +218,8 @@ def test_converted_weights_load_without_deepspeed_and_predict_the_same(finished,
     assert tracks == sorted(f"{name}.tsv" for name in SPECIES)
     codes, predicted = (tmp_path / f"{name}.safetensors" for name in ("codes", "predicted"))
     best = find_best(output)
-    save_file(probe_codes(layout.read_config(best, layout.read_state(best)).model), codes)
+    shape = layout.read_config(best, layout.read_state(best)).space
+    save_file(probe_codes(shape, shape.species), codes)
     words = (sys.executable, "-c", LOAD_WITHOUT_DEEPSPEED, tmp_path / "export", codes, predicted)
     loaded = run(*words)
     assert loaded.returncode == 0, loaded.stderr
