@@ -43,7 +43,8 @@ def certify(
     try:
         bench = Bench(folder, config, deepspeed, device, stop, watch)
         facts = _circumstances(bench, str(args.deepspeed), [args.preset, *args.overrides])
-        _say(f"selfcheck: {facts['processes']}, {facts['layout']}, {facts['precision']}")
+        said = (facts[name] for name in ("processes", "layout", "precision", "objective"))
+        _say(f"selfcheck: {', '.join(said)}")
         checks = []
         for check in all_checks(bench):
             _say(str(check))
@@ -97,6 +98,7 @@ def _circumstances(bench: Bench, deepspeed_json: str, settings: list[str]) -> di
         else f"CPU, {torch.get_num_threads()} threads per process",
         "layout": f"{bench.layout}{', ' if offload else ''}{', '.join(offload)}",
         "precision": "bf16 (torch_autocast)" if bench.bf16 else "fp32",
+        "objective": bench.config.objective,
         "per step": f"{deepspeed['train_micro_batch_size_per_gpu']} windows × "
         f"{deepspeed['gradient_accumulation_steps']} micro-steps × {comm.world_size()} processes",
         "settings": " ".join([deepspeed_json, *settings]),

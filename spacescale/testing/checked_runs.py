@@ -19,10 +19,20 @@ import torch
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.partitions import Partitions
-from spacescale.config import Config, DataConfig, LossConfig, OptimConfig, ParallelConfig, RunConfig
+from spacescale.config import (
+    VALIDATION_LOSS,
+    Config,
+    DataConfig,
+    LossConfig,
+    OptimConfig,
+    ParallelConfig,
+    RunConfig,
+)
+from spacescale.encoder_config import EncoderConfig
 from spacescale.errors import UserError
 from spacescale.files import write_json
 from spacescale.metrics.writer import METRICS_FILE, read_metrics
+from spacescale.mlm_config import MlmConfig
 from spacescale.parallel import comm
 from spacescale.parallel.engine import read_deepspeed_config, resolve_deepspeed_config
 from spacescale.parallel.expert_groups import resolve_ep_size
@@ -31,6 +41,7 @@ from spacescale.parallel.watch import Watch
 from spacescale.space_config import ModelConfig
 from spacescale.testing.made_up_data import MadeUpWindows
 from spacescale.testing.plain_training import TINY_MODEL
+from spacescale.tokens.vocabulary import FILE, Vocabulary
 from spacescale.train.run import PreparedRun, prepare
 from spacescale.train.signals import StopRequest
 
@@ -39,6 +50,7 @@ WINDOWS, MAX_ACCUMULATION = 4, 2  # per rank and micro-step, and micro-steps of 
 CLIP = 0.05  # of norms above 0.3: clipping takes part
 EXPERTS, BUCKET = 4, 20_000  # at least so many experts; numbers reduced at a time
 TRACKS = {"ant": 3, "bee": 3, "cod": 2}  # two alike, whose heads could be mistaken
+KMER = 3  # of the encoder's words
 LEFT_OUT = {"step", "time"}  # of a record of metrics.jsonl
 
 
@@ -76,6 +88,15 @@ class Bench:
         """Whether training computes in bfloat16."""
         return bool((self.deepspeed.get("torch_autocast") or {}).get("enabled"))
 
+    def config_in(self, lay: Layout) -> Config:
+        """That of a run that is laid out so, with the vocabulary that lies in the folder."""
+        parallel = ParallelConfig(ep_size=lay.ep_size, max_ep_size=lay.ep_size)
+        config = self.config.model_copy(update={"parallel": parallel})
+        if config.objective != "tokens":
+            return config
+        mlm = config.mlm.model_copy(update={"vocabulary": str(self.folder / FILE)})
+        return config.model_copy(update={"mlm": mlm})
+
     def output(self, name: str) -> Path:
         """The folder of a run."""
         return self.folder / name
@@ -94,25 +115,51 @@ class Bench:
 
 
 def checked_config(user: Config, world: int) -> Config:
-    """A tiny model's run under the expert parallelism and recomputation of the user's.
+    """A tiny model's run by the objective, expert parallelism and recomputation of the user's.
 
     Raises UserError where the experts cannot be spread so.
     """
     ep_size = resolve_ep_size(user.parallel, user.model, world)
     return Config(
         preset="selfcheck",
-        model=ModelConfig(
-            **TINY_MODEL,
-            species_num_experts=-(-EXPERTS // ep_size) * ep_size,
-            species_top_k=2,
-            checkpoint_stages=getattr(user.model, "checkpoint_stages", ()),
-        ),
-        loss=LossConfig(mi_weight=0.1, z_weight=0.01, cv_weight=0.05),
+        objective=user.objective,
+        **(_tiny_encoder() if user.objective == "tokens" else _tiny_space(user, ep_size)),
         optim=OptimConfig(lr=1e-3, max_steps=STEPS, warmup_steps=0),
         data=DataConfig(micro_batch_size=WINDOWS),
         parallel=ParallelConfig(ep_size=ep_size, max_ep_size=ep_size),
-        run=RunConfig(log_every=1, valid_every=STEPS, save_every=1, keep_last=STEPS + 1),
+        run=RunConfig(
+            log_every=1,
+            valid_every=STEPS,
+            save_every=1,
+            keep_last=STEPS + 1,
+            best_metric=VALIDATION_LOSS,
+        ),
     )
+
+
+def _tiny_space(user: Config, ep_size: int) -> dict[str, Any]:
+    """SPACE with several experts for each process; hidden bases, if any, count in every step."""
+    joint = {"schedule": "joint"} if user.objective == "profiles+bases" else {}
+    return {
+        "model": ModelConfig(
+            **TINY_MODEL,
+            species_num_experts=-(-EXPERTS // ep_size) * ep_size,
+            species_top_k=2,
+            checkpoint_stages=user.space.checkpoint_stages,
+        ),
+        "loss": LossConfig(mi_weight=0.1, z_weight=0.01, cv_weight=0.05),
+        "bases": user.bases.model_copy(update=joint),
+    }
+
+
+def _tiny_encoder() -> dict[str, Any]:
+    """An encoder of short words, without dropout. Where they are written is known later."""
+    return {
+        "model": EncoderConfig(dim=24, depth=2, heads=2, ffn_dim=48, dropout=0.0),
+        "mlm": MlmConfig(
+            vocabularies=("kmer",), kmer_span=6, kmer_bp=64, bpe_bp=64, shortest_bp=32
+        ),
+    }
 
 
 def checked_deepspeed_config(path: Path, user: DataConfig) -> dict[str, Any]:
@@ -149,18 +196,19 @@ def other_layout(own: Layout, world: int, experts: int) -> Layout:
 
 
 def write_data(bench: Bench) -> None:
-    """Make the data sets, anew. All ranks call it together."""
+    """Make the data sets, and words for an encoder, anew. All ranks call it together."""
     comm.on_main(lambda: _write_data(bench))
 
 
 def _write_data(bench: Bench) -> None:
     shutil.rmtree(bench.folder, ignore_errors=True)
-    model = bench.config.space
+    shape = ModelConfig(**TINY_MODEL)
     for seed, (name, tracks) in enumerate(TRACKS.items()):
         made_up = MadeUpWindows(
-            64, model.target_length, tracks, model.seq_length, model.bin_size, seed=seed
+            64, shape.target_length, tracks, shape.seq_length, shape.bin_size, seed=seed
         )
         made_up.write(bench.folder / "data" / name)
+    Vocabulary(("kmer",), KMER, None).write(bench.folder / FILE, {})
 
 
 def start(bench: Bench, name: str, lay: Layout) -> PreparedRun:
@@ -168,10 +216,9 @@ def start(bench: Bench, name: str, lay: Layout) -> PreparedRun:
     zero = bench.deepspeed["zero_optimization"] | {"stage": lay.zero}
     settings = bench.folder / f"{name}.json"
     comm.on_main(lambda: write_json(settings, bench.deepspeed | {"zero_optimization": zero}))
-    parallel = ParallelConfig(ep_size=lay.ep_size, max_ep_size=lay.ep_size)
     with _silence():
         run = prepare(
-            bench.config.model_copy(update={"parallel": parallel}),
+            bench.config_in(lay),
             [bench.folder / "data"],
             settings,
             bench.output(name),

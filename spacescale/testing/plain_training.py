@@ -56,10 +56,10 @@ def accumulate(
     bf16: the forward pass runs under autocast.
     """
 
-    def forward(inputs: Any) -> Any:
+    def forward(*inputs: Any) -> Any:
         device = next(model.parameters()).device.type
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            return model(inputs)
+            return model(*inputs)
 
     losses = micro_step(forward)
     (losses.total / micro_steps).backward()

@@ -89,10 +89,8 @@ def all_checks(bench: Bench) -> Iterator[Check]:
     write_data(bench)
     checks, plain = check_training(bench)
     yield from checks
-    model = bench.config.space
-    yield from check_resuming(
-        bench, other_layout(bench.layout, comm.world_size(), model.species_num_experts)
-    )
+    experts = getattr(bench.config.model, "species_num_experts", 1)
+    yield from check_resuming(bench, other_layout(bench.layout, comm.world_size(), experts))
     yield from check_converting(bench, plain)
 
 
@@ -103,19 +101,25 @@ def check_training(bench: Bench) -> tuple[list[Check], Plain | None]:
     """
     run = start(bench, STRAIGHT, bench.layout)
     train(bench, STRAIGHT, run)
-    spread = _spread_over_ranks(run)
+    between_ranks = _compare_ranks(bench, run)
     plain = comm.on_main_only(lambda: train_plainly(bench, run))
     checks = comm.on_main(lambda: _compare_with_plain(bench, run, plain))
     throw_away(bench, run)
-    bound = (BF16 if bench.bf16 else FP32).statistics
-    return [*checks, Check("BatchNorm statistics, between ranks", spread, bound)], plain
+    return [*checks, *between_ranks], plain
 
 
-def _spread_over_ranks(run: PreparedRun) -> float:
-    """How far the ranks' running statistics are apart, relative to the largest."""
+def _compare_ranks(bench: Bench, run: PreparedRun) -> list[Check]:
+    """How far the ranks' running statistics are apart, relative to the largest, if there are any.
+
+    All ranks call it together.
+    """
     statistics = running_statistics(run.trainer.engine.module)  # pyright: ignore[reportArgumentType]
+    if not statistics:
+        return []
     ranks = comm.gather_rows(torch.cat(list(statistics.values())))
-    return float((ranks - ranks[0]).abs().max() / ranks.abs().max())
+    spread = float((ranks - ranks[0]).abs().max() / ranks.abs().max())
+    bound = (BF16 if bench.bf16 else FP32).statistics
+    return [Check("BatchNorm statistics, between ranks", spread, bound)]
 
 
 def _compare_with_plain(bench: Bench, run: PreparedRun, plain: Plain | None) -> list[Check]:
@@ -124,10 +128,17 @@ def _compare_with_plain(bench: Bench, run: PreparedRun, plain: Plain | None) -> 
     found = bench.logged(STRAIGHT)
     routing = {key for key in plain.logged[0] if key.rpartition("_")[2] in ("mi", "z", "cv")}
     losses = {key for step in plain.logged for key in step} - routing - {NORM}
+    logged = [
+        ("losses", losses, bounds.loss),
+        ("routing sums: MI, z, CV", routing, bounds.routing),
+        ("norm that is clipped", {NORM}, bounds.norm),
+    ]
     return [
-        _compare_logged("losses", found, plain.logged, losses, bounds.loss),
-        _compare_logged("routing sums: MI, z, CV", found, plain.logged, routing, bounds.routing),
-        _compare_logged("norm that is clipped", found, plain.logged, {NORM}, bounds.norm),
+        *(
+            _compare_logged(name, found, plain.logged, keys, bound)
+            for name, keys, bound in logged
+            if keys
+        ),
         Check("share of the norm left by clipping", CLIP / plain.logged[0][NORM], 0.5),
         *_compare_a_step(bench, run, plain.micro_steps, bounds),
     ]
@@ -154,8 +165,8 @@ def train_plainly(bench: Bench, run: PreparedRun) -> Plain:
 
 def micro_steps_of(run: PreparedRun, step: int) -> list[MicroStep]:
     """A step's micro-steps, each with what all ranks together read in it."""
-    trainer, order = run.trainer, run.trainer.data.windows.order
-    micro_batch_size = order.micro_batch_size * order.world_size
+    trainer = run.trainer
+    micro_batch_size = trainer.engine.train_micro_batch_size_per_gpu() * comm.world_size()
     windows = trainer.objective.windows(
         trainer.data.datasets, micro_batch_size, 0, 1, trainer.accumulation
     )
@@ -231,10 +242,10 @@ def _compare_a_step(
         name: float((after[name] - tensor.cpu()).abs().max() / tensor.abs().max())
         for name, tensor in running_statistics(model).items()
     }
-    return [
-        _worst("gradients, clipped", errors, bounds.gradient),
-        _worst("BatchNorm statistics", statistics, bounds.statistics),
-    ]
+    checks = [_worst("gradients, clipped", errors, bounds.gradient)]
+    if statistics:
+        checks.append(_worst("BatchNorm statistics", statistics, bounds.statistics))
+    return checks
 
 
 def _worst(name: str, errors: dict[str, float], bound: float) -> Check:
@@ -252,11 +263,11 @@ def _plain_at(bench: Bench, run: PreparedRun, step: int) -> nn.Module:
 
 @torch.no_grad()
 def _margin(model: nn.Module, micro_steps: list[MicroStep]) -> float:
-    """How near the nearest choice of experts is; the model's statistics move."""
+    """How near the nearest choice of experts is, if any; the model's statistics move."""
     margins = watch_margins(model)
     for micro_step in micro_steps:
         micro_step(model)
-    return min(margins)
+    return min(margins, default=torch.inf)
 
 
 def _gradients(bench: Bench, step: int, sizes: dict[str, int]) -> dict[str, Tensor]:
@@ -319,13 +330,13 @@ def _compare_converted(bench: Bench, plain: Plain | None) -> list[Check]:
     assert plain is not None
     bound = (BF16 if bench.bf16 else FP32).prediction
     of_saved, of_plain = "predictions, converted", "predictions, converted and plainly trained"
-    export = bench.folder / "export"
+    export, objective = bench.folder / "export", plain.objective
+    whole = objective.for_use() is not objective
     try:
-        agreement = convert(bench.checkpoint(MOVED, STEPS), export)
+        agreement = convert(bench.checkpoint(MOVED, STEPS), export, whole)
     except UserError as error:
         return [Check(of_saved, float("inf"), TOLERANCE, str(error))]
     assert agreement is not None  # the last checkpoint of a run holds a probe
-    objective = plain.objective
     expected = take_probe(plain.model, objective, bench.device).predictions
     found = take_probe(objective.load_export(export), objective, torch.device("cpu")).predictions
     errors = {

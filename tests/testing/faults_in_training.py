@@ -9,6 +9,7 @@ import torch
 from deepspeed.runtime.zero import stage_1_and_2
 
 from spacescale.checkpoint import convert
+from spacescale.model.encoder import TokenHead
 from spacescale.model.experts import StackedExperts
 from spacescale.model.router import SpeciesRouter
 from spacescale.objectives import ProfilesObjective
@@ -56,6 +57,14 @@ def lost_gradient():
                 parameter.register_hook(drop)
 
     return with_experts(change)
+
+
+def untied_words():
+    """On rank 1 the embeddings learn nothing from the head that shares them."""
+    if comm.rank() == 0:
+        return nullcontext()
+    honest = TokenHead.forward
+    return patch.object(TokenHead, "forward", lambda self, x, w: honest(self, x, w.detach()))
 
 
 def lost_tokens():

@@ -5,6 +5,7 @@ The default tier takes 1 and 2 ranks; `-m slow` takes 4, every ZeRO stage, and b
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import faults_in_training
@@ -68,6 +69,8 @@ def bench(
     zero: int = 2,
     bf16: bool = False,
     accumulation: int = 1,
+    preset: str = "space_large",
+    overrides: Sequence[str] = (),
 ) -> Bench:
     """As the command makes it, for the expert parallelism that is the default."""
     settings = {
@@ -80,7 +83,7 @@ def bench(
     comm.on_main_only(lambda: path.write_text(json.dumps(settings)))
     return Bench(
         folder,
-        checked_config(build_config("space_large", []), comm.world_size()),
+        checked_config(build_config(preset, list(overrides)), comm.world_size()),
         checked_deepspeed_config(path, DataConfig()),
         torch.device("cpu"),
         stop,
@@ -95,6 +98,22 @@ def check_all(folder: Path, stages: list[int], bf16: bool = False) -> dict[int, 
             zero: list(selfchecks.all_checks(bench(folder / f"{zero}", stop, watch, zero, bf16, 2)))
             for zero in stages
         }
+
+
+def check_objectives(folder: Path) -> dict[str, list[Check]]:
+    """Sound runs of the objectives beside `profiles`."""
+    stop = StopRequest()
+    bases = ("space_tiny", ["objective=profiles+bases"])
+    with Watch(stop.leave) as watch:
+        found = {}
+        for name, (preset, changed) in {"bases": bases, "tokens": ("genomics_fm_tiny", [])}.items():
+            here = bench(folder / name, stop, watch, preset=preset, overrides=changed)
+            found[name] = list(selfchecks.all_checks(here))
+        here = bench(folder / "untied", stop, watch, preset="genomics_fm_tiny")
+        write_data(here)
+        with faults_in_training.untied_words():
+            found["untied_words"] = selfchecks.check_training(here)[0]
+    return found
 
 
 def check_faults(folder: Path) -> dict[str, list[Check]]:
@@ -131,8 +150,8 @@ def certify_twice(folder: Path) -> list[bool]:
     return [sound.holds, faulty.holds]
 
 
-def assert_all_hold(checks: list[Check]) -> None:
-    assert len(checks) == 12
+def assert_all_hold(checks: list[Check], count: int = 12) -> None:
+    assert len(checks) == count
     assert [str(check) for check in checks if not check.holds] == []
 
 
@@ -160,6 +179,15 @@ def test_heads_swapped_in_the_conversion_are_found(two_ranks):
 
 def test_sound_training_on_two_ranks_is_certified(two_ranks):
     assert_all_hold(two_ranks["sound"])
+
+
+def test_every_objective_is_certified_by_a_model_of_its_own(tmp_path):
+    found, _ = run_ranks(check_objectives, 2, tmp_path)
+    assert_all_hold(found["bases"])
+    assert_all_hold(found["tokens"], 9)  # neither a router nor BatchNorm
+    holds = {check.name: check.holds for check in found["untied_words"]}
+    assert not holds["gradients, clipped"]
+    assert holds["share of the norm left by clipping"]
 
 
 def test_one_process_gets_a_page_and_figures_and_leaves_nothing_else(tmp_path):
@@ -205,7 +233,7 @@ def test_another_layout_is_another_where_there_is_one():
 def test_experts_are_as_many_as_the_users_expert_parallelism_needs():
     user = build_config("space_10b", [])
     config = checked_config(user, 8)
-    assert (config.parallel.ep_size, config.model.species_num_experts) == (8, 8)
+    assert (config.parallel.ep_size, config.space.species_num_experts) == (8, 8)
     with pytest.raises(UserError, match="ep_size=3 must divide"):
         checked_config(build_config("space_10b", ["parallel.ep_size=3"]), 8)
 
