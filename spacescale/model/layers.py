@@ -252,15 +252,15 @@ def _are_short(x: Tensor) -> bool:
 
 def _columns(x: Tensor, kernel: int, dilation: int) -> Tensor:
     """What each position of (B, C, L) sees, tap after tap: (K·C, B·L)."""
-    seen = torch.stack(_taps(x, kernel, dilation))  # (K, B, C, L)
-    return seen.transpose(1, 2).flatten(2).flatten(0, 1)
+    seen = torch.stack(_taps(x.transpose(0, 1), kernel, dilation))  # (K, C, B, L)
+    return seen.flatten(2).flatten(0, 1)
 
 
 def _taps(x: Tensor, kernel: int, dilation: int) -> list[Tensor]:
-    """Views of the padded input, one per tap: K × (B, C, L)."""
+    """Views of the padded input (…, L), one per tap: K × (…, L)."""
     reach = kernel // 2 * dilation
     padded = F.pad(x, (reach, reach)) if kernel > 1 else x
-    return [padded[..., i * dilation : i * dilation + x.shape[2]] for i in range(kernel)]
+    return [padded[..., i * dilation : i * dilation + x.shape[-1]] for i in range(kernel)]
 
 
 class ConvBlock(nn.Sequential):
@@ -324,8 +324,7 @@ class AttentionPool(nn.Module):
         # Softmax over two is a sigmoid of their logits' difference, and logits are linear: half
         # the product, and nothing is kept for the backward pass but the difference and the share.
         difference = left - right
-        weight = self.to_logits.weight[:, :, 0].expand(x.shape[0], -1, -1)
-        share = torch.sigmoid(torch.bmm(weight, difference))
+        share = torch.sigmoid(convolve(difference, self.to_logits.weight, None))
         return torch.addcmul(right, difference, share.to(x.dtype))
 
 
