@@ -158,7 +158,7 @@ def draw(curves: Curves, path: Path) -> None:
 
 def main() -> None:
     """Thin a BED, or draw runs."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="How scores grow with data.")
     commands = parser.add_subparsers(dest="command", required=True)
     thinning = commands.add_parser("thin", help="print a BED with part of the training stretches")
     thinning.add_argument("contigs", type=Path)

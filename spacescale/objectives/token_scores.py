@@ -60,7 +60,6 @@ class TokenScore:
         }
 
 
-@torch.no_grad()
 def score_split(
     model: TokenModel,
     genome: SpeciesGenome,
@@ -77,16 +76,30 @@ def score_split(
     time. The model must be in evaluation mode. Raises Stopped where `stop_asked`, asked before each
     batch with the same answer on all ranks, says so, and UserError where the split has no sequence.
     """
-    found: dict[Name, TokenScore] = {}
-    for name, maker in makers.items():
-        rows = scored_rows(genome, split, maker, most)
-        sums = torch.zeros(4, dtype=torch.float64, device=device)
-        for mine in _shares(rows, batch_size):
-            if stop_asked():
-                raise Stopped
-            sums += _score(model, mine or rows[:1], bool(mine), maker, device)
-        found[name] = TokenScore(*comm.add_over_ranks(sums).tolist())
-    return found
+    return {
+        name: score_rows(
+            model, scored_rows(genome, split, maker, most), maker, batch_size, device, stop_asked
+        )
+        for name, maker in makers.items()
+    }
+
+
+@torch.no_grad()
+def score_rows(
+    model: TokenModel,
+    rows: Sequence[MaskedRow],
+    maker: RowMaker,
+    batch_size: int,
+    device: torch.device,
+    stop_asked: Callable[[], bool] = lambda: False,
+) -> TokenScore:
+    """Score rows that a maker made, the same on all ranks; otherwise as `score_split`."""
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    for mine in _shares(rows, batch_size):
+        if stop_asked():
+            raise Stopped
+        sums += _score(model, mine or rows[:1], bool(mine), maker, device)
+    return TokenScore(*comm.add_over_ranks(sums).tolist())
 
 
 def _shares(rows: Sequence[MaskedRow], batch_size: int) -> list[Sequence[MaskedRow]]:

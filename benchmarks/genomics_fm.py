@@ -1,0 +1,185 @@
+"""What `genomics_fm_tiny` learns of yeast: words, leaks of masks, prompts, one vocabulary or two.
+
+    python benchmarks/genomics_fm.py data    --genome sacCer3.2bit --out gfm
+    python benchmarks/genomics_fm.py train   --out gfm --seeds 0 1 2    # runs that are not done
+    python benchmarks/genomics_fm.py measure --out gfm
+    python benchmarks/genomics_fm.py table   --out gfm
+
+All contigs train but chrV, which validates, and chrXVI, which tests. Each run is one of
+`spacescale/pretrain.py` in OUT/ARM-SEED, in bf16 unless --fp32; a run that was stopped goes on.
+`copying` and `spans` hide single 6-mers and spans of 14: what the neighbours of a single one spell
+is no secret, so a model that is right about it has learnt nothing. What the encoders are worth on
+tasks tells `spacescale suite`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+import torch
+
+from spacescale.dataset.loader import open_genomes
+from spacescale.dataset.species_genome import SpeciesGenome
+from spacescale.dataset.token_windows import MaskedRow, RowMaker, scored_rows
+from spacescale.evals.token_evaluation import unigram_loss
+from spacescale.objectives.token_scores import TokenScore, score_rows
+from spacescale.predict.trained_encoder import TrainedEncoder, load_trained_encoder
+from spacescale.tokens.vocabulary import PROMPTS, Name, read_vocabulary
+
+ROOT = Path(__file__).parents[1]
+SPECIES, TEST, BATCH = "yeast", "test", 16
+TILES = 400  # of the test chromosome, evenly spread, in each vocabulary
+LEAK_STEPS = 300
+ONE_VOCABULARY = {name: [f'mlm.vocabularies=["{name}"]'] for name in ("bpe", "kmer")}
+ARMS = {
+    "both": [],
+    "bpe": ONE_VOCABULARY["bpe"],
+    "kmer": ONE_VOCABULARY["kmer"],
+    "copying": [*ONE_VOCABULARY["kmer"], "mlm.kmer_span=1", "mlm.kmer_centre_rate=0.15"],
+    "spans": ONE_VOCABULARY["kmer"],
+}
+OF_LEAKS = ("copying", "spans")
+OTHER: dict[Name, Name] = {"bpe": "kmer", "kmer": "bpe"}
+
+
+def make_data(genome: Path, out: Path) -> None:
+    """OUT/data/yeast and OUT/vocabulary; says how many words two vocabularies share."""
+    _run(
+        "data_prep/genome.py", "--species", SPECIES, "--fasta", genome, "--out", out / "data",
+        "--valid-chroms", "chrV", "--test-chroms", "chrXVI",
+    )  # fmt: skip
+    _run("data_prep/vocabulary.py", "--data", out / "data", "--out", out / "vocabulary")
+    found = read_vocabulary(out / "vocabulary")
+    assert found.bpe is not None
+    words = 4**found.kmer
+    shared = len(found.bpe.tokens) + len(PROMPTS) + words - len(found)
+    print(f"{len(found)} tokens; {shared} of {words} {found.kmer}-mers are words of BPE, too")
+
+
+def train(args: argparse.Namespace) -> None:
+    """Every arm and seed, one after the other; of the leaks one seed and few steps."""
+    settings = args.out / "deepspeed.json"
+    config = json.loads((ROOT / "ds_configs/zero2_dense.json").read_text())
+    config["torch_autocast"] = {"enabled": not args.fp32, "dtype": "bfloat16"}
+    settings.write_text(json.dumps(config, indent=1))
+    for seed in args.seeds:
+        for arm in args.arms:
+            if arm in OF_LEAKS and seed != args.seeds[0]:
+                continue
+            steps = LEAK_STEPS if arm in OF_LEAKS else args.steps
+            every = min(250, steps)
+            _run(
+                "spacescale/pretrain.py", "--deepspeed", settings, "--preset", "genomics_fm_tiny",
+                "--data", args.out / "data", "--output", args.out / f"{arm}-{seed}",
+                "--resume", "auto", f"mlm.vocabulary={args.out / 'vocabulary'}",
+                f"run.seed={seed}", f"optim.max_steps={steps}",
+                f"optim.warmup_steps={min(200, steps // 5)}",
+                f"run.valid_every={every}", f"run.save_every={every}", *ARMS[arm], *args.overrides,
+            )  # fmt: skip
+
+
+def measure_runs(out: Path, arms: list[str]) -> None:
+    """measures.json of every run that has none."""
+    genome = open_genomes([out / "data"])[SPECIES]
+    for run in sorted(path for arm in arms for path in out.glob(f"{arm}-[0-9]*")):
+        file = run / "measures.json"
+        if not file.exists():
+            file.write_text(json.dumps(measure(load_trained_encoder(run), genome), indent=1))
+        print(run.name, file.read_text(), flush=True)
+
+
+def measure(trained: TrainedEncoder, genome: SpeciesGenome) -> dict[str, dict[str, float]]:
+    """Vocabulary → loss (nats per hidden token), accuracy …, on the test chromosome.
+
+    unigram: the loss by how often each word stands in training sequence. other_prompt: that of the
+    model told that these are words of the other vocabulary.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for name, maker in trained.makers().items():
+        rows = scored_rows(genome, TEST, maker, TILES)
+        found[name] = _score(trained, rows, maker).values()
+        found[name]["unigram"] = unigram_loss(genome, TEST, maker)
+        if len(trained.vocabulary.names) > 1:
+            told = [_under_other_prompt(row, maker) for row in rows]
+            found[name]["other_prompt"] = _score(trained, told, maker).loss
+    return found
+
+
+def _score(trained: TrainedEncoder, rows: list[MaskedRow], maker: RowMaker) -> TokenScore:
+    return score_rows(trained.model, rows, maker, BATCH, torch.device("cpu"))
+
+
+def _under_other_prompt(row: MaskedRow, maker: RowMaker) -> MaskedRow:
+    ids = maker.vocabulary.ids
+    right, wrong = ids[PROMPTS[maker.name]], ids[PROMPTS[OTHER[maker.name]]]
+    return row._replace(ids=np.where(row.ids == right, wrong, row.ids))
+
+
+def table(out: Path) -> list[str]:
+    """Means over seeds and their standard deviations."""
+    columns = {
+        "loss": "nats/token",
+        "unigram": "unigram",
+        "other_prompt": "other prompt",
+        "accuracy": "accuracy",
+        "bits_per_base": "bits/base",
+    }
+    lines = [
+        "| arm | words | seeds | " + " | ".join(columns.values()) + " |",
+        "|---" * (len(columns) + 3) + "|",
+    ]
+    for arm in ARMS:
+        found = [json.loads(f.read_text()) for f in sorted(out.glob(f"{arm}-[0-9]*/measures.json"))]
+        for name in found[0] if found else ():
+            values = [one[name] for one in found]
+            cells = [_cell([one[key] for one in values if key in one]) for key in columns]
+            lines.append(f"| {arm} | {name} | {len(values)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return "–"
+    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{mean(values):.3f}{spread}"
+
+
+def _run(*words: object) -> None:
+    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True)
+
+
+def main() -> None:
+    """Parse the command line and do what it says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=("data", "train", "measure", "table"))
+    parser.add_argument("--out", type=Path, required=True, help="folder of data and runs")
+    parser.add_argument("--genome", type=Path, help="sacCer3, FASTA or 2bit")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--fp32", action="store_true", help="where bf16 is slower")
+    parser.add_argument("overrides", nargs="*", help="section.field=value of all arms")
+    args = parser.parse_intermixed_args()
+    args.out = args.out.resolve()
+    if args.action == "data":
+        if args.genome is None:
+            parser.error("data needs --genome")
+        make_data(args.genome.resolve(), args.out)
+    elif args.action == "train":
+        train(args)
+    elif args.action == "measure":
+        measure_runs(args.out, args.arms)
+    else:
+        print("\n".join(table(args.out)))
+
+
+if __name__ == "__main__":
+    main()
