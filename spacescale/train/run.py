@@ -23,7 +23,7 @@ from spacescale.errors import UserError
 from spacescale.files import write_json
 from spacescale.metrics import history
 from spacescale.model.exports import local_folder
-from spacescale.objectives import Objective, objective_of
+from spacescale.objectives import Objective, TokensObjective, objective_of
 from spacescale.parallel import comm
 from spacescale.parallel.agreement import require_agreement
 from spacescale.parallel.engine import (
@@ -37,9 +37,10 @@ from spacescale.parallel.freezing import freeze
 from spacescale.parallel.run_folder import lock_run, remove_markers
 from spacescale.parallel.sync_batchnorm import synchronise_batchnorm
 from spacescale.parallel.watch import Watch
+from spacescale.predict.trained_encoder import load_trained_encoder
 from spacescale.predict.trained_model import TrainedModel, load_trained
-from spacescale.space_config import ModelConfig
-from spacescale.train.initial_weights import Taken, start_from, with_own_experts
+from spacescale.train.initial_encoder import start_from_encoder
+from spacescale.train.initial_weights import start_from, with_own_experts
 from spacescale.train.only_new import (
     kept_species,
     prove_start,
@@ -102,9 +103,10 @@ def prepare(
             f"--own-experts {own_experts}: it says what new species get beside the weights of "
             "--init; without those, set model.own_experts and model.species_num_experts"
         )
-    if init is not None and not isinstance(config.model, ModelConfig):
+    if (like or own_experts or config.optim.only_new) and config.objective == "tokens":
         raise UserError(
-            f"--init {init}: objective {config.objective} begins with fresh weights; leave it out"
+            "--like, --own-experts and --only-new add species to SPACE; an encoder of tokens knows "
+            "none: leave them out"
         )
     old = comm.on_all(lambda: weights_to_keep(config.optim, init))
     objective, data, deepspeed_config, ep_size = comm.on_all(
@@ -126,7 +128,7 @@ def prepare(
     torch.manual_seed(config.run.seed)  # the same weights on every rank, whatever ep_size
     model = objective.build()
     if init is not None:
-        _initialise(model, data, config, old or init, like, start.checkpoint)
+        _initialise(model, data, objective, old or init, like, start.checkpoint)
     lock = comm.on_main_only(lambda: lock or lock_run(output))
     laid_out = lay_out(deepspeed_config, ep_size)
     record, checkpoint = comm.on_main(lambda: _begin(output, start, config, data, laid_out))
@@ -157,7 +159,7 @@ def prepare(
 def _initialise(
     model: nn.Module,
     data: RunData,
-    config: Config,
+    objective: Objective,
     init: TrainedModel | Path,
     like: str | None,
     checkpoint: Path | None,
@@ -167,11 +169,16 @@ def _initialise(
         logger.info("going on from %s, not from the weights of --init", checkpoint)
         return
 
-    def take() -> Taken:
+    def take() -> list[str]:
+        if isinstance(objective, TokensObjective):
+            assert isinstance(init, Path)
+            encoder = load_trained_encoder(local_folder(init))
+            return start_from_encoder(model, objective.vocabulary, encoder)
         old = load_trained(local_folder(init)) if isinstance(init, Path) else init
-        return start_from(model, data.tracks, old, like)
+        taken = start_from(model, data.tracks, old, like)
+        return taken.lines(objective.config.loss.track_scale)
 
-    for line in comm.on_all(take).lines(config.loss.track_scale):
+    for line in comm.on_all(take):
         logger.info("%s", line)
     if isinstance(init, TrainedModel):
         comm.on_main(lambda: prove_start(init, model))

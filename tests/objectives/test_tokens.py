@@ -223,6 +223,16 @@ def test_scores_are_means_over_species_and_vocabularies():
     assert math.isnan(found["valid/kmer/loss/bee"])
 
 
+def run_from(folder, init):
+    run(folder, "begun", zero=3, init=init)
+
+
+def test_a_run_begins_where_an_export_ended(ran, folder):
+    run_ranks(run_from, 1, folder, folder / "export-1")
+    fresh, begun = (numbers_of(folder / name)[1]["train/loss"] for name in ("zero2-1", "begun"))
+    assert begun < fresh - 0.5
+
+
 # --- refusals ---
 
 
@@ -272,6 +282,11 @@ def test_what_does_not_fit_is_refused(folder, changes, message):
     objective = type(completed(folder)[0])(config_of(folder, *changes))
     with pytest.raises(UserError, match=message):
         objective.complete(objective.open([folder / "data"]))
+
+
+def test_species_are_not_added_to_an_encoder(folder):
+    with pytest.raises(Exception, match="--only-new add species to SPACE"):
+        run_ranks(run, 1, folder, "added", "optim.only_new=true")
 
 
 def test_equal_parts_of_vocabularies(folder):

@@ -65,6 +65,7 @@ def run(
     zero: int = 2,
     stop_at: int | None = None,
     resume: str | None = None,
+    init: Path | None = None,
 ) -> None:
     """Train in folder/name, to the end or up to a step in which a signal comes."""
     json_file = folder / f"{name}-{comm.rank()}.json"
@@ -74,7 +75,7 @@ def run(
     watch: Any = SimpleNamespace()
     places = (json_file, folder / name, resume)
     config = config_of(folder, *changes)
-    prepared = prepare(config, [folder / "data"], *places, comm.device(), stop, watch)
+    prepared = prepare(config, [folder / "data"], *places, comm.device(), stop, watch, init)
     train(prepared, stop, stop_at)
 
 
