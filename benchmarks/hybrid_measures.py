@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from histone_probe import auroc, mean_auroc
 from torch import Tensor
 
 from spacescale.dataset.batch import SpeciesBatch
@@ -23,7 +24,7 @@ from spacescale.objectives.track_prediction import score_split
 from spacescale.predict.trained_model import TrainedModel, load_trained
 
 SPECIES, TEST, BATCH = "yeast", "chrXVI", 8
-MEASURES = ("scores", "reb1", "dream", "statistics")  # each gives some of NAMES
+MEASURES = ("scores", "reb1", "dream", "histones", "statistics")  # each gives some of NAMES
 NAMES = {
     "pearson": "Pearson log1p, XVI",
     "perplexity": "perplexity, XVI",
@@ -33,6 +34,7 @@ NAMES = {
     "reb1_auroc_xvi": "the same, XVI",
     "dream_r": "promoters r",
     "dream_partial": "partial r given GC",
+    "histone_auroc": "histone marks, XVI, AUROC",
     "valid_pearson": "valid, running statistics",
     "valid_pearson_recomputed": "valid, recomputed",
 }
@@ -44,19 +46,21 @@ GENE_BINS = 8  # of the gene, whose RNA is read
 STATISTICS_WINDOWS = 64
 
 
-def measure(run: Path, args: argparse.Namespace) -> dict[str, float]:
-    """The measures that `args.only` names, of a run's best checkpoint."""
+def measure(run: Path, args: argparse.Namespace, only: list[str]) -> dict[str, float]:
+    """Some of MEASURES, of a run's best checkpoint; those that lack their files are left out."""
     trained = load_trained(run)
     data = open_datasets(trained.data_paths)[SPECIES]
     found: dict[str, float] = {}
-    if "scores" in args.only:
+    if "scores" in only:
         found |= scores(trained, data)
-    if "reb1" in args.only and isinstance(trained.model, HybridSpace):
+    if "reb1" in only and isinstance(trained.model, HybridSpace):
         found |= reb1(trained.model, data, args.raw / "peaks/Reb1_CX.bed", args.sites)
-    if "dream" in args.only and args.dream is not None:
+    if "dream" in only and args.dream is not None:
         genes = args.raw / "annotation/TSSs.bed"
         found |= dream(trained, data, genes, args.dream, args.promoters, args.reporters)
-    if "statistics" in args.only:
+    if "histones" in only and args.histones is not None:
+        found["histone_auroc"] = mean_auroc(trained.model, data, args.histones, TEST)
+    if "statistics" in only:
         found |= statistics(trained, data)
     return found
 
@@ -191,15 +195,6 @@ def codes_with_ends(data: SpeciesData, chrom: str, start: int, end: int) -> np.n
     codes = np.full(end - start, dna.N, dtype=np.uint8)
     codes[first - start : last - start] = data.codes(chrom, first, last)
     return codes
-
-
-def auroc(score: np.ndarray, positive: np.ndarray) -> float:
-    """Share of pairs in which the positive one scores higher; NaN without both kinds."""
-    above, below = score[positive], score[~positive]
-    if not len(above) or not len(below):
-        return float("nan")
-    difference = above[:, None] - below
-    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
 
 
 def _roman(chrom: str) -> str:

@@ -2,13 +2,15 @@
 
     python benchmarks/hybrid_yeast.py data  --raw yeast --out hybrid      # a data set
     python benchmarks/hybrid_yeast.py train --out hybrid --seeds 0 1 2    # arms that are not done
-    python benchmarks/hybrid_yeast.py measure --raw yeast --dream demo_train.txt --out hybrid
+    python benchmarks/hybrid_yeast.py measure --raw yeast --dream demo_train.txt \
+        --histones GUE/EMP --out hybrid
     python benchmarks/hybrid_yeast.py table --out hybrid
 
 `yeast` is the folder of docs/yeast.md, with `tracks/`, `genome/`, `targets.txt`, and beside these
 `peaks/Reb1_CX.bed` and `annotation/TSSs.bed`. Profiles train on II and IV, bases on all
 chromosomes but XVI and the end of IV, which validate and test; DREAM_TXT holds random promoters
-and their expression (github.com/de-Boer-Lab/random-promoter-dream-challenge-2022).
+and their expression (github.com/de-Boer-Lab/random-promoter-dream-challenge-2022), GUE/EMP the
+sequences of yeast's histone marks (histone_probe.py).
 
 Each arm is a run of `spacescale/pretrain.py` in OUT/ARM-SEED; a run that was stopped goes on.
 `table` prints means over seeds and their standard deviations, and the decision: the arm stays if
@@ -84,8 +86,10 @@ def measure_runs(args: argparse.Namespace) -> None:
             run = args.out / f"{arm}-{seed}"
             file = run / "measures.json"
             found = json.loads(file.read_text()) if file.exists() else {}
-            if run.is_dir() and not set(args.only) <= found.keys():
-                found |= measure(run, args)
+            missing = [name for name in args.only if name not in found.get("measured", [])]
+            if run.is_dir() and missing:
+                found |= measure(run, args, missing)
+                found["measured"] = [*found.get("measured", []), *missing]
                 file.write_text(json.dumps(found, indent=1))
             print(run.name, found, flush=True)
 
@@ -155,6 +159,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of data and runs")
     parser.add_argument("--raw", type=Path, help="folder of yeast's files")
     parser.add_argument("--dream", type=Path, help="promoters: sequence, tab, expression")
+    parser.add_argument("--histones", type=Path, help="GUE's EMP, with H3, H4, H3K4me3, H3K9ac")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1200)
