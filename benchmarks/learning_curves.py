@@ -5,8 +5,8 @@
 
 `thin` leaves every N-th piece of the training stretches in a BED for `shard.py --contigs`, and
 validation and test as they are: the pieces of a quarter are among those of the half. `draw` takes
-runs of one species each that were evaluated by `--both-strands --baseline cnn`, and prints a table.
-Several runs on as much sequence of a species are seeds.
+runs that were evaluated by `--both-strands`, those of one species with `--baseline cnn` as well,
+and prints a table. Several runs on as much sequence of a species are seeds.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -26,8 +27,9 @@ import matplotlib.pyplot as plt
 from spacescale.dataset.loader import open_datasets
 
 PIECE = 57_344  # bp: four targets of `shard.py`'s default
-MODEL = "SPACE"
-COLOURS = {MODEL: "#d55e00", "CNN": "#0072b2", "4-mer ridge": "#009e73"}
+MODEL, TOGETHER = "SPACE", "SPACE, together"  # on one species; on several in one run
+BASELINES = ("4-mer ridge", "CNN")
+COLOURS = {MODEL: "#d55e00", TOGETHER: "#e69f00", "CNN": "#0072b2", "4-mer ridge": "#009e73"}
 
 
 def thin(lines: Sequence[str], of: int) -> Iterator[str]:
@@ -52,39 +54,47 @@ def _pieces(start: int, end: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Point:
-    """One run: what it was trained on, and the scores over all tracks of its test windows."""
+    """A species of a run: what it was trained on, and the scores over all tracks of its test.
+
+    low, high: the interval of MODEL less the best baseline. A run of several species has the
+    score of TOGETHER alone.
+    """
 
     species: str
     train_bp: int  # under targets, each base once
     windows: int
     scores: dict[str, float]
-    difference: tuple[float, float]  # the interval of MODEL less the best of the others
-    best_other: str
+    low: float
+    high: float
+
+    @property
+    def best_baseline(self) -> str:
+        """The baseline with the highest score."""
+        return max(set(BASELINES) & self.scores.keys(), key=lambda name: self.scores[name])
 
 
-def read_point(run: Path) -> Point:
-    """What a run of one species says. Raises ValueError for a run of several."""
+def read_points(run: Path) -> list[Point]:
+    """What a run says of each of its species."""
     paths = json.loads((run / "config.json").read_text())["spacescale"]["data"]["paths"]
-    datasets = open_datasets([Path(path) for path in paths])
-    if len(datasets) != 1:
-        raise ValueError(f"{run}: trained on {', '.join(datasets)}; expected one species")
-    (data,) = datasets.values()
-    rows = data.rows("train")
     metrics = json.loads((run / "evaluation" / "test" / "metrics.json").read_text())
-    scores, difference, best = _scores(metrics, data.name)
-    return Point(data.name, data.distinct_bp(rows), len(rows), scores, difference, best)
+    found = {line["species"]: line for line in metrics["assays"] if line["assay"] == "all"}
+    datasets = open_datasets([Path(path) for path in paths])
+    points = []
+    for name, data in datasets.items():
+        rows, score = data.rows("train"), found[name]["pearson_log1p"]
+        scores, low, high = {TOGETHER: score}, nan, nan
+        if len(datasets) == 1:
+            scores, low, high = _beside_baselines(found[name])
+        points.append(Point(name, data.distinct_bp(rows), len(rows), scores, low, high))
+    return points
 
 
-def _scores(
-    metrics: dict[str, Any], species: str
-) -> tuple[dict[str, float], tuple[float, float], str]:
-    (line,) = (a for a in metrics["assays"] if (a["species"], a["assay"]) == (species, "all"))
-    others = {_short(name): found for name, found in line["baselines"].items()}
-    others = {name: others[name] for name in COLOURS if name in others}
-    scores = {name: found["value"] for name, found in others.items()}
+def _beside_baselines(line: dict[str, Any]) -> tuple[dict[str, float], float, float]:
+    """Scores of the model and the baselines, and the interval to the best of these."""
+    beside = {_short(name): found for name, found in line["baselines"].items()}
+    scores = {name: beside[name]["value"] for name in BASELINES if name in beside}
     best = max(scores, key=lambda name: scores[name])
-    low, high = others[best]["interval"]
-    return {MODEL: line["pearson_log1p"], **scores}, (low, high), best
+    return {MODEL: line["pearson_log1p"], **scores}, *beside[best]["interval"]
 
 
 def _short(name: str) -> str:
@@ -104,27 +114,27 @@ def curves_of(points: Sequence[Point]) -> Curves:
 
 def table(curves: Curves) -> Iterator[str]:
     """A line for each species and size; the difference is that of the first run."""
-    yield "| species | Mb | windows | 4-mer ridge | CNN | SPACE | seeds | less the best of both |"
-    yield "|---" * 8 + "|"
+    head = (*BASELINES, MODEL, TOGETHER, "SPACE less the best baseline")
+    yield f"| species | Mb | windows | {' | '.join(head)} |"
+    yield "|---" * (len(head) + 3) + "|"
     for species, by_size in curves.items():
-        for size, runs in by_size.items():
-            first = runs[0]
-            low, high = first.difference
-            gain = first.scores[MODEL] - first.scores[first.best_other]
-            cells = [_mean(runs, name) for name in ("4-mer ridge", "CNN", MODEL)]
+        for size, points in by_size.items():
+            alone = next(point for point in points if MODEL in point.scores)
+            gain = alone.scores[MODEL] - alone.scores[alone.best_baseline]
+            cells = [_mean(points, name) for name in (*BASELINES, MODEL, TOGETHER)]
             yield (
-                f"| {species} | {size / 1e6:.2f} | {first.windows} | {' | '.join(cells)} "
-                f"| {len(runs)} | {first.best_other} {gain:+.2f} [{low:+.2f}, {high:+.2f}] |"
+                f"| {species} | {size / 1e6:.2f} | {alone.windows} | {' | '.join(cells)} "
+                f"| {alone.best_baseline} {gain:+.2f} [{alone.low:+.2f}, {alone.high:+.2f}] |"
             ).replace("-0.", "−0.")
 
 
-def _of(runs: Sequence[Point], name: str) -> list[float]:
-    return [run.scores[name] for run in runs if name in run.scores]
+def _of(points: Sequence[Point], name: str) -> list[float]:
+    return [point.scores[name] for point in points if name in point.scores]
 
 
-def _mean(runs: Sequence[Point], name: str) -> str:
-    found = _of(runs, name)
-    spread = f" ± {stdev(found):.2f}" if name == MODEL and len(found) > 1 else ""
+def _mean(points: Sequence[Point], name: str) -> str:
+    found = _of(points, name)
+    spread = f" ± {stdev(found):.2f}" if len(found) > 1 and name not in BASELINES else ""
     return f"{mean(found):.2f}{spread}" if found else "–"
 
 
@@ -138,7 +148,7 @@ def draw(curves: Curves, path: Path) -> None:
         for name, colour in COLOURS.items():
             found = {size / 1e6: _of(runs, name) for size, runs in by_size.items()}
             found = {size: scores for size, scores in found.items() if scores}
-            ax.plot(found, [mean(s) for s in found.values()], color=colour, label=name)
+            ax.plot([*found], [mean(s) for s in found.values()], color=colour, label=name)
             for size, scores in found.items():
                 ax.plot([size] * len(scores), scores, "o", color=colour, markersize=3.5)
         sizes = [size / 1e6 for size in by_size]
@@ -170,7 +180,7 @@ def main() -> None:
     if args.command == "thin":
         print("\n".join(thin(args.contigs.read_text().splitlines(), args.of)))
         return
-    curves = curves_of([read_point(run) for run in args.runs])
+    curves = curves_of([point for run in args.runs for point in read_points(run)])
     print("\n".join(table(curves)))
     draw(curves, args.figure)
 

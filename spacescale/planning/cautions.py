@@ -27,7 +27,7 @@ def cautions(
     """
     lines = []
     for each in species:
-        lines += _on_tracks(each) + _on_validation(each)
+        lines += _on_sequence(each) + _on_tracks(each) + _on_validation(each)
     lines += _on_epochs(epochs, order.num_windows)
     if steps < recipe.FEW_STEPS:
         lines.append(f"{steps} steps are hardly enough to learn from; give more --minutes")
@@ -40,6 +40,16 @@ def cautions(
             "would fit; ask again when it is free"
         )
     return lines
+
+
+def _on_sequence(species: SpeciesFacts) -> list[str]:
+    if species.train_bp >= recipe.LITTLE_SEQUENCE_BP:
+        return []
+    return [
+        f"{species.name}: {species.train_bp / 1e6:.2g} Mb to train on; with less than "
+        f"{recipe.LITTLE_SEQUENCE_BP / 1e6:g} Mb a plain CNN or a ridge on 4-mers did as well on "
+        "four species. Look at evaluate --baseline cnn"
+    ]
 
 
 def _on_tracks(species: SpeciesFacts) -> list[str]:

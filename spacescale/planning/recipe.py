@@ -37,6 +37,7 @@ PATIENCE = 4  # validations, where overfitting is likely
 FEW_STEPS = 200
 OVERFITTING_EPOCHS = 10.0  # of a species
 FEW_VALID_WINDOWS = 20
+LITTLE_SEQUENCE_BP = 1_000_000  # to train on, of a species: with as much SPACE beat no simple model
 FEW_MEASURED_BINS = 1_000  # of a track
 LITTLE_MEASURED = 0.5  # of a track's bins
 

@@ -180,6 +180,7 @@ def said(facts, epochs=1.0, steps=1_000, micro_batch=4, timed=TRIAL, others=("be
         (lambda: said(species(TrackFacts("dead", "rna", 1.0, 0.0))), "ant: dead: no value above 0"),
         (lambda: said(species(TrackFacts("thin", "rna", 0.2, 0.5))), "thin: measured in 20.0%"),
         (lambda: said(species(TrackFacts("thin", "rna", 0.09, 0.5))), "fewer than 1,000 measured"),
+        (lambda: said(species(bins=4_400)), "ant: 0.56 Mb to train on; with less than 1 Mb"),
         (lambda: said(species(valid=8)), "ant: 8 validation windows are too few"),
         (lambda: said(species(valid=0)), "ant: no validation windows"),
         (lambda: said(species(), epochs=30), "each read 30 times: overfitting is likely"),
