@@ -81,6 +81,13 @@ class Method:
         """The settings of one training; the last layer learns as fast as the rest at least."""
         return replace(self.settings, lr=lr, head_lr=max(lr, self.settings.head_lr), seed=seed)
 
+    def different(self, rates: Sequence[float]) -> tuple[float, ...]:
+        """Those of the rates that train differently: where only the last layer learns, its own."""
+        if self.settings.mode != "head":
+            return tuple(rates)
+        first = {self.with_rate(rate, 0).head_lr: rate for rate in reversed(rates)}
+        return tuple(rate for rate in rates if rate in first.values())
+
 
 def methods(plan: Plan) -> list[Method]:
     """What is trained by gradient, that which is asked for first."""
@@ -235,7 +242,7 @@ class TaskRun:
     def _fit_all(self, method: Method) -> None:
         """Train with every seed and fraction; of each fraction the first seed chooses the rate."""
         plan, facts = self.plan, self._facts(method)
-        chosen = dict.fromkeys(plan.fractions, _Rates(plan.lrs, {}))
+        chosen = dict.fromkeys(plan.fractions, _Rates(method.different(plan.lrs), {}))
         for seed, fraction in itertools.product(plan.seeds, plan.fractions):
             part, rates = part_of(self.task, fraction, seed), chosen[fraction]
             key = self.ledger.key(facts | part.facts)

@@ -13,7 +13,7 @@ from spacescale.tuning.criterion import Criterion
 from spacescale.tuning.fit import answers, fit, reader_of, readers_of
 from spacescale.tuning.pretrained import PretrainedSpace
 from spacescale.tuning.rows import Rows
-from spacescale.tuning.run import Plan, TaskRun
+from spacescale.tuning.run import Method, Plan, TaskRun
 from spacescale.tuning.sequence_model import SequenceModel
 from spacescale.tuning.settings import TuningSettings
 from spacescale.tuning.space_trunk import SpaceTrunk
@@ -147,3 +147,16 @@ def test_a_loss_that_is_not_finite_ends_it():
     settings = TuningSettings(lr=1e30, head_lr=1e30, epochs=2, batch_size=16)
     with pytest.raises(UserError, match="epoch 1: the loss is not finite; take a lower"):
         learn(motif_task(sizes=(64, 16, 16)), settings)
+
+
+@pytest.mark.parametrize(
+    ("mode", "rates", "different"),
+    [
+        ("full", (3e-5, 3e-4), (3e-5, 3e-4)),
+        ("head", (3e-5, 3e-4), (3e-5,)),  # the last layer learns at 1e-3 with both
+        ("head", (3e-4, 1e-2, 3e-3, 1e-3), (3e-4, 1e-2, 3e-3)),
+    ],
+)
+def test_rates_that_train_alike_are_tried_once(mode, rates, different):
+    method = Method("m", "random", TuningSettings(mode=mode, head_lr=1e-3))
+    assert method.different(rates) == different
