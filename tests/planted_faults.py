@@ -74,8 +74,8 @@ TRAINING_FAULTS = {
     # --- convolutions, pooling, crop
     "pooling prefers the smaller of a pair": Fault(
         LAYERS,
-        "share = torch.sigmoid(torch.bmm(weight, difference))",
-        "share = torch.sigmoid(-torch.bmm(weight, difference))",
+        "share = torch.sigmoid(convolve(difference, self.to_logits.weight, None))",
+        "share = torch.sigmoid(-convolve(difference, self.to_logits.weight, None))",
         ("tests/model/test_layers.py",),
     ),
     "an odd last position is pooled with zero": Fault(
