@@ -47,8 +47,8 @@ def _on_sequence(species: SpeciesFacts) -> list[str]:
         return []
     return [
         f"{species.name}: {species.train_bp / 1e6:.2g} Mb to train on; with less than "
-        f"{recipe.LITTLE_SEQUENCE_BP / 1e6:g} Mb a plain CNN or a ridge on 4-mers did as well on "
-        "four species. Look at evaluate --baseline cnn"
+        f"{recipe.LITTLE_SEQUENCE_BP / 1e6:g} Mb a plain CNN or a ridge on 4-mers did as well or "
+        "better on four species. Look at evaluate --baseline cnn"
     ]
 
 
