@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
 import torch
+from scripts import ROOT, run_script
 
 from spacescale.dataset.loader import open_genomes
 from spacescale.dataset.species_genome import SpeciesGenome
@@ -32,7 +31,6 @@ from spacescale.objectives.token_scores import TokenScore, score_rows
 from spacescale.predict.trained_encoder import TrainedEncoder, load_trained_encoder
 from spacescale.tokens.vocabulary import PROMPTS, Name, read_vocabulary
 
-ROOT = Path(__file__).parents[1]
 SPECIES, TEST, BATCH = "yeast", "test", 16
 TILES = 400  # of the test chromosome, evenly spread, in each vocabulary
 LEAK_STEPS = 300
@@ -50,11 +48,11 @@ OTHER: dict[Name, Name] = {"bpe": "kmer", "kmer": "bpe"}
 
 def make_data(genome: Path, out: Path) -> None:
     """OUT/data/yeast and OUT/vocabulary; says how many words two vocabularies share."""
-    _run(
+    run_script(
         "data_prep/genome.py", "--species", SPECIES, "--fasta", genome, "--out", out / "data",
         "--valid-chroms", "chrV", "--test-chroms", "chrXVI",
     )  # fmt: skip
-    _run("data_prep/vocabulary.py", "--data", out / "data", "--out", out / "vocabulary")
+    run_script("data_prep/vocabulary.py", "--data", out / "data", "--out", out / "vocabulary")
     found = read_vocabulary(out / "vocabulary")
     assert found.bpe is not None
     words = 4**found.kmer
@@ -74,7 +72,7 @@ def train(args: argparse.Namespace) -> None:
                 continue
             steps = LEAK_STEPS if arm in OF_LEAKS else args.steps
             every = min(250, steps)
-            _run(
+            run_script(
                 "spacescale/pretrain.py", "--deepspeed", settings, "--preset", "genomics_fm_tiny",
                 "--data", args.out / "data", "--output", args.out / f"{arm}-{seed}",
                 "--resume", "auto", f"mlm.vocabulary={args.out / 'vocabulary'}",
@@ -148,10 +146,6 @@ def _cell(values: list[float]) -> str:
         return "–"
     spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
     return f"{mean(values):.3f}{spread}"
-
-
-def _run(*words: object) -> None:
-    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True)
 
 
 def main() -> None:

@@ -23,14 +23,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 from hybrid_measures import MEASURES, NAMES, measure
+from scripts import ROOT, run_script
 
-ROOT = Path(__file__).parents[1]
 HYBRID = ["objective=profiles+bases", "bases.untracked=0.25"]
 ARMS = {
     "profiles": [],
@@ -55,7 +53,7 @@ def make_data(raw: Path, out: Path) -> None:
         lines += [] if name in named else [f"{name}\t0\t{length}\ttrain"]
     bed = out / "contigs.bed"
     bed.write_text("\n".join(lines) + "\n")
-    _run(
+    run_script(
         "data_prep/shard.py", "--species", "yeast", "--fasta", raw / "genome/sacCer3.2bit",
         "--targets", raw / "targets.txt", "--contigs", bed, "--aliases", "auto",
         "--stride", 3584, "--whole-genome", "--out", out / "data",
@@ -68,7 +66,7 @@ def train(args: argparse.Namespace) -> None:
         for arm in args.arms:
             steps = round(args.steps * (args.longer if arm == "profiles_longer" else 1))
             every = min(args.valid_every, steps)
-            _run(
+            run_script(
                 "spacescale/pretrain.py", "--deepspeed", "ds_configs/zero2_moe.json",
                 "--preset", "space_tiny", "--data", args.out / "data/yeast",
                 "--output", args.out / f"{arm}-{seed}", "--resume", "auto",
@@ -144,10 +142,6 @@ def decision(of_arm: dict[str, dict[str, np.ndarray]], arm: str) -> str:
             better.append(NAMES[name])
     kept = "stays" if lost <= MOST_LOST and better else "goes"
     return f"{kept}: Pearson {-lost:+.4f}; better: {', '.join(better) or 'nothing'}"
-
-
-def _run(*words: object) -> None:
-    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True)
 
 
 def main() -> None:
