@@ -4,6 +4,7 @@
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -105,6 +106,15 @@ def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_such_number(text: str) -> float:
     raise ValueError(f"{text} is no number of JSON")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, once others have let it go; on a disk without locks do not wait."""
+    with path.open("a") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sync(path: Path) -> None:

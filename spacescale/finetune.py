@@ -37,8 +37,8 @@ def add_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
                           "of attention and experts, or the last layer alone")  # fmt: skip
     learning.add_argument("--lr", type=float, nargs="+", metavar="RATE",
                           help="of several the one that is best on validation with the first seed, "
-                          "for each method by itself (default: 3e-4; of encoders of tokens "
-                          "3e-5 3e-4)")  # fmt: skip
+                          "for each method by itself (default: 1e-4 3e-4 1e-3 3e-3; of encoders of "
+                          "tokens 3e-5 3e-4 1e-3)")  # fmt: skip
     learning.add_argument("--head-lr", type=float, default=1e-3, help="of the last layer, at "
                           "least (default: %(default)s)")  # fmt: skip
     learning.add_argument("--epochs", type=int, default=10, help="default: %(default)s")

@@ -94,7 +94,7 @@ class PretrainedSpace(Pretrained):
     like: str | None
     layer = "pointwise"
     pool = "mean"
-    rates = (3e-4,)
+    rates = (1e-4, 3e-4, 1e-3, 3e-3)
     has_batchnorm = True
 
     @property
@@ -141,7 +141,7 @@ class PretrainedEncoder(Pretrained):
     found: Overlap | None = None
     layer = "last"
     pool = "cls"
-    rates = (3e-5, 3e-4)
+    rates = (3e-5, 3e-4, 1e-3)
     has_batchnorm = False
 
     @property

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from spacescale.errors import UserError
-from spacescale.files import make_folder, write_text
+from spacescale.files import locked, make_folder, write_text
 from spacescale.tuning.fractions import WHOLE
 
-ROWS, ANSWERS = "rows.jsonl", "answers"
+ROWS, ANSWERS, LOCK = "rows.jsonl", "answers", ".rows.lock"
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,17 @@ class Rows:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.rows: list[Row] = []
-        if (path := folder / ROWS).is_file():
+        self.rows = self._read()
+
+    def _read(self) -> list[Row]:
+        rows: list[Row] = []
+        if (path := self.folder / ROWS).is_file():
             for number, line in enumerate(path.read_text().splitlines(), 1):
                 try:
-                    self.rows.append(_from_json(line))
+                    rows.append(_from_json(line))
                 except (json.JSONDecodeError, TypeError, KeyError) as error:
                     raise UserError(f"{path}:{number}: not a row of results: {error}") from None
+        return rows
 
     def find(self, method: str, seed: int, key: str) -> Row | None:
         """The row of a method and seed that was made with `key`, if its answers are there, too."""
@@ -87,13 +91,17 @@ class Rows:
         return [row for row in of_share if row.method == method and row.seed in seeds]
 
     def add(self, row: Row, answers: np.ndarray) -> None:
-        """Keep a row, in place of one of the same method, seed and fraction."""
+        """Keep a row, in place of one of the same method, seed and fraction.
+
+        Other commands may keep rows of other models in the same folder meanwhile.
+        """
         path, array = self._answers(row.stem), io.BytesIO()
         make_folder(path.parent)
         np.save(array, answers.astype(np.float32))
-        write_text(path, array.getvalue())
-        self.rows = [old for old in self.rows if old.stem != row.stem] + [row]
-        write_text(self.folder / ROWS, "".join(f"{_as_json(one)}\n" for one in self.rows))
+        with locked(self.folder / LOCK):
+            write_text(path, array.getvalue())
+            self.rows = [old for old in self._read() if old.stem != row.stem] + [row]
+            write_text(self.folder / ROWS, "".join(f"{_as_json(one)}\n" for one in self.rows))
 
     def answers(self, row: Row) -> np.ndarray:
         """What it answered to the test sequences, float32 (N, C)."""

@@ -6,9 +6,10 @@ Shapes: N test sequences, C outputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import Any
 
 import numpy as np
 
@@ -111,10 +112,24 @@ def table_of(
                 unseen,
                 less,
                 mean(row.seconds for row in of),
-                list(dict.fromkeys(remark for row in of for remark in row.remarks)),
+                [*dict.fromkeys(r for row in of for r in row.remarks), *_of_rates(of[0].settings)],
             )
         )
     return TaskTable(task, metric, first.num, first.num_unique, seen, lines, fraction)
+
+
+def _of_rates(settings: Mapping[str, Any]) -> list[str]:
+    """That a better learning rate may lie outside of those that were tried."""
+    if "tried" not in settings:  # a method whose rate is its own affair
+        return []
+    of_trained = settings["head_lr" if settings["mode"] == "head" else "lr"]
+    tried = [float(rate) for rate in settings["tried"]]
+    if not tried:
+        return [f"one learning rate, {of_trained:g}; none other was tried"]
+    for limit, end in ((min(tried), "smallest"), (max(tried), "largest")):
+        if settings["rate"] == limit:
+            return [f"validation chose the {end} learning rate of those tried, {of_trained:g}"]
+    return []
 
 
 def task_lines(table: TaskTable) -> list[str]:

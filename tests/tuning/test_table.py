@@ -56,6 +56,43 @@ def test_a_figure_that_is_not_defined_is_kept_as_such(tmp_path):
     assert np.isnan(read.scores["auroc"]) and "null" in (tmp_path / "rows.jsonl").read_text()
 
 
+def test_rows_of_two_commands_do_not_replace_each_other(tmp_path):
+    first, second = Rows(tmp_path), Rows(tmp_path)
+    for rows, method in ((first, "one"), (second, "another"), (first, "third")):
+        rows.add(Row("t", method, 0, "k", "mcc", {}, {}, {}, 1, 1.0), np.zeros((2, 1)))
+    assert [row.method for row in Rows(tmp_path).rows] == ["one", "another", "third"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "tried", "mode", "remark"),
+    [
+        (
+            1e-3,
+            ["0.0003", "0.001"],
+            "full",
+            "chose the largest learning rate of those tried, 0.001",
+        ),
+        (
+            3e-4,
+            ["0.0003", "0.001"],
+            "full",
+            "chose the smallest learning rate of those tried, 0.0003",
+        ),
+        (3e-4, ["0.0003", "0.003"], "head", "chose the smallest learning rate of those tried, 0.1"),
+        (1e-3, ["0.0003", "0.001", "0.003"], "full", None),
+        (1e-3, [], "full", "one learning rate, 0.001; none other was tried"),
+    ],
+)
+def test_a_rate_at_the_edge_of_those_tried_is_said(tmp_path, rate, tried, mode, remark):
+    rows = rows_with(tmp_path, model=180, k_mers=120)
+    settings = {"rate": rate, "lr": rate, "head_lr": 0.1, "mode": mode}
+    rows.rows[0] = replace(rows.rows[0], settings=settings | {"tried": dict.fromkeys(tried)})
+    table = table_of(TASK, rows, ["model", "k_mers"], range(3))
+    found = [line for line in task_lines(table) if "learning rate" in line]
+    assert len(found) == (remark is not None)
+    assert not remark or (remark in found[0] and found[0].startswith("- model: "))
+
+
 def test_a_damaged_line_is_named(tmp_path):
     (tmp_path / "rows.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"rows\.jsonl:1: not a row of results"):
