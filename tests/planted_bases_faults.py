@@ -24,6 +24,10 @@ BASES_FAULTS = {
         WINDOWS, "codes, usable, self.masks.bases", "codes, usable | True, self.masks.bases",
         WINDOW_TESTS,
     ),
+    "scored bases are shown now and then": Fault(
+        WINDOWS, "hide_bases(codes, usable, unseen,", "hide_bases(codes, usable, bases,",
+        WINDOW_TESTS,
+    ),
     "masks stay where they were when the window is turned": Fault(
         WINDOWS,
         "hidden.append(one.flipped() if draw.reverse_complement else one)",

@@ -30,6 +30,9 @@ TRUNK, TRUNK_TESTS = (
 )
 
 TOKEN_FAULTS = {
+    "scored words are shown now and then": Fault(
+        WINDOWS, "scoring = maker.for_scores()", "scoring = maker", WINDOW_TESTS
+    ),
     "what becomes of a span is drawn token by token": Fault(
         MASKING,
         "if masking.span > 1:",

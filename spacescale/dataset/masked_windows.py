@@ -236,19 +236,22 @@ def masked_evaluation_batches(
 ) -> Iterator[SpeciesBatch]:
     """Windows of a split in this order, all masked, without targets; rows are their numbers.
 
-    numbers: of `windows_to_score`. Hidden are bases that the split may use. The masks are those of
+    numbers: of `windows_to_score`. Hidden are bases that the split may use, all of them by the mask
+    code: of a base left as it was, or replaced, a model that knows no neighbours would say half of
+    the time what is there, and counts, which are not shown it, would not. The masks are those of
     any other run that hides as much, whatever its seed: a function of (species, number).
     """
     if not len(numbers):
         return
     read = _reading(genome, seq_length, split)
+    unseen = bases.model_copy(update={"masked_share": 1.0, "random_share": 0.0})
     for start in range(0, len(numbers), batch_size):
         rows = numbers[start : start + batch_size]
         given, hidden = [], []
         for place, row in enumerate(rows.tolist()):
             codes, usable, repeats = read(row)
             fate = window_fate(SCORING_SEED, f"{genome.name} {SCORING_STREAM}", row, _ALL_MASKED)
-            shown, mask = hide_bases(codes, usable, bases, fate.random)
+            shown, mask = hide_bases(codes, usable, unseen, fate.random)
             given.append(shown)
             hidden.append(_Hidden(place, codes, mask, repeats))
         yield SpeciesBatch(

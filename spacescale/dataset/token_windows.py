@@ -59,6 +59,13 @@ class RowMaker:
         hidden = mask_row(row, self.words, self.vocabulary.mask_id, self.masking, random)
         return MaskedRow(*hidden)
 
+    def for_scores(self) -> RowMaker:
+        """One that hides the same places, and all by [MASK]: a span that stays as it was can be
+        recognised by its neighbours, and knows itself what there is to say.
+        """
+        mlm = self.mlm.model_copy(update={"masked_share": 1.0, "random_share": 0.0})
+        return RowMaker(self.vocabulary, self.name, mlm)
+
     def hidden_bases(self, row: MaskedRow) -> int:
         """Bases of the hidden tokens that no visible token spells, added up over these tokens.
 
@@ -178,13 +185,15 @@ def scored_rows(
 ) -> list[MaskedRow]:
     """Rows of a split for scores: tiles of the longest length, forward, with masks fixed for ever.
 
-    most: of the tiles, at most. Raises UserError where the split has no sequence.
+    What is hidden is hidden by [MASK] alone. most: of the tiles, at most. Raises UserError where
+    the split has no sequence.
     """
     choice = window_choice(maker.mlm, maker.name, SCORES_SEED, reverse_complement=False)
     tiles = GenomeWindows(genome, split, choice).tiles(most)
     key = SCORES_SEED, _SCORES, genome.name, maker.name
+    scoring = maker.for_scores()
     return [
-        maker.row(
+        scoring.row(
             tile.codes, mask_generator(*key, zlib.crc32(f"{tile.chrom} {tile.start}".encode()))
         )
         for tile in tiles

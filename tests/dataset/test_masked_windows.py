@@ -229,6 +229,7 @@ def test_scored_masks_are_those_of_every_run(datasets):
     )
     for batch in one:
         assert batch.hidden.windows == tuple(range(len(batch.codes)))
+        assert (batch.codes.flatten()[batch.hidden.places] == dna.HIDDEN).all()  # none is shown
         for place, row in enumerate(batch.rows.tolist()):
             may, _ = about_bases(data, row, SEQ_LENGTH, "valid")
             inside = batch.hidden.places // SEQ_LENGTH == place
