@@ -207,10 +207,17 @@ class HybridObjective(ProfilesObjective):
         return masked_cross_entropy(logits, bases, weights, per_rank), of_species
 
     def rate_factor(self, step: int) -> float:
-        """1, and a fifth while profiles follow upon bases; heads learn five times as fast."""
-        bases, steps = self.config.bases, self.config.optim.max_steps
-        follows = bases.schedule == "first" and step >= first_steps(bases, steps)
-        return 1 / TRUNK_SLOWER if follows else 1.0
+        """1, and a fifth while profiles alone follow upon bases; their heads learn as fast as ever.
+
+        Where bases came first the rate warms up once more when profiles begin to count: AdamW has
+        seen no gradient of their heads before, and would move them several times too far.
+        """
+        bases, optim = self.config.bases, self.config.optim
+        since = step - first_steps(bases, optim.max_steps)
+        if since < 0 or bases.schedule == "joint":
+            return 1.0
+        slower = 1 / TRUNK_SLOWER if bases.schedule == "first" else 1.0
+        return slower * min(1.0, (since + 1) / max(1, optim.warmup_steps))
 
     def validate(
         self, model: Model, batch_size: int, stop_asked: Callable[[], bool]

@@ -93,6 +93,18 @@ def test_bases_first_then_profiles_with_a_slow_trunk(folder, agreements):
     assert steps[1]["train/decoder_z"] == 0 and steps[STEPS]["train/decoder_z"] > 0
 
 
+@pytest.mark.parametrize("schedule", ["joint", "first+joint", "first"])
+def test_the_rate_warms_up_again_when_profiles_begin(schedule):
+    steps = ["optim.max_steps=30", "optim.warmup_steps=4"]
+    words = ["objective=profiles+bases", f"bases.schedule={schedule}", *steps]
+    objective = HybridObjective(build_config("space_tiny", words))
+    factors = [objective.rate_factor(step) for step in range(30)]
+    last = 0.2 if schedule == "first" else 1.0
+    assert factors[:10] == [1.0] * 10 and factors[13:] == [last] * 17
+    if schedule != "joint":
+        assert factors[10:13] == pytest.approx([last * part for part in (0.25, 0.5, 0.75)])
+
+
 def test_a_hybrid_begins_as_the_profiles_that_it_is_given(folder, agreements):
     given, found = (load_trained(folder / n).model for n in ("profiles", "from_profiles"))
     assert isinstance(found, HybridSpace) and not isinstance(given, HybridSpace)
