@@ -27,7 +27,9 @@ from spacescale.dataset.loader import open_genomes
 from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.dataset.token_windows import MaskedRow, RowMaker, scored_rows
 from spacescale.evals.token_evaluation import unigram_loss
+from spacescale.files import write_json
 from spacescale.objectives.token_scores import TokenScore, score_rows
+from spacescale.parallel.run_folder import DONE
 from spacescale.predict.trained_encoder import TrainedEncoder, load_trained_encoder
 from spacescale.tokens.vocabulary import PROMPTS, Name, read_vocabulary
 
@@ -83,12 +85,15 @@ def train(args: argparse.Namespace) -> None:
 
 
 def measure_runs(out: Path, arms: list[str]) -> None:
-    """measures.json of every run that has none."""
+    """measures.json of every run that is done and has none."""
     genome = open_genomes([out / "data"])[SPECIES]
     for run in sorted(path for arm in arms for path in out.glob(f"{arm}-[0-9]*")):
         file = run / "measures.json"
+        if not (run / DONE).exists():
+            print(f"{run.name}: not trained to its end")
+            continue
         if not file.exists():
-            file.write_text(json.dumps(measure(load_trained_encoder(run), genome), indent=1))
+            write_json(file, measure(load_trained_encoder(run), genome), indent=1)
         print(run.name, file.read_text(), flush=True)
 
 
@@ -102,7 +107,7 @@ def measure(trained: TrainedEncoder, genome: SpeciesGenome) -> dict[str, dict[st
     for name, maker in trained.makers().items():
         rows = scored_rows(genome, TEST, maker, TILES)
         found[name] = _score(trained, rows, maker).values()
-        found[name]["unigram"] = unigram_loss(genome, TEST, maker)
+        found[name]["unigram"] = unigram_loss(genome, TEST, maker, TILES)
         if len(trained.vocabulary.names) > 1:
             told = [_under_other_prompt(row, maker) for row in rows]
             found[name]["other_prompt"] = _score(trained, told, maker).loss

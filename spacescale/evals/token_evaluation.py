@@ -104,10 +104,13 @@ def _evaluate_species(
     ]
 
 
-def unigram_loss(genome: SpeciesGenome, split: str, maker: RowMaker) -> float:
+def unigram_loss(
+    genome: SpeciesGenome, split: str, maker: RowMaker, most: int | None = None
+) -> float:
     """Nats per hidden token of a split by how often each word stands in training sequence.
 
-    Every word is counted once more than it was found. NaN without training sequence.
+    Every word is counted once more than it was found. NaN without training sequence. most: of the
+    sequences that are scored, at most.
     """
     if "train" not in genome.bases_of_splits():
         return math.nan
@@ -117,6 +120,6 @@ def unigram_loss(genome: SpeciesGenome, split: str, maker: RowMaker) -> float:
     for row in scored_rows(genome, "train", maker, COUNTED):
         there = np.where(row.labels == IGNORED, row.ids, row.labels)
         counts += np.bincount(there[np.isin(there, maker.words)], minlength=size)
-    labels = np.concatenate([row.labels for row in scored_rows(genome, split, maker)])
+    labels = np.concatenate([row.labels for row in scored_rows(genome, split, maker, most)])
     shares = counts[labels[labels != IGNORED]] / counts.sum()
     return float(-np.log(shares).mean())
