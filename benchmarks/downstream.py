@@ -63,6 +63,9 @@ def results_of(outs: Sequence[Path], path: Path, reports: Mapping[str, Path]) ->
         models = [name for name in methods if TUNED.fullmatch(name)]
         if not models:
             sys.exit(f"error: {rows.folder}: no row of a tuned model")
+        require_one_recipe(rows)
+        if twice := found.tables.keys() & set(models):
+            sys.exit(f"error: {', '.join(twice)} of {task.name} stands in several --out")
         others = [name for name in BESIDE if name in methods]
         seeds = sorted({row.seed for row in rows.rows})
         for model in models:
@@ -75,6 +78,17 @@ def results_of(outs: Sequence[Path], path: Path, reports: Mapping[str, Path]) ->
                 found.lines.setdefault(name, line)
         found.rows.extend(row for row in rows.rows if row not in found.rows)
     return found
+
+
+def require_one_recipe(rows: Rows) -> None:
+    """Exit where rows of one method were made with other settings, weights or files."""
+    keys: dict[str, str] = {}
+    for row in rows.rows:
+        if keys.setdefault(row.method, row.key) != row.key:
+            sys.exit(
+                f"error: {rows.folder}: {row.method}, seed {row.seed}: made with other settings "
+                "than its other seeds; give the command of `finetune` again"
+            )
 
 
 def _weights(model: str) -> str:
@@ -102,7 +116,10 @@ def scores(results: Sequence[Results]) -> list[str]:
         best = max(one.lines, key=lambda name: mean(one.lines[name].scores))
         cells = [_cell(one.lines.get(name), name == best) for name in methods]
         known = published(one.task)
-        paper = f"{known.space:.3f}" if known and known.space is not None else "–"
+        paper = "–"
+        if known is not None and known.space is not None:
+            same = known.metric == next(iter(one.tables.values())).metric
+            paper = f"{known.space:.3f}" + ("" if same else f" ({known.metric})")
         lines.append(f"| {one.task.name} | {one.metric} | " + " | ".join([*cells, paper]) + " |")
     return lines
 

@@ -42,8 +42,8 @@ def add_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
     learning.add_argument("--head-lr", type=float, default=1e-3, help="of the last layer, at "
                           "least (default: %(default)s)")  # fmt: skip
     learning.add_argument("--epochs", type=int, default=10, help="default: %(default)s")
-    learning.add_argument("--patience", type=int, default=3, help="epochs without a better "
-                          "validation score after which training ends; 0: never")  # fmt: skip
+    learning.add_argument("--patience", type=int, default=0, help="epochs without a better "
+                          "validation score that end training (default: never)")  # fmt: skip
     learning.add_argument("--metric", help="that chooses the epoch (default: MCC, AUROC or "
                           "Pearson, by kind)")  # fmt: skip
     learning.add_argument("--batch", type=int, default=32, help="sequences a step, of all "
@@ -58,9 +58,10 @@ def add_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
                           "that shares more words with the task)")  # fmt: skip
     learning.add_argument("--shift", type=int, default=0, metavar="BP",
                           help="move training sequences by up to so much")  # fmt: skip
-    learning.add_argument("--reverse-complement", action="store_true",
-                          help="train on either strand")  # fmt: skip
-    learning.add_argument("--both-strands", action="store_true", help="answer from both")
+    learning.add_argument("--strands", choices=("auto", "one", "both"), default="auto",
+                          help="train on sequences as they are, or on either strand and answer "
+                          "from both; auto (default): what is best on validation with the first "
+                          "seed, for each method by itself")  # fmt: skip
     learning.add_argument("--class-weights", action="store_true",
                           help="let rare classes count as much as frequent ones")  # fmt: skip
     learning.add_argument("--live-batchnorm", action="store_true",

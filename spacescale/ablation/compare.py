@@ -1,11 +1,8 @@
 """Differences between arms, with one interval over windows and seeds.
 
-Windows: blocks of the genome are drawn with replacement, the same ones for every run. Seeds: what
-each run of a pair of arms is off its arm's mean is drawn with replacement from that of all runs of
-the pair. Arms are not paired by seed: where shapes differ, one seed begins with other weights, and
-nothing is left that two runs would share but the order of the windows. So few seeds say little of
-how far seeds differ, which Student's t makes up for: each draw scales what it took by its own
-sqrt(df / chi²(df)). Shapes: D draws, K blocks, R runs of an arm, T tracks.
+Windows: blocks of the genome are drawn with replacement, the same ones for every run. Seeds: see
+`tasks.seeds`; arms are not paired by seed, as nothing is left that two runs of other shapes would
+share but the order of the windows. Shapes: D draws, K blocks, R runs of an arm, T tracks.
 """
 
 from __future__ import annotations
@@ -21,6 +18,7 @@ from spacescale.evals.intervals import Interval, block_draws, drawn_pearson
 from spacescale.evals.results import ALL, tracks_by_assay
 from spacescale.metrics.regression import PearsonMoments
 from spacescale.tasks.resampling import holm
+from spacescale.tasks.seeds import SeedDraws
 
 DRAWS = 10_000
 SEED = 0
@@ -76,8 +74,7 @@ class Comparison:
     """The scores of arms, and how far each is above the first.
 
     scores: row → arm → of each run, the last row being over all. tracks: row → how many are
-    compared, and how many there are: one that is constant in any run, or not measured, is left out
-    of all.
+    compared, and how many there are: one that was not measured, or is constant, is left out.
     """
 
     scores: dict[Row, dict[str, list[float]]]
@@ -143,10 +140,12 @@ def _differences(
     drawn_first = _drawn(first, rows, blocks)
     found = []
     for arm in others:
-        drawn, seeds = _drawn(arm, rows, blocks), SeedDraws(first.runs, arm.runs, draws, random)
+        drawn = _drawn(arm, rows, blocks)
+        seeds = SeedDraws((first.runs, arm.runs), draws, random, single_has_seed=True)
         for row in rows.counts:
             value = float(scores[arm.name][row].mean() - scores[first.name][row].mean())
-            of = seeds.differences(drawn_first[row], drawn[row])
+            base, other = seeds.means([drawn_first[row].numpy(), drawn[row].numpy()])
+            of = torch.from_numpy(other - base)
             p = p_value(of)
             found.append(Difference(arm.name, row, value, Interval.of(of), p, p))
     return _corrected(found, last=list(rows.counts)[-1])
@@ -159,43 +158,6 @@ def _drawn(arm: ArmScores, rows: _Rows, blocks: Mapping[str, Tensor]) -> dict[Ro
         for run in range(arm.runs)
     ]
     return {row: torch.stack([run[row] for run in runs]) for row in rows.counts}
-
-
-class SeedDraws:
-    """How each draw takes the runs of two arms, the same for all rows.
-
-    first, other: how many runs they have.
-    """
-
-    def __init__(self, first: int, other: int, draws: int, random: np.random.Generator):
-        self.freedom = max(first - 1, 0) + max(other - 1, 0)
-        # A single run has no spread of its own to give.
-        pool = sum(runs for runs in (first, other) if runs > 1)
-        if self.freedom:
-            self._first, self._other = (
-                torch.from_numpy(random.integers(pool, size=(runs, draws)))
-                for runs in (first, other)
-            )
-            scale = np.sqrt(self.freedom / random.chisquare(self.freedom, draws))
-            self._scale = torch.from_numpy(scale)
-
-    def differences(self, first: Tensor, other: Tensor) -> Tensor:
-        """Scores (R, D) of two arms in every draw of blocks → by how much the other is above (D,).
-
-        With one run of each, seeds are not drawn.
-        """
-        windows = other.mean(0) - first.mean(0)
-        if not self.freedom:
-            return windows
-        pool = torch.cat([_off_mean(part) for part in (first, other) if len(part) > 1])
-        seeds = pool.gather(0, self._other).mean(0) - pool.gather(0, self._first).mean(0)
-        return windows + self._scale * seeds
-
-
-def _off_mean(scores: Tensor) -> Tensor:
-    """(R, D) less the mean over R, as far apart as scores are whose mean is not taken off."""
-    runs = len(scores)
-    return (scores - scores.mean(0)) * (runs / (runs - 1)) ** 0.5
 
 
 def p_value(draws: Tensor) -> float:

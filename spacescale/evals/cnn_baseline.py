@@ -159,7 +159,8 @@ def fit_cnn(
                 checks += 1
                 if (score := _score(model, data, means)) > best_score:
                     best, best_score = copy.deepcopy(model.state_dict()), score
-    model.load_state_dict(best)
+    if _score(model, data, means) <= best_score:  # at its end
+        model.load_state_dict(best)
     return CnnBaseline(data, strands, model.eval(), minutes)
 
 

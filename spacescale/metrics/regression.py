@@ -57,11 +57,15 @@ class PearsonMoments:
         return PearsonMoments.from_tensor(self._sums + other._sums)
 
     def pearson(self) -> Tensor:
-        """Return Pearson's r per track, float64 [T]; NaN where a side is constant or all NaN."""
+        """Return Pearson's r per track, float64 [T]; NaN where the target is constant or all NaN.
+
+        A constant prediction knows nothing of a target that is not: its r is 0.
+        """
         count, x, y, xx, yy, xy = self._sums
         covariance = xy - x * y / count
-        spread = _squared_deviations(count, x, xx).sqrt() * _squared_deviations(count, y, yy).sqrt()
-        return (covariance / spread).clamp(-1.0, 1.0)
+        of_x, of_y = _squared_deviations(count, x, xx), _squared_deviations(count, y, yy)
+        r = (covariance / (of_x.sqrt() * of_y.sqrt())).clamp(-1.0, 1.0)
+        return torch.where(of_x.isnan() & x.isfinite() & ~of_y.isnan(), 0.0, r)
 
     def measured(self) -> Tensor:
         """Return whether any target of each track counted, bool [T]."""

@@ -186,7 +186,9 @@ class ProbeRun:
         return bases, residual_bind()
 
     def _run_on_bases(self, name: str) -> None:
-        key = self.ledger.key({"method": name, "head of": self.head_of})
+        key = self.ledger.key(
+            {"method": name, "head of": self.head_of, "metric": self.ledger.metric}
+        )
         inputs, recipe = self.on_bases(name)
         for seed in self.plan.seeds:
             if not self.rows.find(name, seed, key):
@@ -212,7 +214,8 @@ class ProbeRun:
         for head in plan.heads:
             facts = {
                 "weights": plan.pretrained.digest if source.start == "pretrained" else "random",
-                "species": [plan.pretrained.species, plan.pretrained.like],
+                **plan.pretrained.facts,
+                "metric": self.ledger.metric,
                 "source": [source.layer, source.feed],
                 "window": plan.window if source.feed != "alone" else None,
                 "draws": plan.draws if source.feed == "shuffled" else None,

@@ -21,7 +21,7 @@ from spacescale.tasks.scores import (
 )
 from spacescale.tasks.task import Kind
 
-DRAWS = 1000
+DRAWS = 10_000  # so that p can be small enough for many tasks at once
 LEVEL = 0.95
 WEIGHTS_AT_ONCE = 300_000  # of draws x sequences: what caches hold
 CONSTANT_BELOW = 1e-12  # share of a variance about the mean of all that is no more than rounding

@@ -1,11 +1,18 @@
 """Scores of several trainings of one method: how they would move with other sequences and seeds.
 
+Sequences, or blocks of a genome, are drawn with replacement, the same ones for all methods. Seeds:
+what each run is off its method's mean is drawn with replacement from that of all runs that are
+compared. Methods are not paired by seed: where shapes differ, one seed begins with other weights.
+Few seeds say little of how far seeds differ, which Student's t makes up for: each draw scales what
+it took by its own sqrt(df / chi²(df)).
+
 Shapes: N sequences, C outputs, S seeds, D draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,66 +27,103 @@ from spacescale.tasks.resampling import (
 from spacescale.tasks.scores import check_predictions, main_score
 from spacescale.tasks.task import Kind
 
-
-def seed_interval(
-    kind: Kind,
-    targets: np.ndarray,
-    predictions: Sequence[np.ndarray],
-    metric: str,
-    groups: Sequence[str] = (),
-    seed: int = 0,
-) -> Interval:
-    """The interval of the mean over S predictions (N, C) of a metric; sequences and seeds drawn."""
-    return middle_of(_means(kind, targets, [predictions], metric, groups, seed)[0])
+SEED = 0  # of all draws
 
 
-def compare_seeds(
-    kind: Kind,
-    targets: np.ndarray,
-    first: Sequence[np.ndarray],
-    second: Sequence[np.ndarray],
-    metric: str,
-    groups: Sequence[str] = (),
-    seed: int = 0,
-) -> Difference:
-    """Compare two methods of S and S' predictions (N, C) of the same sequences.
+@dataclass(frozen=True)
+class DrawnScores:
+    """A metric of S trainings: as it is, and float64 (S, D) with sequences drawn again.
 
-    The sequences are drawn together, the seeds of each method by themselves. Where a metric is not
-    defined it counts as 0. p: see `compare`.
+    A method with one training is taken for one without a seed.
     """
-    value = [
-        float(np.mean([main_score(kind, targets, one, metric) for one in of]))
-        for of in (first, second)
-    ]
-    means = _means(kind, targets, [first, second], metric, groups, seed)
-    differences = means[0] - means[1]
-    tail = min((differences <= 0).sum(), (differences >= 0).sum())
-    p = min(1.0, 2 * (tail + 1) / (len(differences) + 1))
-    return Difference(metric, value[0] - value[1], middle_of(differences), float(p))
 
+    metric: str
+    values: list[float]
+    draws: np.ndarray
 
-def _means(
-    kind: Kind,
-    targets: np.ndarray,
-    methods: Sequence[Sequence[np.ndarray]],
-    metric: str,
-    groups: Sequence[str],
-    seed: int,
-) -> list[np.ndarray]:
-    """Of each method the mean over drawn seeds of the metric of drawn sequences, float64 (D,)."""
-    figures = []
-    for predictions in methods:
+    @classmethod
+    def of(
+        cls,
+        kind: Kind,
+        targets: np.ndarray,
+        predictions: Sequence[np.ndarray],
+        metric: str,
+        groups: Sequence[str] = (),
+    ) -> DrawnScores:
+        """Score S predictions (N, C) of the same sequences; undefined scores count as 0 in draws.
+
+        groups: N words; sequences of one are drawn together.
+        """
+        figures, values = [], []
         for one in predictions:
             check_predictions(kind, targets, one)
-        figures.append([figures_of(kind, (metric,), targets, one)[metric] for one in predictions])
-    parts = [[] for _ in methods]
-    for weights in draw_weights(len(targets), groups, seed, DRAWS):
-        for part, of in zip(parts, figures, strict=True):
-            part.append(np.stack([np.nan_to_num(figure(weights)) for figure in of]))
-    random = np.random.default_rng([seed, 1])
-    found = []
-    for part in parts:
-        values = np.concatenate(part, axis=1)  # (S, D)
-        drawn = random.integers(len(values), size=values.shape)
-        found.append(np.take_along_axis(values, drawn, axis=0).mean(0))
-    return found
+            values.append(float(main_score(kind, targets, one, metric)))
+            figures.append(figures_of(kind, (metric,), targets, one)[metric])
+        drawn = [
+            np.stack([np.nan_to_num(figure(weights)) for figure in figures])
+            for weights in draw_weights(len(targets), groups, SEED, DRAWS)
+        ]
+        return cls(metric, values, np.concatenate(drawn, axis=1))
+
+    def interval(self) -> Interval:
+        """Of the mean over seeds."""
+        seeds = SeedDraws((len(self.draws),), self.draws.shape[1])
+        return middle_of(seeds.means([self.draws])[0])
+
+    def less(self, other: DrawnScores) -> Difference:
+        """How far its mean is above another method's on the same sequences; p: see `compare`."""
+        seeds = SeedDraws((len(self.draws), len(other.draws)), self.draws.shape[1])
+        mine, others = seeds.means([self.draws, other.draws])
+        differences = mine - others
+        tail = min((differences <= 0).sum(), (differences >= 0).sum())
+        p = min(1.0, 2 * (tail + 1) / (len(differences) + 1))
+        value = float(np.mean(self.values) - np.mean(other.values))
+        return Difference(self.metric, value, middle_of(differences), float(p))
+
+
+class SeedDraws:
+    """How each draw takes the runs of methods that are compared."""
+
+    def __init__(
+        self,
+        runs: Sequence[int],
+        draws: int,
+        random: np.random.Generator | None = None,
+        single_has_seed: bool = False,
+    ):
+        """runs: of each method. single_has_seed: what has one run only has a seed all the same, and
+        is drawn from the other methods' runs, as it has no spread of its own to give.
+        """
+        random = random or np.random.default_rng([SEED, 1])
+        self._freedom = sum(number - 1 for number in runs)
+        self._taken: list[np.ndarray | None] = [None for _ in runs]
+        if self._freedom:
+            pool = sum(number for number in runs if number > 1)
+            self._taken = [
+                random.integers(pool, size=(number, draws))
+                if number > 1 or single_has_seed
+                else None
+                for number in runs
+            ]
+            self._scale = np.sqrt(self._freedom / random.chisquare(self._freedom, draws))
+
+    def means(self, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Scores (S, D) of each method in every draw of sequences → with seeds drawn, too (D,).
+
+        With one run of each, seeds are not drawn.
+        """
+        found = [of.mean(0) for of in scores]
+        if not self._freedom:
+            return found
+        pool = np.concatenate([_off_mean(of) for of in scores if len(of) > 1])
+        for place, taken in enumerate(self._taken):
+            if taken is not None:
+                off = np.take_along_axis(pool, taken, axis=0).mean(0)
+                found[place] = found[place] + self._scale * off
+        return found
+
+
+def _off_mean(scores: np.ndarray) -> np.ndarray:
+    """(S, D) less the mean over S, as far apart as scores are whose mean is not taken off."""
+    runs = len(scores)
+    return (scores - scores.mean(0)) * (runs / (runs - 1)) ** 0.5

@@ -84,7 +84,7 @@ def fit(
         settings.batch_size,
         settings.seed,
         settings.shift_bp,
-        settings.reverse_complement,
+        settings.both_strands,
     )
     steps = order.steps * settings.epochs
     optim = OptimConfig(
@@ -200,18 +200,15 @@ def readers_of(
                for split in task.splits}  # fmt: skip
     if not settings.features_stay:
         return readers
-    strands = {
-        split: settings.reverse_complement if split == "train" else settings.both_strands
-        for split in readers
-    }
-    sequences = sum(len(task.splits[split]) * (1 + both) for split, both in strands.items())
+    both = settings.both_strands
+    sequences = sum(len(examples) * (1 + both) for examples in task.splits.values())
     needed = sequences * model.trunk.width * 4 * comm.world_size()
     if not comm.on_main(lambda: needed < KEPT_SHARE * memory_bytes(torch.device("cpu"))):
         logger.info("%s: features take %.1f GiB; they are computed again in every epoch",
                     task.name, needed / 2**30)  # fmt: skip
         return readers
     model.to(device)
-    return {split: _with_features(model, reader, strands[split], device)
+    return {split: _with_features(model, reader, both, device)
             for split, reader in readers.items()}  # fmt: skip
 
 

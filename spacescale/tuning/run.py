@@ -6,6 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ from spacescale.tuning.ledger import Ledger
 from spacescale.tuning.pretrained import Pretrained
 from spacescale.tuning.rows import Row, Rows, stem_of
 from spacescale.tuning.sequence_model import SequenceModel
-from spacescale.tuning.settings import Mode, TuningSettings
+from spacescale.tuning.settings import Mode, Strands, TuningSettings
 from spacescale.tuning.starts import Start
 from spacescale.tuning.tuned_model import save_tuned
 
@@ -57,13 +58,14 @@ logger = logging.getLogger(__name__)
 class Plan:
     """What is trained on a task.
 
-    lrs: rates of which validation chooses one, with the first seed, for each method by itself.
-    beside: of BESIDE. fractions: percent of the training labels, ascending.
+    lrs, strands: of which validation chooses one each, with the first seed, for each method by
+    itself. beside: of BESIDE. fractions: percent of the training labels, ascending.
     """
 
     pretrained: Pretrained
     settings: TuningSettings
     lrs: tuple[float, ...]
+    strands: tuple[Strands, ...]
     seeds: tuple[int, ...]
     beside: tuple[str, ...]
     fractions: tuple[float, ...] = (WHOLE,)
@@ -77,15 +79,16 @@ class Method:
     start: Start
     settings: TuningSettings
 
-    def with_rate(self, lr: float, seed: int) -> TuningSettings:
+    def with_choice(self, lr: float, strands: Strands, seed: int) -> TuningSettings:
         """The settings of one training; the last layer learns as fast as the rest at least."""
-        return replace(self.settings, lr=lr, head_lr=max(lr, self.settings.head_lr), seed=seed)
+        head_lr = max(lr, self.settings.head_lr)
+        return replace(self.settings, lr=lr, head_lr=head_lr, strands=strands, seed=seed)
 
     def different(self, rates: Sequence[float]) -> tuple[float, ...]:
         """Those of the rates that train differently: where only the last layer learns, its own."""
         if self.settings.mode != "head":
             return tuple(rates)
-        first = {self.with_rate(rate, 0).head_lr: rate for rate in reversed(rates)}
+        first = {max(rate, self.settings.head_lr): rate for rate in reversed(rates)}
         return tuple(rate for rate in rates if rate in first.values())
 
 
@@ -102,11 +105,16 @@ def methods(plan: Plan) -> list[Method]:
     return found
 
 
-class _Rates(NamedTuple):
-    """Learning rates: those to train with, and how validation judged those that were tried."""
+class _Choices(NamedTuple):
+    """Learning rates and strands to train with, and how validation judged those that were tried.
 
-    left: tuple[float, ...]
+    The strands are tried with the rate that is best with the first of them.
+    """
+
+    rates: tuple[float, ...]
+    strands: tuple[Strands, ...]
     tried: dict[str, float | None]
+    tried_strands: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -235,34 +243,49 @@ class TaskRun:
             "weights": pretrained.digest if method.start == "pretrained" else "",
             **pretrained.facts,
             "rates": plan.lrs,
+            "strands": plan.strands,
             "chosen with": plan.seeds[0],
             "deepspeed": {name: self.deepspeed_config.get(name) for name in DECIDES_NUMBERS},
         }
 
     def _fit_all(self, method: Method) -> None:
-        """Train with every seed and fraction; of each fraction the first seed chooses the rate."""
+        """Train with every seed and fraction; of each fraction the first seed makes the choices."""
         plan, facts = self.plan, self._facts(method)
-        chosen = dict.fromkeys(plan.fractions, _Rates(method.different(plan.lrs), {}))
+        open_choices = _Choices(method.different(plan.lrs), plan.strands, {}, {})
+        choices = dict.fromkeys(plan.fractions, open_choices)
         for seed, fraction in itertools.product(plan.seeds, plan.fractions):
-            part, rates = part_of(self.task, fraction, seed), chosen[fraction]
+            part = part_of(self.task, fraction, seed)
             key = self.ledger.key(facts | part.facts)
             row = comm.on_main(lambda of=(seed, key): self._find(method, *of))
             if row is None:
-                chosen[fraction] = self._train(method, part, seed, key, rates)
+                choices[fraction] = self._train(method, part, seed, key, choices[fraction])
             else:
-                chosen[fraction] = _Rates((row.settings["rate"],), row.settings["tried"])
+                made: dict[str, Any] = row.settings
+                strands: Strands = made["strands"]
+                choices[fraction] = _Choices(
+                    (made["rate"],), (strands,), made["tried"], made["tried_strands"]
+                )
 
-    def _train(self, method: Method, part: Part, seed: int, key: str, rates: _Rates) -> _Rates:
-        """Train with each rate and keep the best; returns it, with all that were tried."""
+    def _train(
+        self, method: Method, part: Part, seed: int, key: str, choices: _Choices
+    ) -> _Choices:
+        """Train with each rate, then with other strands, and keep the best; returns the choice."""
         began = time.perf_counter()
-        fits = self._fit_rates(method, part, rates.left, seed)
-        tried = rates.tried
-        if len(rates.left) > 1:
-            tried = {f"{r:g}": fits[r].score if r in fits else None for r in rates.left}
-        best = max(fits, key=lambda rate: fits[rate].score)
+        first, *others = choices.strands
+        fits = self._fit_each(method, part, [(rate, first) for rate in choices.rates], seed)
+        rate, _ = max(fits, key=lambda one: fits[one].score)
+        with suppress(Diverged):  # which is said; the first strands did not
+            fits |= self._fit_each(method, part, [(rate, strands) for strands in others], seed)
+        _, strands = max((key for key in fits if key[0] == rate), key=lambda one: fits[one].score)
         seconds = time.perf_counter() - began
-        chosen = _Rates((best,), tried)
-        self._keep(method, part, seed, key, chosen, fits[best], seconds)
+        tried, tried_strands = choices.tried, choices.tried_strands
+        if len(choices.rates) > 1:
+            scores = {at: one.score for (at, read), one in fits.items() if read == first}
+            tried = {f"{at:g}": scores.get(at) for at in choices.rates}
+        if others:
+            tried_strands = {read: one.score for (at, read), one in fits.items() if at == rate}
+        chosen = _Choices((rate,), (strands,), tried, tried_strands)
+        self._keep(method, part, seed, key, chosen, fits[rate, strands], seconds)
         return chosen
 
     def _find(self, method: Method, seed: int, key: str) -> Row | None:
@@ -275,14 +298,15 @@ class TaskRun:
     def _weights(self, stem: str) -> Path:
         return self.rows.folder / "weights" / stem
 
-    def _fit_rates(
-        self, method: Method, part: Part, rates: Sequence[float], seed: int
-    ) -> dict[float, _Trained]:
-        """With each rate, but those that diverge; UserError where all do."""
+    def _fit_each(
+        self, method: Method, part: Part, choices: Sequence[tuple[float, Strands]], seed: int
+    ) -> dict[tuple[float, Strands], _Trained]:
+        """With each rate and strands, but those that diverge; UserError where all do."""
         fits, last = {}, None
-        for rate in rates:
+        for rate, strands in choices:
+            settings = method.with_choice(rate, strands, seed)
             try:
-                fits[rate] = self._fit(method.start, part, method.with_rate(rate, seed))
+                fits[rate, strands] = self._fit(method.start, part, settings)
             except Diverged as error:
                 logger.warning("%s: %s", method.name, error)
                 last = error
@@ -305,7 +329,8 @@ class TaskRun:
 
     def _readers(self, model: SequenceModel, start: Start, settings: TuningSettings) -> Readers:
         """How whole splits are read; features of the same weights are computed but once."""
-        weights = (start, settings.mode, settings.seed if start == "random" else None)
+        seed = settings.seed if start == "random" else None
+        weights = (start, settings.mode, settings.strands, seed)
         if self._read is None or self._read[0] != weights:
             self._read = weights, readers_of(self.task, model, settings, self.device)
         return self._read[1]
@@ -316,12 +341,13 @@ class TaskRun:
         part: Part,
         seed: int,
         key: str,
-        rates: _Rates,
+        choices: _Choices,
         trained: _Trained,
         seconds: float,
     ) -> None:
-        (rate,) = rates.left
-        settings, model, fitted = method.with_rate(rate, seed), trained.model, trained.fitted
+        (rate,), (strands,) = choices.rates, choices.strands
+        settings, model = method.with_choice(rate, strands, seed), trained.model
+        fitted = trained.fitted
         criterion = Criterion.of(part.task, settings.class_weights)
         reader = trained.readers["test"]
         found = answers(model, reader, criterion, settings.both_strands, self.device)
@@ -330,7 +356,8 @@ class TaskRun:
             **self.pretrained.choices,
             **part.facts,
             "rate": rate,
-            "tried": rates.tried,
+            "tried": choices.tried,
+            "tried_strands": choices.tried_strands,
             "valid": fitted.best.score,
             "best_epoch": fitted.best.number,
             "epochs_done": len(fitted.epochs),

@@ -11,8 +11,10 @@ from spacescale.tasks.scores import METRICS
 
 Mode = Literal["full", "lora", "head"]
 Pool = Literal["mean", "sum", "max", "cls"]
+Strands = Literal["one", "both"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 POOLS: tuple[Pool, ...] = get_args(Pool)
+STRANDS: tuple[Strands, ...] = get_args(Strands)
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,9 @@ class TuningSettings:
     mode: what is trained, see `choose_trained`. lr: peak rate of what was pretrained, head_lr of
     what is new. batch_size: sequences per step over all processes. epochs: at most; patience: after
     so many without a better validation score training ends, 0 for never. shift_bp: at most, to
-    either side. class_weights: classes count alike, however rare. metric: that chooses the epoch,
-    the task's own where there is none given.
+    either side. strands: "both" trains on sequences as they are or turned, as chance has it, and
+    answers with the mean of both. class_weights: classes count alike, however rare. metric: that
+    chooses the epoch, the task's own where there is none given.
     """
 
     mode: Mode = "full"
@@ -34,16 +37,20 @@ class TuningSettings:
     weight_decay: float = 0.01
     batch_size: int = 32
     epochs: int = 10
-    patience: int = 3
+    patience: int = 0
     warmup: float = 0.05
     shift_bp: int = 0
-    reverse_complement: bool = False
-    both_strands: bool = False
+    strands: Strands = "one"
     class_weights: bool = False
     live_batchnorm: bool = False
     lora_rank: int = 8
     metric: str | None = None
     seed: int = 0
+
+    @property
+    def both_strands(self) -> bool:
+        """Whether a sequence is read on both."""
+        return self.strands == "both"
 
     @property
     def features_stay(self) -> bool:

@@ -26,7 +26,13 @@ from spacescale.tuning.pretrained import load_pretrained
 from spacescale.tuning.rows import Rows
 from spacescale.tuning.run import BESIDE, Plan, TaskRun
 from spacescale.tuning.seen import Seen, read_seen, seen_of
-from spacescale.tuning.settings import TuningSettings, chosen_beside, require_metric
+from spacescale.tuning.settings import (
+    STRANDS,
+    Strands,
+    TuningSettings,
+    chosen_beside,
+    require_metric,
+)
 from spacescale.tuning.table import TaskTable, describe, suite_lines, table_of, task_lines
 
 SEEDS, SEEDS_OF_FRACTIONS = 5, 3  # where --seeds says nothing
@@ -105,6 +111,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         raise UserError(f"--seeds {seeds}: at least one is needed")
     pretrained = load_pretrained(args)
     rates = tuple(args.lr or pretrained.rates)
+    strands: tuple[Strands, ...] = STRANDS if args.strands == "auto" else (args.strands,)
     settings = TuningSettings(
         mode=args.mode,
         layer=args.layer or pretrained.layer,
@@ -116,14 +123,13 @@ def plan_of(args: argparse.Namespace) -> Plan:
         epochs=args.epochs,
         patience=args.patience,
         shift_bp=args.shift,
-        reverse_complement=args.reverse_complement,
-        both_strands=args.both_strands,
+        strands=strands[0],
         class_weights=args.class_weights,
         live_batchnorm=args.live_batchnorm,
         lora_rank=args.lora_rank,
         metric=args.metric,
     )
-    return Plan(pretrained, settings, rates, tuple(range(seeds)), beside, fractions)
+    return Plan(pretrained, settings, rates, strands, tuple(range(seeds)), beside, fractions)
 
 
 def deepspeed_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -74,16 +74,29 @@ def test_blocks_are_drawn_in_pairs():
     assert {d.interval.high for d in compare(SPECIES, [first, again]).differences} == {0.0}
 
 
-def test_a_constant_track_is_left_out_of_all_arms():
+def test_a_constant_target_is_left_out_of_all_arms():
     random, targets = np.random.default_rng(0), drawn_targets()
     first, other = (arm(name, [1.0, 1.1], random, targets) for name in ("first", "other"))
     whole = compare(SPECIES, [first, other], draws=50)
-    other.moments["finch"][1, :, [1, 3, 5], 0] = 0  # one run predicts 0 everywhere
+    for of in (first, other):
+        of.moments["finch"][:, :, [2, 4, 5], 0] = 0  # y, yy and xy
     found = compare(SPECIES, [first, other], draws=50)
     assert found.tracks["finch", "cage"] == (1, 2)
     kept = first.pearson("finch")[:, 1].tolist()
     assert found.scores["finch", "cage"]["first"] == pytest.approx(kept)
     assert whole.scores["finch", "cage"]["first"] != pytest.approx(kept)
+
+
+def test_a_run_that_predicts_a_constant_has_lost():
+    random, targets = np.random.default_rng(0), drawn_targets()
+    first, other = (arm(name, [1.0, 1.1], random, targets) for name in ("first", "other"))
+    whole = compare(SPECIES, [first, other], draws=50)
+    other.moments["finch"][1, :, [1, 3, 5], 0] = 0  # x, xx and xy: 0 everywhere
+    found = compare(SPECIES, [first, other], draws=50)
+    row = ("finch", "cage")
+    assert found.tracks[row] == (2, 2) and found.scores[row]["first"] == whole.scores[row]["first"]
+    assert found.scores[row]["other"][0] == whole.scores[row]["other"][0]
+    assert found.scores[row]["other"][1] == pytest.approx(other.pearson("finch")[1, 1] / 2)
 
 
 def test_p_values_and_their_correction():

@@ -73,10 +73,10 @@ def test_training_ends_without_a_better_score():
     assert fitted.best.number == 1 and len(fitted.epochs) == 3
 
 
-@pytest.mark.parametrize("strands", [{}, {"reverse_complement": True, "both_strands": True}])
+@pytest.mark.parametrize("strands", ["one", "both"])
 def test_a_frozen_trunk_is_run_once_and_gives_the_same_head(strands, monkeypatch):
     task = motif_task(sizes=(64, 24, 24), low=40, high=70)
-    settings = TuningSettings(mode="head", head_lr=1e-2, epochs=4, batch_size=16, **strands)
+    settings = TuningSettings(mode="head", head_lr=1e-2, epochs=4, batch_size=16, strands=strands)
     calls, features = [], SequenceModel.features
 
     def counted(self, codes):
@@ -85,7 +85,7 @@ def test_a_frozen_trunk_is_run_once_and_gives_the_same_head(strands, monkeypatch
 
     monkeypatch.setattr(SequenceModel, "features", counted)
     once, fitted = learn(task, settings)
-    strands_read = 2 if strands else 1
+    strands_read = 2 if strands == "both" else 1
     assert sum(calls) == 112 * strands_read
     calls.clear()
     monkeypatch.setattr("spacescale.tuning.fit.KEPT_SHARE", 0)
@@ -99,7 +99,7 @@ def test_seeds_rates_and_shares_have_the_features_of_the_same_weights(tmp_path, 
     settings = TuningSettings(mode="head", epochs=1, batch_size=16)
     pretrained = PretrainedSpace("tiny", tiny_model(), "digest", "finch", None)
     shares = (25.0, 100.0)
-    plan = Plan(pretrained, settings, (1e-3, 1e-2), (0, 1), ("random frozen",), shares)
+    plan = Plan(pretrained, settings, (1e-3, 1e-2), ("one",), (0, 1), ("random frozen",), shares)
     calls, features = [], SequenceModel.features
     monkeypatch.setattr(
         SequenceModel, "features", lambda self, x: calls.append(len(x)) or features(self, x)

@@ -8,7 +8,7 @@ from small_tasks import motif_task
 
 from spacescale.errors import UserError
 from spacescale.tasks.scores import score
-from spacescale.tasks.seeds import compare_seeds, seed_interval
+from spacescale.tasks.seeds import DrawnScores
 from spacescale.tuning.rows import Row, Rows
 from spacescale.tuning.seen import read_seen, seen_of
 from spacescale.tuning.table import suite_lines, table_of, task_lines
@@ -85,7 +85,7 @@ def test_rows_of_two_commands_do_not_replace_each_other(tmp_path):
 )
 def test_a_rate_at_the_edge_of_those_tried_is_said(tmp_path, rate, tried, mode, remark):
     rows = rows_with(tmp_path, model=180, k_mers=120)
-    settings = {"rate": rate, "lr": rate, "head_lr": 0.1, "mode": mode}
+    settings = {"rate": rate, "lr": rate, "head_lr": 0.1, "mode": mode, "strands": "one"}
     rows.rows[0] = replace(rows.rows[0], settings=settings | {"tried": dict.fromkeys(tried)})
     table = table_of(TASK, rows, ["model", "k_mers"], range(3))
     found = [line for line in task_lines(table) if "learning rate" in line]
@@ -116,13 +116,27 @@ def test_the_model_is_held_against_the_best_of_the_rest(tmp_path):
     assert suite_lines([worse])[-1].endswith("| worse |")
 
 
+def drawn(predictions):
+    return DrawnScores.of("classes", TRUTH, predictions, "mcc")
+
+
+def test_the_best_of_many_is_not_called_better_than_the_model_for_having_been_chosen(tmp_path):
+    """p of "worse" counts once for each method that could have been the best."""
+    rows = rows_with(tmp_path, model=160, good=168, fair=150, poor=120)
+    one, three = (
+        float(suite_lines([table_of(TASK, rows, ["model", *rest], range(3))])[-1].split(" | ")[-2])
+        for rest in (["good"], ["good", "fair", "poor"])
+    )
+    assert 0.002 < one < 0.3 and three == pytest.approx(3 * one, abs=0.002)
+
+
 def test_seeds_widen_the_interval():
     """Of two methods with the same mean that whose seeds differ is less certain."""
     alike = [answers(160, seed) for seed in range(4)]
     unlike = [answers(number, 5) for number in (100, 140, 200, 200)]
-    narrow, wide = (seed_interval("classes", TRUTH, of, "mcc") for of in (alike, unlike))
+    narrow, wide = (drawn(of).interval() for of in (alike, unlike))
     assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
-    one = compare_seeds("classes", TRUTH, alike, alike, "mcc")
+    one = drawn(alike).less(drawn(alike))
     assert one.value == 0 and one.interval.low < 0 < one.interval.high
 
 
