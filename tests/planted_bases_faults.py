@@ -85,7 +85,7 @@ BASES_FAULTS = {
         MODEL, "self.training and anywhere", "self.training", MODEL_TESTS
     ),
     "the trunk is as fast after bases alone": Fault(
-        "spacescale/objectives/hybrid.py", "1 / TRUNK_SLOWER if follows", "1.0 if follows",
+        "spacescale/objectives/hybrid.py", "1 / TRUNK_SLOWER if bases", "1.0 if bases",
         RUN_TESTS,
     ),
     "an export holds what serves training alone": Fault(

@@ -30,17 +30,23 @@ EVALUATION_FAULTS = {
         "forward < forward[pair]",
         ("tests/evals/test_genes.py",),
     ),
+    "a method without a seed is given the seeds of the others": Fault(
+        "spacescale/tasks/seeds.py",
+        "if number > 1 or single_has_seed",
+        "if True",
+        ("tests/tasks/test_seed_draws.py",),
+    ),
     "few seeds pass for many": Fault(
-        ARM_DIFFERENCES,
-        "windows + self._scale * seeds",
-        "windows + seeds",
-        ("tests/ablation/test_arm_differences.py",),
+        "spacescale/tasks/seeds.py",
+        "found[place] + self._scale * off",
+        "found[place] + off",
+        ("tests/tasks/test_seed_draws.py",),
     ),
     "each arm has blocks of its own": Fault(
         ARM_DIFFERENCES,
-        "drawn, seeds = _drawn(arm, rows, blocks),",
-        "blocks = {n: block_draws(of.blocks, draws, random) for n, of in species.items()}\n"
-        "        drawn, seeds = _drawn(arm, rows, blocks),",
+        "drawn = _drawn(arm, rows, blocks)\n",
+        "drawn = _drawn(arm, rows, {n: block_draws(of.blocks, draws, random)"
+        " for n, of in species.items()})\n",
         ("tests/ablation/test_arm_differences.py",),
     ),
     "equal work is turned round": Fault(

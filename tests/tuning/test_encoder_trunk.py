@@ -193,7 +193,7 @@ def test_options_without_a_meaning_are_refused(weights, options, message):
 
 def test_what_is_taken_where_options_say_nothing(weights):
     plan = plan_with(weights)
-    assert (plan.settings.pool, plan.lrs, len(plan.seeds)) == ("cls", (3e-5, 3e-4), 5)
+    assert (plan.settings.pool, plan.lrs, len(plan.seeds)) == ("cls", (3e-5, 3e-4, 1e-3), 5)
     curve = plan_with(weights, "--fractions", "100,10", "--pool", "mean", "--lr", "1e-3")
     assert (curve.fractions, len(curve.seeds)) == ((10, 100), 3)
     assert (curve.settings.pool, curve.lrs) == ("mean", (1e-3,))
