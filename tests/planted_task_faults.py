@@ -111,7 +111,7 @@ TASK_FAULTS = {
     ),
     "other data are taken for those of the run": Fault(
         SEEN,
-        "if split != data.manifest.split.hash:",
+        "if not data.has_splits(split):",
         "if False:",
         ("tests/contamination/test_seen.py",),
     ),

@@ -132,6 +132,12 @@ TOKEN_FAULTS = {
         "self.dense(x))), words.detach(), self.bias",
         ENCODER_TESTS,
     ),
+    "which other bases may train goes unnoticed": Fault(
+        "spacescale/dataset/species_genome.py",
+        'identity == self.splits_identity("+" in identity)',
+        "identity.startswith(self.splits_identity(False))",
+        ("tests/dataset/test_species_genome.py",),
+    ),
     "a decoder of its own is dropped": Fault(
         NAMES, "if tied is not None and not", "if False and not", NAME_TESTS
     ),

@@ -81,11 +81,21 @@ class ArmResult:
 
 
 def species_tracks(arms: Sequence[ArmResult]) -> dict[str, SpeciesTracks]:
-    """Species → its tracks and blocks. Raises UserError where runs were scored on others."""
-    expected = arms[0].evaluations[0]["species"]
+    """Species → its tracks and blocks. Raises UserError where runs were scored on others, or
+    some from both strands and some not.
+    """
+    first = arms[0].evaluations[0]
+    expected = first["species"]
     same = ("data_split", "data_manifest", "blocks")
     for arm in arms:
         for run, found in zip(arm.runs, arm.evaluations, strict=True):
+            if found["both_strands"] != first["both_strands"]:
+                ways = ("from one strand", "from both strands")
+                raise UserError(
+                    f"{run.folder}: was scored {ways[found['both_strands']]}, "
+                    f"{arms[0].runs[0].folder} {ways[first['both_strands']]}; remove "
+                    f"{run.scores} and give the command again"
+                )
             for name, of in expected.items():
                 if any(found["species"].get(name, {}).get(key) != of[key] for key in same):
                     raise UserError(

@@ -229,7 +229,8 @@ def read_config(folder: Path, state: Mapping[str, Any]) -> Config:
 def data_splits(state: Mapping[str, Any]) -> dict[str, str | None]:
     """Return the split hash of each species' data from a checkpoint's state or an export's record.
 
-    None where the data are not known, or where an earlier spacescale did not keep the hash.
+    They are those of `SpeciesGenome.splits_identity`. None where the data are not known, or where
+    an earlier spacescale did not keep the hash.
     """
     return dict.fromkeys(state["data_manifests"]) | state.get("data_splits", {})
 

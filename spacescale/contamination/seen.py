@@ -249,7 +249,7 @@ def _identity(training: Training, data: SpeciesData) -> str:
     split = training.splits.get(data.name)
     if split is None:
         return "whether these are the windows it was trained on is not known"
-    if split != data.manifest.split.hash:
+    if not data.has_splits(split):
         raise UserError(
             f"{data.path}: its windows and splits are not those that {training.source} was "
             "trained with; give the data it was trained with"

@@ -28,12 +28,14 @@ class RunData:
 
     Data sets without tracks have no part in what is said of tracks and their transforms.
 
+    of_bases: whether it matters which split single bases belong to, and not windows' alone.
     kept: species that the model keeps without data. They come before the others, and what is said
     of species here is said of them, too, where it is known.
     """
 
     datasets: Mapping[str, SpeciesGenome]
     windows: Windows
+    of_bases: bool = False
     kept: KeptSpecies = KeptSpecies()
 
     @property
@@ -50,8 +52,8 @@ class RunData:
 
     @property
     def split_hashes(self) -> dict[str, str]:
-        """Species → hash of its windows and their splits."""
-        read = {name: data.manifest.split.hash for name, data in self.datasets.items()}
+        """Species → hash of its windows and their splits, see `SpeciesGenome.splits_identity`."""
+        read = {name: data.splits_identity(self.of_bases) for name, data in self.datasets.items()}
         return {**self.kept.split_hashes, **read}
 
     @property

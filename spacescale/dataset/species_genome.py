@@ -107,6 +107,18 @@ class SpeciesGenome:
             )
         return found
 
+    def splits_identity(self, of_bases: bool) -> str:
+        """Hash of its windows' splits; of_bases: and, after a +, that of the splits of all bases.
+
+        Other contigs may train on bases while windows stay the same.
+        """
+        windows, sequence = self.manifest.split.hash, self.manifest.sequence
+        return f"{windows}+{sequence.hash}" if of_bases and sequence else windows
+
+    def has_splits(self, identity: str) -> bool:
+        """Whether it is split as the data whose `splits_identity` is given."""
+        return identity == self.splits_identity("+" in identity)
+
     def in_split(self, split: str, chrom: str, start: int, end: int) -> np.ndarray:
         """Return whether a split may use each base, bool [end − start]; not past a contig's ends.
 

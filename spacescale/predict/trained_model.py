@@ -146,7 +146,7 @@ def splits_of(
     known = splits.get(data.name)
     if known is None:
         return "unknown"
-    return "as trained" if known == data.manifest.split.hash else "other"
+    return "as trained" if data.has_splits(known) else "other"
 
 
 def load_trained(path: Path) -> TrainedModel:

@@ -11,14 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spacescale.tasks.scores import (
-    METRICS,
-    OF_DECISIONS,
-    check_predictions,
-    main_metric,
-    main_score,
-    per_output,
-)
+from spacescale.tasks.scores import OF_DECISIONS, per_output
 from spacescale.tasks.task import Kind
 
 DRAWS = 10_000  # so that p can be small enough for many tasks at once
@@ -45,55 +38,6 @@ class Difference:
     value: float
     interval: Interval
     p: float
-
-
-def intervals(
-    kind: Kind,
-    targets: np.ndarray,
-    predictions: np.ndarray,
-    groups: Sequence[str] = (),
-    seed: int = 0,
-    draws: int = DRAWS,
-) -> dict[str, Interval]:
-    """The interval of each of METRICS. groups: N words; sequences of one are drawn together."""
-    check_predictions(kind, targets, predictions)
-    figures = figures_of(kind, METRICS[kind], targets, predictions)
-    found = {metric: [] for metric in METRICS[kind]}
-    for weights in draw_weights(len(targets), groups, seed, draws):
-        for metric, figure in figures.items():
-            found[metric].append(figure(weights))
-    return {metric: middle_of(np.concatenate(parts)) for metric, parts in found.items()}
-
-
-def compare(
-    kind: Kind,
-    targets: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    metric: str | None = None,
-    groups: Sequence[str] = (),
-    seed: int = 0,
-    draws: int = DRAWS,
-) -> Difference:
-    """Compare two predictions (N, C) of the same sequences, drawn together.
-
-    metric: the main one where not given. p is twice the share of draws on the other side of 0, and
-    never 0; draws that do not define the metric do not count.
-    """
-    metric = main_metric(kind, metric)
-    values, figures = [], []
-    for predictions in (first, second):
-        check_predictions(kind, targets, predictions)
-        values.append(main_score(kind, targets, predictions, metric))
-        figures.append(figures_of(kind, (metric,), targets, predictions)[metric])
-    found = [
-        figures[0](weights) - figures[1](weights)
-        for weights in draw_weights(len(targets), groups, seed, draws)
-    ]
-    differences = np.concatenate(found)
-    tail = min((differences <= 0).sum(), (differences >= 0).sum())
-    p = min(1.0, 2 * (tail + 1) / (np.isfinite(differences).sum() + 1))
-    return Difference(metric, values[0] - values[1], middle_of(differences), float(p))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

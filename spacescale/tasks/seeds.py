@@ -71,7 +71,10 @@ class DrawnScores:
         return middle_of(seeds.means([self.draws])[0])
 
     def less(self, other: DrawnScores) -> Difference:
-        """How far its mean is above another method's on the same sequences; p: see `compare`."""
+        """How far its mean is above another method's on the same sequences.
+
+        p is twice the share of draws on the other side of 0, and never 0.
+        """
         seeds = SeedDraws((len(self.draws), len(other.draws)), self.draws.shape[1])
         mine, others = seeds.means([self.draws, other.draws])
         differences = mine - others

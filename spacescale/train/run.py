@@ -217,7 +217,8 @@ def _resolve(
         comm.world_size(),
         deepspeed_config["gradient_accumulation_steps"],
     )
-    return objective, RunData(datasets, windows, kept_species(old)), deepspeed_config, ep_size
+    data = RunData(datasets, windows, config.objective != "profiles", kept_species(old))
+    return objective, data, deepspeed_config, ep_size
 
 
 def _species_of_first_micro_steps(windows: Windows) -> list[dict[str, int]]:

@@ -93,15 +93,23 @@ class Rows:
     def add(self, row: Row, answers: np.ndarray) -> None:
         """Keep a row, in place of one of the same method, seed and fraction.
 
-        Other commands may keep rows of other models in the same folder meanwhile.
+        The old row goes before its answers do, so that a stop in between leaves no row of other
+        answers. Other commands may keep rows of other models in the same folder meanwhile.
         """
         path, array = self._answers(row.stem), io.BytesIO()
         make_folder(path.parent)
         np.save(array, answers.astype(np.float32))
         with locked(self.folder / LOCK):
+            there = self._read()
+            others = [old for old in there if old.stem != row.stem]
+            if len(others) < len(there):
+                self._write(others)
             write_text(path, array.getvalue())
-            self.rows = [old for old in self._read() if old.stem != row.stem] + [row]
-            write_text(self.folder / ROWS, "".join(f"{_as_json(one)}\n" for one in self.rows))
+            self._write([*others, row])
+
+    def _write(self, rows: list[Row]) -> None:
+        write_text(self.folder / ROWS, "".join(f"{_as_json(one)}\n" for one in rows))
+        self.rows = rows
 
     def answers(self, row: Row) -> np.ndarray:
         """What it answered to the test sequences, float32 (N, C)."""

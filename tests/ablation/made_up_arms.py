@@ -76,7 +76,7 @@ def leave_training(run, validation=0.5, seconds=0.2, steps=40):
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
 
 
-def leave_scores(run, strength=1.0, split="one", **of_finch):
+def leave_scores(run, strength=1.0, split="one", both_strands=False, **of_finch):
     """What `spacescale evaluate` leaves."""
     run.scores.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng([run.seed, len(run.arm), round(100 * strength)])
@@ -97,4 +97,5 @@ def leave_scores(run, strength=1.0, split="one", **of_finch):
     worse = {"value": 0.1, "difference": 0.4, "interval": [0.3, 0.5]}
     baselines = {"ridge": ridge, "GC": worse, "replicates": {**ridge, "value": 0.9}}
     rows = [{"species": "moth", "assay": "cage", "baselines": baselines}]
-    (run.scores / "metrics.json").write_text(json.dumps({"species": species, "assays": rows}))
+    found = {"both_strands": both_strands, "species": species, "assays": rows}
+    (run.scores / "metrics.json").write_text(json.dumps(found))

@@ -80,6 +80,13 @@ def test_scores_of_other_windows_are_refused(made):
         Work(made, []).report()
 
 
+def test_one_strand_is_not_compared_with_both(made):
+    run = made.compared(made.members[1], 1)
+    leave_scores(run, both_strands=True)
+    with pytest.raises(UserError, match=r"dense_encoder.*from both strands, .*full.* one strand"):
+        Work(made, []).report()
+
+
 def test_damaged_moments_are_named(made):
     run = made.compared(made.members[1], 1)
     (run.scores / "blocks.npz").write_bytes(b"PK\x03\x04 half of it")

@@ -149,6 +149,19 @@ def test_another_dataset_than_was_opened_first_is_refused(genome, tmp_path):
         reopen(copy, genome.manifest_hash)
 
 
+def test_splits_are_those_of_windows_and_where_it_matters_of_bases(with_tracks, tmp_path):
+    """Other contigs may train on bases while windows are the same."""
+    data = open_species(with_tracks)
+    assert data.manifest.sequence
+    other = shutil.copytree(with_tracks, tmp_path / "other")
+    sequence = data.manifest.sequence.model_copy(update={"hash": "0" * 64})
+    save_manifest(other, data.manifest.model_copy(update={"sequence": sequence}))
+    opened = open_species(other)
+    assert opened.has_splits(data.splits_identity(of_bases=False))
+    assert not opened.has_splits(data.splits_identity(of_bases=True))
+    assert opened.has_splits(opened.splits_identity(of_bases=True))
+
+
 def read_some(genome: SpeciesGenome, queue) -> None:
     queue.put((genome.codes("chrI", 0, 99), genome.repeats("chrI", 0, 99)))
 

@@ -21,6 +21,8 @@ from token_runs import (
 
 from spacescale.checkpoint.dnabert2 import convert_to_dnabert2
 from spacescale.checkpoint.encoder_names import from_dnabert2
+from spacescale.dataset.manifest import save_manifest
+from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.dataset.token_windows import TokenWindows
 from spacescale.errors import UserError
 from spacescale.evals.info import describe
@@ -209,6 +211,18 @@ def test_evaluation_of_a_run_is_that_of_its_validation(ran, folder, tmp_path):
     assert again["tiny"]["kmer"]["loss"] == pytest.approx(found["tiny"]["kmer"]["loss"], rel=1e-5)
     with pytest.raises(UserError, match="an export does not know its data; give --data"):
         evaluate_tokens(folder / "export-2", [], None, "valid", 3, False)
+
+
+def test_a_genome_of_which_other_bases_may_train_is_refused(ran, folder, tmp_path):
+    """Its stretches are told apart, also where windows, of which tokens know nothing, are not."""
+    data = SpeciesGenome.open(folder / "data/tiny")
+    assert data.manifest.sequence
+    other = shutil.copytree(data.path, tmp_path / "tiny")
+    sequence = data.manifest.sequence.model_copy(update={"hash": "0" * 64})
+    save_manifest(other, data.manifest.model_copy(update={"sequence": sequence}))
+    with pytest.raises(UserError, match="its splits are not those that"):
+        evaluate_tokens(folder / "export-2", [other], tmp_path / "out", "valid", 3, False)
+    evaluate_tokens(folder / "export-2", [other], tmp_path / "out", "valid", 3, True)
 
 
 def test_scores_are_means_over_species_and_vocabularies():

@@ -1,13 +1,17 @@
-"""Draws of test sequences: their figures are the scores', and intervals hold what they say."""
+"""Draws of test sequences: their figures are the scores', and intervals hold what they say.
+
+Of one training each: what several seeds add is tested in test_seed_draws.py.
+"""
 
 import time
 
 import numpy as np
 import pytest
 
-from spacescale.tasks import resampling
-from spacescale.tasks.resampling import compare, holm, intervals
-from spacescale.tasks.scores import METRICS, score
+from spacescale.tasks import resampling, seeds
+from spacescale.tasks.resampling import holm
+from spacescale.tasks.scores import METRICS, main_metric, score
+from spacescale.tasks.seeds import DrawnScores
 
 
 def some_classes(random, size, classes=2, shift=1.0):
@@ -27,6 +31,19 @@ def some_values(random, size):
     predictions = np.round(np.exp(random.normal(size=(size, 2)) + targets), 1)
     targets[random.random((size, 2)) < 0.2] = np.nan
     return targets, predictions
+
+
+def drawn(kind, targets, predictions, metric=None, groups=()):
+    return DrawnScores.of(kind, targets, [predictions], metric or main_metric(kind), groups)
+
+
+def compare(kind, targets, first, second, metric=None):
+    return drawn(kind, targets, first, metric).less(drawn(kind, targets, second, metric))
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    monkeypatch.setattr(seeds, "DRAWS", 200)
 
 
 @pytest.mark.parametrize(
@@ -51,20 +68,21 @@ def test_a_draw_is_scored_as_scikit_learn_scores_its_sequences(kind, made):
             assert figure(weights)[i] == pytest.approx(expected[metric], abs=1e-12), metric
 
 
-def test_95_percent_intervals_hold_the_truth_about_as_often():
+def test_95_percent_intervals_hold_the_truth_about_as_often(few_draws):
     random, held = np.random.default_rng(2), 0
-    for i in range(300):
+    for _ in range(300):
         right = random.random(150) < 0.8
-        interval = intervals("classes", np.zeros(150, dtype=np.int64), np.eye(2)[1 - right], seed=i,
-                             draws=200)["accuracy"]  # fmt: skip
+        targets = np.zeros(150, dtype=np.int64)
+        interval = drawn("classes", targets, np.eye(2)[1 - right], "accuracy").interval()
         held += interval.low <= 0.8 <= interval.high
     assert 0.90 < held / 300 < 0.98
 
 
-def test_seeds_decide():
-    data = some_classes(np.random.default_rng(3), 100)
-    assert intervals("classes", *data, seed=1) == intervals("classes", *data, seed=1)
-    assert intervals("classes", *data, seed=1) != intervals("classes", *data, seed=2)
+def test_the_seed_decides():
+    first, again, other = (
+        next(resampling.draw_weights(100, (), seed, draws=5)) for seed in (1, 1, 2)
+    )
+    assert (first == again).all() and (first != other).any()
 
 
 def test_as_many_draws_are_made_as_asked_for(monkeypatch):
@@ -84,29 +102,27 @@ def test_groups_are_drawn_whole():
 def test_copies_that_share_a_group_do_not_narrow_an_interval():
     targets, predictions = some_classes(np.random.default_rng(4), 200)
     names = [str(i) for i in range(200)]
-    alone = intervals("classes", targets, predictions)
+    alone = drawn("classes", targets, predictions, "accuracy").interval()
     copies = np.tile(targets, 2), np.tile(predictions, (2, 1))
-    together = intervals("classes", *copies, groups=names + names)
-    for metric in METRICS["classes"]:
-        assert together[metric].low == pytest.approx(alone[metric].low, abs=0.02)
-    apart = intervals("classes", *copies)["accuracy"]
-    wide = alone["accuracy"].high - alone["accuracy"].low
+    together = drawn("classes", *copies, "accuracy", groups=names + names).interval()
+    assert together.low == pytest.approx(alone.low, abs=0.02)
+    apart = drawn("classes", *copies, "accuracy").interval()
+    wide = alone.high - alone.low
     assert apart.high - apart.low == pytest.approx(wide / np.sqrt(2), rel=0.15)
 
 
-def test_draws_that_define_nothing_do_not_count():
+def test_draws_that_define_nothing_count_as_0():
+    """So that no method gains by draws in which it has no score."""
     targets = np.array([0] * 9 + [1])
     predictions = np.random.default_rng(5).normal(size=(10, 2))
-    found = intervals("classes", targets, predictions)["auroc"]
-    assert 0 <= found.low < found.high <= 1
-    nothing = intervals("classes", np.zeros(10, dtype=np.int64), predictions)["auroc"]
-    assert np.isnan([nothing.low, nothing.high]).all()
+    found = drawn("classes", targets, predictions, "auroc")
+    share = (found.draws == 0).mean()
+    assert share > 0.9**10 - 0.02 and 0 == found.interval().low < found.interval().high <= 1
 
 
 def test_a_constant_prediction_has_an_mcc_of_0_in_every_draw():
     targets = np.array([0, 1] * 10)
-    found = intervals("classes", targets, np.tile([0.2, 0.8], (20, 1)))["mcc"]
-    assert (found.low, found.high) == (0, 0)
+    assert (drawn("classes", targets, np.tile([0.2, 0.8], (20, 1)), "mcc").draws == 0).all()
 
 
 def test_models_are_compared_over_the_same_outputs():
@@ -117,12 +133,6 @@ def test_models_are_compared_over_the_same_outputs():
     assert found.value == pytest.approx(score("values", targets, predictions)["pearson"] -
                                         score("values", targets, silent)["pearson"])  # fmt: skip
     assert 0 < found.interval.low < found.value < found.interval.high
-
-
-def test_where_no_draw_is_defined_nothing_differs():
-    predictions = np.random.default_rng(11).normal(size=(2, 20, 2))
-    found = compare("classes", np.zeros(20, dtype=np.int64), *predictions, metric="auroc")
-    assert (found.value, found.p) == (0, 1) and np.isnan(found.interval.low)
 
 
 def test_equal_predictions_do_not_differ():
@@ -142,17 +152,17 @@ def test_a_difference_is_first_minus_second_of_the_same_draws():
     assert 0 < found.interval.low < found.value < found.interval.high and found.p < 0.01
     turned = compare("classes", targets, worse, predictions, metric="auroc")
     assert turned.interval.high == pytest.approx(-found.interval.low) and turned.p == found.p
-    apart = intervals("classes", targets, predictions)["auroc"]
+    apart = drawn("classes", targets, predictions, "auroc").interval()
     assert found.interval.high - found.interval.low < 1.3 * (apart.high - apart.low)
 
 
-def test_without_a_difference_p_is_small_no_more_often_than_it_says():
+def test_without_a_difference_p_is_small_no_more_often_than_it_says(few_draws):
     random = np.random.default_rng(8)
     p_values = []
-    for i in range(200):
+    for _ in range(200):
         targets, first = some_classes(random, 200)
         second = random.normal(size=first.shape) + np.eye(2)[targets]
-        p_values.append(compare("classes", targets, first, second, seed=i, draws=200).p)
+        p_values.append(compare("classes", targets, first, second).p)
     assert 0.01 <= np.mean(np.array(p_values) < 0.05) < 0.10
     assert 0.35 < np.mean(np.array(p_values) < 0.5) < 0.65
 
@@ -166,5 +176,5 @@ def test_holm_by_hand():
 def test_thousands_of_sequences_take_seconds():
     targets, predictions = some_classes(np.random.default_rng(9), 6000)
     began = time.process_time()
-    intervals("classes", targets, predictions)
+    drawn("classes", targets, predictions)
     assert time.process_time() - began < 5

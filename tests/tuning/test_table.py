@@ -9,6 +9,7 @@ from small_tasks import motif_task
 from spacescale.errors import UserError
 from spacescale.tasks.scores import score
 from spacescale.tasks.seeds import DrawnScores
+from spacescale.tuning import rows as rows_module
 from spacescale.tuning.rows import Row, Rows
 from spacescale.tuning.seen import read_seen, seen_of
 from spacescale.tuning.table import suite_lines, table_of, task_lines
@@ -47,6 +48,22 @@ def test_rows_are_read_as_they_were_written(tmp_path):
     again.add(again.rows[1], answers(200, 0))
     assert len(Rows(tmp_path).rows) == 3
     assert Rows(tmp_path).find("model", 2, "k") and not Rows(tmp_path).find("model", 2, "other")
+
+
+def test_a_row_that_is_stopped_halfway_has_no_answers_of_another(tmp_path, monkeypatch):
+    rows_with(tmp_path, model=180)
+    (old, *_), write = Rows(tmp_path).rows, rows_module.write_text
+
+    def stop_after_answers(path, content):
+        write(path, content)
+        if path.suffix == ".npy":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(rows_module, "write_text", stop_after_answers)
+    with pytest.raises(KeyboardInterrupt):
+        Rows(tmp_path).add(replace(old, key="other"), answers(200, 0))
+    assert [row.seed for row in Rows(tmp_path).rows] == [1, 2]
+    assert Rows(tmp_path).find("model", old.seed, "k") is None
 
 
 def test_a_figure_that_is_not_defined_is_kept_as_such(tmp_path):
