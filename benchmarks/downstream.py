@@ -184,8 +184,7 @@ def leaks(results: Sequence[Results]) -> list[str]:
             line = table.lines[0]
             cells = [f"{mean(line.scores):.3f}", f"{line.unique:.3f}", "–", "–"]
             if table.seen is not None and line.unseen is not None:
-                total = len(one.task.splits["test"])
-                cells[2:] = [f"{1 - len(table.seen.unseen) / total:.1%}", f"{line.unseen:.3f}"]
+                cells[2:] = [f"{table.seen.share:.1%}", f"{line.unseen:.3f}"]
             lines.append(f"| {one.task.name} | {model} | " + " | ".join(cells) + " |")
     return lines
 

@@ -14,24 +14,34 @@ from spacescale.genome.text_files import text_lines
 from spacescale.tasks.task import Task
 
 COLUMNS = ("task", "split", "sequence", "verdict")
-SEEN = ("same", "similar")
+SEEN, UNKNOWN = ("same", "similar"), "too short"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Of the test sequences of a task: their verdicts, and the rows of those not seen, int64."""
+    """Of the test sequences of a task: their verdicts, and the rows of those not seen, int64.
+
+    Of those too short to tell neither is said.
+    """
 
     verdicts: Counter[str]
     unseen: np.ndarray
 
+    @property
+    def share(self) -> float:
+        """Of all test sequences that were seen, or their like."""
+        return sum(self.verdicts[verdict] for verdict in SEEN) / sum(self.verdicts.values())
+
     def in_words(self) -> str:
         """What a reader of a score should know."""
-        total = sum(self.verdicts.values())
         same, similar = (self.verdicts[verdict] for verdict in SEEN)
-        return (
-            f"pretraining has seen {same + similar:,} of {total:,} test sequences "
-            f"({(same + similar) / total:.1%}): {same:,} the same, {similar:,} similar"
+        text = (
+            f"pretraining has seen {same + similar:,} of {sum(self.verdicts.values()):,} test "
+            f"sequences ({self.share:.1%}): {same:,} the same, {similar:,} similar"
         )
+        if unknown := self.verdicts[UNKNOWN]:
+            text += f"; {unknown:,} are too short to tell, and count as neither"
+        return text
 
 
 Verdicts = dict[tuple[str, str], list[str]]  # (task, name of a test sequence) → in file order
@@ -65,5 +75,5 @@ def seen_of(task: Task, verdicts: Verdicts, source: Path) -> Seen:
                             f"{name}; make it anew with --sequences {task.path}")  # fmt: skip
     in_order = {name: iter(verdicts[task.name, name]) for name in set(names)}
     known = [next(in_order[name]) for name in names]
-    unseen = [row for row, verdict in enumerate(known) if verdict not in SEEN]
+    unseen = [row for row, verdict in enumerate(known) if verdict not in (*SEEN, UNKNOWN)]
     return Seen(Counter(known), np.array(unseen, dtype=np.int64))

@@ -176,6 +176,13 @@ def test_scores_without_what_pretraining_has_seen(tmp_path):
     assert "not seen (190)" in "\n".join(task_lines(table))
 
 
+def test_what_is_too_short_to_tell_counts_as_neither(tmp_path):
+    path = report(tmp_path / "r.tsv", ["too short"] * 20 + ["same"] * 10 + ["none"] * 170)
+    seen = seen_of(TASK, read_seen(path), path)
+    assert seen.unseen.tolist() == list(range(30, 200)) and seen.share == 0.05
+    assert seen.in_words().endswith("; 20 are too short to tell, and count as neither")
+
+
 def test_sequences_of_one_name_are_told_apart_by_their_order(tmp_path):
     test = replace(TASK.splits["test"], names=["twin"] * 200)
     task = replace(TASK, splits=TASK.splits | {"test": test})
