@@ -183,8 +183,10 @@ def leaks(results: Sequence[Results]) -> list[str]:
         for model, table in one.tables.items():
             line = table.lines[0]
             cells = [f"{mean(line.scores):.3f}", f"{line.unique:.3f}", "–", "–"]
-            if table.seen is not None and line.unseen is not None:
-                cells[2:] = [f"{table.seen.share:.1%}", f"{line.unseen:.3f}"]
+            if table.seen is not None:
+                cells[2] = f"{table.seen.share:.1%}"
+            if line.unseen is not None:
+                cells[3] = f"{line.unseen:.3f}"
             lines.append(f"| {one.task.name} | {model} | " + " | ".join(cells) + " |")
     return lines
 

@@ -24,6 +24,7 @@ from scripts import run_script
 
 from spacescale.tasks.read_task import read_task
 from spacescale.tokens.vocabulary import NAMES, Name, Vocabulary, read_vocabulary
+from spacescale.tuning.fractions import WHOLE
 from spacescale.tuning.rows import Rows
 from spacescale.tuning.vocabulary_choice import overlap
 
@@ -66,11 +67,12 @@ class Found:
 def found_of(path: Path, out: Path, seeds: Sequence[int], vocabulary: Vocabulary) -> Found:
     """What is kept of a task. Raises SystemExit where a reading or seed is missing."""
     task = read_task(path)
-    rows = {row.method: row for row in Rows(out / task.name).rows}
+    kept = (row for row in Rows(out / task.name).rows if (row.seed, row.fraction) == (0, WHOLE))
+    rows = {row.method: row for row in kept}
     wanted = {called(*one): [f"{called(*one)} {seed}, full" for seed in seeds] for one in READINGS}
     if missing := [name for names in wanted.values() for name in names if name not in rows]:
         raise SystemExit(f"error: {out / task.name}: no row of {', '.join(missing)}")
-    metric = next(iter(rows.values())).metric
+    (metric,) = {row.metric for row in rows.values()}
     scores = {
         reading: np.array([rows[name].scores[metric] for name in names])
         for reading, names in wanted.items()
@@ -94,7 +96,14 @@ def table(found: Sequence[Found]) -> list[str]:
     against["the other vocabulary"] = np.mean([f.of_both(OTHER[f.chosen]) for f in found], axis=0)
     lines += ["", "| both, chosen, less | mean over tasks | 95 % interval |", "|---|---|---|"]
     for name, other in against.items():
-        interval = stats.ttest_ind(chosen, other, equal_var=False).confidence_interval()
+        # The other vocabulary is read by the same encoders; those of one vocabulary are others.
+        same = name == "the other vocabulary"
+        test = (
+            stats.ttest_rel(chosen, other)
+            if same
+            else stats.ttest_ind(chosen, other, equal_var=False)
+        )
+        interval = test.confidence_interval()
         lines.append(
             f"| {name} | {mean(chosen) - mean(other):+.3f} | "
             f"[{interval.low:+.3f}, {interval.high:+.3f}] |"
@@ -113,7 +122,9 @@ def main() -> None:
     parser.add_argument("tasks", type=Path, nargs="+")
     parser.add_argument("--runs", type=Path, required=True, help="--out of genomics_fm.py")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="two at least"
+    )
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of finetune: last")
     args = parser.parse_args()
     args.tasks = [path.resolve() for path in args.tasks]

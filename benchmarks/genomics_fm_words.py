@@ -102,7 +102,8 @@ def _learnable(folder: Path, splits: tuple[str, ...]) -> Task:
                 with (folder / f"{split}.csv").open(newline="") as source:
                     read = [(row["sequence"], row["label"]) for row in csv.DictReader(source)]
                 rows.writerows((*row, "train") for row in read)
-            rows.writerows((*row, "test") for row in read)  # a task needs one
+            for split in ("valid", "test"):  # a task needs both, or they are cut off train
+                rows.writerows((*row, split) for row in read)
         return read_task(table)
 
 

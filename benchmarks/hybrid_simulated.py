@@ -68,9 +68,16 @@ def measure_runs(out: Path) -> None:
         if not (run / DONE).exists():
             print(f"{run.name}: not trained to its end")
             continue
-        if not file.exists():
-            write_json(file, measure(run), indent=1)
-        print(run.name, file.read_text(), flush=True)
+        found = json.loads(file.read_text()) if file.exists() else {}
+        if found.get("steps") != (steps := steps_of(run)):
+            found = {"steps": steps, **measure(run)}
+            write_json(file, found, indent=1)
+        print(run.name, found, flush=True)
+
+
+def steps_of(run: Path) -> int:
+    """Steps that a run has taken."""
+    return max(row["step"] for row in read_metrics(run / METRICS_FILE))
 
 
 def measure(run: Path) -> dict[str, float]:
@@ -89,13 +96,18 @@ def measure(run: Path) -> dict[str, float]:
 
 
 def table(out: Path) -> list[str]:
-    """Means over seeds and their standard deviations; differences of effects to profiles alone."""
+    """Means over seeds and their standard deviations; differences of effects to profiles alone.
+
+    Raises SystemExit where runs are of different length.
+    """
     of_arm = {
         arm: [
             json.loads(file.read_text()) for file in sorted(out.glob(f"{arm}-[0-9]*/measures.json"))
         ]
         for arm in ARMS
     }
+    if len(steps := {one["steps"] for found in of_arm.values() for one in found}) > 1:
+        raise SystemExit(f"error: {out}: runs of {' and '.join(map(str, sorted(steps)))} steps")
     lines = [
         "| arm | seeds | " + " | ".join(NAMES.values()) + " | less profiles | 95 % interval |",
         "|---" * (len(NAMES) + 4) + "|",

@@ -111,7 +111,7 @@ TASK_FAULTS = {
     ),
     "other data are taken for those of the run": Fault(
         SEEN,
-        "if not data.has_splits(split):",
+        "if not same_splits(split, data.splits_identity(of_bases=False)):",
         "if False:",
         ("tests/contamination/test_seen.py",),
     ),

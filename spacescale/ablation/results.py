@@ -94,7 +94,7 @@ def species_tracks(arms: Sequence[ArmResult]) -> dict[str, SpeciesTracks]:
                 raise UserError(
                     f"{run.folder}: was scored {ways[found['both_strands']]}, "
                     f"{arms[0].runs[0].folder} {ways[first['both_strands']]}; remove "
-                    f"{run.scores} and give the command again"
+                    "evaluation/test of that which is not as wanted, and give the command again"
                 )
             for name, of in expected.items():
                 if any(found["species"].get(name, {}).get(key) != of[key] for key in same):

@@ -10,6 +10,7 @@ from typing import Any
 from spacescale.checkpoint import layout
 from spacescale.config import Config, LossConfig, RunConfig
 from spacescale.dataset.run_data import RunData
+from spacescale.dataset.species_genome import same_splits
 from spacescale.errors import UserError
 from spacescale.parallel import comm
 from spacescale.space_config import ModelConfig
@@ -103,7 +104,7 @@ def _compare_splits(saved: str | None, now: str | None) -> str:
     """Say what the split hashes of two data sets tell about them."""
     if saved is None or now is None:
         return ""
-    if saved == now:
+    if same_splits(saved, now):
         return "; windows and splits are the same, their contents are not"
     return "; the splits differ, so that windows held out now may have been trained on"
 

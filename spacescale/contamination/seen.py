@@ -16,6 +16,7 @@ from spacescale.dataset.loader import open_datasets
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.sampler import SampleOrder
 from spacescale.dataset.schema import Contig
+from spacescale.dataset.species_genome import same_splits
 from spacescale.errors import UserError
 from spacescale.genome.stretches import Stretches
 from spacescale.model.exports import is_export, read_export
@@ -249,7 +250,7 @@ def _identity(training: Training, data: SpeciesData) -> str:
     split = training.splits.get(data.name)
     if split is None:
         return "whether these are the windows it was trained on is not known"
-    if not data.has_splits(split):
+    if not same_splits(split, data.splits_identity(of_bases=False)):
         raise UserError(
             f"{data.path}: its windows and splits are not those that {training.source} was "
             "trained with; give the data it was trained with"

@@ -13,7 +13,10 @@ from spacescale.genome.tracks import Track
 
 @dataclass(frozen=True)
 class KeptSpecies:
-    """What a model knows of species that it was trained on before this run, which reads none."""
+    """What a model knows of species that it was trained on before this run, which reads none.
+
+    Its parts are those of `RunData` of the same names.
+    """
 
     tracks: Mapping[str, list[Track]] = field(default_factory=dict)
     manifest_hashes: Mapping[str, str] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from spacescale.dataset.interval_table import IntervalTable
 from spacescale.dataset.manifest import read_manifest
 from spacescale.dataset.packed_bases import PackedBases
 from spacescale.dataset.schema import EXCLUDED, MANIFEST, Contig, GenomeManifest
-from spacescale.dataset.sequence_splits import bases_by_split, sequence_splits
+from spacescale.dataset.sequence_splits import bases_by_split, sequence_hash, sequence_splits
 from spacescale.dataset.tar_targets import INDEX, SHARDS
 from spacescale.errors import UserError
 from spacescale.files import sha256
@@ -41,6 +41,15 @@ class _OpenArrays:
     genome: zarr.Array
     bases: PackedBases | None = None
     repeats: np.ndarray | None = None
+
+
+def same_splits(one: str, other: str) -> bool:
+    """Whether two `SpeciesGenome.splits_identity` are of the same splits: of windows alone where
+    either tells of no more.
+    """
+    if "+" in one and "+" in other:
+        return one == other
+    return one.partition("+")[0] == other.partition("+")[0]
 
 
 class SpeciesGenome:
@@ -113,11 +122,11 @@ class SpeciesGenome:
         Other contigs may train on bases while windows stay the same.
         """
         windows, sequence = self.manifest.split.hash, self.manifest.sequence
-        return f"{windows}+{sequence.hash}" if of_bases and sequence else windows
-
-    def has_splits(self, identity: str) -> bool:
-        """Whether it is split as the data whose `splits_identity` is given."""
-        return identity == self.splits_identity("+" in identity)
+        if not of_bases:
+            return windows
+        # Data of format 2 do not keep the hash.
+        bases = sequence.hash if sequence else sequence_hash(self.sequence_table.intervals())
+        return f"{windows}+{bases}"
 
     def in_split(self, split: str, chrom: str, start: int, end: int) -> np.ndarray:
         """Return whether a split may use each base, bool [end − start]; not past a contig's ends.

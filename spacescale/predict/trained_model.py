@@ -15,7 +15,7 @@ from spacescale.checkpoint.consolidate import load_model
 from spacescale.checkpoint.found import find_best
 from spacescale.config import TrackScaleName
 from spacescale.dataset.reader import SpeciesData
-from spacescale.dataset.species_genome import SpeciesGenome
+from spacescale.dataset.species_genome import SpeciesGenome, same_splits
 from spacescale.errors import UserError
 from spacescale.files import files_below
 from spacescale.genome.aliases import auto_aliases, shorten
@@ -146,7 +146,8 @@ def splits_of(
     known = splits.get(data.name)
     if known is None:
         return "unknown"
-    return "as trained" if data.has_splits(known) else "other"
+    same = same_splits(known, data.splits_identity(of_bases=True))
+    return "as trained" if same else "other"
 
 
 def load_trained(path: Path) -> TrainedModel:

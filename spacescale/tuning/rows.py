@@ -93,19 +93,26 @@ class Rows:
     def add(self, row: Row, answers: np.ndarray) -> None:
         """Keep a row, in place of one of the same method, seed and fraction.
 
-        The old row goes before its answers do, so that a stop in between leaves no row of other
-        answers. Other commands may keep rows of other models in the same folder meanwhile.
+        Other commands may keep rows of other models in the same folder meanwhile.
         """
+        self.drop(row.stem)
         path, array = self._answers(row.stem), io.BytesIO()
         make_folder(path.parent)
         np.save(array, answers.astype(np.float32))
         with locked(self.folder / LOCK):
-            there = self._read()
-            others = [old for old in there if old.stem != row.stem]
-            if len(others) < len(there):
-                self._write(others)
             write_text(path, array.getvalue())
-            self._write([*others, row])
+            self._write([*self._without(row.stem), row])
+
+    def drop(self, stem: str) -> None:
+        """Take out the row of this stem, if there is one: before its files give way to others, so
+        that a stop in between leaves no row beside what is not its own.
+        """
+        if (self.folder / ROWS).is_file():
+            with locked(self.folder / LOCK):
+                self._write(self._without(stem))
+
+    def _without(self, stem: str) -> list[Row]:
+        return [row for row in self._read() if row.stem != stem]
 
     def _write(self, rows: list[Row]) -> None:
         write_text(self.folder / ROWS, "".join(f"{_as_json(one)}\n" for one in rows))

@@ -365,9 +365,11 @@ class TaskRun:
         }
 
         def keep() -> None:
+            stem = stem_of(method.name, seed, part.fraction)
+            self.rows.drop(stem)
             if method.start == "pretrained":
                 save_tuned(
-                    self._weights(stem_of(method.name, seed, part.fraction)),
+                    self._weights(stem),
                     model,
                     criterion,
                     reader.encoding,

@@ -15,7 +15,7 @@ from spacescale.dataset.loader import open_datasets, open_genomes
 from spacescale.dataset.manifest import read_manifest, save_manifest
 from spacescale.dataset.reader import SpeciesData, open_species, reopen
 from spacescale.dataset.schema import EXCLUDED
-from spacescale.dataset.species_genome import SpeciesGenome
+from spacescale.dataset.species_genome import SpeciesGenome, same_splits
 from spacescale.errors import UserError
 from spacescale.genome.dna import encode
 from spacescale.genome.intervals import Interval
@@ -157,9 +157,17 @@ def test_splits_are_those_of_windows_and_where_it_matters_of_bases(with_tracks, 
     sequence = data.manifest.sequence.model_copy(update={"hash": "0" * 64})
     save_manifest(other, data.manifest.model_copy(update={"sequence": sequence}))
     opened = open_species(other)
-    assert opened.has_splits(data.splits_identity(of_bases=False))
-    assert not opened.has_splits(data.splits_identity(of_bases=True))
-    assert opened.has_splits(opened.splits_identity(of_bases=True))
+    whole, windows = (data.splits_identity(of_bases=flag) for flag in (True, False))
+    assert not same_splits(opened.splits_identity(of_bases=True), whole)
+    assert same_splits(opened.splits_identity(of_bases=True), windows)
+    assert same_splits(windows, whole) and not same_splits(windows, "0" * 64)
+
+
+def test_splits_of_bases_are_known_of_older_data_too(with_tracks, tmp_path):
+    older = open_species(as_version_2(with_tracks, tmp_path / "older"))
+    assert older.manifest.sequence is None
+    windows, _, bases = older.splits_identity(of_bases=True).partition("+")
+    assert windows == older.manifest.split.hash and len(bases) == 64
 
 
 def read_some(genome: SpeciesGenome, queue) -> None:
