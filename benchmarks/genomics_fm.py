@@ -21,7 +21,7 @@ from statistics import mean, stdev
 
 import numpy as np
 import torch
-from scripts import ROOT, run_script
+from scripts import ROOT, pretrain, run_script
 
 from spacescale.dataset.loader import open_genomes
 from spacescale.dataset.species_genome import SpeciesGenome
@@ -74,12 +74,11 @@ def train(args: argparse.Namespace) -> None:
                 continue
             steps = LEAK_STEPS if arm in OF_LEAKS else args.steps
             every = min(250, steps)
-            run_script(
-                "spacescale/pretrain.py", "--deepspeed", settings, "--preset", "genomics_fm_tiny",
-                "--data", args.out / "data", "--output", args.out / f"{arm}-{seed}",
-                "--resume", "auto", f"mlm.vocabulary={args.out / 'vocabulary'}",
-                f"run.seed={seed}", f"optim.max_steps={steps}",
-                f"optim.warmup_steps={min(200, steps // 5)}",
+            pretrain(
+                args.out / f"{arm}-{seed}", steps,
+                "--deepspeed", settings, "--preset", "genomics_fm_tiny",
+                "--data", args.out / "data", f"mlm.vocabulary={args.out / 'vocabulary'}",
+                f"run.seed={seed}", f"optim.warmup_steps={min(200, steps // 5)}",
                 f"run.valid_every={every}", f"run.save_every={every}", *ARMS[arm], *args.overrides,
             )  # fmt: skip
 

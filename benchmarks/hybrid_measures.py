@@ -33,7 +33,10 @@ NAMES = {
     "perplexity": "perplexity, XVI",
     "accuracy": "accuracy",
     "counts_perplexity": "counts of ±4",
+    "lone_perplexity": "perplexity, single bases",
+    "lone_counts": "counts, single bases",
     "reb1_auroc": "Reb1 AUROC",
+    "reb1_given_gc": "Reb1 given GC",
     "reb1_auroc_xvi": "the same, XVI",
     "reb1_gc": "Reb1, GC around",
     "dream_r": "promoters r",
@@ -52,6 +55,8 @@ UPSTREAM = 180  # bp from the promoter's first base to the gene's start
 WORD = 4
 GENE_BINS = 8  # of the gene, whose RNA is read
 STATISTICS_WINDOWS = 64
+# Hidden one by one, and so few that nearly all have their neighbours; counts see those of all.
+LONE = {"single_share": 1.0, "rate": 0.02, "rate_up_to": None}
 
 
 def measure(run: Path, args: argparse.Namespace, only: list[str]) -> dict[str, float]:
@@ -102,12 +107,16 @@ def base_model_of(trained: TrainedModel) -> HybridSpace | None:
 
 
 def perplexities(model: HybridSpace, data: SpeciesData) -> dict[str, float]:
-    """Of the test chromosome, beside counts."""
+    """Of the test chromosome, beside counts: hidden as in training, and one by one."""
     bases = score_masked_bases(model, data, "test", BATCH)
+    few = model.bases.model_copy(update=LONE)
+    lone = score_masked_bases(model, data, "test", BATCH, bases=few)
     return {
         "perplexity": bases.model.perplexity,
         "accuracy": bases.model.accuracy,
         "counts_perplexity": bases.counts.perplexity,
+        "lone_perplexity": lone.model.perplexity,
+        "lone_counts": lone.counts.perplexity,
     }
 
 
@@ -173,7 +182,8 @@ def reb1(model: HybridSpace, data: SpeciesData, peaks: Path, at_most: int) -> di
 
     The seven bases of a site are hidden together, read on the motif's strand; the score is the mean
     of their log probabilities. Only the test chromosome's sites lie in bases that never trained.
-    Beside it stands the GC content around the sites, which a model can know without any motif.
+    Beside it stands the GC content around the sites, which a model can know without any motif, and
+    what the score says beyond a straight line in it.
     """
     sites = [s for s in sites_of(data, peaks) if s.chrom != "chrM"]
     if at_most:
@@ -196,10 +206,12 @@ def reb1(model: HybridSpace, data: SpeciesData, peaks: Path, at_most: int) -> di
         found += logged[:, torch.arange(size), truth].mean(1).tolist()
     score, bound = np.array(found), np.array([site.bound for site in sites])
     in_test = np.array([site.chrom == TEST for site in sites])
+    around = np.array(gc)
     return {
         "reb1_auroc": auroc(score, bound),
+        "reb1_given_gc": auroc(without(around, score), bound),
         "reb1_auroc_xvi": auroc(score[in_test], bound[in_test]),
-        "reb1_gc": auroc(np.array(gc), bound),
+        "reb1_gc": auroc(around, bound),
     }
 
 
@@ -298,7 +310,7 @@ def _genes(data: SpeciesData, table: Path, count: int, length: int) -> list[np.n
             starts.append((int(start), strand))
     starts.sort()
     found = []
-    for i in np.linspace(0, len(starts) - 1, count).astype(int):
+    for i in np.arange(1, count + 1) * len(starts) // (count + 1):  # not those near the ends
         place, strand = starts[i]
         if strand == "+":
             found.append(data.codes(TEST, place - length // 2, place + length // 2))
@@ -334,7 +346,12 @@ def _rna(
 
 def partial_correlation(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
     """Correlation of what a straight line in `given` leaves of x and y."""
-    return _correlation(*(v - np.polyval(np.polyfit(given, v, 1), given) for v in (x, y)))
+    return _correlation(without(given, x), without(given, y))
+
+
+def without(given: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """What a straight line in `given` leaves of values, (N,) each."""
+    return values - np.polyval(np.polyfit(given, values, 1), given)
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:

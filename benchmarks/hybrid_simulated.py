@@ -8,7 +8,8 @@ All arms take as many steps of `space_demo` on the embedded data; each is a run 
 `spacescale/pretrain.py` in OUT/ARM-SEED, and a stopped one goes on. Variants break planted motifs,
 or lie beside them and break nothing (`spacescale.testing.planted_motifs`); how well their effects
 are told is Pearson's r with the true ones, the mean over species. The demo's 1,600 steps leave
-nothing to mend (r 0.96 to 1.00), so the default is fewer.
+nothing to mend (r 0.96 to 1.00), so the default is fewer. Runs of one seed begin with the same
+trunk and read the same windows, so differences are taken seed by seed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from statistics import mean
 
 import numpy as np
 from scipy import stats
-from scripts import run_script
+from scripts import pretrain
 
 from spacescale.files import write_json
 from spacescale.metrics.writer import METRICS_FILE, read_metrics
@@ -31,6 +32,7 @@ from spacescale.predict.predictor import Predictor
 from spacescale.predict.trained_model import load_trained
 from spacescale.testing.planted_motifs import found_by_variants
 
+Runs = Mapping[int, Mapping[str, float]]  # of an arm, by seed
 JOINT = ["objective=profiles+bases", "bases.schedule=joint"]
 ARMS = {
     "profiles": [],
@@ -38,7 +40,8 @@ ARMS = {
     "joint_shuffled": [*JOINT, "bases.shuffle_labels=true"],
     "first+joint": ["objective=profiles+bases", "bases.schedule=first+joint"],
 }
-PLAIN = "profiles"
+PLAIN, CONTROL = "profiles", "joint_shuffled"
+COPIES = 8  # of every motif, on either strand, that a variant breaks
 LOGGED = {"pearson": "valid/pearson_log1p", "perplexity": "valid/bases/perplexity"}
 NAMES = {
     "effects": "effects of variants, r",
@@ -51,11 +54,10 @@ def train(args: argparse.Namespace) -> None:
     """Every arm and seed, one after the other."""
     for seed in args.seeds:
         for arm in args.arms:
-            run_script(
-                "spacescale/pretrain.py", "--deepspeed", "ds_configs/zero2_moe.json",
-                "--preset", "space_demo", "--output", args.out / f"{arm}-{seed}",
-                "--resume", "auto", f"run.seed={seed}", f"optim.max_steps={args.steps}",
-                f"optim.warmup_steps={min(100, args.steps // 4)}",
+            pretrain(
+                args.out / f"{arm}-{seed}", args.steps,
+                "--deepspeed", "ds_configs/zero2_moe.json", "--preset", "space_demo",
+                f"run.seed={seed}", f"optim.warmup_steps={min(100, args.steps // 4)}",
                 f"run.valid_every={args.steps}", f"run.save_every={args.steps}",
                 *ARMS[arm], *args.overrides,
             )  # fmt: skip
@@ -86,7 +88,7 @@ def measure(run: Path) -> dict[str, float]:
     for species in trained.model.species:
         predictor = Predictor(trained, species, batch_size=16)
         with tempfile.TemporaryDirectory() as folder:
-            found[species] = found_by_variants(predictor, Path(folder)).effect
+            found[species] = found_by_variants(predictor, Path(folder), COPIES).effect
     found["effects"] = mean(found.values())
     rows = read_metrics(run / METRICS_FILE)
     for name, logged in LOGGED.items():
@@ -96,28 +98,31 @@ def measure(run: Path) -> dict[str, float]:
 
 
 def table(out: Path) -> list[str]:
-    """Means over seeds and their standard deviations; differences of effects to profiles alone.
+    """Means over seeds and their standard deviations; differences of effects to two other arms.
 
     Raises SystemExit where runs are of different length.
     """
-    of_arm = {
-        arm: [
-            json.loads(file.read_text()) for file in sorted(out.glob(f"{arm}-[0-9]*/measures.json"))
-        ]
-        for arm in ARMS
-    }
-    if len(steps := {one["steps"] for found in of_arm.values() for one in found}) > 1:
+    of_arm = {arm: _measured(out, arm) for arm in ARMS}
+    steps = {one["steps"] for found in of_arm.values() for one in found.values()}
+    if len(steps) > 1:
         raise SystemExit(f"error: {out}: runs of {' and '.join(map(str, sorted(steps)))} steps")
-    lines = [
-        "| arm | seeds | " + " | ".join(NAMES.values()) + " | less profiles | 95 % interval |",
-        "|---" * (len(NAMES) + 4) + "|",
-    ]
+    rivals = (PLAIN, CONTROL)
+    columns = [*NAMES.values(), *(f"effects, less {rival}" for rival in rivals)]
+    lines = ["| arm | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for arm, found in of_arm.items():
         if found:
-            cells = [_cell([one[name] for one in found if name in one]) for name in NAMES]
-            less = _less(found, of_arm[PLAIN]) if arm != PLAIN else "– | –"
-            lines.append(f"| {arm} | {len(found)} | {' | '.join(cells)} | {less} |")
+            runs = found.values()
+            cells = [_cell([one[name] for one in runs if name in one]) for name in NAMES]
+            cells += [_less(found, of_arm[rival]) if arm != rival else "–" for rival in rivals]
+            lines.append(f"| {arm} | {len(found)} | {' | '.join(cells)} |")
     return lines
+
+
+def _measured(out: Path, arm: str) -> dict[int, dict[str, float]]:
+    """What was measured of an arm, by seed."""
+    files = out.glob(f"{arm}-[0-9]*/measures.json")
+    found = {int(f.parent.name.rpartition("-")[2]): json.loads(f.read_text()) for f in files}
+    return dict(sorted(found.items()))
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -127,14 +132,16 @@ def _cell(values: Sequence[float]) -> str:
     return f"{mean(values):.3f}{spread}"
 
 
-def _less(found: Sequence[Mapping[str, float]], plain: Sequence[Mapping[str, float]]) -> str:
-    """How far the effects of an arm are above; the interval (Welch) is over seeds."""
-    mine, others = ([one["effects"] for one in runs] for runs in (found, plain))
-    value = f"{mean(mine) - mean(others):+.3f}"
-    if min(len(mine), len(others)) < 2:
-        return f"{value} | –"
-    interval = stats.ttest_ind(mine, others, equal_var=False).confidence_interval()
-    return f"{value} | [{interval.low:+.3f}, {interval.high:+.3f}]"
+def _less(mine: Runs, others: Runs) -> str:
+    """How far the effects of an arm are above, seed by seed, with Student's 95 % interval."""
+    seeds = [seed for seed in mine if seed in others]
+    if not seeds:
+        return "–"
+    less = np.array([mine[seed]["effects"] - others[seed]["effects"] for seed in seeds])
+    if len(seeds) < 2:
+        return f"{less.mean():+.3f}"
+    low, high = stats.t.interval(0.95, len(less) - 1, less.mean(), stats.sem(less))
+    return f"{less.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from spacescale.bases_config import BasesConfig
 from spacescale.dataset.masked_windows import masked_evaluation_batches, windows_to_score
 from spacescale.dataset.species_genome import SpeciesGenome
 from spacescale.genome import dna
@@ -92,11 +93,17 @@ class SplitBases:
 
 
 def score_masked_bases(
-    model: HybridSpace, data: SpeciesGenome, split: str, batch_size: int, rows: Sequence[int] = ()
+    model: HybridSpace,
+    data: SpeciesGenome,
+    split: str,
+    batch_size: int,
+    rows: Sequence[int] = (),
+    bases: BasesConfig | None = None,
 ) -> SplitBases:
     """Hide bases of a split's windows as in validation, and predict them where the model lies.
 
-    rows: of `windows_to_score`, that are scored; all of them where none are given.
+    rows: of `windows_to_score`, that are scored; all of them where none are given. bases: how many
+    are hidden, and how; as the model was trained where it is not given.
     """
     device = next(model.parameters()).device
     windows = rows if len(rows) else windows_to_score(data, model.config.seq_length, split)
@@ -104,7 +111,7 @@ def score_masked_bases(
     counts = BaseCounts.of(data)
     found = SplitBases(data.name, split, BaseScores(device), BaseScores())
     for batch in masked_evaluation_batches(
-        data, scored, model.config.seq_length, batch_size, split, model.bases
+        data, scored, model.config.seq_length, batch_size, split, bases or model.bases
     ):
         hidden = batch.hidden
         assert hidden is not None

@@ -112,13 +112,14 @@ def found_by_predict(predictor: Predictor, folder: Path) -> Found:
     return _answers(grammar, *_effects(planted, sums / predictor.bin_size, truth))
 
 
-def found_by_variants(predictor: Predictor, folder: Path) -> Found:
+def found_by_variants(predictor: Predictor, folder: Path, copies: int = 2) -> Found:
     """By log2 ratios of variants that break a motif, and of as many beside it that break nothing.
 
-    What breaks an effect is counted as the effect, so with its sign turned.
+    What breaks an effect is counted as the effect, so with its sign turned. copies: of every motif
+    on either strand.
     """
     grammar, rng = grammar_of(predictor.species), np.random.default_rng(1)
-    planted = [one for one in plant(grammar, 2 * predictor.window, copies=2, seed=1) if one.motif]
+    planted = [one for one in plant(grammar, 2 * predictor.window, copies, seed=1) if one.motif]
     fasta, vcf = _write_fasta(folder / "variants.fa", planted), folder / "variants.vcf"
     lines, truth, whose = ["##fileformat=VCFv4.2"], [], []
     for one in planted:
