@@ -1,12 +1,15 @@
 """What `genomics_fm_tiny` learns of yeast: words, leaks of masks, prompts, one vocabulary or two.
 
-    python benchmarks/genomics_fm.py data    --genome sacCer3.2bit --out gfm
+    python benchmarks/genomics_fm.py data    --genome sacCer3.2bit --tokenizer FILE --out gfm
     python benchmarks/genomics_fm.py train   --out gfm --seeds 0 1 2    # runs that are not done
     python benchmarks/genomics_fm.py measure --out gfm
     python benchmarks/genomics_fm.py table   --out gfm
 
-All contigs train but chrV, which validates, and chrXVI, which tests. Each run is one of
-`spacescale/pretrain.py` in OUT/ARM-SEED, in bf16 unless --fp32; a run that was stopped goes on.
+All contigs train but chrV, which validates, and chrXVI, which tests. FILE is a published BPE
+(`tokenizer.json`), which may have been learnt from any of them; without it one is learnt from what
+trains, whose words are others: a loss per token says nothing beside that of another vocabulary.
+Each run is one of `spacescale/pretrain.py` in OUT/ARM-SEED, in bf16 where the processor has
+instructions for it; a run that was stopped goes on.
 `copying` and `spans` hide single 6-mers and spans of 14: what the neighbours of a single one spell
 is no secret, so a model that is right about it has learnt nothing. What the encoders are worth on
 tasks tells `spacescale suite`.
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -48,13 +52,17 @@ OF_LEAKS = ("copying", "spans")
 OTHER: dict[Name, Name] = {"bpe": "kmer", "kmer": "bpe"}
 
 
-def make_data(genome: Path, out: Path) -> None:
+def make_data(genome: Path, tokenizer: Path | None, out: Path) -> None:
     """OUT/data/yeast and OUT/vocabulary; says how many words two vocabularies share."""
     run_script(
         "data_prep/genome.py", "--species", SPECIES, "--fasta", genome, "--out", out / "data",
         "--valid-chroms", "chrV", "--test-chroms", "chrXVI",
     )  # fmt: skip
-    run_script("data_prep/vocabulary.py", "--data", out / "data", "--out", out / "vocabulary")
+    if tokenizer is None:
+        run_script("data_prep/vocabulary.py", "--data", out / "data", "--out", out / "vocabulary")
+    else:
+        (out / "vocabulary").mkdir(exist_ok=True)
+        shutil.copyfile(tokenizer, out / "vocabulary" / "tokenizer.json")
     found = read_vocabulary(out / "vocabulary")
     assert found.bpe is not None
     words = 4**found.kmer
@@ -64,10 +72,7 @@ def make_data(genome: Path, out: Path) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Every arm and seed, one after the other; of the leaks one seed and few steps."""
-    settings = args.out / "deepspeed.json"
-    config = json.loads((ROOT / "ds_configs/zero2_dense.json").read_text())
-    config["torch_autocast"] = {"enabled": not args.fp32, "dtype": "bfloat16"}
-    settings.write_text(json.dumps(config, indent=1))
+    settings = deepspeed_settings(args.out)
     for seed in args.seeds:
         for arm in args.arms:
             if arm in OF_LEAKS and seed != args.seeds[0]:
@@ -81,6 +86,17 @@ def train(args: argparse.Namespace) -> None:
                 f"run.seed={seed}", f"optim.warmup_steps={min(200, steps // 5)}",
                 f"run.valid_every={every}", f"run.save_every={every}", *ARMS[arm], *args.overrides,
             )  # fmt: skip
+
+
+def deepspeed_settings(out: Path) -> Path:
+    """OUT/deepspeed.json, one for all runs there are and will be."""
+    path = out / "deepspeed.json"
+    if not path.exists():
+        config = json.loads((ROOT / "ds_configs/zero2_dense.json").read_text())
+        fast = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+        config["torch_autocast"] = {"enabled": fast, "dtype": "bfloat16"}
+        write_json(path, config, indent=1)
+    return path
 
 
 def measure_runs(out: Path, arms: list[str]) -> None:
@@ -110,6 +126,9 @@ def measure(trained: TrainedEncoder, genome: SpeciesGenome) -> dict[str, dict[st
         if len(trained.vocabulary.names) > 1:
             told = [_under_other_prompt(row, maker) for row in rows]
             found[name]["other_prompt"] = _score(trained, told, maker).loss
+            found[name]["rise"] = found[name]["other_prompt"] - found[name]["loss"]
+        if trained.mlm.kmer_span == 1:
+            del found[name]["bits_per_base"]  # of next to no bases that are secret
     return found
 
 
@@ -129,6 +148,7 @@ def table(out: Path) -> list[str]:
         "loss": "nats/token",
         "unigram": "unigram",
         "other_prompt": "other prompt",
+        "rise": "so much more",
         "accuracy": "accuracy",
         "bits_per_base": "bits/base",
     }
@@ -163,14 +183,14 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--fp32", action="store_true", help="where bf16 is slower")
+    parser.add_argument("--tokenizer", type=Path, help="tokenizer.json of a published BPE")
     parser.add_argument("overrides", nargs="*", help="section.field=value of all arms")
     args = parser.parse_intermixed_args()
     args.out = args.out.resolve()
     if args.action == "data":
         if args.genome is None:
             parser.error("data needs --genome")
-        make_data(args.genome.resolve(), args.out)
+        make_data(args.genome.resolve(), args.tokenizer, args.out)
     elif args.action == "train":
         train(args)
     elif args.action == "measure":

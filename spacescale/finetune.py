@@ -44,6 +44,9 @@ def add_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
     learning.add_argument("--epochs", type=int, default=10, help="default: %(default)s")
     learning.add_argument("--patience", type=int, default=0, help="epochs without a better "
                           "validation score that end training (default: never)")  # fmt: skip
+    learning.add_argument("--min-steps", type=int, default=300, help="of all epochs together, also "
+                          "of the CNN: each is several passes over sequences that are few "
+                          "(default: %(default)s)")  # fmt: skip
     learning.add_argument("--metric", help="that chooses the epoch (default: MCC, AUROC or "
                           "Pearson, by kind)")  # fmt: skip
     learning.add_argument("--batch", type=int, default=32, help="sequences a step, of all "

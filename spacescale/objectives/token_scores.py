@@ -47,8 +47,11 @@ class TokenScore:
 
     @property
     def bits_per_base(self) -> float:
-        """Bits per hidden base, 2 for who knows nothing; k-mers share bases, so theirs are not
-        the bits that a base holds. NaN without any."""
+        """Bits per hidden base; NaN without any.
+
+        Who knows nothing has 2 of k-mers, and more of a BPE, whose words are not of one length.
+        K-mers share bases, so theirs are not the bits that a base holds.
+        """
         return self.nats / math.log(2) / self.bases if self.bases else math.nan
 
     def values(self) -> dict[str, float]:

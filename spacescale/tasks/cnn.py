@@ -7,6 +7,8 @@ them, P positions after pooling, D channels, C outputs.
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -86,15 +88,19 @@ def fit_cnn(
     metric: str | None = None,
     epochs: int = EPOCHS,
     device: torch.device | str = "cpu",
+    min_steps: int = 0,
 ) -> Baseline:
     """Train on sequences as they are, and on either strand of them; keep what validation prefers.
 
+    An epoch is a pass over the training sequences; where these are so few that all epochs would be
+    fewer than `min_steps` batches, it is several.
     AdamW and one cycle of the rate; cross-entropy of classes and of known labels, squared error of
     known values in their training deviations. The state is kept after whose epoch the metric was
     best. On a CPU a seed gives the same bits for the same number of threads.
     """
     train, valid = fitted_on(task)
     by = main_metric(task.kind, metric)
+    passes = passes_of(len(train), min_steps, epochs)
     answers = _Answers.of(task.kind, train.targets)
     devices = [device] if torch.device(device).type == "cuda" else []
     fitted = []
@@ -104,9 +110,9 @@ def fit_cnn(
             model = SequenceCnn(len(task.outputs)).to(device)
             network = _Network(model, answers, both)
             best, best_score, best_epoch = copy.deepcopy(model.state_dict()), -np.inf, 0
-            done = tqdm(_epochs(network, train, epochs), f"{task.name}, CNN, {strands}", epochs,
-                        unit="epoch", disable=None, leave=False)  # fmt: skip
-            for epoch in done:
+            done = _epochs(network, train, epochs, passes)
+            label = f"{task.name}, CNN, {strands}"
+            for epoch in tqdm(done, label, epochs, unit="epoch", disable=None, leave=False):
                 score = main_score(task.kind, valid.targets, network.predict(valid), by)
                 if score > best_score:
                     best, best_score, best_epoch = copy.deepcopy(model.state_dict()), score, epoch
@@ -150,17 +156,23 @@ class _Network:
         return self.model(padded.to(device), lengths.to(device))
 
 
-def _epochs(network: _Network, train: Examples, epochs: int) -> Iterator[int]:
+def passes_of(sequences: int, min_steps: int, epochs: int = EPOCHS) -> int:
+    """Over so many sequences in an epoch, that all epochs are `min_steps` batches at least."""
+    return max(1, math.ceil(min_steps / (epochs * math.ceil(sequences / BATCH))))
+
+
+def _epochs(network: _Network, train: Examples, epochs: int, passes: int) -> Iterator[int]:
     """Train; after each epoch its number comes, from 1."""
     optimizer = torch.optim.AdamW(
         network.model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY
     )
     steps = -(-len(train) // BATCH)
-    cycle = OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * steps)
+    cycle = OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * passes * steps)
     targets = network.answers.learnt(train.targets)
     for epoch in range(1, epochs + 1):
         network.model.train()
-        for rows in torch.randperm(len(train)).tensor_split(steps):
+        orders = (torch.randperm(len(train)).tensor_split(steps) for _ in range(passes))
+        for rows in itertools.chain.from_iterable(orders):
             codes = [train.codes[row] for row in rows.tolist()]
             if network.both_strands:
                 turned = torch.randint(2, (len(codes),)).tolist()

@@ -5,6 +5,7 @@ Shapes: N sequences of a split, B of a batch, L bp.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -111,21 +112,38 @@ def changed(codes: np.ndarray, shift: int = 0, flip: bool = False) -> np.ndarray
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """Batches of an epoch: a pure function of (seed, epoch), whatever the number of processes."""
+    """Batches of an epoch: a pure function of (seed, epoch), whatever the number of processes.
+
+    least_steps: of an epoch, which is as many passes over the sequences as it takes.
+    """
 
     reader: Reader
     batch_size: int
     seed: int
     shift_bp: int = 0
     reverse_complement: bool = False
-    steps: int = field(init=False)  # of an epoch; another part is left over in each
+    least_steps: int = 1
 
-    def __post_init__(self) -> None:
-        steps = max(1, len(self.reader.examples) // self.batch_size)
-        object.__setattr__(self, "steps", steps)
+    @property
+    def _steps_of_pass(self) -> int:
+        return max(1, len(self.reader.examples) // self.batch_size)
+
+    @property
+    def passes(self) -> int:
+        """Over all sequences in an epoch; of each another part is left over."""
+        return max(1, math.ceil(self.least_steps / self._steps_of_pass))
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return self.passes * self._steps_of_pass
 
     def epoch(self, number: int, rank: int, world: int) -> Iterator[Batch]:
         """This process's share of each batch of an epoch."""
+        for part in range(number * self.passes, (number + 1) * self.passes):
+            yield from self._pass(part, rank, world)
+
+    def _pass(self, number: int, rank: int, world: int) -> Iterator[Batch]:
         random = np.random.default_rng([self.seed, number])
         batches = self._batches(random.permutation(len(self.reader.examples)))
         for i in random.permutation(len(batches)).tolist():
@@ -138,7 +156,8 @@ class TrainingOrder:
 
     def _batches(self, order: np.ndarray) -> list[np.ndarray]:
         lengths, found = self.reader.examples.lengths, []
-        used, together = order[: self.steps * self.batch_size], SORTED_TOGETHER * self.batch_size
+        used = order[: self._steps_of_pass * self.batch_size]
+        together = SORTED_TOGETHER * self.batch_size
         for first in range(0, len(used), together):
             part = used[first : first + together]
             part = part[np.argsort(lengths[part], kind="stable")]

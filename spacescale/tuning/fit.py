@@ -44,7 +44,7 @@ class Diverged(UserError):
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training sequences gave."""
+    """What an epoch gave: a pass over the training sequences, or some where they are few."""
 
     number: int
     loss: float  # mean over the steps
@@ -85,6 +85,7 @@ def fit(
         settings.seed,
         settings.shift_bp,
         settings.both_strands,
+        math.ceil(settings.min_steps / settings.epochs),
     )
     steps = order.steps * settings.epochs
     optim = OptimConfig(

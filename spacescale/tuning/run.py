@@ -17,7 +17,7 @@ from spacescale.errors import UserError
 from spacescale.parallel import comm
 from spacescale.planning.measure import memory_bytes
 from spacescale.tasks.baseline import Fit
-from spacescale.tasks.cnn import fit_cnn
+from spacescale.tasks.cnn import fit_cnn, passes_of
 from spacescale.tasks.scores import main_metric
 from spacescale.tasks.simple_baselines import fit_kmers, fit_length_and_gc, fit_majority
 from spacescale.tasks.task import Task
@@ -222,12 +222,17 @@ class TaskRun:
 
     def _fit_simple(self, name: str, seed: int, fraction: float) -> None:
         part = part_of(self.task, fraction, seed)
-        key = self.ledger.key({"method": name, "metric": self.ledger.metric} | part.facts)
+        facts = {"method": name, "metric": self.ledger.metric} | part.facts
+        min_steps = self.plan.settings.min_steps
+        passes = passes_of(len(part.rows), min_steps) if name == "CNN" else 1
+        key = self.ledger.key(facts | ({"passes": passes} if passes > 1 else {}))
         if self.rows.find(name, seed, key):
             return
         began = time.perf_counter()
         if name == "CNN":
-            baseline = fit_cnn(part.task, seed, self.ledger.metric, device=self.device)
+            baseline = fit_cnn(
+                part.task, seed, self.ledger.metric, device=self.device, min_steps=min_steps
+            )
         else:
             baseline = SIMPLE[name](part.task, seed, self.ledger.metric)
         seconds = time.perf_counter() - began

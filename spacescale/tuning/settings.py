@@ -23,7 +23,8 @@ class TuningSettings:
 
     mode: what is trained, see `choose_trained`. lr: peak rate of what was pretrained, head_lr of
     what is new. batch_size: sequences per step over all processes. epochs: at most; patience: after
-    so many without a better validation score training ends, 0 for never. shift_bp: at most, to
+    so many without a better validation score training ends, 0 for never. min_steps: of all epochs
+    together, each of which is several passes over sequences that are few. shift_bp: at most, to
     either side. strands: "both" trains on sequences as they are or turned, as chance has it, and
     answers with the mean of both. class_weights: classes count alike, however rare. metric: that
     chooses the epoch, the task's own where there is none given.
@@ -38,6 +39,7 @@ class TuningSettings:
     batch_size: int = 32
     epochs: int = 10
     patience: int = 0
+    min_steps: int = 0
     warmup: float = 0.05
     shift_bp: int = 0
     strands: Strands = "one"
@@ -61,7 +63,7 @@ class TuningSettings:
         for name in ("lr", "head_lr", "batch_size", "epochs", "lora_rank"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name}={getattr(self, name)}: must be above 0")
-        for name in ("weight_decay", "patience", "shift_bp"):
+        for name in ("weight_decay", "patience", "min_steps", "shift_bp"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name}={getattr(self, name)}: must not be negative")
         if self.live_batchnorm and self.mode != "full":

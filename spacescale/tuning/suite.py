@@ -122,6 +122,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         batch_size=args.batch,
         epochs=args.epochs,
         patience=args.patience,
+        min_steps=args.min_steps,
         shift_bp=args.shift,
         strands=strands[0],
         class_weights=args.class_weights,

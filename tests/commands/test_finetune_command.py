@@ -20,7 +20,7 @@ from spacescale.tuning.run import TaskRun
 from spacescale.tuning.suite import find_tasks, plan_of, read_task_of
 
 BASES = "ACGT"
-QUICK = ["--seeds", 2, "--epochs", 2, "--batch", 16, "--lr", 1e-3, 3e-3]
+QUICK = ["--seeds", 2, "--epochs", 2, "--min-steps", 0, "--batch", 16, "--lr", 1e-3, 3e-3]
 
 
 def write_task(folder, number=96, seed=0):
@@ -178,7 +178,7 @@ def test_two_processes_learn_what_one_does(of, weights, tmp_path):
     else:  # with a head without dropout, which would be another one in each process
         common = ["--weights", write_encoder(tmp_path / "tiny"), "--pool", "mean"]
     common += ["--task", task, "--seeds", 1, "--beside", "--epochs", 3, "--batch", 15]
-    common += ["--lr", 3e-3, "--patience", 0]
+    common += ["--lr", 3e-3, "--patience", 0, "--min-steps", 0]
     scores = []
     for number in (1, 2):
         out = tmp_path / f"{number}"
@@ -211,7 +211,7 @@ def test_another_species_shape_or_lost_file_makes_new_rows(weights, tmp_path):
     """What a row depends on is in its key; what it needs beside it is looked for."""
     task = write_task(tmp_path / "motifs", 32)
     words = [SPACESCALE, "finetune", "--task", task, "--out", tmp_path / "out", "--seeds", 1]
-    words += ["--epochs", 1, "--beside", "random frozen", "--weights", weights]
+    words += ["--epochs", 1, "--min-steps", 0, "--beside", "random frozen", "--weights", weights]
     made = []
     for species in ("finch", "perch", "perch"):
         if len(made) == 2:
@@ -227,7 +227,7 @@ def test_another_species_shape_or_lost_file_makes_new_rows(weights, tmp_path):
 def test_a_rate_that_diverges_is_passed_over(weights, tmp_path):
     task = write_task(tmp_path / "motifs", 32)
     words = ["--weights", weights, "--task", task, "--species", "finch", "--seeds", 1, "--beside"]
-    words += ["--epochs", 2, "--out", tmp_path / "out"]
+    words += ["--epochs", 2, "--min-steps", 0, "--out", tmp_path / "out"]
     done = run(SPACESCALE, "finetune", *words, "--lr", 1e-3, 1e30)
     assert done.returncode == 0, done.stderr
     (row,) = rows_of(tmp_path / "out" / "motifs")
@@ -281,7 +281,7 @@ def test_two_processes_share_batches_of_several_lengths(weights, tmp_path):
             for i in range(size):
                 rows.writerow(["".join(random.choice(list(BASES), random.integers(5, 60))), i % 2])
     words = ["--weights", weights, "--task", folder, "--species", "finch", "--seeds", 1]
-    words += ["--epochs", 3, "--batch", 15, "--patience", 0, "--beside", "scratch"]
+    words += ["--epochs", 3, "--min-steps", 0, "--batch", 15, "--beside", "scratch"]
     found = []
     for number in (1, 2):
         launch = [BIN / "deepspeed", "--num_gpus", number, "spacescale/finetune.py"]

@@ -12,7 +12,7 @@ from task_files import dna, table, write, write_splits
 from spacescale.genome.dna import encode, reverse_complement
 
 GOOD = [(dna(i, 30), i % 2) for i in range(8)]
-FINETUNE = ["--seeds", "1", "--epochs", "1", "--batch", "4", "--beside"]
+FINETUNE = ["--seeds", "1", "--epochs", "1", "--min-steps", "0", "--batch", "4", "--beside"]
 PROBE = ["--seeds", "1", "--heads", "ridge", "--feed", "alone", "--beside"]
 
 

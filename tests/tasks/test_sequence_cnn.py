@@ -80,6 +80,16 @@ def test_a_seed_gives_the_same_bits():
     assert np.abs(one - other).max() > 1e-3
 
 
+def test_few_sequences_are_read_until_they_are_learnt():
+    assert [cnn.passes_of(n, 300) for n in (49, 640, 1920, 5000)] == [30, 3, 1, 1]
+    task = motif_task(sizes=(96, 200, 300))
+    few, more = (
+        score("classes", task.splits["test"].targets, one.predict(task.splits["test"]))["mcc"]
+        for one in (fit_cnn(task, epochs=4), fit_cnn(task, epochs=4, min_steps=120))
+    )
+    assert few < 0.5 and more > 0.8
+
+
 def test_a_motif_is_found_and_shuffled_labels_are_not():
     began = time.process_time()
     for shuffled in (False, True):

@@ -96,7 +96,7 @@ def write_task(folder):
 def test_the_command_draws_the_curve_and_goes_on_after_a_stop(tmp_path):
     weights, task = write_encoder(tmp_path / "tiny"), write_task(tmp_path / "motifs")
     command = [SPACESCALE, "finetune", "--weights", weights, "--task", task, "--epochs", 1]
-    command += ["--fractions", "25,100", "--seeds", 2, "--batch", 8, "--lr", 1e-3]
+    command += ["--fractions", "25,100", "--seeds", 2, "--batch", 8, "--lr", 1e-3, "--min-steps", 0]
     command += ["--out", tmp_path / "out", "--beside", "majority", "random frozen"]
     done = run(*command)
     assert done.returncode == 0, done.stderr

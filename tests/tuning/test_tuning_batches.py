@@ -70,6 +70,15 @@ def test_epochs_differ_and_leave_over_different_sequences():
     assert again == first
 
 
+def test_few_sequences_are_read_several_times_in_an_epoch():
+    once, order = TrainingOrder(mixed(), 12, seed=3), TrainingOrder(mixed(), 12, 3, least_steps=9)
+    assert (order.passes, order.steps) == (3, 12)
+    for epoch in (0, 1):
+        found = [batch.rows.tolist() for batch in order.epoch(epoch, 0, 1)]
+        passes = range(3 * epoch, 3 * epoch + 3)
+        assert found == [batch.rows.tolist() for p in passes for batch in once.epoch(p, 0, 1)]
+
+
 def test_sequences_of_like_length_come_together():
     order = TrainingOrder(mixed(), 7, seed=3)
     groups = [len(batch.groups) for batch in order.epoch(0, 0, 1)]

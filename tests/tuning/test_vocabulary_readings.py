@@ -1,5 +1,6 @@
 """The page of two vocabularies or one on tasks (benchmarks/genomics_fm_tasks.py)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +48,20 @@ def test_the_chosen_vocabulary_is_held_against_the_others(readings, tmp_path):
     less = {line.split(" | ")[0].strip("| "): line for line in lines[6:9]}
     assert "| +0.300 | [+0.27" in less["bpe alone"] and "| +0.050 |" in less["kmer alone"]
     assert "| +0.190 | [+0.16" in less["the other vocabulary"]
-    assert lines[-1] == "The chosen vocabulary is better on 1 of 1 tasks."
+    assert lines[-3] == "The chosen vocabulary is better on 1 of 1 tasks."
+    assert lines[-2:] == ["bpe always: on 0.", "kmer always: on 1."]
 
 
 def test_what_is_missing_is_named(readings, tmp_path):
     keep(tmp_path, without="bpe alone 1, full")
     with pytest.raises(SystemExit, match="no row of bpe alone 1, full"):
+        readings.found_of(Path("motifs"), tmp_path, SEEDS, UNION)
+
+
+def test_rows_of_other_settings_are_refused(readings, tmp_path):
+    keep(tmp_path)
+    rows = Rows(tmp_path / "motifs")
+    other = rows.rows[0]
+    rows.add(replace(other, settings={"epochs": 3}), np.zeros((4, 2)))
+    with pytest.raises(SystemExit, match="rows made with epochs 3 and None"):
         readings.found_of(Path("motifs"), tmp_path, SEEDS, UNION)
