@@ -6,8 +6,9 @@
 Each table of `finetune` holds one model against the rest; here all models stand beside each other,
 and beside what they all have to beat. `scratch` and `random frozen` have the shape of the model:
 weights of each shape need an --out of their own, and the controls of all but the first are named
-after their models. Reports of `spacescale contamination` on all the tasks are given by the names
-of weights.
+after their models. --fraction takes the rows of that share of the training labels.
+
+Reports of `spacescale contamination` on all the tasks are given by the names of weights.
 """
 
 from __future__ import annotations
@@ -52,13 +53,15 @@ class Results:
         return next(iter(self.tables.values())).metric_name
 
 
-def results_of(outs: Sequence[Path], path: Path, reports: Mapping[str, Path]) -> Results:
+def results_of(
+    outs: Sequence[Path], path: Path, reports: Mapping[str, Path], fraction: float = WHOLE
+) -> Results:
     """What is there of a task. reports: by name of weights, what they have seen of the tasks."""
     task = read_task(path)
     found = Results(task, {}, {}, [])
     for out in outs:
         rows = Rows(out / task.name)
-        rows.rows = [row for row in rows.rows if row.fraction == WHOLE]
+        rows.rows = [row for row in rows.rows if row.fraction == fraction]
         methods = list(dict.fromkeys(row.method for row in rows.rows))
         models = [name for name in methods if TUNED.fullmatch(name)]
         if not models:
@@ -70,7 +73,7 @@ def results_of(outs: Sequence[Path], path: Path, reports: Mapping[str, Path]) ->
         seeds = sorted({row.seed for row in rows.rows})
         for model in models:
             seen = _seen(task, reports.get(_weights(model)))
-            table = table_of(task, rows, [model, *others], seeds, seen)
+            table = table_of(task, rows, [model, *others], seeds, seen, fraction)
             found.tables[model] = table
             for line in table.lines:
                 as_model = out != outs[0] and line.method in CONTROLS
@@ -168,7 +171,7 @@ def sizes(results: Sequence[Results]) -> list[str]:
     head = ("task", "train", "valid", "test", "test, no copies", "sha256", "minutes")
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for one in results:
-        numbers = [f"{len(one.task.splits[split]):,}" for split in ("train", "valid", "test")]
+        numbers = [f"{one.rows[0].num[split]:,}" for split in ("train", "valid", "test")]
         seconds = sum(row.seconds for row in one.rows)
         numbers += [f"{one.rows[0].num_unique:,}", f"`{digest_of(one.task)}`"]
         cells = [one.task.name, *numbers, f"{seconds / 60:.0f}"]
@@ -238,9 +241,11 @@ def main() -> None:
         "--seen", nargs="*", default=[], metavar="NAME=REPORT", type=named_report,
         help="of weights called NAME",
     )  # fmt: skip
+    parser.add_argument("--fraction", type=float, default=WHOLE, help="percent of the labels")
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
-    results = [results_of(args.out, path, dict(args.seen)) for path in args.tasks]
+    reports = dict(args.seen)
+    results = [results_of(args.out, path, reports, args.fraction) for path in args.tasks]
     compared = differences(results, args.less)
     for part in (sizes(results), scores(results), leaks(results), compared):
         print("\n".join([*part, ""]))
