@@ -23,7 +23,7 @@ def pretrain(output: Path, steps: int, *words: object) -> None:
     """
     config = output / "config.json"
     if config.exists():
-        begun = json.loads(config.read_text())["run"]["optim"]["max_steps"]
+        begun = json.loads(config.read_text())["spacescale"]["optim"]["max_steps"]
         if begun != steps:
             raise SystemExit(f"error: {output}: a run of {begun} steps; {steps} need another --out")
     run_script(
