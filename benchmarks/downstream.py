@@ -59,7 +59,10 @@ def results_of(
     """What is there of a task. reports: by name of weights, what they have seen of the tasks."""
     task = read_task(path)
     found = Results(task, {}, {}, [])
-    for out in outs:
+    there = [out for out in outs if (out / task.name).is_dir()]
+    if not there:
+        sys.exit(f"error: {task.name}: no rows in {', '.join(map(str, outs))}")
+    for out in there:
         rows = Rows(out / task.name)
         rows.rows = [row for row in rows.rows if row.fraction == fraction]
         methods = list(dict.fromkeys(row.method for row in rows.rows))

@@ -19,7 +19,7 @@ DOCUMENTS = [
     "docs/splits.md", "docs/coordinates.md", "docs/architecture.md", "docs/gallery.md",
     "docs/examples/README.md", "docs/evaluating.md", "docs/using.md", "docs/reliability.md",
     "docs/training_log.md", "docs/choosing.md", "docs/ablations.md", "docs/finetuning.md",
-    "docs/objectives.md", "docs/results/experts.md",
+    "docs/objectives.md", "docs/results/experts.md", "docs/results/downstream.md",
     "slurm/README.md",
 ]  # fmt: skip
 PRETRAIN = "spacescale/pretrain.py"
