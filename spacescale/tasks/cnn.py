@@ -88,19 +88,17 @@ def fit_cnn(
     metric: str | None = None,
     epochs: int = EPOCHS,
     device: torch.device | str = "cpu",
-    min_steps: int = 0,
+    passes: int = 1,
 ) -> Baseline:
     """Train on sequences as they are, and on either strand of them; keep what validation prefers.
 
-    An epoch is a pass over the training sequences; where these are so few that all epochs would be
-    fewer than `min_steps` batches, it is several.
+    passes: over the training sequences, in an epoch (`passes_of`).
     AdamW and one cycle of the rate; cross-entropy of classes and of known labels, squared error of
     known values in their training deviations. The state is kept after whose epoch the metric was
     best. On a CPU a seed gives the same bits for the same number of threads.
     """
     train, valid = fitted_on(task)
     by = main_metric(task.kind, metric)
-    passes = passes_of(len(train), min_steps, epochs)
     answers = _Answers.of(task.kind, train.targets)
     devices = [device] if torch.device(device).type == "cuda" else []
     fitted = []

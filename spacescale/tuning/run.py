@@ -223,15 +223,14 @@ class TaskRun:
     def _fit_simple(self, name: str, seed: int, fraction: float) -> None:
         part = part_of(self.task, fraction, seed)
         facts = {"method": name, "metric": self.ledger.metric} | part.facts
-        min_steps = self.plan.settings.min_steps
-        passes = passes_of(len(part.rows), min_steps) if name == "CNN" else 1
+        passes = passes_of(len(part.rows), self.plan.settings.min_steps) if name == "CNN" else 1
         key = self.ledger.key(facts | ({"passes": passes} if passes > 1 else {}))
         if self.rows.find(name, seed, key):
             return
         began = time.perf_counter()
         if name == "CNN":
             baseline = fit_cnn(
-                part.task, seed, self.ledger.metric, device=self.device, min_steps=min_steps
+                part.task, seed, self.ledger.metric, device=self.device, passes=passes
             )
         else:
             baseline = SIMPLE[name](part.task, seed, self.ledger.metric)

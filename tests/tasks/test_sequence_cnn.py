@@ -85,7 +85,7 @@ def test_few_sequences_are_read_until_they_are_learnt():
     task = motif_task(sizes=(96, 200, 300))
     few, more = (
         score("classes", task.splits["test"].targets, one.predict(task.splits["test"]))["mcc"]
-        for one in (fit_cnn(task, epochs=4), fit_cnn(task, epochs=4, min_steps=120))
+        for one in (fit_cnn(task, epochs=4), fit_cnn(task, epochs=4, passes=15))
     )
     assert few < 0.2 and more > 0.4
 
