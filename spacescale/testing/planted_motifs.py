@@ -4,10 +4,11 @@
 
 Motifs of the simulated grammar are planted, on either strand, into random bases that hold none.
 What each of them does to each track is known (`expected_signal`); the tools are asked for the same.
-They write their files as the commands do, and these are read back. Three questions of each:
+They write their files as the commands do, and these are read back. Four questions of each:
 
 effect: Pearson's r of the effects that it finds with the true ones.
 orientation: the share of motifs acting on one strand whose strand it names; 0.5 is chance.
+own: the size of effects that it finds of the motif that acts in this species alone, over the true.
 species: the size of effects that it finds of motifs that act in another species alone, over that of
 the species' own such motif: 0 where it knows the species, 1 where it does not.
 
@@ -21,7 +22,7 @@ import csv
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,10 +64,11 @@ class Planting:
 
 @dataclass(frozen=True)
 class Found:
-    """One tool's answers to the three questions, in one species."""
+    """One tool's answers to the four questions, in one species."""
 
     effect: float
     orientation: float
+    own: float
     species: float
 
 
@@ -172,7 +174,7 @@ def found_by_attribute(predictor: Predictor, folder: Path) -> Found:
                 ).sum()
     by_base = _pearson(np.array(maps[0]), np.array(maps[1]))
     answers = _answers(grammar, planted, *sums)
-    return Found(by_base, answers.orientation, answers.species)
+    return replace(answers, effect=by_base)
 
 
 def found_by_embed(predictor: Predictor, folder: Path) -> Found:
@@ -211,7 +213,7 @@ def _effects(
 def _answers(
     grammar: SpeciesGrammar, planted: Sequence[Planting], found: np.ndarray, truth: np.ndarray
 ) -> Found:
-    """Effects (P, T), found and true, of what was planted → answers to the three questions."""
+    """Effects (P, T), found and true, of what was planted → answers to the four questions."""
     right: list[bool] = []
     for plus, minus in enumerate(grammar.strand_pairs):
         if plus < minus:
@@ -220,8 +222,17 @@ def _answers(
     own, acting = f"{grammar.name}_only", _acted_on(grammar, f"{grammar.name}_only")
     names = np.array([one.motif.name if one.motif else "" for one in planted])
     is_own, is_foreign = names == own, np.char.endswith(names, "_only") & (names != own)
-    sizes = [float(np.abs(found[rows][:, acting]).mean()) for rows in (is_foreign, is_own)]
-    return Found(_pearson(found, truth), float(np.mean(right)), sizes[0] / sizes[1])
+    foreign_size, own_size = (_size(found[rows][:, acting]) for rows in (is_foreign, is_own))
+    return Found(
+        effect=_pearson(found, truth),
+        orientation=float(np.mean(right)),
+        own=own_size / _size(truth[is_own][:, acting]),
+        species=foreign_size / own_size,
+    )
+
+
+def _size(effects: np.ndarray) -> float:
+    return float(np.abs(effects).mean())
 
 
 def _pearson(found: np.ndarray, truth: np.ndarray) -> float:
@@ -292,7 +303,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("weights", type=Path, help="of the demo: an export, checkpoint or run")
     trained = load_trained(parser.parse_args().weights)
-    rows: list[tuple[str, ...]] = [("species", "tool", "effect", "orientation", "species")]
+    rows: list[tuple[str, ...]] = [
+        ("species", "tool", "effect", "orientation", "own", "other species'")
+    ]
     for species in trained.model.species:
         predictor = Predictor(trained, species, batch_size=16)
         for tool, ask in TOOLS.items():

@@ -81,6 +81,7 @@ def test_the_truth_is_found_by(tool, tmp_path):
     found = TOOLS[tool](Oracle(untrained(), "moth", "cpu"), tmp_path)
     assert found.effect > 0.995
     assert found.orientation == 1
+    assert found.own == pytest.approx(1, rel=0.05)
     assert found.species < 1e-6
 
 
