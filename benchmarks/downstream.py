@@ -6,7 +6,8 @@
 Each table of `finetune` holds one model against the rest; here all models stand beside each other,
 and beside what they all have to beat. `scratch` and `random frozen` have the shape of the model:
 weights of each shape need an --out of their own, and the controls of all but the first are named
-after their models. --fraction takes the rows of that share of the training labels.
+after their models. --fraction takes the rows of that share of the training labels. --less names
+what the models, and methods of --also, are compared with.
 
 Reports of `spacescale contamination` on all the tasks are given by the names of weights.
 """
@@ -21,9 +22,10 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from spacescale.evals.figures import colour_of, new_figure, save, tidy
+from spacescale.tasks.duplicates import find_duplicates
 from spacescale.tasks.read_task import read_task
 from spacescale.tasks.resampling import holm
 from spacescale.tasks.task import Task
@@ -33,24 +35,29 @@ from spacescale.tuning.published import published
 from spacescale.tuning.rows import Row, Rows
 from spacescale.tuning.run import BESIDE, CONTROLS
 from spacescale.tuning.seen import Seen, Verdicts, read_seen, seen_of
-from spacescale.tuning.table import Line, TaskTable, table_of
+from spacescale.tuning.table import NAMES, Line, mean_sd, table_of
 
 TUNED = re.compile(r".+, (full|lora|head)")
 
 
 @dataclass(frozen=True)
 class Results:
-    """One task. tables: that of `finetune`, of each model. lines: of each method one."""
+    """One task. lines, rows: of each method, models first. seen: of models with a report."""
 
     task: Task
-    tables: dict[str, TaskTable]
     lines: dict[str, Line]
-    rows: list[Row]
+    rows: dict[str, list[Row]]
+    seen: dict[str, Seen]
 
     @property
     def metric(self) -> str:
-        """The task's score, as people write it."""
-        return next(iter(self.tables.values())).metric_name
+        """The task's score, as files name it."""
+        return next(iter(self.lines.values())).drawn.metric
+
+    def control(self, name: str, model: str) -> str:
+        """What the method of this name is called that has the model's shape."""
+        own = _as_model(name, model)
+        return own if own in self.lines else name
 
 
 def results_of(
@@ -58,32 +65,39 @@ def results_of(
 ) -> Results:
     """What is there of a task. reports: by name of weights, what they have seen of the tasks."""
     task = read_task(path)
-    found = Results(task, {}, {}, [])
     there = [out for out in outs if (out / task.name).is_dir()]
     if not there:
         sys.exit(f"error: {task.name}: no rows in {', '.join(map(str, outs))}")
+    lines: dict[str, Line] = {}
+    kept: dict[str, list[Row]] = {}
+    seen: dict[str, Seen] = {}
     for out in there:
         rows = Rows(out / task.name)
         rows.rows = [row for row in rows.rows if row.fraction == fraction]
+        require_one_recipe(rows)
         methods = list(dict.fromkeys(row.method for row in rows.rows))
         models = [name for name in methods if TUNED.fullmatch(name)]
         if not models:
             sys.exit(f"error: {rows.folder}: no row of a tuned model")
-        require_one_recipe(rows)
-        if twice := found.tables.keys() & set(models):
+        if twice := lines.keys() & set(models):
             sys.exit(f"error: {', '.join(twice)} of {task.name} stands in several --out")
-        others = [name for name in BESIDE if name in methods]
-        seeds = sorted({row.seed for row in rows.rows})
-        for model in models:
-            seen = _seen(task, reports.get(_weights(model)))
-            table = table_of(task, rows, [model, *others], seeds, seen, fraction)
-            found.tables[model] = table
-            for line in table.lines:
-                as_model = out != outs[0] and line.method in CONTROLS
-                name = f"{line.method} as {_weights(model)}" if as_model else line.method
-                found.lines.setdefault(name, line)
-        found.rows.extend(row for row in rows.rows if row not in found.rows)
-    return found
+        for method in [*models, *(name for name in BESIDE if name in methods)]:
+            of_shape = out != outs[0] and method in CONTROLS
+            name = _as_model(method, models[0]) if of_shape else method
+            if name in lines:
+                continue
+            report = reports.get(_weights(method)) if method in models else None
+            if report is not None:
+                seen[name] = seen_of(task, _verdicts(report), report)
+            kept[name] = [row for row in rows.rows if row.method == method]
+            seeds = sorted({row.seed for row in kept[name]})
+            lines[name] = table_of(task, rows, [method], seeds, seen.get(name), fraction).lines[0]
+    order = sorted(lines, key=lambda name: not TUNED.fullmatch(name))
+    return Results(task, {name: lines[name] for name in order}, kept, seen)
+
+
+def _as_model(method: str, model: str) -> str:
+    return f"{method} as {_weights(model)}"
 
 
 def require_one_recipe(rows: Rows) -> None:
@@ -101,33 +115,36 @@ def _weights(model: str) -> str:
     return model.rpartition(",")[0]
 
 
-def _seen(task: Task, report: Path | None) -> Seen | None:
-    return None if report is None else seen_of(task, _verdicts(report), report)
-
-
 @cache
 def _verdicts(report: Path) -> Verdicts:
     return read_seen(report)
 
 
 def scores(results: Sequence[Results]) -> list[str]:
-    """All methods on all tasks: mean and standard deviation over seeds; the best in bold.
+    """All methods on all tasks: mean and standard deviation over seeds; the highest in bold.
 
     The last column is SPACE's published value, of other weights and a longer training.
     """
     methods = _methods(results)
-    columns = ["task", "metric", *methods, "published"]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines = [*_head("task", "metric", *methods, "published")]
     for one in results:
         best = max(one.lines, key=lambda name: mean(one.lines[name].scores))
         cells = [_cell(one.lines.get(name), name == best) for name in methods]
         known = published(one.task)
         paper = "–"
         if known is not None and known.space is not None:
-            same = known.metric == next(iter(one.tables.values())).metric
+            same = known.metric == one.metric
             paper = f"{known.space:.3f}" + ("" if same else f" ({known.metric})")
-        lines.append(f"| {one.task.name} | {one.metric} | " + " | ".join([*cells, paper]) + " |")
+        lines.append(_row(one.task.name, NAMES.get(one.metric, one.metric), *cells, paper))
     return lines
+
+
+def _head(*cells: str) -> tuple[str, str]:
+    return _row(*cells), "|---" * len(cells) + "|"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _methods(results: Sequence[Results]) -> list[str]:
@@ -139,61 +156,75 @@ def _methods(results: Sequence[Results]) -> list[str]:
 def _cell(line: Line | None, best: bool) -> str:
     if line is None:
         return "–"
-    found = line.scores
-    text = f"{mean(found):.3f}" + (f" ± {stdev(found):.3f}" if len(found) > 1 else "")
+    text = mean_sd(line.scores)
     return f"**{text}**" if best else text
 
 
-def differences(results: Sequence[Results], others: Sequence[str]) -> list[str]:
-    """Each model less each of the others, on every task; p by Holm over the tasks of a pair."""
-    lines = []
-    models = list(dict.fromkeys(model for one in results for model in one.tables))
+def differences(
+    results: Sequence[Results], others: Sequence[str], also: Sequence[str] = ()
+) -> list[str]:
+    """Each model, and each method of `also`, less each of the others, on every task.
+
+    p by Holm over the tasks of a pair. Controls are those of the model's shape, where there are.
+    """
+    lines = [*_head("model", "less", "task", "difference", "p, all tasks", "")]
     for other in others:
-        for model in models:
+        for name in _methods(results):
+            if name == other or not (TUNED.fullmatch(name) or name in also):
+                continue
             pairs = [
-                (one.task.name, line.less)
+                (one.task.name, one.lines[name].drawn.less(one.lines[second].drawn))
                 for one in results
-                if model in one.tables
-                for line in one.tables[model].lines
-                if line.method == other and line.less is not None
+                if name in one.lines and (second := one.control(other, name)) in one.lines
             ]
             p_values = holm([less.p for _, less in pairs])
             for (task, less), p in zip(pairs, p_values, strict=True):
                 verdict = "not distinguishable"
                 if p < 0.05:
                     verdict = "better" if less.value > 0 else "worse"
-                lines.append(
-                    f"| {model} | {other} | {task} | {less.value:+.3f} "
-                    f"[{less.interval.low:+.3f}, {less.interval.high:+.3f}] | {p:.3f} | {verdict} |"
-                )
-    return ["| model | less | task | difference | p, all tasks | |", "|---" * 6 + "|", *lines]
-
-
-def sizes(results: Sequence[Results]) -> list[str]:
-    """What each task holds, the hash of its sequences and targets, and what it took in all."""
-    head = ("task", "train", "valid", "test", "test, no copies", "sha256", "minutes")
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for one in results:
-        numbers = [f"{one.rows[0].num[split]:,}" for split in ("train", "valid", "test")]
-        seconds = sum(row.seconds for row in one.rows)
-        numbers += [f"{one.rows[0].num_unique:,}", f"`{digest_of(one.task)}`"]
-        cells = [one.task.name, *numbers, f"{seconds / 60:.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
+                interval = f"[{less.interval.low:+.3f}, {less.interval.high:+.3f}]"
+                cells = f"{less.value:+.3f} {interval}", f"{p:.3f}", verdict
+                lines.append(_row(name, other, task, *cells))
     return lines
 
 
-def leaks(results: Sequence[Results]) -> list[str]:
-    """Scores of models with all test sequences, without copies, and without what was seen."""
-    lines = ["| task | model | all | no copies | seen | not seen |", "|---" * 6 + "|"]
+def sizes(results: Sequence[Results]) -> list[str]:
+    """What each task holds, what is there twice, the hash of all, and what it took in all.
+
+    suite: its training and test sequences, where they are known. copies: of test and of valid in
+    train; answers: training sequences with two of them.
+    """
+    splits = ("train", "valid", "test")
+    copies = ("test in train", "valid in train", "two answers")
+    lines = [*_head("task", *splits, "suite", *copies, "sha256", "minutes")]
     for one in results:
-        for model, table in one.tables.items():
-            line = table.lines[0]
-            cells = [f"{mean(line.scores):.3f}", f"{line.unique:.3f}", "–", "–"]
-            if table.seen is not None:
-                cells[2] = f"{table.seen.share:.1%}"
-            if line.unseen is not None:
-                cells[3] = f"{line.unseen:.3f}"
-            lines.append(f"| {one.task.name} | {model} | " + " | ".join(cells) + " |")
+        all_rows = [row for of in one.rows.values() for row in of]
+        numbers = [f"{all_rows[0].num[split]:,}" for split in splits]
+        known, twice = published(one.task), find_duplicates(one.task)
+        of_suite = (known.train, known.test) if known else ()
+        numbers.append(", ".join("–" if n is None else f"{n:,}" for n in of_suite) or "–")
+        numbers += [
+            str(twice.between["train", split].rows.either_strand) for split in ("test", "valid")
+        ]
+        numbers.append(str(twice.within["train"].contradictory.either_strand))
+        minutes = sum(row.seconds for row in all_rows) / 60
+        lines.append(_row(one.task.name, *numbers, f"`{digest_of(one.task)}`", f"{minutes:.0f}"))
+    return lines
+
+
+def details(results: Sequence[Results]) -> list[str]:
+    """Every row: seeds, interval, scores without copies and without what was seen, and how."""
+    head = ("seeds", "score", "95 % interval", "no copies", "seen", "not seen", "rate", "strands")
+    lines = [*_head("task", "method", *head)]
+    for one in results:
+        for name, line in one.lines.items():
+            made = one.rows[name][0].settings
+            cells = [str(len(line.scores)), mean_sd(line.scores)]
+            cells += [f"[{line.interval.low:.3f}, {line.interval.high:.3f}]", f"{line.unique:.3f}"]
+            cells.append(f"{one.seen[name].share:.1%}" if name in one.seen else "–")
+            cells.append("–" if line.unseen is None else f"{line.unseen:.3f}")
+            cells += [f"{made['rate']:g}" if "rate" in made else "–", made.get("strands", "–")]
+            lines.append(_row(one.task.name, name, *cells))
     return lines
 
 
@@ -212,12 +243,12 @@ def draw(results: Sequence[Results], path: Path) -> None:
         for place, name in enumerate(methods):
             if (line := one.lines.get(name)) is None:
                 continue
-            colour = colour_of(0 if name in one.tables else 1)
+            colour = colour_of(0 if TUNED.fullmatch(name) else 1)
             axes.hlines(place, line.interval.low, line.interval.high, color=colour, lw=2, alpha=0.4)
             axes.plot(line.scores, [place] * len(line.scores), "|", color=colour, ms=7)
             axes.plot(mean(line.scores), place, "o", color=colour, ms=5)
         axes.set_title(one.task.name, fontsize=10)
-        axes.set_xlabel(one.metric)
+        axes.set_xlabel(NAMES.get(one.metric, one.metric))
         axes.set_yticks(range(len(methods)), methods)
         axes.grid(axis="x", alpha=0.3)
         tidy(axes)
@@ -240,6 +271,7 @@ def main() -> None:
     parser.add_argument(
         "--less", nargs="*", default=[*CONTROLS, "CNN"], help="default: %(default)s"
     )
+    parser.add_argument("--also", nargs="*", default=[], help="methods that are compared, too")
     parser.add_argument(
         "--seen", nargs="*", default=[], metavar="NAME=REPORT", type=named_report,
         help="of weights called NAME",
@@ -249,8 +281,8 @@ def main() -> None:
     args = parser.parse_args()
     reports = dict(args.seen)
     results = [results_of(args.out, path, reports, args.fraction) for path in args.tasks]
-    compared = differences(results, args.less)
-    for part in (sizes(results), scores(results), leaks(results), compared):
+    compared = differences(results, args.less, args.also)
+    for part in (sizes(results), scores(results), compared, details(results)):
         print("\n".join([*part, ""]))
     if args.figure:
         draw(results, args.figure)

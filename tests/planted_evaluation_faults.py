@@ -32,14 +32,20 @@ EVALUATION_FAULTS = {
     ),
     "a method without a seed is given the seeds of the others": Fault(
         "spacescale/tasks/seeds.py",
-        "if number > 1 or single_has_seed",
-        "if True",
+        "else several * single_has_seed for",
+        "else several for",
         ("tests/tasks/test_seed_draws.py",),
     ),
     "few seeds pass for many": Fault(
         "spacescale/tasks/seeds.py",
-        "found[place] + self._scale * off",
-        "found[place] + off",
+        "+ scale * np.take_along_axis(",
+        "+ np.take_along_axis(",
+        ("tests/tasks/test_seed_draws.py",),
+    ),
+    "one method's seeds stand for another's": Fault(
+        "spacescale/tasks/seeds.py",
+        "own = _off_mean(scores[place]) if",
+        "own = _off_mean(scores[0]) if",
         ("tests/tasks/test_seed_draws.py",),
     ),
     "each arm has blocks of its own": Fault(

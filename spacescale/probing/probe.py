@@ -28,7 +28,7 @@ from spacescale.tasks.duplicates import find_duplicates
 from spacescale.tasks.loci import in_genome
 from spacescale.tasks.read_task import read_task
 from spacescale.tuning.pretrained import PretrainedSpace, weights_digest
-from spacescale.tuning.rows import Rows
+from spacescale.tuning.rows import Rows, file_name
 from spacescale.tuning.settings import chosen_beside, require_metric
 from spacescale.tuning.starts import with_species
 from spacescale.tuning.table import describe, table_of, task_lines
@@ -54,7 +54,7 @@ def probe(args: argparse.Namespace) -> str:
     if args.attribute or args.patterns:
         lines += ["", *explain(run, args.attribute, args.patterns)]
     text = "\n".join(lines)
-    write_text(args.out / task.name / "results.md", text + "\n")
+    write_text(args.out / task.name / f"{file_name(plan.pretrained.name)}.md", text + "\n")
     return text
 
 

@@ -1,10 +1,11 @@
 """Scores of several trainings of one method: how they would move with other sequences and seeds.
 
 Sequences, or blocks of a genome, are drawn with replacement, the same ones for all methods. Seeds:
-what each run is off its method's mean is drawn with replacement from that of all runs that are
-compared. Methods are not paired by seed: where shapes differ, one seed begins with other weights.
-Few seeds say little of how far seeds differ, which Student's t makes up for: each draw scales what
-it took by its own sqrt(df / chi²(df)).
+what each run is off its method's mean is drawn with replacement from the runs of that method, as
+the seeds of one may differ more than those of another. Methods are not paired by seed: where shapes
+differ, one seed begins with other weights. Few seeds say little of how far seeds differ, which
+Student's t makes up for: each draw scales what it took by its own sqrt(df / chi²(df)), df being
+Welch's (Biometrika 34:28, 1947) of the methods compared.
 
 Shapes: N sequences, C outputs, S seeds, D draws.
 """
@@ -98,17 +99,13 @@ class SeedDraws:
         is drawn from the other methods' runs, as it has no spread of its own to give.
         """
         random = random or np.random.default_rng([SEED, 1])
-        self._freedom = sum(number - 1 for number in runs)
-        self._taken: list[np.ndarray | None] = [None for _ in runs]
-        if self._freedom:
-            pool = sum(number for number in runs if number > 1)
-            self._taken = [
-                random.integers(pool, size=(number, draws))
-                if number > 1 or single_has_seed
-                else None
-                for number in runs
-            ]
-            self._scale = np.sqrt(self._freedom / random.chisquare(self._freedom, draws))
+        several = sum(number for number in runs if number > 1)
+        pools = [number if number > 1 else several * single_has_seed for number in runs]
+        self._taken: list[np.ndarray | None] = [
+            random.integers(pool, size=(number, draws)) if pool else None
+            for number, pool in zip(runs, pools, strict=True)
+        ]
+        self._draws, self._seed = draws, int(random.integers(2**32))  # of chi²
 
     def means(self, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Scores (S, D) of each method in every draw of sequences → with seeds drawn, too (D,).
@@ -116,14 +113,30 @@ class SeedDraws:
         With one run of each, seeds are not drawn.
         """
         found = [of.mean(0) for of in scores]
-        if not self._freedom:
+        several = [of for of in scores if len(of) > 1]
+        if not several:
             return found
-        pool = np.concatenate([_off_mean(of) for of in scores if len(of) > 1])
+        pool, freedom = np.concatenate([_off_mean(of) for of in several]), welch_freedom(several)
+        chi2 = np.random.default_rng(self._seed).chisquare(freedom, self._draws)
+        scale = np.sqrt(freedom / chi2)
         for place, taken in enumerate(self._taken):
             if taken is not None:
-                off = np.take_along_axis(pool, taken, axis=0).mean(0)
-                found[place] = found[place] + self._scale * off
+                own = _off_mean(scores[place]) if len(scores[place]) > 1 else pool
+                found[place] = found[place] + scale * np.take_along_axis(own, taken, axis=0).mean(0)
         return found
+
+
+def welch_freedom(scores: Sequence[np.ndarray]) -> float:
+    """Degrees of freedom of a sum or difference of means over runs; of each method scores (S, D).
+
+    The variance of runs is that of their means over the draws in which all are defined.
+    """
+    freedom = np.array([len(of) - 1 for of in scores])
+    defined = np.isfinite(np.concatenate(scores)).all(0)
+    of_means = np.array([of[:, defined].sum(1).var(ddof=1) / len(of) for of in scores])
+    if not of_means.any():
+        return float(freedom.sum())
+    return float(of_means.sum() ** 2 / (of_means**2 / freedom).sum())
 
 
 def _off_mean(scores: np.ndarray) -> np.ndarray:

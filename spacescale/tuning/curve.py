@@ -10,7 +10,6 @@ from statistics import mean, stdev
 from spacescale.evals.figures import colour_of, new_figure, save, tidy
 from spacescale.tuning.table import TaskTable, mean_sd
 
-CURVE = "fractions.png"
 logger = logging.getLogger(__name__)
 
 

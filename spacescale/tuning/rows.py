@@ -1,7 +1,7 @@
 """What one training on a task gave, as it is kept: a line of JSON and the answers to the test.
 
 Folder of a task: `rows.jsonl`, `answers/METHOD-SEED.npy` float32 (N_test, C); of a share of the
-training labels METHOD-SEED-10percent.
+training labels METHOD-SEED-10percent; and of each model that was asked for its table, MODEL.md.
 """
 
 from __future__ import annotations
@@ -57,7 +57,12 @@ class Row:
 def stem_of(method: str, seed: int, fraction: float = WHOLE) -> str:
     """What the files of a method with a seed are called, as yeast_full-0."""
     share = "" if fraction == WHOLE else f"-{fraction:g}percent"
-    return f"{re.sub(r'[^0-9A-Za-z.+-]+', '_', method)}-{seed}{share}"
+    return f"{file_name(method)}-{seed}{share}"
+
+
+def file_name(method: str) -> str:
+    """A method's name as files bear it: yeast_full."""
+    return re.sub(r"[^0-9A-Za-z.+-]+", "_", method)
 
 
 class Rows:

@@ -35,6 +35,7 @@ from spacescale.tuning.fit import (
 from spacescale.tuning.fractions import WHOLE, Part, part_of
 from spacescale.tuning.ledger import Ledger
 from spacescale.tuning.pretrained import Pretrained
+from spacescale.tuning.published import metric_of_suite
 from spacescale.tuning.rows import Row, Rows, stem_of
 from spacescale.tuning.sequence_model import SequenceModel
 from spacescale.tuning.settings import Mode, Strands, TuningSettings
@@ -142,6 +143,9 @@ class TaskRun:
     device: torch.device
 
     def __post_init__(self) -> None:
+        settings = self.plan.settings
+        if settings.metric is None and (of_suite := metric_of_suite(self.task)):
+            self.plan = replace(self.plan, settings=replace(settings, metric=of_suite))
         metric = main_metric(self.task.kind, self.plan.settings.metric)
         self.pretrained = self.plan.pretrained.of_task(self.task)
         self.task = replace(self.task, notes=[*self.task.notes, *self.pretrained.notes])

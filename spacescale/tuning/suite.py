@@ -20,10 +20,10 @@ from spacescale.tasks.duplicates import find_duplicates
 from spacescale.tasks.read_task import read_task, task_name, tasks_below
 from spacescale.tasks.scores import main_metric
 from spacescale.tasks.task import Task
-from spacescale.tuning.curve import CURVE, curve_lines, draw_curve
+from spacescale.tuning.curve import curve_lines, draw_curve
 from spacescale.tuning.fractions import parse_fractions
 from spacescale.tuning.pretrained import load_pretrained
-from spacescale.tuning.rows import Rows
+from spacescale.tuning.rows import Rows, file_name
 from spacescale.tuning.run import BESIDE, Plan, TaskRun
 from spacescale.tuning.seen import Seen, read_seen, seen_of
 from spacescale.tuning.settings import (
@@ -64,11 +64,13 @@ def tune(args: argparse.Namespace, device: torch.device) -> str:
         results.append(
             [table_of(run.task, run.rows, run.names, plan.seeds, seen, f) for f in plan.fractions]
         )
-        folder, lines = run.rows.folder, lines_of_task(results[-1])
-        if len(plan.fractions) > 1 and draw_curve(folder / CURVE, results[-1]):
-            lines = [f"![score by share of the training labels]({CURVE})", "", *lines]
-        write_text(folder / "results.md", "\n".join(lines))
-        write_text(args.out / "results.md", "\n".join([*lines_of(results), ""]))
+        # Called after the model: tables of others may stand in the same folder.
+        model, folder, lines = file_name(run.names[0]), run.rows.folder, lines_of_task(results[-1])
+        curve = folder / f"{model}.png"
+        if len(plan.fractions) > 1 and draw_curve(curve, results[-1]):
+            lines = [f"![score by share of the training labels]({curve.name})", "", *lines]
+        write_text(folder / f"{model}.md", "\n".join(lines))
+        write_text(args.out / f"{model}.md", "\n".join([*lines_of(results), ""]))
 
     def look_up(task: Task) -> Seen | None:
         return None if verdicts is None else seen_of(task, verdicts, args.seen)

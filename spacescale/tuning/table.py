@@ -30,13 +30,14 @@ NAMES = {"mcc": "MCC", "macro_f1": "macro-F1", "auroc": "AUROC", "auprc": "AUPRC
 class Line:
     """What one method gave with all seeds.
 
-    scores: of each seed. interval: of their mean, over test sequences and seeds. unique: the mean
-    of the test sequences that occur nowhere else, unseen: of those that pretraining has not seen.
-    less: the model asked for less this method.
+    scores: of each seed; drawn: the same with test sequences drawn again. interval: of their mean,
+    over test sequences and seeds. unique: the mean of the test sequences that occur nowhere else,
+    unseen: of those that pretraining has not seen. less: the model asked for less this method.
     """
 
     method: str
     scores: list[float]
+    drawn: DrawnScores
     interval: Interval
     unique: float
     unseen: float | None
@@ -110,6 +111,7 @@ def table_of(
             Line(
                 name,
                 [row.scores[metric] for row in of],
+                drawn[name],
                 drawn[name].interval(),
                 mean(row.unique[metric] for row in of),
                 unseen,

@@ -58,7 +58,7 @@ def test_a_difference_is_found_and_as_large_as_it_is():
         worse.pearson("finch")[:, :2].mean(1).tolist()
     )
     by_arm = {d.arm: d for d in found.differences if d.row == OVER_ALL}
-    assert by_arm["worse"].interval.high < 0 and by_arm["worse"].corrected < 0.01
+    assert by_arm["worse"].interval.high < 0 and by_arm["worse"].corrected < 0.05
     assert covers(by_arm["same"].interval) and by_arm["same"].p > 0.1
     scores = found.scores[OVER_ALL]
     mean = np.mean(scores["worse"]) - np.mean(scores["first"])

@@ -203,7 +203,7 @@ def test_the_command_probes_and_explains(weights, tmp_path, capsys):
     )  # fmt: skip
     args.run(args)
     text = capsys.readouterr().out
-    assert text == (tmp_path / "out" / "motifs" / "results.md").read_text()
+    assert text == (tmp_path / "out" / "motifs" / "tiny.md").read_text()
     probe = "tiny pointwise alone, ridge"
     assert f"| {probe} | 1 | " in text and "Attributions of 3 test sequences" in text
     assert f"| {probe}, gradient | one-hot, cnn, mutations | " in text

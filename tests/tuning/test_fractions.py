@@ -105,8 +105,8 @@ def test_the_command_draws_the_curve_and_goes_on_after_a_stop(tmp_path):
     assert "| | 25 % (16) | 100 % (64) |" in done.stdout
     assert "### motifs, 25 % of the training labels" in done.stdout
     folder = tmp_path / "out/motifs"
-    assert (folder / "fractions.png").stat().st_size > 10_000
-    assert "](fractions.png)" in (folder / "results.md").read_text()
+    assert (folder / "tiny_full.png").stat().st_size > 10_000
+    assert "](tiny_full.png)" in (folder / "tiny_full.md").read_text()
     rows = Rows(folder).rows
     seeds = {(row.method, row.fraction, row.seed) for row in rows}
     assert len(seeds) == len(rows) == 2 * 4 + 3  # with all labels majority has no seed

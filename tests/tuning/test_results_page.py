@@ -30,7 +30,7 @@ def keep_rows(task, out, right):
     """right: by method the share of test sequences that it knows; the others get 0."""
     ledger, truth = Ledger(task, Rows(out / task.name), "mcc"), task.splits["test"].targets
     for method, share in right.items():
-        for seed in range(2):
+        for seed in range(4):
             knows = np.random.default_rng(seed).random(len(truth)) < share
             found = np.stack([np.ones(len(truth)), 2.0 * (knows * truth)], axis=1)
             ledger.add(method, seed, "key", found, 60.0, {})
@@ -71,17 +71,29 @@ def test_controls_of_another_shape_are_named_after_their_model(page):
 def test_models_are_compared_with_controls_of_their_shape(page):
     downstream, results = page
     _, _, yeast, fine = downstream.differences(results, ["scratch"])
-    assert [line.split(" | ")[0][2:] for line in (yeast, fine)] == [*results[0].tables]
+    assert [line.split(" | ")[0][2:] for line in (yeast, fine)] == ["yeast, full", "fine, full"]
     scratch = [results[0].lines[name].scores for name in ("scratch", "scratch as fine")]
     less = [np.mean(results[0].lines["fine, full"].scores) - np.mean(of) for of in scratch]
     assert f"{less[1]:+.3f} [" in fine and fine.endswith("| better |")
 
 
+def test_other_methods_are_compared_where_that_is_asked_for(page):
+    downstream, results = page
+    lines = downstream.differences(results, ["CNN", "yeast, full"], also=["CNN"])[2:]
+    pairs = [tuple(line.strip("| ").split(" | ")[:2]) for line in lines]
+    assert pairs == [
+        *(("yeast, full", "CNN"), ("fine, full", "CNN")),
+        *(("fine, full", "yeast, full"), ("CNN", "yeast, full")),
+    ]
+
+
 def test_what_was_seen_and_what_it_took(page, tmp_path):
     downstream, results = page
-    _, _, yeast, fine = downstream.leaks(results)
-    assert " | 25.0% | " in yeast and fine.endswith("| – | – |")
+    _, _, yeast, fine, majority, *_ = downstream.details(results)
+    assert " | 25.0% | " in yeast and " | – | – | – | – |" in fine
+    low, high = majority.split(" | ")[4].strip("[]").split(", ")
+    assert majority.startswith("| motifs | majority | 4 |") and float(low) <= float(high)
     *_, minutes = downstream.sizes(results)[-1].strip("| ").split(" | ")
-    assert minutes == "12"  # majority and CNN are in both folders
+    assert minutes == "24"  # majority and CNN are in both folders
     downstream.draw(results, tmp_path / "page.png")
     assert (tmp_path / "page.png").stat().st_size > 10_000
