@@ -16,14 +16,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from spacescale.tasks.resampling import (
-    DRAWS,
     Difference,
     Interval,
     draw_weights,
     figures_of,
     middle_of,
+    number_of_draws,
 )
 from spacescale.tasks.scores import check_predictions, main_score
 from spacescale.tasks.task import Kind
@@ -55,15 +56,16 @@ class DrawnScores:
 
         groups: N words; sequences of one are drawn together.
         """
-        figures, values = [], []
+        figures, values, draws = [], [], number_of_draws(metric, targets)
         for one in predictions:
             check_predictions(kind, targets, one)
             values.append(float(main_score(kind, targets, one, metric)))
             figures.append(figures_of(kind, (metric,), targets, one)[metric])
-        drawn = [
-            np.stack([np.nan_to_num(figure(weights)) for figure in figures])
-            for weights in draw_weights(len(targets), groups, SEED, DRAWS)
-        ]
+        drawn = []
+        with tqdm(total=draws, unit="draw", delay=5, leave=False, disable=None) as bar:
+            for weights in draw_weights(len(targets), groups, SEED, draws):
+                drawn.append(np.stack([np.nan_to_num(figure(weights)) for figure in figures]))
+                bar.update(len(weights))
         return cls(metric, values, np.concatenate(drawn, axis=1))
 
     def interval(self) -> Interval:

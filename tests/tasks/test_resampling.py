@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from spacescale.tasks import resampling, seeds
+from spacescale.tasks import resampling
 from spacescale.tasks.resampling import holm
 from spacescale.tasks.scores import METRICS, main_metric, score
 from spacescale.tasks.seeds import DrawnScores
@@ -43,7 +43,7 @@ def compare(kind, targets, first, second, metric=None):
 
 @pytest.fixture
 def few_draws(monkeypatch):
-    monkeypatch.setattr(seeds, "DRAWS", 200)
+    monkeypatch.setattr(resampling, "DRAWS", 200)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,24 @@ def test_95_percent_intervals_hold_the_truth_about_as_often(few_draws):
         interval = drawn("classes", targets, np.eye(2)[1 - right], "accuracy").interval()
         held += interval.low <= 0.8 <= interval.high
     assert 0.90 < held / 300 < 0.98
+
+
+def test_of_many_sequences_auroc_is_drawn_as_near_as_makes_no_difference(monkeypatch):
+    targets, predictions = some_labels(np.random.default_rng(3), 6000)
+    (weights,) = resampling.draw_weights(6000, (), seed=1, draws=50)
+    linear = resampling.figures_of("labels", ["auroc"], targets, predictions)["auroc"](weights)
+    monkeypatch.setattr(resampling, "LINEAR_FROM", 10_000)
+    exact = resampling.figures_of("labels", ["auroc"], targets, predictions)["auroc"](weights)
+    assert np.abs(linear - exact).max() < 0.1 * exact.std()
+    assert 0.98 < linear.std() / exact.std() < 1.02
+
+
+def test_what_takes_long_is_drawn_less_often():
+    few, many = np.zeros((1000, 2)), np.zeros((40_000, 18))
+    assert resampling.number_of_draws("spearman", few) == resampling.DRAWS
+    assert resampling.number_of_draws("spearman", many) == resampling.FEWEST_DRAWS
+    for metric in ("auroc", "pearson", "mcc"):
+        assert resampling.number_of_draws(metric, many) == resampling.DRAWS
 
 
 def test_the_seed_decides():
