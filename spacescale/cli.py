@@ -188,14 +188,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="default: the published human and mouse",
     )
     plan.add_argument("--gpus", type=int, default=8, help="default: %(default)s")
-    plan.add_argument("--zero", type=int, default=2, help="ZeRO stage (default: %(default)s)")
+    plan.add_argument("--zero", type=int, help="ZeRO stage (default: 2)")
     plan.add_argument(
         "--ep", type=int, help="processes that share one set of experts (default: the preset's)"
     )
     plan.add_argument("--micro-batch", type=int, help="windows per GPU (default: the preset's)")
-    plan.add_argument(
-        "--accumulation", type=int, default=1, help="micro-steps per step (default: %(default)s)"
-    )
+    plan.add_argument("--accumulation", type=int, help="micro-steps per step (default: 1)")
     plan.add_argument(
         "--precision",
         choices=("bf16", "fp32"),
@@ -403,11 +401,11 @@ def _plan(args: argparse.Namespace) -> None:
         args.overrides,
         args.data,
         gpus=args.gpus,
-        zero_stage=args.zero,
+        zero_stage=2 if args.zero is None else args.zero,
         ep_size=args.ep,
         micro_batch=args.micro_batch,
         precision=args.precision,
-        accumulation=args.accumulation,
+        accumulation=1 if args.accumulation is None else args.accumulation,
         machine=machine,
     )
     measured = measure_plan(plan) if args.measure else None

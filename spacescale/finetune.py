@@ -126,14 +126,15 @@ def run(args: argparse.Namespace) -> int:
     console.prepare(goes_on=True)
     try:
         device = init_distributed()
-        text = tune(args, device)
+        tuned = tune(args, device)
+        if comm.is_main() and tuned.text:
+            print(tuned.text, flush=True)
+        tuned.require_no_failures()
     except UserError as error:
         if comm.is_main() or isinstance(error, comm.NotMet):
             print(f"error: {error}", file=sys.stderr, flush=True)
         comm.leave()
         return 2
-    if comm.is_main():
-        print(text)
     comm.leave()
     return 0
 

@@ -18,6 +18,7 @@ HEAD_TESTS = "tests/probing/test_heads.py"
 EXPLAINING = "spacescale/probing/attribution.py"
 EXPLAINING_TESTS = "tests/probing/test_probe_attribution.py"
 FRACTIONS = "spacescale/tuning/fractions.py"
+NEW_SPECIES = "tests/tuning/test_new_species.py"
 DRAWN = (
     "tests/tuning/test_fractions.py"
     "::test_smaller_shares_are_contained_in_larger_ones_with_all_classes"
@@ -92,6 +93,49 @@ TASK_FAULTS = {
         '"" if fraction == WHOLE else',
         '"" if fraction else',
         ("tests/tuning/test_fractions.py::test_rows_of_shares_stand_beside_those_of_the_whole",),
+    ),
+    # --- fine-tuning
+    "decay moves the gates of other species": Fault(
+        "spacescale/tuning/fit.py",
+        "deepspeed_config, model.taught)",
+        "deepspeed_config)",
+        (f"{NEW_SPECIES}::test_its_token_and_gates_learn_beside_adapters_and_are_kept",),
+    ),
+    "a new species stays as it began beside adapters": Fault(
+        "spacescale/tuning/sequence_model.py",
+        'trunk.taught if mode == "lora" else',
+        "frozenset() if mode else",
+        (f"{NEW_SPECIES}::test_only_its_own_rows_count_as_trained",),
+    ),
+    "what lies behind the layer is handed to the optimiser": Fault(
+        "spacescale/tuning/space_trunk.py",
+        "return (*later, *token, *PREDICTING)",
+        "return PREDICTING",
+        ("tests/tuning/test_sequence_model.py",),
+    ),
+    "an epoch has the steps of one GPU's share": Fault(
+        "spacescale/tuning/cost.py",
+        "sequences // cost.batch",
+        "sequences // cost.sequences",
+        ("tests/tuning/test_cost.py",),
+    ),
+    "a task goes on though another process has ended": Fault(
+        "spacescale/tuning/suite.py",
+        "except comm.OtherRankEnds:",
+        "except MemoryError:",
+        ("tests/tuning/test_suite_failures.py",),
+    ),
+    "the statistics of long sequences are of the first ones": Fault(
+        "spacescale/tuning/starts.py",
+        "torch.linspace(0, len(found) - 1, fitting).long()",
+        "torch.arange(fitting)",
+        ("tests/tuning/test_starts.py",),
+    ),
+    "a remark of one seed reads as that of all": Fault(
+        "spacescale/tuning/table.py",
+        "len(seeds) == of or",
+        "seeds or",
+        ("tests/tuning/test_table.py",),
     ),
     # --- what training has seen of a benchmark
     "a window too many was drawn in an unfinished epoch": Fault(

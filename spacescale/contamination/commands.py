@@ -13,15 +13,19 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     command = commands.add_parser(
         "contamination", help="say which sequences of a benchmark training has seen, or their like"
     )
-    command.add_argument("weights", type=path_option, help="run folder, checkpoint or export")
+    command.add_argument(
+        "weights",
+        type=path_option,
+        help="run folder (its best checkpoint), checkpoint, export or ORG/NAME of the Hub",
+    )
     command.add_argument(
         "--sequences",
         type=path_option,
         nargs="+",
         required=True,
         metavar="FILE|FOLDER",
-        help="FASTA, 2bit, or .csv or .tsv with a column `sequence`; a folder of a task or of "
-        "several",
+        help="FASTA, 2bit, or a table with a column `sequence` or `seq`; an .h5 or folder of a "
+        "task, or a folder of several",
     )
     command.add_argument(
         "--genome", type=path_option, help="FASTA or 2bit, of tasks that give places in it"

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spacescale.contamination.seen import VALID, Stretch, Training, read_training, seen_windows
-from spacescale.contamination.sequences import Hit, decoys, read_queries
+from spacescale.contamination.sequences import Hit, decoys, digest_of, read_queries
 from spacescale.contamination.summary import in_words, table, what_was_read
 from spacescale.contamination.verdicts import DEFAULT_LIMITS, Limits, Result, Searched, judge
 from spacescale.errors import UserError
 from spacescale.files import new_files
+from spacescale.model.exports import local_folder
 from spacescale.predict.tables import require_table_name, table_of
 from spacescale.tasks.task import Kind
 
@@ -18,7 +19,7 @@ MOST_DECOYS = 2000  # of each split
 _COLUMNS = (
     "task", "split", "sequence", "bp", "verdict", "identity", "aligned_bp", "species", "place",
     "strand", "seen_as", "times_in_target", "times_in_input", "other_splits", "valid_identity",
-    "valid_aligned_bp", "valid_place",
+    "valid_aligned_bp", "valid_place", "sequence_digest", "weights", "weights_digest",
 )  # fmt: skip
 
 
@@ -36,7 +37,8 @@ def contamination(
 
     out: table (.tsv or .parquet) to write, a row for each sequence. steps: what the run had read
     after so many. genome, kind: of tasks, see `read_task`. The background of the summary is the
-    share of sequences read backwards that are found in the same way.
+    share of sequences read backwards that are found in the same way. By digests in the table
+    `finetune --seen` knows sequences and weights again.
 
     Recall by the default limits, 200 copies each of stretches of the yeast genome (12 Mb), either
     strand, searched in all of it: all at identities of 1 and 0.95; at 0.8 by substitutions 99.5 %
@@ -47,10 +49,10 @@ def contamination(
     """
     if out is not None:
         require_table_name(out)
-    queries = [query for path in sequences for query in read_queries(path, genome, kind)]
+    queries = read_queries(sequences, genome, kind)
     if not queries:
         raise UserError(f"{', '.join(map(str, sequences))}: no sequence")
-    training = read_training(weights, steps)
+    training = read_training(local_folder(weights), steps)
     seen, notes = seen_windows(training, data_paths)
     searched = Searched(seen)
     background = decoys(queries, MOST_DECOYS)
@@ -75,6 +77,7 @@ def _write(
         cells += _cells_of(hit, searched, training) if hit else [None] * 9
         place = _place(*searched.place(valid)) if valid else None
         cells += [valid.identity, valid.aligned_bp, place] if valid else [None] * 3
+        cells += [digest_of(query.codes), training.name, training.digest]
         table.add(cells)
     table.close()
 

@@ -17,7 +17,11 @@ WEIGHT = 12  # bases that a pattern looks at
 PATTERNS = ("11111011101111", "111100110101001111", "110101111110111", "1111101100001101011")
 SPAN = max(map(len, PATTERNS))
 WORD = 32  # bases of a word
-MAX_HITS_OF_A_SEED = 20_000  # repeats; more tell nothing new, and there is no end of them
+# Repeats: more tell nothing new, and there is no end of them. Hits are pairs of places, of which
+# texts that say one thing many times make many; places are those in what is searched, of which a
+# seed has 180 by chance in 3 Gb, however many of the texts share it.
+MAX_HITS_OF_A_SEED, LEAST_PLACES_OF_A_SEED = 20_000, 2_000
+MOST_TIMES_IN_TEXT = 2**17  # above it lie runs of few bases, not copies of a sequence
 _HITS_AT_ONCE = 2**20
 _PAIRS = np.uint64(0x5555555555555555)
 _FOURS = np.uint64(0x3333333333333333)
@@ -61,8 +65,9 @@ def matches(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 class SeedTable:
     """Where in a text, uint8 (M,), a pattern sees what; M below 2^31.
 
-    A seed that has given MAX_HITS_OF_A_SEED hits gives no more: it lies in a repeat, of which the
-    hits so far are examples.
+    A seed that occurred at LEAST_PLACES_OF_A_SEED places, and gave MAX_HITS_OF_A_SEED hits, gives
+    no more: it lies in a repeat, of which the hits so far are examples. So the work is bounded by
+    the length of the text, and a seed that many sequences share is looked at as far as others.
     """
 
     def __init__(self, text: np.ndarray, pattern: str):
@@ -72,11 +77,11 @@ class SeedTable:
         values, self._places = (both >> 31).astype(np.int32), (both & 2**31 - 1).astype(np.int32)
         firsts = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: values.size])
         counts = np.diff(firsts, append=values.size)
-        counts[counts > MAX_HITS_OF_A_SEED] = 0
+        counts[counts > MOST_TIMES_IN_TEXT] = 0
         self._starts = np.zeros(4**WEIGHT, dtype=np.int32)
         self._counts = np.zeros(4**WEIGHT, dtype=np.int32)
         self._starts[values[firsts]], self._counts[values[firsts]] = firsts, counts
-        self._given = np.zeros(4**WEIGHT, dtype=np.int32)
+        self._met = np.zeros(4**WEIGHT, dtype=np.int32)  # places at which each gave hits
 
     def hits(self, codes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pairs of places in codes, uint8 (L,), and in the text that see the same, int64 (H,) each.
@@ -98,6 +103,8 @@ class SeedTable:
         row = np.repeat(np.arange(places.size), counts)
         within = np.arange(row.size) - (ends - counts)[row]
         in_text = self._places[self._starts[values][row] + within]
-        np.add.at(self._given, values, counts.astype(np.int32))
-        self._counts[values[self._given[values] >= MAX_HITS_OF_A_SEED]] = 0
+        np.add.at(self._met, values, 1)
+        met = self._met[values].astype(np.int64)
+        enough = (met >= LEAST_PLACES_OF_A_SEED) & (met * counts >= MAX_HITS_OF_A_SEED)
+        self._counts[values[enough]] = 0
         return places[row], in_text.astype(np.int64)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +22,12 @@ from spacescale.dataset.schema import Contig
 from spacescale.dataset.species_genome import same_splits
 from spacescale.errors import UserError
 from spacescale.genome.stretches import Stretches
-from spacescale.model.exports import is_export, read_export
+from spacescale.model.exports import (
+    holds_encoder,
+    is_export,
+    read_encoder_export,
+    read_export,
+)
 
 TRAIN, VALID = 0, 1  # kinds of stretches
 _NOTHING = np.empty(0, dtype=np.int64)
@@ -32,7 +40,7 @@ class Training:
     step: optimiser steps, None where they do not tell. config: of the run, None where the order of
     its windows is not known; then any training window may have been seen. layout: processes,
     micro-batch and accumulation. manifests, splits: hashes of each species' data set, None where
-    not known.
+    not known. digest: see `digest_of_weights`, None where not known, or of another step.
     """
 
     source: Path
@@ -42,6 +50,16 @@ class Training:
     splits: Mapping[str, str | None]
     config: Config | None = None
     layout: Mapping[str, int] = field(default_factory=dict)
+    digest: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The checkpoint with its run, or the folder of an export; and `--steps`."""
+        folder = self.source.absolute()
+        in_run = folder.parent == layout.checkpoints_folder(folder.parent.parent)
+        name = f"{folder.parent.parent.name}/{folder.name}" if in_run else folder.name
+        of_another = in_run and self.step not in (None, layout.step_of(folder))
+        return f"{name}, after {self.step:,} steps" if of_another else name
 
     @property
     def windows_read(self) -> int | None:
@@ -73,6 +91,7 @@ def read_training(path: Path, steps: int | None = None) -> Training:
             payload["model"]["seq_length"],
             trained["data_manifests"],
             layout.data_splits(trained),
+            digest=_digest(trained),
         )
     else:
         training = _of_checkpoint(path, steps)
@@ -100,7 +119,32 @@ def _of_checkpoint(path: Path, steps: int | None) -> Training:
         layout.data_splits(state),
         config if same_order else None,
         state["layout"],
+        _digest(state) if steps in (None, state["step"]) else None,
     )
+
+
+def digest_of_weights(path: Path) -> str | None:
+    """By what weights are known again, the same for a run, its checkpoint and exports of it.
+
+    Of the step, validation's scores at it, and data and splits; None where nothing is known of
+    data, as of released weights. Raises UserError where `path` is none of them.
+    """
+    if is_export(path):
+        read = read_encoder_export if holds_encoder(path) else read_export
+        return _digest(read(path)["trained"])
+    checkpoint = find_best(path)
+    if checkpoint is None:
+        raise UserError(f"{path}: neither a run folder, a checkpoint nor an export")
+    return _digest(layout.read_state(checkpoint))
+
+
+def _digest(trained: Mapping[str, Any]) -> str | None:
+    """trained: state of a checkpoint, or the record of an export, which keep these alike."""
+    if not any(trained["data_manifests"].values()):
+        return None
+    kept = [trained["step"], trained["metrics"], trained["data_manifests"]]
+    text = json.dumps([*kept, layout.data_splits(trained)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _require_own_windows(source: Path, reads_anywhere: bool) -> None:

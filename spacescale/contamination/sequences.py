@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from spacescale.contamination.search import LONGEST_PIECE, Found
+from spacescale.errors import UserError
 from spacescale.genome import dna
 from spacescale.predict.sequence_embeddings import read_sequences
-from spacescale.tasks.read_task import holds_task, read_task, tasks_below
+from spacescale.tasks.archive_files import HDF5
+from spacescale.tasks.read_task import holds_task, is_task, read_task, task_name
+from spacescale.tasks.rows import SPLIT_OF, encode_all
+from spacescale.tasks.split_files import TABLES
+from spacescale.tasks.suites import find_tasks
+from spacescale.tasks.tables import form_of, read_table, stem_of
 from spacescale.tasks.task import Kind
-
-_SPLITS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -33,28 +38,68 @@ class Query:
         return int(np.count_nonzero(self.codes != dna.N))
 
 
-def read_queries(path: Path, genome: Path | None = None, kind: Kind | None = None) -> list[Query]:
-    """The sequences of the tasks of a folder, of a task in one file, or of any other file.
+def read_queries(
+    paths: Sequence[Path], genome: Path | None = None, kind: Kind | None = None
+) -> list[Query]:
+    """The sequences of tasks, or of files that are none.
 
-    A file of another kind is read as `embed` does, and its split is that of which it has the name.
-    genome, kind: see `read_task`. Raises UserError naming file and line.
+    Tasks are a folder's, by the names that `suite` gives them, those of archives that lie in it,
+    and a file that is one whole. Other files are FASTA, 2bit, or tables with a column `sequence` or
+    `seq`; their split is that of which the file has the name. genome, kind: see `read_task`. Raises
+    UserError naming file and line, or two tasks of one name.
     """
-    if path.is_dir():
-        return [query for task in tasks_below(path) for query in _of_task(task, genome, kind)]
-    if holds_task(path):
-        return _of_task(path, genome, kind)
-    split = _SPLITS.get(path.name.split(".")[0], "-")
-    task = path.name.split(".")[0] if split == "-" else path.absolute().parent.name
-    return [Query(task, split, one.name, one.codes) for one in read_sequences(path)]
+    queries: list[Query] = []
+    places: dict[str, Path] = {}
+    for path in paths:
+        tasks = _tasks_of(path)
+        for name, place in tasks:
+            if (other := places.setdefault(name, place)) != place:
+                raise UserError(
+                    f"two tasks are called {name}: {other} and {place}; expected a folder of both, "
+                    "in which they are called by their paths, or a table for each"
+                )
+            queries += _of_task(name, place, genome, kind)
+        if not tasks:
+            queries += _of_file(path)
+    return queries
 
 
-def _of_task(path: Path, genome: Path | None, kind: Kind | None) -> list[Query]:
-    task = read_task(path, genome=genome, kind=kind)
+def _tasks_of(path: Path) -> list[tuple[str, Path]]:
+    """Names and places of the tasks of a folder or file; [] for a file that is none."""
+    if not path.is_dir():
+        is_one = form_of(path) in HDF5 or holds_task(path)
+        return [(task_name(path), path)] if is_one else []
+    # Beside a task in the folder itself they are its labels.
+    archives = [] if is_task(path) else [p for p in sorted(path.iterdir()) if form_of(p) in HDF5]
+    found = [(task_name(archive), archive) for archive in archives]
+    if archives and not any(is_task(folder) for folder in path.rglob("*")):
+        return found
+    return [*found, *find_tasks(path).items()]
+
+
+def _of_task(name: str, path: Path, genome: Path | None, kind: Kind | None) -> list[Query]:
+    task = read_task(path, genome=genome, kind=kind, name=name)
     return [
         Query(task.name, split, name, codes)
         for split, examples in task.splits.items()
         for name, codes in zip(examples.names, examples.codes, strict=True)
     ]
+
+
+def _of_file(path: Path) -> list[Query]:
+    word = stem_of(path).split(".")[0]
+    split = SPLIT_OF.get(word.lower(), "-")
+    task = word if split == "-" else path.absolute().parent.name
+    if form_of(path) not in TABLES:
+        return [Query(task, split, one.name, one.codes) for one in read_sequences(path)]
+    table = read_table(path)
+    codes = encode_all(table.need("sequence", "seq"), table.places)
+    return [Query(task, split, *one) for one in zip(table.row_names, codes, strict=True)]
+
+
+def digest_of(codes: np.ndarray) -> str:
+    """By which a sequence, codes uint8 (L,), is known again: 12 digits of its SHA-256."""
+    return hashlib.sha256(codes.astype(np.uint8).tobytes()).hexdigest()[:12]
 
 
 def cut(codes: np.ndarray) -> list[np.ndarray]:
@@ -80,20 +125,53 @@ class Hit:
 
 
 def join(
-    found: Found, owners: np.ndarray, lengths: np.ndarray, least_score: np.ndarray
+    found: Found,
+    owners: np.ndarray,
+    lengths: np.ndarray,
+    least_score: np.ndarray,
+    identities: Sequence[float] = (),
+    least_bp: np.ndarray | None = None,
 ) -> dict[tuple[int, int], Hit]:
     """The hits of sequences from those of their pieces: (sequence, kind) → hit.
 
     owners: which sequence each piece is of, int64 (pieces,), ascending. lengths: of the sequences,
-    bp. least_score: below it the hit of a piece does not count, float64 (sequences,).
+    bp. least_score: below it the hit of a piece does not count, float64 (sequences,). A hit is made
+    of those pieces that are alike enough, to the first of `identities`, that least_bp, float64
+    (sequences,), of the sequence are aligned so; where it has no such pieces, of all.
     """
     owner = owners[found.piece]
     rows_of: dict[tuple[int, int], list[int]] = {}
     for row in np.flatnonzero(found.score >= least_score[owner]).tolist():
         rows_of.setdefault((int(owner[row]), int(found.kind[row])), []).append(row)
-    return {
-        key: _join(found, np.array(rows), int(lengths[key[0]])) for key, rows in rows_of.items()
-    }
+    hits = {}
+    for key, rows in rows_of.items():
+        least = 0.0 if least_bp is None else float(least_bp[key[0]])
+        chosen = _best_pieces(found, np.array(rows), identities, least)
+        hits[key] = _join(found, chosen, int(lengths[key[0]]))
+    return hits
+
+
+def _best_pieces(
+    found: Found, rows: np.ndarray, identities: Sequence[float], least_bp: float
+) -> np.ndarray:
+    for identity in identities:
+        chosen = _pieces_alike(found, rows, identity)
+        if (found.first_end - found.first_start)[chosen].sum() >= least_bp and chosen.size:
+            return chosen
+    return rows
+
+
+def _pieces_alike(found: Found, rows: np.ndarray, identity: float) -> np.ndarray:
+    """As many of the pieces as together have an identity, the most alike first."""
+    each = found.matched[rows] / found.columns[rows]
+    matched = columns = 0
+    chosen = []
+    for row in rows[np.argsort(-each, kind="stable")].tolist():
+        with_it = matched + int(found.matched[row]), columns + int(found.columns[row])
+        if with_it[0] / with_it[1] >= identity:
+            matched, columns = with_it
+            chosen.append(row)
+    return np.array(sorted(chosen), dtype=np.int64)
 
 
 def _join(found: Found, rows: np.ndarray, length: int) -> Hit:

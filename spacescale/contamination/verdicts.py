@@ -117,7 +117,8 @@ def _judge(queries: Sequence[Query], searched: Searched, limits: Limits) -> list
     owners = np.repeat(np.arange(len(queries)), [len(of_one) for of_one in pieces])
     found = search([piece for of_one in pieces for piece in of_one], searched.chunks)
     lengths = np.array([query.codes.size for query in queries])
-    hits = join(found, owners, lengths, least)
+    identities = (max(IDENTICAL, limits.identity), limits.identity)
+    hits = join(found, owners, lengths, least, identities, limits.cover * known)
     results = []
     for number, query in enumerate(queries):
         train, valid = hits.get((number, TRAIN)), hits.get((number, VALID))

@@ -13,6 +13,7 @@ from spacescale.space_config import ModelConfig
 
 EXPERTS = ".moe.mixture.experts."  # in the names of tensors whose first dimension is that of E
 ROUTER = ".moe.router."  # and of those that have rows of S and columns of E
+TOKEN = "species_token.weight"  # which has rows of S
 
 
 def add_species(
@@ -47,7 +48,7 @@ def add_species(
     origin = origin_of_experts(extended.config, model.config)
     weights = extended.state_dict()
     for key, old in model.state_dict().items():
-        if key == "species_token.weight":
+        if key == TOKEN:
             weights[key] = _with_row(old, row)
         elif ROUTER in key:
             weights[key] = _with_row(old[:, origin], row)

@@ -32,6 +32,10 @@ class OtherRankFailed(UserError):
     """Raised on the ranks that did well, where another's part of the work failed."""
 
 
+class OtherRankEnds(OtherRankFailed):
+    """The same, where the other ends with a bug: nothing can be done together any more."""
+
+
 def free_port() -> int:
     """Return a TCP port nobody listens on."""
     with socket.socket() as s:
@@ -234,16 +238,15 @@ def _run_together(work: Callable[[], T], num_taking_part: int) -> T:
         failure = str(error)
     except Exception as error:  # the others must not wait for this rank
         bug, failure = error, f"failed: {error!r}"
-    failures: list[str | None] = [failure]
-    if world_size() > 1:
-        failures = [None] * world_size()
-        dist.all_gather_object(failures, failure)
+    found = gather((failure, bug is not None))
     if bug is not None:
         raise bug
-    failed = {place: text for place, text in enumerate(failures) if text is not None}
+    failed = {place: text for place, (text, _) in enumerate(found) if text is not None}
     if failed:
         first, text = next(iter(failed.items()))
         text = text if len(failed) == num_taking_part else f"rank {first}: {text}"
+        if any(ends for _, ends in found):
+            raise OtherRankEnds(text)
         raise OtherRankFailed(text) if failure is None else UserError(text)
     return result  # pyright: ignore[reportReturnType]
 

@@ -24,7 +24,7 @@ _COLUMNS: dict[str, tuple[re.Pattern, tuple[Kind, ...]]] = {
 }
 _PREFIX = re.compile(r"(label[_:]|value_)(?=.)", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
-_MOST_NAMED = 10
+_MOST_NAMED, _MOST_CLASSES = 10, 20
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def read_targets(splits: dict[str, Rows], kind: Kind | None) -> Meaning:
         raise UserError(
             f"{splits['train'].places[0]}: {columns[unknown[0]]} is known of no sequence in train"
         )
-    return Meaning(guess, tuple(_PREFIX.sub("", name) for name in columns), targets, [])
+    notes = [] if kind else _number_notes(columns, targets)
+    return Meaning(guess, tuple(_PREFIX.sub("", name) for name in columns), targets, notes)
 
 
 def _same_columns(splits: dict[str, Rows]) -> list[str]:
@@ -208,6 +209,19 @@ def _class_notes(
         untested = [word for word, known in zip(outputs, tested, strict=True) if not known]
         notes.append(f"classes without a sequence in test: {', '.join(untested)}")
     return notes
+
+
+def _number_notes(columns: list[str], targets: dict[str, np.ndarray]) -> list[str]:
+    """That a column `target` may hold classes: nothing but 0…C−1, of a few."""
+    if [name.lower() for name in columns] != ["target"]:
+        return []
+    used = np.unique(np.concatenate(list(targets.values())))
+    if not 2 <= len(used) <= _MOST_CLASSES or not np.array_equal(used, np.arange(len(used))):
+        return []
+    return [
+        f"column {columns[0]!r} holds only 0 to {len(used) - 1}, which are learnt as values; "
+        "--kind classes learns them as classes"
+    ]
 
 
 def _zeros_and_ones(rows: Rows, columns: list[str]) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -31,13 +31,26 @@ from spacescale.space_config import ModelConfig, Stage
 from spacescale.tokens.vocabulary import Name
 from spacescale.tuning.encoder_trunk import ADAPTED, EncoderTrunk
 from spacescale.tuning.encoding import max_tokens
-from spacescale.tuning.settings import Mode
-from spacescale.tuning.space_trunk import ADAPTED_OF_EXPERTS, SpaceTrunk
+from spacescale.tuning.settings import (
+    HEAD_RATE,
+    RATES_OF_ENCODERS,
+    RATES_OF_SPACE,
+    SEEDS,
+    STRANDS,
+    Mode,
+    different_rates,
+)
+from spacescale.tuning.space_trunk import ADAPTED_OF_EXPERTS, PREDICTING
 
 BEHIND_ADAPTERS = (
     "attention", "attention_projections", "attention_relative", "feed_forward", "pointwise",
 )  # fmt: skip
 KEPT_BEFORE_ADAPTERS = ("stem", "conv_tower")
+# Options of `plan` that no fine-tuning has.
+OF_PRETRAINING = (
+    "zero", "ep", "micro_batch", "accumulation", "measure", "json", "link_gbytes_per_s",
+    "gpus_per_node", "latency_us",
+)  # fmt: skip
 OUTPUTS = 2  # of the last layer; a few more change nothing
 ADAM_BYTES, FLOAT = 12, 4  # ZeRO keeps a copy of the weights beside both moments
 
@@ -49,6 +62,7 @@ class TuningCost:
     mode: Mode
     read: str  # of each sequence, for people
     sequences: int  # of this GPU
+    batch: int  # of all GPUs
     parameters: int
     trained: int
     weights: float
@@ -109,7 +123,7 @@ def tuning_cost(
         largest = activation_bytes(recomputed, windows, precision, on_gpu, 1).recomputed
         flops, activations = forward, largest
     read = f"{bins} bins of {config.bin_size} bp"
-    return _cost(mode, read, share, gpus, (parameters, trained), activations, flops)
+    return _cost(mode, read, share, batch, gpus, (parameters, trained), activations, flops)
 
 
 def encoder_tuning_cost(
@@ -142,7 +156,7 @@ def encoder_tuning_cost(
         one = max(kept["attention"], kept["feed_forward"]) / config.depth
         flops, activations = forward, kept["ALiBi"] + one
     sizes = _encoder_parameters(config, mode, lora_rank)
-    return _cost(mode, f"{tokens} tokens", share, gpus, sizes, activations, flops)
+    return _cost(mode, f"{tokens} tokens", share, batch, gpus, sizes, activations, flops)
 
 
 def _share(length: int, batch: int, gpus: int) -> int:
@@ -159,6 +173,7 @@ def _cost(
     mode: Mode,
     read: str,
     share: int,
+    batch: int,
     gpus: int,
     sizes: tuple[int, int],
     activations: float,
@@ -170,6 +185,7 @@ def _cost(
         mode,
         read,
         share,
+        batch,
         held,
         trained,
         FLOAT * held,
@@ -198,9 +214,7 @@ def _parameters(config: ModelConfig, mode: Mode, rank: int) -> tuple[int, int]:
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     held = sum(sizes.values()) + head
     if mode == "full":
-        return held, head + sum(
-            n for name, n in sizes.items() if not name.startswith(SpaceTrunk.unused)
-        )
+        return held, head + sum(n for name, n in sizes.items() if not name.startswith(PREDICTING))
     if mode == "head":
         return held, head
     shapes = {name: p.shape for name, p in model.named_parameters()}
@@ -241,8 +255,13 @@ def _encoder_parameters(config: EncoderConfig, mode: Mode, rank: int) -> tuple[i
     return held + adapters, head + adapters
 
 
-def cost_lines(cost: TuningCost, machine: Machine, sequences: int | None) -> list[str]:
-    """The cost for people; sequences: of an epoch, where it is to be timed."""
+def cost_lines(
+    cost: TuningCost, machine: Machine, sequences: int | None, rates: Sequence[float]
+) -> list[str]:
+    """The cost for people.
+
+    sequences: of an epoch, where it is to be timed. rates: those tried by default.
+    """
     gib = 2**30
     seconds = cost.flops / (machine.tflops * 1e12)
     fits = "fits" if cost.total < machine.memory_gib * gib else "does not fit"
@@ -256,16 +275,41 @@ def cost_lines(cost: TuningCost, machine: Machine, sequences: int | None) -> lis
         "TFLOP/s; short sequences reach less of that rate",
     ]
     if sequences is not None:
-        steps = max(1, sequences // cost.sequences)
-        lines.append(f"an epoch of {sequences:,} sequences {steps * seconds / 60:.1f} minutes")
+        steps = max(1, sequences // cost.batch)
+        lines.append(
+            f"one epoch of one training, {steps:,} steps over {sequences:,} sequences: "
+            f"{steps * seconds / 60:.2f} minutes; by default a method takes "
+            f"{_trainings(cost.mode, rates)}"
+        )
     return lines
 
 
+def _trainings(mode: Mode, rates: Sequence[float]) -> str:
+    """How many trainings `finetune` makes of one method, and of what."""
+    tried = len(different_rates(mode, rates, HEAD_RATE))
+    total = tried + len(STRANDS) - 1 + SEEDS - 1
+    of_rates = "1 learning rate" if tried == 1 else f"{tried} learning rates"
+    return f"{total} trainings ({of_rates}, the other strands, {SEEDS - 1} more seeds)"
+
+
 def plan_tuning(args: argparse.Namespace, machine: Machine) -> str:
-    """What `spacescale plan --finetune` prints, of its options."""
+    """What `spacescale plan --finetune` prints, of its options.
+
+    Raises UserError for those that say nothing of a fine-tuning.
+    """
+    values = {name: getattr(args, name) for name in OF_PRETRAINING}
+    given = [name for name, value in values.items() if value is not None and value is not False]
+    if given:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(
+            f"{named}: of a pretraining's plan; --finetune {args.finetune} takes --length, "
+            "--batch, --lora-rank, --sequences, --gpus, --precision, --machine and --tflops"
+        )
     config = with_species(build_config(args.preset, args.overrides), args.data)
     sizes = (args.length, args.batch, args.lora_rank, args.gpus)
-    return "\n".join(cost_lines(_planned(config, args, sizes), machine, args.sequences))
+    of_tokens = isinstance(config.model, EncoderConfig)
+    rates = RATES_OF_ENCODERS if of_tokens else RATES_OF_SPACE
+    return "\n".join(cost_lines(_planned(config, args, sizes), machine, args.sequences, rates))
 
 
 def _planned(

@@ -30,7 +30,7 @@ class EncoderTrunk(Trunk):
     """
 
     name: ClassVar[str] = "encoder"
-    unused: ClassVar[tuple[str, ...]] = ("head.",)  # which says what is hidden
+    unused = ("head.",)  # which says what is hidden
 
     def __init__(self, encoder: Encoder, vocabulary: Vocabulary, part: Name, pool: Pool = "cls"):
         self.module: Encoder = encoder

@@ -95,7 +95,8 @@ def fit(
         max_steps=steps,
         warmup_steps=round(settings.warmup * steps),
     )
-    engine = build_engine(model.to(device), optim, deepspeed_config)
+    # Rows of other species get no gradient; decay is not to move them either.
+    engine = build_engine(model.to(device), optim, deepspeed_config, model.taught)
     try:
         return _Fit(model, task, readers, settings, metric, order, optim, engine, device).run()
     finally:
@@ -137,8 +138,7 @@ class _Fit:
                     break
         assert best is not None
         self.model.load_state_dict(kept, strict=False)
-        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        return Fitted(epochs, best, self.metric, trained)
+        return Fitted(epochs, best, self.metric, self.model.num_trained)
 
     def _epoch(self, number: int, criterion: Criterion, bar: tqdm) -> float:
         targets = self.task.splits["train"].targets

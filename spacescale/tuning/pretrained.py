@@ -25,8 +25,14 @@ from spacescale.tasks.task import Task
 from spacescale.tokens.vocabulary import Name, Vocabulary
 from spacescale.tuning.cost import TuningCost, encoder_tuning_cost, tuning_cost
 from spacescale.tuning.encoder_trunk import EncoderTrunk
-from spacescale.tuning.settings import Mode, Pool, TuningSettings
-from spacescale.tuning.space_trunk import SpaceTrunk
+from spacescale.tuning.settings import (
+    RATES_OF_ENCODERS,
+    RATES_OF_SPACE,
+    Mode,
+    Pool,
+    TuningSettings,
+)
+from spacescale.tuning.space_trunk import SpaceTrunk, require_adaptable
 from spacescale.tuning.starts import Start, starting_space, with_species
 from spacescale.tuning.trunk import Trunk
 from spacescale.tuning.vocabulary_choice import Overlap, overlap
@@ -59,8 +65,13 @@ class Pretrained(ABC):
         """By which its rows, and those of fresh weights of its shape, are told from others'."""
 
     @property
+    def teaches(self) -> bool:
+        """Whether the trunk has something to be `taught`."""
+        return False
+
+    @property
     def choices(self) -> dict[str, Any]:
-        """What was decided for the task, for whoever reads its rows."""
+        """What was decided for the task or asked for, for whoever reads its rows."""
         return {}
 
     @property
@@ -94,7 +105,7 @@ class PretrainedSpace(Pretrained):
     like: str | None
     layer = "pointwise"
     pool = "mean"
-    rates = (1e-4, 3e-4, 1e-3, 3e-3)
+    rates = RATES_OF_SPACE
     has_batchnorm = True
 
     @property
@@ -108,6 +119,16 @@ class PretrainedSpace(Pretrained):
         model = self.space.config.model_dump(mode="json")
         return {"model": model, "species": (self.species, self.like)}
 
+    @property
+    def teaches(self) -> bool:
+        """A species that the weights do not know."""
+        return self.species not in self.space.species
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The species, and as which one it began if it is new."""
+        return {"species": self.species, **({"like": self.like} if self.teaches else {})}
+
     def of_task(self, task: Task) -> Self:
         """Itself: nothing hangs on the task."""
         return self
@@ -115,7 +136,7 @@ class PretrainedSpace(Pretrained):
     def trunk(self, start: Start, settings: TuningSettings) -> SpaceTrunk:
         """Of the layer and pool of the settings."""
         space = starting_space(self.space, self.species, self.like, start, settings.seed)
-        return SpaceTrunk(space, self.species, settings.layer, settings.pool)
+        return SpaceTrunk(space, self.species, settings.layer, settings.pool, self.teaches)
 
     def cost(
         self, mode: Mode, length: int, batch: int, lora_rank: int, gpus: int, on_gpu: bool
@@ -141,7 +162,7 @@ class PretrainedEncoder(Pretrained):
     found: Overlap | None = None
     layer = "last"
     pool = "cls"
-    rates = (3e-5, 3e-4, 1e-3)
+    rates = RATES_OF_ENCODERS
     has_batchnorm = False
 
     @property
@@ -218,6 +239,13 @@ def _space(args: argparse.Namespace, path: Path, name: str) -> PretrainedSpace:
     species = with_species(space, args.species, args.like, str(trained.source))
     if args.layer is not None and args.layer not in space.layers:
         raise UserError(f"--layer {args.layer}: there are {', '.join(space.layers)}")
+    if args.mode == "lora":
+        require_adaptable(space, args.layer or PretrainedSpace.layer)
+    if args.mode == "head" and species not in space.species:
+        raise UserError(
+            f"--species {species}: --mode head learns nothing of a species that {trained.source} "
+            f"does not know; expected {', '.join(space.species)}, or --mode lora or full"
+        )
     return PretrainedSpace(name, space, weights_digest(space), species, args.like)
 
 

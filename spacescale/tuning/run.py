@@ -38,7 +38,7 @@ from spacescale.tuning.pretrained import Pretrained
 from spacescale.tuning.published import metric_of_suite
 from spacescale.tuning.rows import Row, Rows, stem_of
 from spacescale.tuning.sequence_model import SequenceModel
-from spacescale.tuning.settings import Mode, Strands, TuningSettings
+from spacescale.tuning.settings import Mode, Strands, TuningSettings, different_rates
 from spacescale.tuning.starts import Start
 from spacescale.tuning.tuned_model import save_tuned
 
@@ -87,10 +87,7 @@ class Method:
 
     def different(self, rates: Sequence[float]) -> tuple[float, ...]:
         """Those of the rates that train differently: where only the last layer learns, its own."""
-        if self.settings.mode != "head":
-            return tuple(rates)
-        first = {max(rate, self.settings.head_lr): rate for rate in reversed(rates)}
-        return tuple(rate for rate in rates if rate in first.values())
+        return different_rates(self.settings.mode, rates, self.settings.head_lr)
 
 
 def methods(plan: Plan) -> list[Method]:
@@ -246,8 +243,11 @@ class TaskRun:
     def _facts(self, method: Method) -> dict[str, Any]:
         """What a row of a method is made with."""
         plan, pretrained = self.plan, self.pretrained
+        # Rows without it were made when adapters alone learnt.
+        taught = pretrained.teaches and method.settings.mode == "lora"
         return {
             **asdict(method),
+            **({"taught": True} if taught else {}),
             "weights": pretrained.digest if method.start == "pretrained" else "",
             **pretrained.facts,
             "rates": plan.lrs,

@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from spacescale.contamination.seen import digest_of_weights
+from spacescale.contamination.sequences import digest_of
 from spacescale.errors import UserError
 from spacescale.genome.text_files import text_lines
+from spacescale.model.exports import local_folder
+from spacescale.tasks.read_task import task_name
 from spacescale.tasks.task import Task
 
 COLUMNS = ("task", "split", "sequence", "verdict")
-SEEN, UNKNOWN = ("same", "similar"), "too short"
+DIGESTS = ("sequence_digest", "weights", "weights_digest")  # not in tables of earlier versions
+SEEN, UNKNOWN, VALIDATION = ("same", "similar"), "too short", "validation"
+NEITHER = {
+    UNKNOWN: "too short to tell",
+    VALIDATION: "in windows that chose the checkpoint",
+}
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Seen:
     """Of the test sequences of a task: their verdicts, and the rows of those not seen, int64.
 
-    Of those too short to tell neither is said.
+    Of those too short to tell, and of those that validation has read, neither is said. weights: of
+    which the report is, '' where it does not tell.
     """
 
     verdicts: Counter[str]
     unseen: np.ndarray
+    weights: str = ""
 
     @property
     def share(self) -> float:
@@ -36,44 +52,98 @@ class Seen:
         """What a reader of a score should know."""
         same, similar = (self.verdicts[verdict] for verdict in SEEN)
         text = (
-            f"pretraining has seen {same + similar:,} of {sum(self.verdicts.values()):,} test "
+            f"pretraining{f' of {self.weights}' if self.weights else ''} has seen "
+            f"{same + similar:,} of {sum(self.verdicts.values()):,} test "
             f"sequences ({self.share:.1%}): {same:,} the same, {similar:,} similar"
         )
-        if unknown := self.verdicts[UNKNOWN]:
-            text += f"; {unknown:,} are too short to tell, and count as neither"
+        for verdict, what in NEITHER.items():
+            if count := self.verdicts[verdict]:
+                text += f"; {count:,} are {what}, and count as neither"
         return text
 
 
-Verdicts = dict[tuple[str, str], list[str]]  # (task, name of a test sequence) → in file order
+class Told(NamedTuple):
+    """A row of a report; digest: of its sequence, None where the report has none."""
+
+    verdict: str
+    digest: str | None
 
 
-def read_seen(path: Path) -> Verdicts:
-    """Read the verdicts of test splits. Raises UserError for another table."""
+@dataclass(frozen=True)
+class Verdicts:
+    """Of test splits: (task, name of a sequence) → in file order.
+
+    weights: those that the report is of, as it calls them; '' where it does not.
+    """
+
+    rows: dict[tuple[str, str], list[Told]]
+    weights: str = ""
+
+
+def read_seen(path: Path, weights: Path | None = None) -> Verdicts:
+    """Read the verdicts of test splits.
+
+    weights: those that are to be scored. Raises UserError for another table, and for a report of
+    other weights where both are known; warns where it does not tell of which sequences it is.
+    """
     rows = csv.reader((line for _, line in text_lines(path, "a report of contamination")),
                       delimiter="\t")  # fmt: skip
     header = next(rows, [])
     if missing := [name for name in COLUMNS if name not in header]:
         raise UserError(f"{path}: no column {missing[0]!r}; expected a .tsv of "
                         "`spacescale contamination --out`")  # fmt: skip
+    has_digests = all(name in header for name in DIGESTS)
+    if not has_digests:
+        logger.warning("%s: tells neither its sequences nor its weights, so that only names of "
+                       "sequences are compared; make it anew", path)  # fmt: skip
     task, split, sequence, verdict = (header.index(name) for name in COLUMNS)
-    found: Verdicts = {}
+    digests = [header.index(name) for name in DIGESTS if has_digests]
+    found: dict[tuple[str, str], list[Told]] = {}
+    named: dict[tuple[str, str], None] = {}  # weights and their digests
     for row in rows:
         if row[split] == "test":
-            found.setdefault((row[task], row[sequence]), []).append(row[verdict])
-    return found
+            digest, name, of_weights = (row[at] for at in digests) if digests else (None, "", "")
+            found.setdefault((row[task], row[sequence]), []).append(Told(row[verdict], digest))
+            named[name, of_weights] = None
+    if weights is not None:
+        _require_of(path, list(named), weights)
+    return Verdicts(found, ", ".join(name for name, _ in named))
+
+
+def _require_of(path: Path, named: Sequence[tuple[str, str]], weights: Path) -> None:
+    ours = digest_of_weights(local_folder(weights))
+    for name, digest in named:
+        if digest and ours and digest != ours:
+            raise UserError(
+                f"{path}: of the weights {name}, whose training or step is not that of {weights}; "
+                f"expected a report of `spacescale contamination {weights}`"
+            )
 
 
 def seen_of(task: Task, verdicts: Verdicts, source: Path) -> Seen:
     """Of one task; test sequences of one name stand in the report as they do in the task.
 
-    Raises UserError where the report does not hold each test sequence once.
+    Raises UserError where the report does not hold each test sequence once, or another of its name.
     """
-    names = task.splits["test"].names
+    test = task.splits["test"]
+    names, anew = test.names, _how_to_make(task)
     for name, count in Counter(names).items():
-        if (found := len(verdicts.get((task.name, name), []))) != count:
+        if (found := len(verdicts.rows.get((task.name, name), []))) != count:
             raise UserError(f"{source}: {found} of {count} rows on {task.name}'s test sequence "
-                            f"{name}; make it anew with --sequences {task.path}")  # fmt: skip
-    in_order = {name: iter(verdicts[task.name, name]) for name in set(names)}
-    known = [next(in_order[name]) for name in names]
-    unseen = [row for row, verdict in enumerate(known) if verdict not in (*SEEN, UNKNOWN)]
-    return Seen(Counter(known), np.array(unseen, dtype=np.int64))
+                            f"{name}; {anew}")  # fmt: skip
+    in_order = {name: iter(verdicts.rows[task.name, name]) for name in set(names)}
+    known = []
+    for name, codes in zip(names, test.codes, strict=True):
+        told = next(in_order[name])
+        if told.digest is not None and told.digest != digest_of(codes):
+            raise UserError(f"{source}: {task.name}'s test sequence {name} was another one "
+                            f"({told.digest}, expected {digest_of(codes)}); {anew}")  # fmt: skip
+        known.append(told.verdict)
+    unseen = [row for row, verdict in enumerate(known) if verdict not in (*SEEN, *NEITHER)]
+    return Seen(Counter(known), np.array(unseen, dtype=np.int64), verdicts.weights)
+
+
+def _how_to_make(task: Task) -> str:
+    if task.name == task_name(task.path):
+        return f"make it anew with --sequences {task.path}"
+    return "make it anew with --sequences and the folder of the suite, as tasks there share names"

@@ -22,6 +22,7 @@ class SequenceModel(nn.Module):
     def __init__(self, trunk: Trunk, outputs: int):
         super().__init__()
         self.trunk, self.trunk_learns = trunk, True
+        self.taught: frozenset[str] = frozenset()  # parameters of which one species' row learns
         self.add_module(trunk.name, trunk.module)
         self.head = trunk.head(outputs)
 
@@ -44,19 +45,35 @@ class SequenceModel(nn.Module):
         """A tensor of the trunk's encoding, of B sequences → pooled features (B, F)."""
         return self.trunk.features(rows)
 
+    @property
+    def num_trained(self) -> int:
+        """How many numbers `choose_trained` lets learn."""
+        return sum(
+            p.numel() // (len(p) if name in self.taught else 1)
+            for name, p in self.named_parameters()
+            if p.requires_grad
+        )
+
 
 def choose_trained(model: SequenceModel, mode: Mode, lora_rank: int, live_batchnorm: bool) -> None:
     """Freeze what a mode does not train.
 
     full: all that features depend on. lora: matrices of rank `lora_rank` beside those that the
-    trunk names (peft's). head: the new layers alone. BatchNorm keeps the statistics of pretraining,
-    unless live_batchnorm, which only `full` can have.
+    trunk names (peft's), as far as features depend on them, and what it has to be `taught`. head:
+    the new layers alone. BatchNorm keeps the statistics of pretraining, unless live_batchnorm,
+    which only `full` can have. Raises UserError where adapters would change no feature.
     """
-    module = model.trunk.module
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(mode == "full" and not name.startswith(model.trunk.unused))
+    trunk, module = model.trunk, model.trunk.module
+    taught = trunk.taught if mode == "lora" else frozenset()
+    module.requires_grad_(mode == "full")
     if mode == "lora":
-        _add_adapters(model.trunk, lora_rank)
+        _add_adapters(trunk, lora_rank)
+    for name, parameter in module.named_parameters():
+        if name in taught:
+            parameter.requires_grad_(True)
+        elif name.startswith(trunk.unused):
+            parameter.requires_grad_(False)
+    model.taught = frozenset(f"{trunk.name}.{name}" for name in taught)
     for part in module.modules():
         if isinstance(part, BatchNorm):
             part.frozen = not live_batchnorm

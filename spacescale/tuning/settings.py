@@ -15,6 +15,9 @@ Strands = Literal["one", "both"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 POOLS: tuple[Pool, ...] = get_args(Pool)
 STRANDS: tuple[Strands, ...] = get_args(Strands)
+# Where options say nothing:
+SEEDS, SEEDS_OF_FRACTIONS, HEAD_RATE = 5, 3, 1e-3
+RATES_OF_SPACE, RATES_OF_ENCODERS = (1e-4, 3e-4, 1e-3, 3e-3), (3e-5, 3e-4, 1e-3)
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class TuningSettings:
     layer: str = "pointwise"
     pool: Pool = "mean"
     lr: float = 3e-4
-    head_lr: float = 1e-3
+    head_lr: float = HEAD_RATE
     weight_decay: float = 0.01
     batch_size: int = 32
     epochs: int = 10
@@ -68,6 +71,14 @@ class TuningSettings:
                 raise UserError(f"{name}={getattr(self, name)}: must not be negative")
         if self.live_batchnorm and self.mode != "full":
             raise UserError(f"live BatchNorm statistics need mode full, not {self.mode}")
+
+
+def different_rates(mode: Mode, rates: Sequence[float], head_rate: float) -> tuple[float, ...]:
+    """Those of the rates that train differently: where only the last layer learns, its own."""
+    if mode != "head":
+        return tuple(rates)
+    first = {max(rate, head_rate): rate for rate in reversed(rates)}
+    return tuple(rate for rate in rates if rate in first.values())
 
 
 def chosen_beside(words: Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from spacescale.errors import UserError
 from spacescale.genome.dna import N
+from spacescale.model.extend import ROUTER, TOKEN
 from spacescale.model.space import Space
 from spacescale.tuning.batches import Reader
 from spacescale.tuning.encoding import Bases
@@ -21,6 +23,7 @@ from spacescale.tuning.trunk import Adapted, Trunk, device_of, pooled
 
 ATTENTION, DENSE = ["to_q", "to_k", "to_v", "to_out"], ["moe.input", "moe.output"]
 ADAPTED_OF_EXPERTS = ("w1", "w2")
+PREDICTING = ("heads.", "decoder.")  # what `Space.embed` does not use
 
 
 class SpaceTrunk(Trunk):
@@ -31,11 +34,21 @@ class SpaceTrunk(Trunk):
     """
 
     name: ClassVar[str] = "space"
-    unused: ClassVar[tuple[str, ...]] = ("heads.", "decoder.")  # what `Space.embed` does not use
 
-    def __init__(self, space: Space, species: str, layer: str = "pointwise", pool: Pool = "mean"):
+    def __init__(
+        self,
+        space: Space,
+        species: str,
+        layer: str = "pointwise",
+        pool: Pool = "mean",
+        is_new: bool = False,
+    ):
+        """is_new: whether pretraining knew nothing of the species, whose token and gates learn."""
         self.module: Space = space
         self.species, self.layer, self.pool = species, layer, pool
+        self.unused = behind(space, layer)
+        if is_new:
+            self.taught = _of_species(space, self.unused)
         one_bin = torch.zeros(1, space.config.bin_size, dtype=torch.uint8)
         with torch.no_grad():
             was_training = space.training
@@ -65,7 +78,8 @@ class SpaceTrunk(Trunk):
         return pooled(found, torch.arange(number, device=rows.device) < used[:, None], self.pool)
 
     def adapted(self) -> Adapted:
-        """Attention, and experts or the network in their place."""
+        """Attention, and experts or the network in their place, of all blocks."""
+        require_adaptable(self.module, self.layer)
         experts = [
             name
             for name, _ in self.module.named_parameters()
@@ -76,3 +90,35 @@ class SpaceTrunk(Trunk):
     def measure_statistics(self, reader: Reader) -> None:
         """BatchNorm's: without them fresh weights would hardly tell sequences apart."""
         measure_batchnorm(self.module, self.species, reader)
+
+
+def behind(space: Space, layer: str) -> tuple[str, ...]:
+    """With what the names of parameters begin on which features of a layer do not depend."""
+    layers = space.layers
+    later = [f"{name}." for name in layers[layers.index(layer) + 1 :]]
+    token = () if _sees_species(layer) else (TOKEN,)
+    return (*later, *token, *PREDICTING)
+
+
+def require_adaptable(space: Space, layer: str) -> None:
+    """Raise UserError for a layer before all that adapters stand beside."""
+    if not _sees_species(layer):
+        fitting = [name for name in space.layers if _sees_species(name)]
+        raise UserError(
+            f"--layer {layer}: --mode lora changes the transformer alone, which lies behind it; "
+            f"expected one of {', '.join(fitting)}, or --mode full or head"
+        )
+
+
+def _sees_species(layer: str) -> bool:
+    """Whether a layer is of the transformer or behind it."""
+    return layer.startswith(("transformer.", "pointwise"))
+
+
+def _of_species(space: Space, unused: tuple[str, ...]) -> frozenset[str]:
+    """Names of parameters with a row for each species: its token, its gates."""
+    return frozenset(
+        name
+        for name, _ in space.named_parameters()
+        if (name == TOKEN or ROUTER in name) and not name.startswith(unused)
+    )

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from spacescale.errors import UserError
 from spacescale.model.extend import add_species
@@ -16,15 +17,22 @@ from spacescale.overrides import nearest
 from spacescale.tuning.batches import Reader
 
 Start = Literal["pretrained", "random"]
-SEQUENCES_MEASURED = 512
+SEQUENCES_MEASURED, BASES_MEASURED = 512, 2**19  # at the most; 1,024 bp of each
 
 
 def with_species(space: Space, species: str | None, like: str | None, source: str) -> str:
     """The species whose token and gates a task is learnt with, of those that a model knows.
 
-    Raises UserError where there is a choice and none is made, or for an unknown one.
+    Raises UserError where there is a choice and none is made, for an unknown one, or for a `like`
+    that would change nothing.
     """
     known = list(space.species)
+    if like is not None and (species is None or species in known):
+        what = "is for a --species that they do not know" if species is None else "changes nothing"
+        raise UserError(
+            f"--like {like} {what}: {source} knows {', '.join(known)}; expected --species with the "
+            "name of a new one, or no --like"
+        )
     if species is None and len(known) == 1:
         return known[0]
     if species is None:
@@ -65,9 +73,21 @@ def measure_batchnorm(space: Space, species: str, reader: Reader) -> None:
     for layer in layers:
         layer.train()
         layer.momentum = 1.0
-    number = len(reader.examples)
-    rows = np.linspace(0, number - 1, min(SEQUENCES_MEASURED, number)).astype(int)
-    space.embed(max(reader.batch(rows).groups, key=len), species)
+    space.embed(_some_sequences(reader), species)
     for layer, value in zip(layers, momentum, strict=True):
         layer.momentum = value
     space.eval()
+
+
+def _some_sequences(reader: Reader) -> Tensor:
+    """Sequences of one size, from all over a split, that one pass takes: uint8 (B, L).
+
+    One pass, as each layer's statistics are of what the layers before it make with their own.
+    """
+    number = len(reader.examples)
+    rows = np.linspace(0, number - 1, min(SEQUENCES_MEASURED, number)).astype(int)
+    found = max(reader.batch(rows).groups, key=len)
+    fitting = max(1, BASES_MEASURED // found.shape[1])
+    if len(found) <= fitting:
+        return found
+    return found[torch.linspace(0, len(found) - 1, fitting).long()]

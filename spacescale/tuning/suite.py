@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,19 @@ from spacescale.files import write_text
 from spacescale.parallel import comm
 from spacescale.parallel.engine import read_deepspeed_config, resolve_deepspeed_config
 from spacescale.tasks.duplicates import find_duplicates
-from spacescale.tasks.read_task import read_task, task_name, tasks_below
+from spacescale.tasks.read_task import read_task, task_name
 from spacescale.tasks.scores import main_metric
+from spacescale.tasks.suites import find_tasks
 from spacescale.tasks.task import Task
 from spacescale.tuning.curve import curve_lines, draw_curve
 from spacescale.tuning.fractions import parse_fractions
 from spacescale.tuning.pretrained import load_pretrained
 from spacescale.tuning.rows import Rows, file_name
 from spacescale.tuning.run import BESIDE, Plan, TaskRun
-from spacescale.tuning.seen import Seen, read_seen, seen_of
+from spacescale.tuning.seen import Seen, Verdicts, read_seen, seen_of
 from spacescale.tuning.settings import (
+    SEEDS,
+    SEEDS_OF_FRACTIONS,
     STRANDS,
     Strands,
     TuningSettings,
@@ -35,7 +38,6 @@ from spacescale.tuning.settings import (
 )
 from spacescale.tuning.table import TaskTable, describe, suite_lines, table_of, task_lines
 
-SEEDS, SEEDS_OF_FRACTIONS = 5, 3  # where --seeds says nothing
 DEEPSPEED: dict[str, Any] = {
     "gradient_clipping": 1.0,
     "zero_optimization": {"stage": 1, "overlap_comm": False},
@@ -45,47 +47,113 @@ DEEPSPEED: dict[str, Any] = {
 logger = logging.getLogger(__name__)
 
 
-def tune(args: argparse.Namespace, device: torch.device) -> str:
-    """Do what `finetune` or `suite` was asked for; returns, on rank 0, a table of all results.
+@dataclass(frozen=True)
+class Tuned:
+    """What came of the tasks of a command.
 
-    A command given again goes on where it was stopped. Raises UserError, on all ranks alike.
+    text: on rank 0, tables of all that was made. failures: of a suite, NAME: why not.
+    """
+
+    text: str
+    failures: list[str]
+    num_tasks: int
+
+    def require_no_failures(self) -> None:
+        """Raise UserError naming what failed, and that the same command goes on."""
+        if self.failures:
+            raise UserError(
+                f"{len(self.failures)} of {self.num_tasks} tasks failed, the same command tries "
+                f"again: {'; '.join(self.failures)}"
+            )
+
+
+def tune(args: argparse.Namespace, device: torch.device) -> Tuned:
+    """Do what `finetune` or `suite` was asked for; a command given again goes on.
+
+    Of several tasks those that fail are named and passed over. Raises UserError, on all ranks
+    alike, for options, and for a single task.
     """
     plan, deepspeed_config = comm.on_all(lambda: (plan_of(args), deepspeed_of(args)))
     several = getattr(args, "suite", None)
     folders = comm.on_all(
         lambda: find_tasks(several, args.tasks) if several else {task_name(args.task): args.task}
     )
-    verdicts = comm.on_all(lambda: read_seen(args.seen) if args.seen else None)
-    if len(folders) > 1:
-        comm.on_all(lambda: require_readable(folders, args))
-    results: list[list[TaskTable]] = []
+    verdicts = comm.on_all(lambda: read_seen(args.seen, args.weights) if args.seen else None)
+    work = _Work(args, plan, deepspeed_config, device, verdicts)
+    if len(folders) == 1:
+        work.make(*next(iter(folders.items())))
+        return Tuned("\n".join(lines_of(work.results)), [], 1)
+    failed: dict[str, str] = {}
+    for step in (work.check, work.make):  # what cannot be read is said before hours of training
+        for name, path in folders.items():
+            if name not in failed and (why := _failure(step, name, path)):
+                failed[name] = why
+    failures = [f"{name}: {why}" for name, why in failed.items()]
+    return Tuned("\n".join(lines_of(work.results)), failures, len(folders))
 
-    def add(run: TaskRun, seen: Seen | None) -> None:
-        results.append(
-            [table_of(run.task, run.rows, run.names, plan.seeds, seen, f) for f in plan.fractions]
-        )
+
+def _failure(step: Callable[[str, Path], None], name: str, path: Path) -> str | None:
+    """Why a step of a task failed, on all ranks alike; None where it did not.
+
+    A UserError is one of all ranks: `comm` carries those that one alone meets, and what is
+    computed together fails together. Where a rank ends with a bug the others end, too.
+    """
+    try:
+        step(name, path)
+    except comm.OtherRankEnds:
+        raise
+    except UserError as error:
+        if comm.is_main():
+            logger.warning("failed: %s: %s", name, error)
+        return str(error)
+    return None
+
+
+@dataclass
+class _Work:
+    """The tasks of a command, one after the other; every rank calls each method."""
+
+    args: argparse.Namespace
+    plan: Plan
+    deepspeed_config: dict[str, Any]
+    device: torch.device
+    verdicts: Verdicts | None
+    results: list[list[TaskTable]] = field(default_factory=list)
+
+    def check(self, name: str, path: Path) -> None:
+        """Raise UserError for what can be told of a task without training."""
+        comm.on_all(lambda: main_metric(read_task_of(path, self.args, name).kind, self.args.metric))
+
+    def make(self, name: str, path: Path) -> None:
+        """Make the rows of a task that are not there yet, and its tables."""
+        task = comm.on_all(lambda: read_task_of(path, self.args, name))
+        seen = comm.on_all(lambda: self._look_up(task))
+        rows = comm.on_all(lambda: Rows(self.args.out / task.name))
+        run = TaskRun(task, self.plan, rows, self.deepspeed_config, self.device)
+        comm.on_main_only(lambda: _tell(run))
+        run.run()
+        comm.on_main_only(lambda: self._add(run, seen))
+
+    def _look_up(self, task: Task) -> Seen | None:
+        return None if self.verdicts is None else seen_of(task, self.verdicts, self.args.seen)
+
+    def _add(self, run: TaskRun, seen: Seen | None) -> None:
+        plan, results = self.plan, self.results
+        kept = (run.task, run.rows, run.names, plan.seeds, seen)
+        chosen = run.pretrained.choices
+        results.append([table_of(*kept, fraction, chosen) for fraction in plan.fractions])
         # Called after the model: tables of others may stand in the same folder.
         model, folder, lines = file_name(run.names[0]), run.rows.folder, lines_of_task(results[-1])
         curve = folder / f"{model}.png"
         if len(plan.fractions) > 1 and draw_curve(curve, results[-1]):
             lines = [f"![score by share of the training labels]({curve.name})", "", *lines]
         write_text(folder / f"{model}.md", "\n".join(lines))
-        write_text(args.out / f"{model}.md", "\n".join([*lines_of(results), ""]))
+        write_text(self.args.out / f"{model}.md", "\n".join([*lines_of(results), ""]))
 
-    def look_up(task: Task) -> Seen | None:
-        return None if verdicts is None else seen_of(task, verdicts, args.seen)
 
-    for name, path in folders.items():
-        task = comm.on_all(lambda path=path, name=name: read_task_of(path, args, name))
-        seen = comm.on_all(lambda t=task: look_up(t))
-        folder = args.out / task.name
-        run = TaskRun(task, plan, comm.on_all(lambda f=folder: Rows(f)), deepspeed_config, device)
-        if comm.is_main():
-            for line in describe(run.task, find_duplicates(task)):
-                logger.info("%s", line)
-        run.run()
-        comm.on_main_only(lambda r=run, s=seen: add(r, s))
-    return "\n".join(lines_of(results))
+def _tell(run: TaskRun) -> None:
+    for line in describe(run.task, find_duplicates(run.task)):
+        logger.info("%s", line)
 
 
 def lines_of(results: list[list[TaskTable]]) -> list[str]:
@@ -146,30 +214,6 @@ def deepspeed_of(args: argparse.Namespace) -> dict[str, Any]:
     if resolved["gradient_accumulation_steps"] != 1:
         raise UserError(f"{source}: gradient_accumulation_steps: fine-tuning takes 1")
     return resolved
-
-
-def find_tasks(folder: Path, wanted: list[str] | None) -> dict[str, Path]:
-    """Name → folder, of the tasks below a folder of which one of the patterns is the name.
-
-    Tasks of one name are called by their path.
-    """
-    paths = tasks_below(folder)
-    names = [task_name(path) for path in paths]
-    found = {
-        name if names.count(name) == 1 else "_".join(path.relative_to(folder).parts): path
-        for name, path in zip(names, paths, strict=True)
-    }
-    if wanted:
-        found = {n: p for n, p in found.items() if any(fnmatchcase(n, one) for one in wanted)}
-    if not found:
-        raise UserError(f"{folder}: no task in it of {', '.join(wanted or [])}")
-    return found
-
-
-def require_readable(folders: Mapping[str, Path], args: argparse.Namespace) -> None:
-    """Raise UserError for what would stop a suite at a later task."""
-    for name, path in folders.items():
-        main_metric(read_task_of(path, args, name).kind, args.metric)
 
 
 def read_task_of(path: Path, args: argparse.Namespace, name: str | None = None) -> Task:

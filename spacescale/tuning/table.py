@@ -20,9 +20,15 @@ from spacescale.tasks.seeds import DrawnScores
 from spacescale.tasks.task import Task
 from spacescale.tuning.fractions import WHOLE
 from spacescale.tuning.published import published
-from spacescale.tuning.rows import Rows
+from spacescale.tuning.rows import Row, Rows
 from spacescale.tuning.seen import Seen
 
+POOLED = {
+    "mean": "mean over positions",
+    "sum": "sum over positions",
+    "max": "maximum over positions",
+    "cls": "[CLS]",
+}
 NAMES = {"mcc": "MCC", "macro_f1": "macro-F1", "auroc": "AUROC", "auprc": "AUPRC"}
 
 
@@ -50,7 +56,8 @@ class Line:
 class TaskTable:
     """The results of one task; the first line is the model that was asked for.
 
-    num: sequences by split. fraction: percent of the training labels that were used.
+    num: sequences by split. fraction: percent of the training labels that were used. of_model: what
+    is pooled of the model, and which epoch was kept.
     """
 
     task: Task
@@ -60,6 +67,7 @@ class TaskTable:
     seen: Seen | None
     lines: list[Line]
     fraction: float = WHOLE
+    of_model: str = ""
 
     @property
     def title(self) -> str:
@@ -86,8 +94,12 @@ def table_of(
     seeds: Sequence[int],
     seen: Seen | None = None,
     fraction: float = WHOLE,
+    chosen: Mapping[str, Any] | None = None,
 ) -> TaskTable:
-    """Gather the rows of a task. methods: as lines, the model first."""
+    """Gather the rows of a task. methods: as lines, the model first.
+
+    chosen: of the model, where its rows were kept without (`Pretrained.choices`).
+    """
     test = task.splits["test"]
     by_method = {name: rows.of(name, seeds, fraction) for name in methods}
     first = by_method[methods[0]][0]
@@ -117,13 +129,40 @@ def table_of(
                 unseen,
                 less,
                 mean(row.seconds for row in of),
-                [
-                    *dict.fromkeys(r for row in of for r in row.remarks),
-                    *_of_choices(of[0].settings),
-                ],
+                [*_of_seeds(of), *_of_choices(of[0].settings)],
             )
         )
-    return TaskTable(task, metric, first.num, first.num_unique, seen, lines, fraction)
+    of_model = _in_words({**(chosen or {}), **first.settings}, metric)
+    return TaskTable(task, metric, first.num, first.num_unique, seen, lines, fraction, of_model)
+
+
+def _of_seeds(rows: Sequence[Row]) -> list[str]:
+    """The remarks of a method's rows; of those that not all of them have, with which seeds."""
+    seeds: dict[str, list[int]] = {}
+    for row in rows:
+        for remark in dict.fromkeys(row.remarks):
+            seeds.setdefault(remark, []).append(row.seed)
+    return [_with_seeds(remark, found, len(rows)) for remark, found in seeds.items()]
+
+
+def _with_seeds(remark: str, seeds: Sequence[int], of: int) -> str:
+    named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    if len(seeds) == of or remark.startswith(f"{named}: "):
+        return remark
+    return f"{named} of {of}: {remark}"
+
+
+def _in_words(settings: Mapping[str, Any], metric: str) -> str:
+    """What a fine-tuned model reads out, and which of its epochs; '' of rows that do not tell."""
+    if not {"layer", "pool", "best_epoch"} <= settings.keys():
+        return ""
+    pool, layer = settings["pool"], settings["layer"]
+    words = f"{POOLED.get(pool, pool)} of layer {layer}"
+    if "species" in settings:
+        words += f", species {settings['species']}"
+    if "like" in settings:
+        words += f" begun as {settings['like']}"
+    return f"{words}, the epoch best on validation ({NAMES.get(metric, metric.capitalize())})"
 
 
 def _of_choices(settings: Mapping[str, Any]) -> list[str]:
@@ -169,6 +208,8 @@ def task_lines(table: TaskTable) -> list[str]:
         )
     remarks = [f"{line.method}: {remark}" for line in table.lines for remark in line.remarks]
     notes = [*task.notes, *([table.seen.in_words()] if table.seen else [])]
+    if table.of_model:
+        notes.append(f"{table.lines[0].method}: {table.of_model}")
     if (known := published(task)) is not None:
         notes.append(known.in_words(task))
     return [*found, "", *(f"- {text}" for text in [*notes, *remarks])]

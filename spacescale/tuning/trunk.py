@@ -32,10 +32,13 @@ class Trunk(ABC):
 
     module: what has its parameters; name: how it is called in a `SequenceModel` and its files.
     unused: with what the names of parameters begin on which features do not depend. width: F.
+    taught: parameters with a row for each species, of which adapters alone would leave that of a
+    new one as it began: they learn beside them.
     """
 
     name: ClassVar[str]
-    unused: ClassVar[tuple[str, ...]]
+    unused: tuple[str, ...]
+    taught: frozenset[str] = frozenset()
     module: nn.Module
     pool: Pool
     width: int
@@ -59,7 +62,7 @@ class Trunk(ABC):
 
     @abstractmethod
     def adapted(self) -> Adapted:
-        """Which weights adapters stand beside."""
+        """Which weights adapters stand beside. Raises UserError where features depend on none."""
 
     def head(self, outputs: int) -> nn.Module:
         """New layers (B, F) → (B, C)."""

@@ -116,6 +116,10 @@ REFUSED = [
     (["--species", "finch", "--beside", "luck"], "--beside luck: there are majority,"),
     (["--species", "finch", "--seeds", "0"], "--seeds 0: at least one"),
     (["--species", "finch", "--mode", "head", "--live-batchnorm"], "need mode full, not head"),
+    (["--species", "crow", "--like", "finch", "--mode", "head"], "--mode head learns nothing of"),
+    (["--species", "perch", "--like", "finch"], "--like finch changes nothing: "),
+    (["--like", "finch"], "--like finch is for a --species that they do not know: "),
+    (["--species", "finch", "--mode", "lora", "--layer", "stem"], "--layer stem: --mode lora"),
 ]
 
 

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from made_up_runs import genome_of
+from made_up_runs import checkpoint_of, genome_of
 from planted_copies import altered, random_genome
 from small_datasets import SPAN
 
@@ -18,6 +18,7 @@ from spacescale.contamination.verdicts import Limits
 from spacescale.errors import UserError
 from spacescale.genome import dna
 from spacescale.tasks.read_task import read_task
+from spacescale.tuning.seen import read_seen, seen_of
 
 
 def letters(codes):
@@ -57,8 +58,8 @@ def benchmark(run, tmp_path):
 
 
 def number_of(name):
-    """From 1: of a row of a file, which has its name, or of FILE:LINE of a task."""
-    return int(name) if name.isdecimal() else int(name.split(":")[-1]) - 1
+    """From 1, of FILE:LINE."""
+    return int(name.split(":")[-1]) - 1
 
 
 def rows_of(path):
@@ -136,6 +137,32 @@ def test_sequences_are_searched_some_bases_at_a_time(run, benchmark, tmp_path, m
     assert (tmp_path / "parts.tsv").read_text() == (tmp_path / "whole.tsv").read_text()
 
 
+def test_an_exact_half_of_a_sequence_is_enough(run, tmp_path):
+    """Whatever the other half is like."""
+    train = genome_of(1)[0]
+    like = altered(train[1500:2000], 0.7, False, np.random.default_rng(0))
+    file = write_table(tmp_path / "one.csv", [np.append(train[100:600], like)])
+    contamination(run, [file], out=tmp_path / "r.tsv", steps=100)
+    row = rows_of(tmp_path / "r.tsv")["-", 1]
+    assert (row["verdict"], row["identity"], row["aligned_bp"]) == ("same", "1", "500")
+
+
+def test_finetune_knows_sequences_and_weights_of_a_table_again(run, data, benchmark, tmp_path):
+    out, other = tmp_path / "r.tsv", tmp_path / "other"
+    contamination(run, [benchmark], out=out)
+    task = read_task(benchmark)
+    seen = seen_of(task, read_seen(out, run), out)
+    assert (seen.share, seen.unseen.tolist()) == (pytest.approx(2 / 3), [2])
+    assert seen.weights == "run/step-00000003"
+    checkpoint_of(other, data, 4)
+    with pytest.raises(UserError, match="of the weights run/step-00000003, whose training or step"):
+        read_seen(out, other)
+    lines = (benchmark / "test.csv").read_text().splitlines()
+    (benchmark / "test.csv").write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    with pytest.raises(UserError, match=r"test sequence test\.csv:\d was another one"):
+        seen_of(read_task(benchmark), read_seen(out), out)
+
+
 def test_limits_decide_what_counts(run, benchmark):
     assert "1 (12.5 %) are similar" in contamination(run, [benchmark])
     assert "0 (0.0 %) are similar" in contamination(run, [benchmark], limits=Limits(identity=0.93))
@@ -144,7 +171,7 @@ def test_limits_decide_what_counts(run, benchmark):
 
 
 def test_the_background_is_of_each_split_and_read_backwards(benchmark):
-    queries = read_queries(benchmark)
+    queries = read_queries([benchmark])
     found = decoys(queries, at_most=2)
     assert [(one.task, one.split, one.name) for one in found] == [
         ("task", "train", "train.csv:2"), ("task", "train", "train.csv:3"),
@@ -156,12 +183,12 @@ def test_the_background_is_of_each_split_and_read_backwards(benchmark):
 
 def test_splits_and_tasks_are_named_by_files(tmp_path):
     one = write_table(tmp_path / "enhancers" / "test.csv", [random_genome(40)])
-    assert [(q.task, q.split) for q in read_queries(one)] == [("enhancers", "test")]
+    assert [(q.task, q.split) for q in read_queries([one])] == [("enhancers", "test")]
     other = write_table(tmp_path / "mine.csv", [random_genome(40)])
-    assert [(q.task, q.split) for q in read_queries(other)] == [("mine", "-")]
+    assert [(q.task, q.split) for q in read_queries([other])] == [("mine", "-")]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty holds no task, nor does a folder below"):
-        read_queries(tmp_path / "empty")
+        read_queries([tmp_path / "empty"])
 
 
 def test_a_task_in_one_table_has_its_own_splits(tmp_path):
@@ -170,7 +197,7 @@ def test_a_task_in_one_table_has_its_own_splits(tmp_path):
     rows = [("train", 0), ("train", 1), ("valid", 0), ("test", 1), ("test", 0)]
     text = "".join(f"{letters(random_genome(40 + i))},{y},{s}\n" for i, (s, y) in enumerate(rows))
     file.write_text("sequence,value,split\n" + text)
-    found = [(q.task, q.split, q.name) for q in read_queries(file)]
+    found = [(q.task, q.split, q.name) for q in read_queries([file])]
     task = read_task(file)
     assert found == [
         ("one", split, name) for split, part in task.splits.items() for name in part.names
@@ -189,7 +216,7 @@ def test_a_suite_is_read_task_by_task(tmp_path):
             for i in range(size):
                 file = tmp_path / task / split / "no" / f"{i}.txt"
                 file.write_text(letters(random_genome(50 + i)))
-    queries = read_queries(tmp_path)
+    queries = read_queries([tmp_path])
     assert [sum(q.task == task for q in queries) for task in ("one", "two")] == [48, 60]
     assert {q.split for q in queries} == {"train", "valid", "test"}
 

@@ -5,6 +5,7 @@ import pytest
 from planted_copies import altered, chunks_of, random_genome
 
 from spacescale.contamination import search as searching
+from spacescale.contamination import seeds
 from spacescale.contamination.search import LONGEST_PIECE, search
 from spacescale.contamination.sequences import cut, join
 from spacescale.genome import dna
@@ -85,6 +86,20 @@ def test_the_exact_place_is_found_among_many_that_are_alike():
     assert found.second_start.tolist() == [40 * 150] and found.matched.tolist() == [150]
 
 
+def test_copies_of_sequences_that_are_nearly_the_same_are_found(monkeypatch):
+    """Behind places by chance, of which each is one for every of the sequences."""
+    monkeypatch.setattr(seeds, "MAX_HITS_OF_A_SEED", 100)
+    monkeypatch.setattr(seeds, "LEAST_PLACES_OF_A_SEED", 50)
+    random, element = np.random.default_rng(0), random_genome(120, seed=13)
+    variants = [altered(element, 1 - 1 / element.size, False, random) for _ in range(40)]
+    parts = [element[start : start + 20] for start in range(0, 101, 2)] * 4
+    chance = [one for part in parts for one in (part, random.integers(0, 4, 30, dtype=np.uint8))]
+    before = np.concatenate(chance)
+    found = found_in(variants, chunks_of(np.concatenate([before, element, GENOME[:300]]), bp=5_000))
+    assert found.piece.tolist() == list(range(40)) and (found.matched >= 118).all()
+    assert (found.chunk * 5_000 + found.second_start >= before.size).all()
+
+
 @pytest.mark.parametrize(
     "pieces", [[], [np.full(100, dna.N, np.uint8)], [np.empty(0, np.uint8)], [GENOME[:9]]]
 )
@@ -114,3 +129,20 @@ def test_the_pieces_of_a_long_sequence_are_joined():
     assert hit.aligned_bp == pytest.approx(3_000, abs=20)
     assert (hit.start, hit.end) == (1_000, pytest.approx(4_000, abs=20))
     assert join(found, owners, lengths, np.array([1000.0])) == {}
+
+
+def test_pieces_are_chosen_for_the_highest_identity_that_covers_enough():
+    """One exact copy and one altered copy from elsewhere."""
+    like = altered(GENOME[30_000:30_500], 0.8, False, np.random.default_rng(0))
+    pieces = cut(np.concatenate([GENOME[1_000:1_500], like]))
+    found = found_in(pieces, chunks_of(GENOME))
+    words = np.zeros(2, dtype=int), np.array([1_000]), np.array([30.0])
+
+    def hit_of(least_bp, *identities):
+        (hit,) = join(found, *words, identities, np.array([least_bp])).values()
+        return hit
+
+    exact, both = hit_of(500.0, 0.95, 0.8), hit_of(501.0, 0.95, 0.8)
+    assert (exact.identity, exact.aligned_bp, exact.start, exact.end) == (1, 500, 1_000, 1_500)
+    assert 0.85 < both.identity < 0.95 and both.aligned_bp > 900
+    assert hit_of(501.0, 0.95) == both == join(found, *words)[0, 0]

@@ -64,6 +64,7 @@ def test_hits_are_all_pairs_that_see_the_same():
 
 def test_a_seed_of_a_repeat_gives_no_more_after_so_many(monkeypatch):
     monkeypatch.setattr(seeds, "MAX_HITS_OF_A_SEED", 50)
+    monkeypatch.setattr(seeds, "LEAST_PLACES_OF_A_SEED", 10)
     monkeypatch.setattr(seeds, "_HITS_AT_ONCE", 20)
     unit = random_genome(40)
     alone = random_genome(60, seed=1)
@@ -74,7 +75,17 @@ def test_a_seed_of_a_repeat_gives_no_more_after_so_many(monkeypatch):
     assert sum(part[0].size for part in table.hits(alone)) == 60 - len(PATTERNS[0]) + 1
 
 
-def test_a_seed_that_is_everywhere_in_the_text_gives_none(monkeypatch):
+def test_places_count_not_how_many_of_the_text_share_a_seed(monkeypatch):
     monkeypatch.setattr(seeds, "MAX_HITS_OF_A_SEED", 50)
+    monkeypatch.setattr(seeds, "LEAST_PLACES_OF_A_SEED", 30)
+    monkeypatch.setattr(seeds, "_HITS_AT_ONCE", 20)
+    unit = random_genome(40)
+    table = SeedTable(np.tile(unit, 25), PATTERNS[0])
+    places = {int(p) for part in table.hits(np.tile(unit, 20)) for p in part[0]}
+    assert len(places) == 20 * 40 - len(PATTERNS[0]) + 1
+
+
+def test_a_seed_that_is_everywhere_in_the_text_gives_none(monkeypatch):
+    monkeypatch.setattr(seeds, "MOST_TIMES_IN_TEXT", 50)
     table = SeedTable(np.zeros(200, dtype=np.uint8), PATTERNS[0])
     assert list(table.hits(np.zeros(100, dtype=np.uint8))) == []

@@ -10,7 +10,13 @@ from made_up_runs import PER_STEP, SEEDS, SPECIES, checkpoint_of, genome_of
 from small_datasets import SEQ_LENGTH, SPAN, small_windows, write_small_dataset
 
 from spacescale.checkpoint import layout
-from spacescale.contamination.seen import TRAIN, VALID, read_training, seen_windows
+from spacescale.contamination.seen import (
+    TRAIN,
+    VALID,
+    digest_of_weights,
+    read_training,
+    seen_windows,
+)
 from spacescale.dataset.loader import open_datasets
 from spacescale.dataset.sampler import SampleOrder
 from spacescale.errors import UserError
@@ -143,20 +149,7 @@ def test_of_a_checkpoint_of_another_order_all_windows_count(data, tmp_path):
 
 
 def test_of_an_export_all_windows_count(data, tmp_path):
-    run = checkpoint_of(tmp_path / "run", data, 3)
-    state = layout.read_state(run)
-    folder = tmp_path / "export"
-    folder.mkdir()
-    (folder / "model.safetensors").touch()
-    trained = {name: state[name] for name in ("step", "data_manifests", "data_splits", "versions")}
-    payload = {
-        "format": "spacescale-model",
-        "format_version": 1,
-        "model": state["config"]["model"],
-        "track_scale": "log1p",
-        "trained": trained | {"metrics": {}},
-    }
-    (folder / "config.json").write_text(json.dumps(payload))
+    folder = export_of(checkpoint_of(tmp_path / "run", data, 3), tmp_path / "export")
     training = read_training(folder)
     assert training.step == 3 and training.windows_read is None
     with pytest.raises(UserError, match=r"does not tell where its data lie; give --data"):
@@ -165,3 +158,47 @@ def test_of_an_export_all_windows_count(data, tmp_path):
     assert list(seen) == ["finch"] and seen["finch"].times.tolist() == [1] * 23
     assert seen["finch"].reach == (SEQ_LENGTH - SPAN) // 2
     assert "moth: not among the data" in notes[0] and "all training windows count" in notes[1]
+
+
+def export_of(checkpoint, folder):
+    """The record of an export, without its weights."""
+    state = layout.read_state(checkpoint)
+    folder.mkdir()
+    (folder / "model.safetensors").touch()
+    kept = ("step", "metrics", "data_manifests", "data_splits", "versions")
+    trained = {name: state[name] for name in kept}
+    payload = {
+        "format": "spacescale-model",
+        "format_version": 1,
+        "model": state["config"]["model"],
+        "track_scale": "log1p",
+        "trained": trained,
+    }
+    (folder / "config.json").write_text(json.dumps(payload))
+    return folder
+
+
+def test_a_run_its_checkpoint_and_its_export_have_one_digest(data, tmp_path):
+    """And other steps, scores and data have others."""
+    checkpoint = checkpoint_of(tmp_path / "run", data, 3)
+    digest = digest_of_weights(tmp_path / "run")
+    assert digest == digest_of_weights(export_of(checkpoint, tmp_path / "export"))
+    assert digest == read_training(checkpoint).digest == read_training(tmp_path / "export").digest
+    others = [
+        checkpoint_of(tmp_path / "a", data, 4),
+        checkpoint_of(tmp_path / "b", data, 3, metrics={"valid/loss": 0.25}),
+        checkpoint_of(tmp_path / "c", data, 3, data_manifests={"finch": "0", "moth": "1"}),
+    ]
+    assert len({digest, *map(digest_of_weights, others)}) == 4
+    later = read_training(checkpoint, steps=9)
+    assert later.digest is None and later.name == "run/step-00000003, after 9 steps"
+    assert read_training(checkpoint, steps=3).digest == digest
+    assert read_training(tmp_path / "export").name == "export"
+
+
+def test_released_weights_have_no_digest(data, tmp_path):
+    folder = export_of(checkpoint_of(tmp_path / "run", data, 3), tmp_path / "export")
+    payload = json.loads((folder / "config.json").read_text())
+    payload["trained"]["data_manifests"] = dict.fromkeys(SPECIES)
+    (folder / "config.json").write_text(json.dumps(payload))
+    assert digest_of_weights(folder) is None

@@ -75,6 +75,26 @@ def test_a_given_kind_overrides_the_name_of_a_column(tmp_path):
     assert (classes.kind, classes.splits["test"].targets.tolist()) == ("classes", [1])
 
 
+@pytest.mark.parametrize("header, cells, said", [
+    ("target", "0 1 2 1", True), ("Target", "0.0 1 0", True), ("target", "0 1 3", False),
+    ("target", "0 0", False), ("target", "1 2", False), ("target", "0 1 1.5", False),
+    ("target", "0 1 nan", False), ("value", "0 1 2", False),
+    ("target", " ".join(map(str, range(20))), True),
+    ("target", " ".join(map(str, range(21))), False),
+])  # fmt: skip
+def test_values_that_may_be_classes_are_told(tmp_path, header, cells, said):
+    rows = [(cell,) for cell in cells.split()]
+    task = read(tmp_path, [header], rows, rows[:2])
+    assert task.kind == "values" and bool(task.notes) == said
+    if said:
+        top = len(set(map(float, cells.split()))) - 1
+        assert task.notes == [
+            f"column {header!r} holds only 0 to {top}, which are learnt as values; "
+            "--kind classes learns them as classes"
+        ]
+    assert read(tmp_path, [header], rows, rows[:2], kind="values").notes == []
+
+
 def test_a_given_kind_chooses_among_columns(tmp_path):
     header, cells = ["value", "label_a", "label_b"], [(2.5, 0, 1), (1, 1, 1)]
     assert read(tmp_path, header, cells, cells, kind="labels").outputs == ("a", "b")

@@ -1,15 +1,30 @@
 """The planned cost of a fine-tuning beside what is counted in one."""
 
+import argparse
+import re
+
 import numpy as np
 import pytest
 from small_encoders import trunk
 from tiny_models import some_codes, tiny_config
 
+from spacescale.cli import build_parser
 from spacescale.errors import UserError
+from spacescale.finetune import add_options
 from spacescale.model.space import Space
+from spacescale.planning.machine import named_machine
 from spacescale.planning.measure import addresses, counting_kept, flop_counter
-from spacescale.tuning.cost import encoder_tuning_cost, longest_fitting, tuning_cost
+from spacescale.tuning.cost import (
+    OF_PRETRAINING,
+    cost_lines,
+    encoder_tuning_cost,
+    longest_fitting,
+    plan_tuning,
+    tuning_cost,
+)
+from spacescale.tuning.pretrained import PretrainedEncoder, PretrainedSpace
 from spacescale.tuning.sequence_model import SequenceModel, choose_trained
+from spacescale.tuning.settings import HEAD_RATE
 from spacescale.tuning.space_trunk import SpaceTrunk
 
 MODES = ("full", "lora", "head")
@@ -96,3 +111,46 @@ def test_gpus_share_the_batch_and_the_optimiser():
     assert four.weights == one.weights
     with pytest.raises(UserError, match="--batch 3: 4 GPUs need as many sequences"):
         tuning_cost(config, "full", 500, 3, gpus=4)
+
+
+@pytest.mark.parametrize("gpus", [1, 8])
+def test_an_epoch_has_as_many_steps_as_the_batch_of_all_gpus_makes(gpus):
+    cost = tuning_cost(tiny_config(), "full", 500, 32, gpus=gpus)
+    machine = named_machine("a40", tflops=1e-6)
+    line = cost_lines(cost, machine, 3200, PretrainedSpace.rates)[-1]
+    assert line.startswith("one epoch of one training, 100 steps over 3,200 sequences: ")
+    minutes = 100 * cost.flops / 1e6 / 60
+    assert f": {minutes:.2f} minutes; by default a method takes 9 trainings (4 learning" in line
+
+
+@pytest.mark.parametrize("of, mode, trainings", [
+    (PretrainedSpace, "lora", "9 trainings (4 learning rates"),
+    (PretrainedSpace, "head", "7 trainings (2 learning rates"),
+    (PretrainedEncoder, "full", "8 trainings (3 learning rates"),
+    (PretrainedEncoder, "head", "6 trainings (1 learning rate,"),
+])  # fmt: skip
+def test_how_many_trainings_a_method_takes(of, mode, trainings):
+    cost = tuning_cost(tiny_config(), mode, 500, 32)
+    assert trainings in cost_lines(cost, named_machine("a40"), 10, of.rates)[-1]
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    assert parser.get_default("head_lr") == HEAD_RATE
+
+
+def planned(*options):
+    args = build_parser().parse_args(["plan", "--preset", "space_tiny", *options])
+    return plan_tuning(args, named_machine("a40"))
+
+
+@pytest.mark.parametrize("option", OF_PRETRAINING)
+def test_options_of_a_pretraining_are_refused(option):
+    word = f"--{option.replace('_', '-')}"
+    values = {"measure": [], "json": [], "link_gbytes_per_s": ["1", "1"]}.get(option, ["0"])
+    message = f"{word}: of a pretraining's plan; --finetune full takes --length, "
+    with pytest.raises(UserError, match=re.escape(message)):
+        planned("--finetune", "full", word, *values)
+
+
+def test_a_finetuning_is_planned_with_its_own_options():
+    found = planned("--finetune", "full", "--gpus", "2", "--batch", "8", "--sequences", "80")
+    assert "4 sequences of 4 bins" in found and "10 steps over 80 sequences" in found

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_models import some_codes, tiny_model
 
+from spacescale.errors import UserError
 from spacescale.model.layers import BatchNorm
 from spacescale.tuning.sequence_model import SequenceModel, choose_trained, merge_adapters
 from spacescale.tuning.space_trunk import SpaceTrunk
@@ -77,6 +78,29 @@ def test_everything_but_what_features_do_not_need():
     assert not [n for n in changed if n.startswith(("space.heads", "space.decoder"))]
     assert not [n for n in changed if "running" in n or "num_batches" in n]
     assert {"space.stem.0.weight", "space.species_token.weight", "head.weight"} <= changed
+
+
+@pytest.mark.parametrize(
+    "mode, layer",
+    [("full", "stem"), ("full", "conv_tower.0"), ("full", "transformer.0"),
+     ("lora", "transformer.0"), ("lora", "pointwise")],
+)  # fmt: skip
+def test_what_a_layer_does_not_depend_on_is_not_trained(mode, layer):
+    if mode == "lora":
+        pytest.importorskip("peft")
+    tuned = model(layer=layer)
+    choose_trained(tuned, mode, 2, False)
+    tuned.eval()([CODES]).square().sum().backward()
+    learning = {name: p for name, p in tuned.named_parameters() if p.requires_grad}
+    assert [name for name, p in learning.items() if p.grad is None] == []
+    assert tuned.num_trained == sum(p.numel() for p in learning.values())
+    behind = ("space.transformer.1.", "space.pointwise.")
+    assert any(name.startswith(behind) for name in learning) == (layer == "pointwise")
+
+
+def test_adapters_behind_the_layer_are_refused():
+    with pytest.raises(UserError, match=r"--layer conv_tower.1: .*expected one of transformer.0, "):
+        choose_trained(model(layer="conv_tower.1"), "lora", 2, False)
 
 
 def test_statistics_of_batchnorm_move_where_asked_for():

@@ -110,6 +110,38 @@ def test_a_rate_at_the_edge_of_those_tried_is_said(tmp_path, rate, tried, mode, 
     assert not remark or (remark in found[0] and found[0].startswith("- model: "))
 
 
+@pytest.mark.parametrize("seeds, said", [
+    ((1,), "k_mers: seed 1 of 3: one answer"),
+    ((0, 2), "k_mers: seeds 0, 2 of 3: one answer"),
+    ((0, 1, 2), "k_mers: one answer"),
+])  # fmt: skip
+def test_a_remark_names_the_seeds_that_it_is_of(tmp_path, seeds, said):
+    rows = rows_with(tmp_path, model=180, k_mers=120)
+    for at, row in enumerate(rows.rows):
+        if row.method == "k_mers" and row.seed in seeds:
+            rows.rows[at] = replace(row, remarks=["one answer", f"seed {row.seed}: its own"])
+    lines = task_lines(table_of(TASK, rows, ["model", "k_mers"], range(3)))
+    assert [line for line in lines if "one answer" in line] == [f"- {said}"]
+    own = [line for line in lines if "its own" in line]
+    assert own == [f"- k_mers: seed {seed}: its own" for seed in seeds]
+
+
+@pytest.mark.parametrize("kept, chosen, said", [
+    ({"species": "human"}, {}, "model: mean over positions of layer stem, species human, the"),
+    ({}, {"species": "crow", "like": "finch"}, "stem, species crow begun as finch, the epoch best"),
+    ({"pool": "cls"}, {}, "model: [CLS] of layer stem, the epoch best on validation (MCC)"),
+])  # fmt: skip
+def test_what_the_model_reads_out_is_said(tmp_path, kept, chosen, said):
+    rows = rows_with(tmp_path, model=180, k_mers=120)
+    settings = {"layer": "stem", "pool": "mean", "best_epoch": 3} | kept
+    rows.rows[0] = replace(rows.rows[0], settings=settings)
+    table = table_of(TASK, rows, ["model", "k_mers"], range(3), chosen=chosen)
+    (line,) = [line for line in task_lines(table) if "of layer" in line]
+    assert said in line
+    (bare,) = [table_of(TASK, rows, ["k_mers", "model"], range(3), chosen=chosen)]
+    assert not bare.of_model
+
+
 def test_a_damaged_line_is_named(tmp_path):
     (tmp_path / "rows.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"rows\.jsonl:1: not a row of results"):
@@ -181,6 +213,14 @@ def test_what_is_too_short_to_tell_counts_as_neither(tmp_path):
     seen = seen_of(TASK, read_seen(path), path)
     assert seen.unseen.tolist() == list(range(30, 200)) and seen.share == 0.05
     assert seen.in_words().endswith("; 20 are too short to tell, and count as neither")
+
+
+def test_what_validation_has_read_counts_as_neither(tmp_path):
+    path = report(tmp_path / "r.tsv", ["validation"] * 20 + ["same"] * 10 + ["none"] * 170)
+    seen = seen_of(TASK, read_seen(path), path)
+    assert seen.unseen.tolist() == list(range(30, 200)) and seen.share == 0.05
+    assert seen.in_words().endswith("; 20 are in windows that chose the checkpoint, and count as "
+                                    "neither")  # fmt: skip
 
 
 def test_sequences_of_one_name_are_told_apart_by_their_order(tmp_path):
