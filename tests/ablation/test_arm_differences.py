@@ -30,9 +30,12 @@ def covers(interval):
     return interval.low <= 0 <= interval.high
 
 
-@pytest.mark.parametrize("seeds", [2, 3])
-def test_the_null_control_holds_0(seeds):
-    """Both arms are one, whose seeds differ by more than windows do: Student's t is needed."""
+@pytest.mark.parametrize(("seeds", "at_most"), [(2, 0.995), (3, 0.99)])
+def test_the_null_control_holds_0(seeds, at_most):
+    """Both arms are one, whose seeds differ by more than windows do: Student's t is needed.
+
+    Of two seeds Welch's freedom is between 1 and 2, and intervals are wider than they have to be.
+    """
     held = []
     for repetition in range(120):
         random = np.random.default_rng([repetition, seeds])
@@ -42,7 +45,7 @@ def test_the_null_control_holds_0(seeds):
         last = compare(SPECIES, arms, draws=400).differences[-1]
         assert last.row == OVER_ALL
         held.append(covers(last.interval))
-    assert 0.92 <= np.mean(held) <= 0.99
+    assert 0.92 <= np.mean(held) <= at_most
 
 
 def test_a_difference_is_found_and_as_large_as_it_is():
