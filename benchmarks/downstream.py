@@ -54,6 +54,11 @@ class Results:
         """The task's score, as files name it."""
         return next(iter(self.lines.values())).drawn.metric
 
+    @property
+    def metric_name(self) -> str:
+        """The same, as people write it."""
+        return NAMES.get(self.metric, self.metric.capitalize())
+
     def control(self, name: str, model: str) -> str:
         """What the method of this name is called that has the model's shape."""
         own = _as_model(name, model)
@@ -135,7 +140,7 @@ def scores(results: Sequence[Results]) -> list[str]:
         if known is not None and known.space is not None:
             same = known.metric == one.metric
             paper = f"{known.space:.3f}" + ("" if same else f" ({known.metric})")
-        lines.append(_row(one.task.name, NAMES.get(one.metric, one.metric), *cells, paper))
+        lines.append(_row(one.task.name, one.metric_name, *cells, paper))
     return lines
 
 
@@ -168,10 +173,13 @@ def differences(
     p by Holm over the tasks of a pair. Controls are those of the model's shape, where there are.
     """
     lines = [*_head("model", "less", "task", "difference", "p, all tasks", "")]
+    told: set[tuple[str, str]] = set()
     for other in others:
         for name in _methods(results):
-            if name == other or not (TUNED.fullmatch(name) or name in also):
+            asked = TUNED.fullmatch(name) or name in also
+            if not asked or name == other or (other, name) in told:
                 continue
+            told.add((name, other))
             pairs = [
                 (one.task.name, one.lines[name].drawn.less(one.lines[second].drawn))
                 for one in results
@@ -248,7 +256,7 @@ def draw(results: Sequence[Results], path: Path) -> None:
             axes.plot(line.scores, [place] * len(line.scores), "|", color=colour, ms=7)
             axes.plot(mean(line.scores), place, "o", color=colour, ms=5)
         axes.set_title(one.task.name, fontsize=10)
-        axes.set_xlabel(NAMES.get(one.metric, one.metric))
+        axes.set_xlabel(one.metric_name)
         axes.set_yticks(range(len(methods)), methods)
         axes.grid(axis="x", alpha=0.3)
         tidy(axes)
