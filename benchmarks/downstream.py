@@ -168,7 +168,7 @@ def _cell(line: Line | None, best: bool) -> str:
 def differences(
     results: Sequence[Results], others: Sequence[str], also: Sequence[str] = ()
 ) -> list[str]:
-    """Each model, and each method of `also`, less each of the others, on every task.
+    """Each model, and each method of `also`, less each of the others, on every task, once a pair.
 
     p by Holm over the tasks of a pair. Controls are those of the model's shape, where there are.
     """
