@@ -34,7 +34,8 @@ def covers(interval):
 def test_the_null_control_holds_0(seeds, at_most):
     """Both arms are one, whose seeds differ by more than windows do: Student's t is needed.
 
-    Of two seeds Welch's freedom is between 1 and 2, and intervals are wider than they have to be.
+    Of two seeds Welch's freedom is between 1 and 2: his intervals hold 0 in 97.7 % of draws where
+    both spread alike, and in 95.1 % at 5:1, where 2 degrees of freedom for all would hold 90.2 %.
     """
     held = []
     for repetition in range(120):
