@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from spacescale.ablation.results import mean_sd
 from spacescale.predict.predictor import Predictor
 from spacescale.predict.trained_model import load_trained
+from spacescale.tasks.seeds import mean_sd
 from spacescale.testing.planted_motifs import found_by_predict, found_by_variants
 
 COLUMNS = tuple(

@@ -28,6 +28,7 @@ from spacescale.evals.figures import colour_of, new_figure, save, tidy
 from spacescale.tasks.duplicates import find_duplicates
 from spacescale.tasks.read_task import read_task
 from spacescale.tasks.resampling import holm
+from spacescale.tasks.seeds import mean_sd
 from spacescale.tasks.task import Task
 from spacescale.tuning.fractions import WHOLE
 from spacescale.tuning.ledger import digest_of
@@ -35,7 +36,7 @@ from spacescale.tuning.published import published
 from spacescale.tuning.rows import Row, Rows
 from spacescale.tuning.run import BESIDE, CONTROLS
 from spacescale.tuning.seen import Seen, Verdicts, read_seen, seen_of
-from spacescale.tuning.table import NAMES, Line, mean_sd, table_of
+from spacescale.tuning.table import NAMES, Line, table_of
 
 TUNED = re.compile(r".+, (full|lora|head)")
 

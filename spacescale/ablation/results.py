@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, median
 from typing import Any
 from zipfile import BadZipFile
 
@@ -31,6 +31,7 @@ from spacescale.evals.replicates import Replicates
 from spacescale.evals.reports import write_metrics_json
 from spacescale.evals.results import BLOCKS_FILE, SCORES_FILE
 from spacescale.files import read_json, write_text
+from spacescale.tasks.seeds import mean_sd
 
 DEFINITION = (
     "Pearson in log1p of prediction and target per track over all positions of the test split's "
@@ -180,11 +181,6 @@ def score_table(comparison: Comparison, baselines: dict[Row, Beside]) -> Table:
             numbers = f"{beside.difference:+.3f}", f"[{beside.low:+.3f}, {beside.high:+.3f}]"
             table.append((*start, f"({beside.name})", f"{beside.value:.3f}", *numbers, ""))
     return table
-
-
-def mean_sd(values: Sequence[float]) -> str:
-    """The mean, and the standard deviation where there are several."""
-    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 def _difference(difference: Difference | None) -> tuple[str, str, str]:

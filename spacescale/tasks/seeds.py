@@ -12,8 +12,10 @@ Shapes: N sequences, C outputs, S seeds, D draws.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean, stdev
 
 import numpy as np
 from tqdm import tqdm
@@ -85,6 +87,13 @@ class DrawnScores:
         p = min(1.0, 2 * (tail + 1) / (len(differences) + 1))
         value = float(np.mean(self.values) - np.mean(other.values))
         return Difference(self.metric, value, middle_of(differences), float(p))
+
+
+def mean_sd(scores: Sequence[float]) -> str:
+    """The mean over seeds and, of several, its standard deviation; – where one is not defined."""
+    if any(math.isnan(score) for score in scores):
+        return "–"
+    return f"{mean(scores):.3f}" + (f" ± {stdev(scores):.3f}" if len(scores) > 1 else "")
 
 
 class SeedDraws:

@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from spacescale.evals.figures import colour_of, new_figure, save, tidy
-from spacescale.tuning.table import TaskTable, mean_sd
+from spacescale.tasks.seeds import mean_sd
+from spacescale.tuning.table import TaskTable
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,9 @@ Shapes: N test sequences, C outputs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from spacescale.tasks.duplicates import DuplicateReport
 from spacescale.tasks.resampling import Difference, Interval, holm
 from spacescale.tasks.scores import main_score
-from spacescale.tasks.seeds import DrawnScores
+from spacescale.tasks.seeds import DrawnScores, mean_sd
 from spacescale.tasks.task import Task
 from spacescale.tuning.fractions import WHOLE
 from spacescale.tuning.published import published
@@ -265,13 +264,6 @@ def _lengths(task: Task) -> str:
     lengths = np.concatenate([examples.lengths for examples in task.splits.values()])
     low, high = int(lengths.min()), int(lengths.max())
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def mean_sd(scores: Sequence[float]) -> str:
-    """The mean over seeds and, of several, its standard deviation."""
-    if any(math.isnan(score) for score in scores):
-        return "–"
-    return f"{mean(scores):.3f}" + (f" ± {stdev(scores):.3f}" if len(scores) > 1 else "")
 
 
 def _unseen(line: Line) -> str:
