@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -132,7 +133,7 @@ def measure(trained: TrainedEncoder, genome: SpeciesGenome) -> dict[str, dict[st
     return found
 
 
-def _score(trained: TrainedEncoder, rows: list[MaskedRow], maker: RowMaker) -> TokenScore:
+def _score(trained: TrainedEncoder, rows: Iterable[MaskedRow], maker: RowMaker) -> TokenScore:
     return score_rows(trained.model, rows, maker, BATCH, torch.device("cpu"))
 
 

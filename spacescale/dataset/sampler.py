@@ -11,6 +11,7 @@ import math
 import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
+from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,23 +50,24 @@ class Limit:
 class Cycle(NamedTuple):
     """Turns that things take for ever.
 
-    places: the thing of each turn, int64 (L,), after which it begins again. taken: how often each
-    had been taken before each turn, int64 (L + 1, S).
+    places: the thing of each turn, int32 (L,), after which it begins again. taken: how often that
+    one had been taken before, int32 (L,). slots: how often each is taken in all, int64 (S,).
     """
 
     places: np.ndarray
     taken: np.ndarray
+    slots: np.ndarray
 
     def at(self, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What has each of these turns, and how many turns it has had before, int64 each."""
         lap, place = np.divmod(turns, len(self.places))
-        which = self.places[place]
-        return which, lap * self.taken[-1, which] + self.taken[place, which]
+        which = self.places[place].astype(np.int64)
+        return which, lap * self.slots[which] + self.taken[place]
 
     def before(self, turns: int) -> np.ndarray:
         """How many of the first turns each thing has, int64 (S,)."""
         lap, place = divmod(turns, len(self.places))
-        return lap * self.taken[-1] + self.taken[place]
+        return lap * self.slots + np.bincount(self.places[:place], minlength=len(self.slots))
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ class SampleOrder:
         first = self.limit.first
         early, late = np.split(positions, [np.searchsorted(positions, first)])
         species, numbers = self._limited.at(late - first)
-        numbers += self._cycle.before(first)[species]
+        numbers += self._before_limit[species]
         before = self._cycle.at(early)
         return np.concatenate([before[0], species]), np.concatenate([before[1], numbers])
 
@@ -244,8 +246,13 @@ class SampleOrder:
         """How many of the first windows each species has, int64 (S,)."""
         if self.limit is None or self._limited is None or windows <= self.limit.first:
             return self._cycle.before(windows)
-        first = self.limit.first
-        return self._cycle.before(first) + self._limited.before(windows - first)
+        return self._before_limit + self._limited.before(windows - self.limit.first)
+
+    @cached_property
+    def _before_limit(self) -> np.ndarray:
+        """How many windows each species has before the limit, int64 (S,); kept: L turns tell it."""
+        assert self.limit is not None
+        return self._cycle.before(self.limit.first)
 
     @cached_property
     def _slots(self) -> tuple[int, ...]:
@@ -331,17 +338,24 @@ def _interleave(slots: tuple[int, ...]) -> Cycle:
     species is within 1 − 1/(2S − 2) slots of its share; rules that take the species farthest
     behind, or Webster's, are not. All in whole numbers, so every machine finds the same.
 
-    L = Σ slots; what has no slot has no turn.
+    A species may have its n-th turn from one place on and can wait for it up to another. Whoever
+    may not have it yet lies in the heap `early`, by the former, and who may in `due`, by the
+    latter; ties go by index. L = Σ slots; what has no slot has no turn.
     """
     length, bound = sum(slots), max(2 * len(slots) - 2, 1)
-    wanted = np.array(slots)
-    cycle = np.zeros(length, dtype=np.int64)
-    taken = np.zeros((length + 1, len(slots)), dtype=np.int64)
+    places, taken = np.empty(length, dtype=np.int32), np.empty(length, dtype=np.int32)
+    turns = [0] * len(slots)
+    early = [((length - 1) // (bound * n), which) for which, n in enumerate(slots) if n]
+    heapify(early)
+    due: list[tuple[int, int]] = []
     for place in range(length):
-        lag = (place + 1) * wanted - length * taken[place]  # in 1/L of a slot
-        slots_left = ((bound - 1) * length - bound * lag) // (bound * np.maximum(wanted, 1))
-        may = bound * lag >= length
-        cycle[place] = np.where(may, slots_left, np.iinfo(np.int64).max).argmin()
-        taken[place + 1] = taken[place]
-        taken[place + 1, cycle[place]] += 1
-    return Cycle(cycle, taken)
+        while early and early[0][0] <= place:
+            _, which = heappop(early)
+            last = (bound * (turns[which] + 1) - 1) * length // (bound * slots[which])
+            heappush(due, (last, which))
+        _, which = heappop(due)
+        places[place], taken[place] = which, turns[which]
+        turns[which] += 1
+        first = ((bound * turns[which] + 1) * length - 1) // (bound * slots[which])
+        heappush(early, (first, which))
+    return Cycle(places, taken, np.array(slots))

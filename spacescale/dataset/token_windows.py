@@ -10,7 +10,8 @@ reads the same rows in any number of processes, and goes on where it was stopped
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -180,24 +181,35 @@ def _reopen(found: dict[str, tuple[Path, str]], *others: Any) -> TokenWindows:
     return TokenWindows({name: reopen(*one) for name, one in found.items()}, *others)
 
 
+@dataclass(frozen=True)
+class ScoredRows:
+    """Rows of a genome's tiles with masks fixed for ever, made anew whenever they are gone through.
+
+    None is kept: those of a human chromosome would fill gigabytes. most: of the tiles, at most.
+    """
+
+    windows: GenomeWindows
+    maker: RowMaker
+    most: int | None = None
+
+    def __iter__(self) -> Iterator[MaskedRow]:
+        key = SCORES_SEED, _SCORES, self.windows.genome.name, self.maker.name
+        for tile in self.windows.tiles(self.most):
+            place = zlib.crc32(f"{tile.chrom} {tile.start}".encode())
+            yield self.maker.row(tile.codes, mask_generator(*key, place))
+
+
 def scored_rows(
     genome: SpeciesGenome, split: str, maker: RowMaker, most: int | None = None
-) -> list[MaskedRow]:
+) -> ScoredRows:
     """Rows of a split for scores: tiles of the longest length, forward, with masks fixed for ever.
 
     What is hidden is hidden by [MASK] alone. most: of the tiles, at most. Raises UserError where
     the split has no sequence.
     """
     choice = window_choice(maker.mlm, maker.name, SCORES_SEED, reverse_complement=False)
-    tiles = GenomeWindows(genome, split, choice).tiles(most)
-    key = SCORES_SEED, _SCORES, genome.name, maker.name
     scoring = maker.for_scores()
-    return [
-        scoring.row(
-            tile.codes, mask_generator(*key, zlib.crc32(f"{tile.chrom} {tile.start}".encode()))
-        )
-        for tile in tiles
-    ]
+    return ScoredRows(GenomeWindows(genome, split, choice), scoring, most)
 
 
 def collate(

@@ -120,6 +120,7 @@ def unigram_loss(
     for row in scored_rows(genome, "train", maker, COUNTED):
         there = np.where(row.labels == IGNORED, row.ids, row.labels)
         counts += np.bincount(there[np.isin(there, maker.words)], minlength=size)
-    labels = np.concatenate([row.labels for row in scored_rows(genome, split, maker, most)])
-    shares = counts[labels[labels != IGNORED]] / counts.sum()
-    return float(-np.log(shares).mean())
+    shares = counts / counts.sum()
+    scored = scored_rows(genome, split, maker, most)
+    logs = [np.log(shares[row.labels[row.labels != IGNORED]]) for row in scored]
+    return float(-np.concatenate(logs).mean())

@@ -6,8 +6,9 @@ Shapes: B rows of N tokens, M hidden tokens, V tokens of the vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -90,7 +91,7 @@ def score_split(
 @torch.no_grad()
 def score_rows(
     model: TokenModel,
-    rows: Sequence[MaskedRow],
+    rows: Iterable[MaskedRow],
     maker: RowMaker,
     batch_size: int,
     device: torch.device,
@@ -98,20 +99,22 @@ def score_rows(
 ) -> TokenScore:
     """Score rows that a maker made, the same on all ranks; otherwise as `score_split`."""
     sums = torch.zeros(4, dtype=torch.float64, device=device)
-    for mine in _shares(rows, batch_size):
+    for mine, counts in _shares(rows, batch_size):
         if stop_asked():
             raise Stopped
-        sums += _score(model, mine or rows[:1], bool(mine), maker, device)
+        sums += _score(model, mine, counts, maker, device)
     return TokenScore(*comm.add_over_ranks(sums).tolist())
 
 
-def _shares(rows: Sequence[MaskedRow], batch_size: int) -> list[Sequence[MaskedRow]]:
-    """This rank's batches; every rank has as many, some of them empty, as ZeRO-3 requires."""
-    of_all = batch_size * comm.world_size()
-    first = comm.rank() * batch_size
-    return [
-        rows[start + first : start + first + batch_size] for start in range(0, len(rows), of_all)
-    ]
+def _shares(rows: Iterable[MaskedRow], batch_size: int) -> Iterator[tuple[list[MaskedRow], bool]]:
+    """This rank's batches, and whether each counts.
+
+    Every rank has as many, as ZeRO-3 requires: one for which no row is left has another's.
+    """
+    source, first = iter(rows), comm.rank() * batch_size
+    while of_all := list(islice(source, batch_size * comm.world_size())):
+        mine = of_all[first : first + batch_size]
+        yield mine or of_all[:1], bool(mine)
 
 
 def _score(

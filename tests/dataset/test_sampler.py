@@ -1,11 +1,14 @@
+import zlib
 from collections import Counter
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spacescale.dataset import sampler
 from spacescale.dataset.sampler import Draw, Limit, SampleOrder
 from spacescale.errors import UserError
 
@@ -158,9 +161,9 @@ def test_shares_follow_balance_and_importance(changes, expected):
 @few
 @given(orders(most_species=24), st.integers(0, 10**7))
 def test_after_any_number_of_windows_a_species_is_within_one_of_its_share(order, start):
-    _, taken = order._cycle
     shares, num_species = np.array(list(order.shares().values())), len(order.num_windows)
-    off = abs(taken - np.arange(len(taken))[:, None] * shares).max()
+    taken = np.cumsum(order._cycle.places[:, None] == np.arange(num_species), axis=0)
+    off = abs(taken - np.arange(1, len(taken) + 1)[:, None] * shares).max()
     assert off <= (1 - 1 / (2 * num_species - 2) if num_species > 1 else 0) + 1e-9
     one = in_layout(order, 1, 64)  # and the windows drawn are those that the cycle names
     counts = Counter(draw.species for draw in one.draws(start, 0))
@@ -271,3 +274,80 @@ def test_a_species_that_would_not_be_drawn_any_more_is_refused(rare):
         order(balance=0.0, num_windows=sizes, limit=Limit(names, 0.001, 100))
     stopped = order(balance=0.0, num_windows=sizes, limit=Limit(("relative", "large"), 0.0, 100))
     assert stopped.draws(0, 0)
+
+
+# --- the order that runs of before were drawn in, which those that are resumed rest on ---
+
+
+class WholeTable(NamedTuple):
+    """A cycle that keeps how often every species was taken before each turn: taken (L + 1, S)."""
+
+    places: np.ndarray
+    taken: np.ndarray
+
+    @classmethod
+    def of(cls, slots):
+        """The rule written out: in each turn all species are looked at."""
+        length, bound = sum(slots), max(2 * len(slots) - 2, 1)
+        wanted = np.array(slots)
+        places = np.zeros(length, dtype=np.int64)
+        taken = np.zeros((length + 1, len(slots)), dtype=np.int64)
+        for place in range(length):
+            lag = (place + 1) * wanted - length * taken[place]  # in 1/L of a slot
+            slots_left = ((bound - 1) * length - bound * lag) // (bound * np.maximum(wanted, 1))
+            may = bound * lag >= length
+            places[place] = np.where(may, slots_left, np.iinfo(np.int64).max).argmin()
+            taken[place + 1] = taken[place]
+            taken[place + 1, places[place]] += 1
+        return cls(places, taken)
+
+    def at(self, turns):
+        lap, place = np.divmod(turns, len(self.places))
+        which = self.places[place]
+        return which, lap * self.taken[-1, which] + self.taken[place, which]
+
+    def before(self, turns):
+        lap, place = divmod(turns, len(self.places))
+        return lap * self.taken[-1] + self.taken[place]
+
+
+@st.composite
+def limited_orders(draw) -> SampleOrder:
+    free = draw(orders(most_species=12))
+    names = list(free.num_windows)
+    rare = tuple(names[: draw(st.integers(0, len(names) - 1))])
+    share = draw(st.sampled_from([0.0, 0.01, 0.3]))
+    return replace(free, limit=Limit(rare, share, draw(st.integers(0, 20_000))))
+
+
+@few
+@given(orders(most_species=24) | limited_orders(), st.integers(0, 10**6))
+def test_the_order_is_that_of_the_rule_written_out(order, windows):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler, "_interleave", WholeTable.of)
+        as_before = replace(order)
+        ends = as_before.times_drawn(windows)
+        first = order.limit.first if order.limit else 0
+        positions = np.arange(first, first + 30_000) - min(first, 5_000)
+        species, numbers = as_before._at(positions)
+    found = order._at(positions)
+    assert np.array_equal(found[0], species) and np.array_equal(found[1], numbers)
+    assert all(np.array_equal(ends[n], times) for n, times in order.times_drawn(windows).items())
+
+
+@pytest.mark.parametrize(
+    "slots", [(1,), (3, 0), (1, 0, 1), (5, 5, 5, 5), (2, 4, 2, 4, 1), (1, 998)]
+)
+def test_ties_and_species_without_a_turn_are_as_in_the_rule_written_out(slots):
+    cycle, expected = sampler._interleave(slots), WholeTable.of(slots)
+    turns = np.arange(3 * sum(slots))
+    assert np.array_equal(cycle.at(turns), expected.at(turns))
+    assert all(np.array_equal(cycle.before(n), expected.before(n)) for n in turns.tolist())
+
+
+def test_the_order_of_many_species_is_kept_in_a_few_bytes_a_turn():
+    """And is the one that the rule written out gave."""
+    slots = tuple(1 + 37 * i * i % 1999 for i in range(165))
+    cycle = sampler._interleave(slots)
+    assert sum(part.nbytes for part in cycle) < 10 * sum(slots)
+    assert zlib.crc32(cycle.places.astype("<i4").tobytes()) == 131715618
