@@ -59,7 +59,8 @@ class BasesConfig(Section):
         default=0.1, description="of the bases' cross-entropy beside the profiles, at first"
     )
     final_weight: NonNegative = Field(
-        default=0.03, description="the same in the last step; in between in proportion"
+        default=0.03,
+        description="the same in the last step, optim.max_steps; in between in proportion",
     )
     repeat_weight: NonNegative = Field(
         default=0.1, description="factor on the loss of bases in repeats, where these are known"
@@ -72,6 +73,12 @@ class BasesConfig(Section):
     first_share: Fraction = Field(
         default=1 / 3,
         description="share of the steps in which bases count alone; all windows are masked",
+    )
+    first_steps: int | None = Field(
+        default=None,
+        ge=0,
+        description="the same as a number of steps; None: first_share of optim.max_steps. It "
+        "stays what it was where a run goes on with other max_steps",
     )
     masked_profile_weight: NonNegative = Field(
         default=1.0, description="factor on the profiles' loss of masked windows"
@@ -89,7 +96,8 @@ class BasesConfig(Section):
     batchnorm: Literal["together", "apart"] = Field(
         default="together",
         description="masked and clean windows share training statistics; or each has its own, and "
-        "those of the clean ones are kept for use, of micro-steps without any those of the masked",
+        "those of the clean ones are kept for use, of micro-steps without any those of the masked; "
+        "with model.batchnorm=per_species in each species",
     )
     shuffle_labels: bool = Field(
         default=False,
@@ -137,15 +145,26 @@ class Phase:
 
 def first_steps(bases: BasesConfig, max_steps: int) -> int:
     """How many steps at the beginning are for bases alone."""
-    return 0 if bases.schedule == "joint" else round(bases.first_share * max_steps)
+    if bases.schedule == "joint":
+        return 0
+    known = bases.first_steps
+    return round(bases.first_share * max_steps) if known is None else known
 
 
-def mean_masked_share(bases: BasesConfig, trackless: bool = False) -> float:
-    """Share of all windows of a run in which bases are hidden.
+def with_first_steps(bases: BasesConfig, max_steps: int) -> BasesConfig:
+    """The same settings, which say in steps how long bases count alone.
+
+    So that a run that goes on with other `max_steps` does not go back to bases alone.
+    """
+    return bases.model_copy(update={"first_steps": first_steps(bases, max_steps)})
+
+
+def mean_masked_share(bases: BasesConfig, max_steps: int, trackless: bool = False) -> float:
+    """Share of all windows of a run of `max_steps` in which bases are hidden.
 
     trackless: some species have no tracks, and all the windows that they may have.
     """
-    first = 0.0 if bases.schedule == "joint" else bases.first_share
+    first = first_steps(bases, max_steps) / max_steps
     without = bases.trackless_share if trackless else 0.0
     of_tracked = bases.untracked + (1 - bases.untracked) * bases.mask_windows
     after = without + (1 - without) * of_tracked
@@ -153,7 +172,12 @@ def mean_masked_share(bases: BasesConfig, trackless: bool = False) -> float:
 
 
 def phase_at(step: int, bases: BasesConfig, max_steps: int) -> Phase:
-    """What counts in step 0 … max_steps − 1."""
+    """What counts in step 0 … max_steps − 1.
+
+    Like the learning rate the weight of bases falls to its end at `max_steps`: a run that goes on
+    with more of them has from there on the weight of one that was planned for as many, of which as
+    many are for bases alone. What is read and masked depends on the latter alone.
+    """
     first = first_steps(bases, max_steps)
     if step < first:
         return Phase(ALONE, 0.0, 1.0, 1.0 if bases.untracked else 0.0)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 
-from spacescale.bases_config import BasesConfig
+from spacescale.bases_config import BasesConfig, first_steps
 from spacescale.encoder_config import EncoderConfig
 from spacescale.errors import UserError
 from spacescale.mlm_config import MlmConfig
@@ -333,6 +333,14 @@ class Config(Section):
                     raise ValueError(
                         f"{section}.{name}={value}: has no meaning for objective={self.objective}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _check_first_steps(self) -> Config:
+        """Bases cannot count alone for longer than the run."""
+        steps = self.optim.max_steps
+        if (first := first_steps(self.bases, steps)) > steps:
+            raise ValueError(f"bases.first_steps={first} exceeds optim.max_steps={steps}; set both")
         return self
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from spacescale.bases_config import first_steps
 from spacescale.checkpoint import layout
 from spacescale.config import Config, LossConfig, RunConfig
 from spacescale.dataset.run_data import RunData
@@ -25,6 +26,7 @@ FREE_SETTINGS = {
     ("data", "global_batch_size"),  # … of these two
     ("model", "checkpoint_stages"),
     ("mlm", "vocabulary"),  # wherever it lies: its content is compared
+    ("bases", "first_steps"),  # not known to earlier versions: what it comes to is compared
     *(("run", name) for name in RunConfig.model_fields if name != "seed"),
 }
 CHANGEABLE_SETTINGS = {
@@ -86,6 +88,7 @@ def check_compatible(
         _check_vocabulary(checkpoint, saved, config)
         _check_names(checkpoint, state["data_manifests"], data.manifest_hashes)
     _check_settings(checkpoint, saved, config)
+    _check_first_steps(checkpoint, saved, config)
     for name, now in data.manifest_hashes.items():
         before = state["data_manifests"].get(name, "none")
         if before != now:
@@ -154,6 +157,19 @@ def _check_settings(checkpoint: Path, saved: Config, now: Config) -> None:
             if (section, field) not in CHANGEABLE_SETTINGS:
                 raise UserError(f"{checkpoint}: {change}; resume with the same")
             logger.warning("resuming with a change: %s", change)
+
+
+def _check_first_steps(checkpoint: Path, saved: Config, now: Config) -> None:
+    """Other max_steps must not move the border between bases alone and what comes after them."""
+    if saved.objective != "profiles+bases":
+        return
+    before, after = (first_steps(each.bases, each.optim.max_steps) for each in (saved, now))
+    if before != after:
+        raise UserError(
+            f"{checkpoint}: bases counted alone in the first {before} steps, now they would in "
+            f"{after} (optim.max_steps={now.optim.max_steps}); resume with "
+            f"bases.first_steps={before}"
+        )
 
 
 def _check_owners(checkpoint: Path, saved: ModelConfig, now: ModelConfig) -> None:

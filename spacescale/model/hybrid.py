@@ -134,20 +134,22 @@ class HybridSpace(Space):
         everything = list(range(sum(sizes)))
         if not self.training:
             return [_Group(everything, True)]
+        parts = [(everything, hidden)]  # rows, and what is hidden in them
         if self.config.batchnorm == "per_species":
-            ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-            return [
-                _Group(everything[end - size : end], True)
-                for end, size in zip(ends, sizes, strict=True)
+            starts = [sum(sizes[:i]) for i in range(len(sizes))]
+            parts = [
+                (everything[start : start + size], [of])
+                for start, size, of in zip(starts, sizes, hidden, strict=True)
             ]
         if self.bases.batchnorm == "together":
-            return [_Group(everything, True)]
-        clean = [row for row in everything if row not in masked]
+            return [_Group(rows, True) for rows, _ in parts]
+        any_clean = sum(of.clean for of in hidden) > 0
         groups = []
-        if sum(of.clean for of in hidden):
-            groups.append(_Group(clean, True))
-        if sum(of.masked for of in hidden):
-            groups.append(_Group(masked, not groups))
+        for rows, of_rows in parts:
+            if sum(of.clean for of in of_rows):
+                groups.append(_Group([row for row in rows if row not in masked], True))
+            if sum(of.masked for of in of_rows):
+                groups.append(_Group([row for row in rows if row in masked], not any_clean))
         return groups
 
     def _in_groups(

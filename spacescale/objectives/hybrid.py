@@ -15,8 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spacescale.bases_config import TRUNK_SLOWER, Phase, first_steps, phase_at
-from spacescale.config import Config
+from spacescale.bases_config import (
+    TRUNK_SLOWER,
+    Phase,
+    first_steps,
+    phase_at,
+    with_first_steps,
+)
+from spacescale.config import VALIDATION_BASES, VALIDATION_LOSS, Config
 from spacescale.dataset.batch import Batch, SpeciesBatch
 from spacescale.dataset.loader import Windows, open_mixed
 from spacescale.dataset.masked_windows import MaskedWindows, Masks, windows_anywhere
@@ -49,7 +55,8 @@ class HybridObjective(ProfilesObjective):
         return open_mixed(paths)
 
     def complete(self, datasets: Datasets) -> Config:
-        """As of profiles; where bases come first and then profiles alone, also rates of learning.
+        """As of profiles; also how many steps are for bases alone, and rates of learning where
+        profiles alone follow upon these.
 
         Raises UserError for `optim.only_new`, under which the head would change what stays, and
         for species without tracks that would never be read or are given a weight of profiles.
@@ -71,7 +78,9 @@ class HybridObjective(ProfilesObjective):
                 f"loss.species_weight names {', '.join(weighed)}, without tracks: it weighs losses "
                 "of profiles; data.species_importance says how often a species is read"
             )
-        if config.bases.schedule != "first":
+        bases = with_first_steps(bases, config.optim.max_steps)
+        config = config.model_copy(update={"bases": bases})
+        if bases.schedule != "first":
             return config
         parts = [part for part in OF_PROFILES if part == "heads" or config.space.decoder != "none"]
         factors = config.optim.lr_factors | {
@@ -125,8 +134,7 @@ class HybridObjective(ProfilesObjective):
             return None
         bases = self.config.bases
         share = 0.0 if bases.schedule == "first" else bases.trackless_share
-        first = first_steps(bases, self.config.optim.max_steps)
-        return Limit(trackless, share, first * windows_per_step)
+        return Limit(trackless, share, self._first_steps * windows_per_step)
 
     def begin(self, datasets: Datasets, device: torch.device) -> None:
         """As of profiles; windows without tracks have targets that were not measured."""
@@ -143,9 +151,32 @@ class HybridObjective(ProfilesObjective):
                 bases = ", ".join(f"{bp:,} bp {s}" for s, bp in genome.bases_of_splits().items())
                 logger.info("%s: no tracks; %s", name, bases)
 
+    @property
+    def _first_steps(self) -> int:
+        """How many steps at the beginning are for bases alone."""
+        return first_steps(self.config.bases, self.config.optim.max_steps)
+
     def phase(self, step: int) -> Phase:
         """What counts in a step."""
         return phase_at(step, self.config.bases, self.config.optim.max_steps)
+
+    def begins_phase(self, step: int) -> bool:
+        """Where profiles begin to count after bases alone."""
+        return 0 < step == self._first_steps
+
+    def trains(self, score: str, step: int) -> bool:
+        """Scores of hidden bases, and of what else once bases do not count alone."""
+        alone = [name for name, tracks in self.config.space.species.items() if not tracks]
+        of_bases = score.startswith(f"{VALIDATION_BASES}/") or score in {
+            f"{VALIDATION_LOSS}/{name}" for name in alone
+        }
+        if step < self._first_steps:
+            return of_bases
+        return not of_bases or self.config.bases.schedule != "first"
+
+    def same_loss(self, species: str) -> bool:
+        """Not of hidden bases, of which training shows some; nor of windows that weigh less."""
+        return species in self.targets and self.config.bases.masked_profile_weight == 1
 
     def losses(self, model: Model, batch: Batch, sum_over_ranks: SumOverRanks, step: int) -> Losses:
         """Those of profiles, each as the step's phase weighs it, and the term `bases`.
@@ -213,7 +244,7 @@ class HybridObjective(ProfilesObjective):
         seen no gradient of their heads before, and would move them several times too far.
         """
         bases, optim = self.config.bases, self.config.optim
-        since = step - first_steps(bases, optim.max_steps)
+        since = step - self._first_steps
         if since < 0 or bases.schedule == "joint":
             return 1.0
         slower = 1 / TRUNK_SLOWER if bases.schedule == "first" else 1.0
@@ -222,7 +253,11 @@ class HybridObjective(ProfilesObjective):
     def validate(
         self, model: Model, batch_size: int, stop_asked: Callable[[], bool]
     ) -> dict[str, float] | None:
-        """As of profiles, on clean windows; and hidden bases, `valid/bases/…`."""
+        """As of profiles, on clean windows; and hidden bases, `valid/bases/…`.
+
+        Among the latter `valid/loss/SPECIES` of species without tracks, whose bases are all hidden
+        by the mask code.
+        """
         of_profiles = super().validate(model, batch_size, stop_asked)
         if of_profiles is None:
             return None

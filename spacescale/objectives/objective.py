@@ -141,6 +141,27 @@ class Objective(ABC):
         """What the learning rate of an optimiser step is multiplied by."""
         return 1.0
 
+    def begins_phase(self, step: int) -> bool:
+        """Whether other losses count from this step on, which those before cannot be held against.
+
+        Best score, patience and what is remembered of spikes begin anew there.
+        """
+        return False
+
+    def trains(self, score: str, step: int) -> bool:
+        """Whether a score of `validate`, by its name, is of what this step trains.
+
+        Others neither make a checkpoint the best nor end a run.
+        """
+        return True
+
+    def same_loss(self, species: str) -> bool:
+        """Whether `valid/loss/SPECIES` is what training's `of_species` is, but for the windows.
+
+        Only then is their difference logged.
+        """
+        return True
+
     @abstractmethod
     def validate(
         self, model: Model, batch_size: int, stop_asked: Callable[[], bool]
@@ -148,7 +169,7 @@ class Objective(ABC):
         """Score the validation windows with a model in evaluation mode, over all ranks.
 
         Returns the scores as they are logged, `valid/…`, the same on all ranks; among them
-        `valid/loss`, `valid/loss/SPECIES` comparable with training's `of_species`, and those of
+        `valid/loss`, `valid/loss/SPECIES` (`same_loss`: how far it is training's) and those of
         `score`. batch_size: windows that fit into memory at a time. stop_asked: asked before each
         batch, with the same answer on all ranks; None is returned once it is true.
         """

@@ -39,7 +39,8 @@ def bases_flops(config: Config, windows: Mapping[str, int]) -> dict[str, StageFl
         return {}
     model, batch = config.space, sum(windows.values())
     width = config.bases.width_of_head(model.stem_channels)
-    masked = batch * mean_masked_share(config.bases, not all(model.species.values()))
+    trackless = not all(model.species.values())
+    masked = batch * mean_masked_share(config.bases, config.optim.max_steps, trackless)
     bins = model.seq_length // model.bin_size
     head = products(masked * bins, model.dim, width)
     for positions, channels in _levels(config):

@@ -50,8 +50,14 @@ class Comparison(NamedTuple):
 def measure_plan(plan: RunPlan) -> Comparison:
     """Measure a plan's micro-batch in one process without ZeRO.
 
-    On a GPU if there is one; on a CPU in fp32. Raises UserError for what cannot fit.
+    On a GPU if there is one; on a CPU in fp32. Raises UserError for what cannot fit, and for hidden
+    bases beside profiles, of which no micro-batch is made here.
     """
+    if plan.config.objective == "profiles+bases":
+        raise UserError(
+            "--measure: of objective=profiles+bases nothing is measured; train some steps and see "
+            "speed/memory_gib and speed/windows_per_s in metrics.jsonl"
+        )
     device = comm.device()
     on_gpu = device.type == "cuda"
     precision = plan.precision if on_gpu else "fp32"
@@ -71,6 +77,11 @@ def memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def processes_sharing(device: torch.device) -> int:
+    """Return how many processes of a run share that memory: all on this machine, or one a GPU."""
+    return 1 if device.type == "cuda" else comm.processes_here()
 
 
 def measure(

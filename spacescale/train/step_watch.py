@@ -44,6 +44,10 @@ class StepWatch:
         self.nonfinite_in_a_row = 0
         self._loss, self._refused = math.nan, math.nan
 
+    def begin_phase(self) -> None:
+        """Forget losses and norms of before: other losses count from now on."""
+        self.spikes = SpikeWatch()
+
     def begin(self, summary: StepSummary) -> None:
         """Hear of a step before the optimiser applies it."""
         self._loss, self._refused = summary.losses["train/loss"], math.nan

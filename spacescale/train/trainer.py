@@ -68,7 +68,7 @@ class Trainer:
         self.accumulation = engine.gradient_accumulation_steps()
         self.gradient_order = GradientOrder(manager.model)
         objective.begin(data.datasets, device)
-        self.scores: dict[str, float] = {}  # of the last validation, and its step
+        self.scores: dict[str, float] = {}  # of what was trained, at the last validation; its step
         self.validation_due = False  # a stop did not wait for that of the last step
         self.validations = ValidationWatch(config.run, objective.score)
         self.since_log = IntervalLosses(list(data.datasets))
@@ -90,7 +90,9 @@ class Trainer:
         self.scores = {n: math.nan if v is None else v for n, v in state["metrics"].items()}
         metric = layout.read_config(checkpoint, state).run.best_metric
         same_metric = metric == self.config.run.best_metric
-        best_score = state["best_score"] if same_metric else None
+        # Earlier versions kept one of what was not trained yet.
+        is_trained = self.objective.trains(metric, state["step"] - 1)
+        best_score = state["best_score"] if same_metric and is_trained else None
         self.validations.restore(state.get("validation_watch", {}), best_score)
         self.since_log.restore(state.get("losses_since_log", {}))
         self.since_validation.restore(state.get("losses_since_validation", {}))
@@ -129,6 +131,8 @@ class Trainer:
             for step in range(first_step, last):
                 if self.validations.early_stop:
                     break
+                if self.objective.begins_phase(step):
+                    self._begin_phase()
                 summary = self._optimiser_step(step)
                 done = self.record.step = step + 1
                 if summary.save_ready:
@@ -148,6 +152,15 @@ class Trainer:
         finally:
             self.progress.close()
             self.log.close()
+
+    def _begin_phase(self) -> None:
+        """Hold nothing against what was before other losses began to count.
+
+        A run that is resumed at this step does the same.
+        """
+        self.validations.begin_phase()
+        self.steps.begin_phase()
+        self.since_validation.take()
 
     def _optimiser_step(self, step: int) -> StepSummary:
         rate = learning_rate(step, self.config.optim) * self.objective.rate_factor(step)
@@ -277,11 +290,12 @@ class Trainer:
         self.validation_due = scores is None
         if scores is None:
             return False
+        trained = {n: v for n, v in scores.items() if self.objective.trains(n, step - 1)}
         training = self.since_validation.take()
-        scores |= self.validations.gaps(scores, training)
-        self.scores = {"step": step} | scores
-        self.log.scalars(step, scores)
-        is_best = self.validations.note(scores)
+        gaps = self.validations.gaps(trained, training, self.objective.same_loss)
+        self.scores = {"step": step} | trained | gaps
+        self.log.scalars(step, scores | gaps)
+        is_best = self.validations.note(trained)
         for line in self.validations.lines(step, scores):
             self.progress.say(line)
         self.throughput.restart()

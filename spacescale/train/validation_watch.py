@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -27,11 +27,16 @@ class ValidationWatch:
         self.best_score = math.nan
         self.not_better = 0  # validations since the best
         self.losses: dict[str, list[list[float]]] = {}  # species → [validation's, training's]
+        self._now: dict[str, list[float]] = {}  # the same of the last validation alone
+
+    def begin_phase(self) -> None:
+        """Forget what was before: other losses count from now on."""
+        self.best_score, self.not_better, self.losses = math.nan, 0, {}
 
     def note(self, scores: Mapping[str, float]) -> bool:
-        """Hear of a validation's scores; whether they are the best so far.
+        """Hear of a validation's scores of what is trained; whether they are the best so far.
 
-        Until a first score is a number, none counts as worse.
+        That is since the phase began. Until a first score is a number, none counts as worse.
         """
         score = scores.get(self.metric, math.nan)
         is_best = math.isfinite(score) and not (
@@ -43,18 +48,26 @@ class ValidationWatch:
             self.not_better += 1
         return is_best
 
-    def gaps(self, scores: Mapping[str, float], training: LossSums) -> dict[str, float]:
+    def gaps(
+        self,
+        scores: Mapping[str, float],
+        training: LossSums,
+        same_loss: Callable[[str], bool],
+    ) -> dict[str, float]:
         """Training's unweighted loss less validation's, of each species that has both.
 
-        Remembers both, for `lines`.
+        scores: of what is trained. same_loss: of a species, whether both are of the same thing;
+        otherwise their difference says nothing. Remembers both for `lines`, where each is held
+        against itself alone.
         """
-        found = {}
+        self._now = {}
         for name, sums in training.items():
-            loss = scores.get(f"{VALIDATION_LOSS}/{name}", math.nan)
-            if math.isfinite(gap := sums.mean - loss):
-                found[f"{GAP}/{name}"] = gap
-                self.losses[name] = [*self.losses.get(name, []), [loss, sums.mean]][-RISES - 1 :]
-        return found
+            pair = [scores.get(f"{VALIDATION_LOSS}/{name}", math.nan), sums.mean]
+            if all(map(math.isfinite, pair)):
+                self._now[name] = pair
+                self.losses[name] = [*self.losses.get(name, []), pair][-RISES - 1 :]
+        both = self._now.items()
+        return {f"{GAP}/{name}": train - valid for name, (valid, train) in both if same_loss(name)}
 
     def lines(self, step: int, scores: Mapping[str, float]) -> list[str]:
         """What to say: a line of scores, and one for each species that overfits.
@@ -68,10 +81,11 @@ class ValidationWatch:
             parts.append(f"not better for {self.not_better} of {self.patience} validations")
         what = f"validation, {self.score.words} and loss (in training)"
         found = [f"step {step}: {what}: {'; '.join(parts)}"]
-        for name, past in self.losses.items():
-            (valid, train), (valid_now, train_now) = past[0], past[-1]
+        for name, (valid_now, train_now) in self._now.items():
+            past = self.losses[name]
+            valid, train = past[0]
             rises = len(past) > RISES and all(a[0] < b[0] for a, b in pairwise(past))
-            if f"{GAP}/{name}" in scores and rises and train_now < train:
+            if rises and train_now < train:
                 found.append(
                     f"step {step}: {name} overfits: over {RISES} validations its loss rose from "
                     f"{valid:.4g} to {valid_now:.4g} while training's fell from {train:.4g} to "
@@ -82,10 +96,10 @@ class ValidationWatch:
     def _describe(self, species: str, scores: Mapping[str, float]) -> str:
         """A species' score and losses in a few words."""
         score = scores.get(f"{self.score.name}/{species}")
-        loss = scores.get(f"{VALIDATION_LOSS}/{species}", math.nan)
-        training = loss + scores.get(f"{GAP}/{species}", math.nan)
         parts = [f"{score:.3f}"] if score is not None else []  # a species may have a loss alone
-        return f"{species} {', '.join([*parts, f'{loss:.4g} ({training:.4g})'])}"
+        parts.append(f"{scores[f'{VALIDATION_LOSS}/{species}']:.4g}")
+        training = f" ({self._now[species][1]:.4g})" if species in self._now else ""
+        return f"{species} {', '.join(parts)}{training}"
 
     @property
     def early_stop(self) -> str | None:

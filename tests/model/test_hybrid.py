@@ -201,6 +201,27 @@ def test_apart_each_window_keeps_its_place():
         assert torch.equal(model(mixed, told).prediction[name], expected)
 
 
+def test_apart_in_each_species():
+    """Each of four groups as if it had been alone; the clean ones alone are kept."""
+    codes = batch()
+    given, hidden = hide(codes, WINDOWS)
+    options = {"bases": BasesConfig(batchnorm="apart"), "batchnorm": "per_species"}
+    model = hybrid(**options).train()
+    found = model(given, hidden)
+    for name, masked in WINDOWS.items():
+        clean = tuple(row for row in range(SIZES[name]) if row not in masked)
+        for rows, told in ((masked, {name: range(len(masked))}), (clean, {})):
+            part = {name: codes[name][list(rows)]}
+            alone = hybrid().train()(*hide(part, told))
+            expected = found.prediction[name][list(rows)]
+            torch.testing.assert_close(alone.prediction[name], expected, rtol=1e-4, atol=1e-5)
+    kept = hybrid(batchnorm="per_species").train()
+    kept(*hide({"finch": codes["finch"][[1]], "perch": codes["perch"][[0]]}, {}))
+    for name, statistic in running(model).items():
+        if not name.startswith(OWN):
+            torch.testing.assert_close(statistic, running(kept)[name], rtol=1e-5, atol=1e-6)
+
+
 def test_recomputed_stages_give_the_same_gradients():
     grads = []
     for stages in ((), ("stem", "conv_tower", "pointwise")):

@@ -5,10 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hybrid_runs import HYBRID, STEPS, STOPPED_AT, one_process, two_processes
+from hybrid_runs import (
+    BORDER,
+    ENDED_AT,
+    HYBRID,
+    STEPS,
+    STOPPED_AT,
+    one_process,
+    two_processes,
+)
 from small_datasets import write_small_dataset
 
 from spacescale.checkpoint.convert import convert
+from spacescale.checkpoint.found import find_best
+from spacescale.checkpoint.layout import read_state, step_name
 from spacescale.checkpoint.released import convert_to_released
 from spacescale.contamination.seen import read_training
 from spacescale.dataset.reader import SpeciesData
@@ -91,6 +101,42 @@ def test_bases_first_then_profiles_with_a_slow_trunk(folder, agreements):
     config = read_json(folder / "first/config.json")["spacescale"]
     assert config["optim"]["lr_factors"] == {"heads": 5.0, "decoder": 5.0}
     assert steps[1]["train/decoder_z"] == 0 and steps[STEPS]["train/decoder_z"] > 0
+
+
+@pytest.mark.parametrize("name", ["patient", "patient_stopped", "patient_old"])
+def test_what_is_not_trained_yet_neither_is_the_best_nor_ends_the_run(folder, agreements, name):
+    end = runs(read_history(folder / name))[-1].end
+    assert (end.cause, end.step) == ("done", ENDED_AT)
+    assert end.early_stop.startswith("valid/pearson_log1p was not better than 0.2 in 1 validations")
+    best = find_best(folder / name)
+    assert best.name == step_name(BORDER + 1)
+    last = read_state(best.with_name(step_name(ENDED_AT)))
+    assert last["config"]["bases"]["first_steps"] == BORDER
+    whole = read_state(folder / "patient/checkpoints" / step_name(ENDED_AT))
+    for key in ("metrics", "best_score", "validation_watch", "step_watch"):
+        assert last[key] == whole[key], key
+    assert len(last["step_watch"]["spikes"]["loss"]) == ENDED_AT - BORDER
+    assert repr(logged(folder / name)) == repr(logged(folder / "patient"))
+    assert logged(folder / name)[1]["valid/pearson_log1p"] == 0.9  # said, but not kept
+
+
+@pytest.mark.parametrize(
+    ("schedule", "first", "then"),
+    [("first+joint", "bases", "both"), ("first", "bases", "profiles"), ("joint", "both", "both")],
+)
+def test_each_phase_has_its_scores(schedule, first, then):
+    steps = ["optim.max_steps=30", "optim.warmup_steps=0"]
+    words = ["objective=profiles+bases", f"bases.schedule={schedule}", *steps]
+    config = build_config("space_tiny", words)
+    model = config.space.model_copy(update={"species": {"finch": ("CAGE",), "wren": ()}})
+    objective = HybridObjective(config.model_copy(update={"model": model}))
+    of_profiles = ["valid/pearson_log1p", "valid/loss", "valid/loss/finch"]
+    of_bases = ["valid/bases/perplexity", "valid/bases/accuracy/finch", "valid/loss/wren"]
+    for step, trained in ((9, first), (10, then)):
+        assert {objective.trains(score, step) for score in of_bases} == {trained != "profiles"}
+        assert {objective.trains(score, step) for score in of_profiles} == {trained != "bases"}
+    begins = [step for step in range(30) if objective.begins_phase(step)]
+    assert begins == ([] if schedule == "joint" else [10])
 
 
 @pytest.mark.parametrize("schedule", ["joint", "first+joint", "first"])

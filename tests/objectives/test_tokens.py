@@ -77,7 +77,9 @@ def test_losses_fall_and_are_logged_by_species_and_vocabulary(ran, folder):
     assert steps[2]["train/loss"] == pytest.approx(sum(of_vocabularies) / 2, rel=1e-5)
     for species in SPECIES:
         assert {f"train/loss/{species}", f"train/windows/{species}"} < steps[2].keys()
-        assert {f"valid/gap/{species}", f"valid/kmer/bits_per_base/{species}"} < steps[3].keys()
+        assert {f"valid/loss/{species}", f"valid/kmer/bits_per_base/{species}"} < steps[3].keys()
+    # Training shows some of the hidden words, scores do not: not the same loss.
+    assert not [name for name in steps[3] if name.startswith("valid/gap")]
 
 
 def test_any_number_of_processes_and_any_zero_stage_loses_the_same(ran, folder):

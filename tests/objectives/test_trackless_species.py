@@ -55,6 +55,8 @@ def test_its_windows_train_bases_and_its_loss_is_theirs(folder, agreements):
     assert last["train/loss/wren"] != pytest.approx(LN_4, abs=1e-4)
     assert last["valid/loss/wren"] == last["valid/bases/cross_entropy/wren"] != LN_4
     assert "valid/pearson_log1p/finch" in last and "valid/pearson_log1p/wren" not in last
+    assert [name for name in last if name.startswith("valid/gap")] == ["valid/gap/finch"]
+    assert not [name for name in steps[3] if name.startswith("valid/gap")]  # of bases alone
     assert last["valid/pearson_log1p"] == last["valid/pearson_log1p/finch"]
     of_species = [last[f"valid/bases/cross_entropy/{name}"] for name in ("finch", "wren")]
     assert last["valid/bases/perplexity"] == pytest.approx(math.exp(np.mean(of_species)))
@@ -150,6 +152,18 @@ def test_a_weight_of_profiles_of_a_species_without_tracks_is_refused(folder):
     objective = objective_of(build_config("space_demo", settings))
     with pytest.raises(UserError, match=r"loss\.species_weight names wren, without tracks"):
         objective.complete(objective.open([folder / "data"]))
+
+
+def test_more_steps_do_not_move_what_is_read(folder):
+    read = []
+    for steps in (STEPS, 3 * STEPS):
+        settings = [*HYBRID, f"optim.max_steps={steps}", "bases.first_steps=2"]
+        objective = objective_of(build_config("space_demo", settings))
+        data = objective.open([folder / "data"])
+        windows = objective_of(objective.complete(data)).windows(data, 4, 0, 1, 1)
+        masked = [len(windows[step]["finch"].hidden.windows) for step in range(STEPS)]
+        read.append((masked, [windows.order.windows_by_species(step) for step in range(STEPS)]))
+    assert read[0] == read[1]
 
 
 def test_after_bases_alone_it_is_not_read_where_profiles_are_alone(folder):

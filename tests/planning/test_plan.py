@@ -85,6 +85,7 @@ def test_json_adds_up_and_follows_the_arguments(plan):
         (["model.dept=3"], "depth"),
         (["--data", "nowhere"], "nowhere"),
         (["--measure", "--preset", "space_10b"], "--measure: one process would need"),
+        (["--measure", "objective=profiles+bases"], "--measure: of objective=profiles+bases"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(plan, arguments, message):

@@ -86,6 +86,15 @@ def test_too_many_in_a_row_or_of_a_thousand_end_the_run(tmp_path):
     watch.require_few(1103)  # those of step 100 and 102 are more than a thousand steps ago
 
 
+def test_another_phase_has_no_spikes_at_first(tmp_path):
+    watch = a_watch(tmp_path)
+    watch.begin_phase()
+    watch.begin(summary(9.0))
+    assert not watch.refuses(99.0)
+    assert judge(watch, 100, 9.0, 99.0).lines == []
+    assert watch.spikes.state() == {"loss": [9.0], "gradient norm": [99.0]}
+
+
 def test_a_resumed_watch_judges_alike(tmp_path):
     watch, resumed = a_watch(tmp_path), StepWatch(tmp_path, RunConfig(), None, 1)
     judge(watch, 100, math.nan, math.nan, bad_ranks=(0,))

@@ -10,6 +10,10 @@ from spacescale.train.validation_watch import ValidationWatch
 LOSS, PEARSON = "valid/loss/finch", "valid/pearson_log1p"
 
 
+def same_loss(species: str) -> bool:
+    return True
+
+
 def watch_of(**run) -> ValidationWatch:
     return ValidationWatch(RunConfig(**run), ProfilesObjective.score)
 
@@ -17,7 +21,7 @@ def watch_of(**run) -> ValidationWatch:
 def validate(watch: ValidationWatch, valid: float, train: float = 1.0, **others) -> list[str]:
     """One validation of a species; what is said. others: scores."""
     scores = {LOSS: valid, **others}
-    scores |= watch.gaps(scores, {"finch": LossSum(4 * train, 4.0, 4)})
+    watch.gaps(scores, {"finch": LossSum(4 * train, 4.0, 4)}, same_loss)
     watch.note(scores)
     return watch.lines(20, scores)
 
@@ -64,8 +68,39 @@ def test_another_metric_begins_its_count_anew():
 def test_the_gap_is_trainings_loss_less_validations():
     watch = watch_of()
     training = {"finch": LossSum(3.0, 4.0, 4), "perch": LossSum()}
-    found = watch.gaps({LOSS: 1.0, "valid/loss/perch": 1.0}, training)
+    scores = {LOSS: 1.0, "valid/loss/perch": 1.0}
+    found = watch.gaps(scores, training, same_loss)
     assert found == {"valid/gap/finch": pytest.approx(-0.25)}
+    assert watch.gaps(scores, training, lambda name: name != "finch") == {}
+
+
+def test_another_phase_begins_anew():
+    watch = watch_of(patience=2)
+    for score in (0.5, 0.4, 0.3):
+        watch.note({PEARSON: score})
+    assert watch.early_stop
+    watch.begin_phase()
+    assert watch.early_stop is None
+    assert [watch.note(scores) for scores in ({}, {}, {}, {PEARSON: 0.1}, {PEARSON: 0.2})] == [
+        False, False, False, True, True,
+    ]  # fmt: skip
+    assert watch.early_stop is None and watch.best_score == 0.2
+
+
+def test_what_overfitted_in_another_phase_is_not_said():
+    watch = watch_of()
+    for loss in (0.5, 0.6, 0.7):
+        validate(watch, loss, 1 - loss)
+    watch.begin_phase()
+    assert len(validate(watch, 0.8, 0.2)) == 1
+
+
+def test_a_loss_that_is_not_trained_stands_alone():
+    watch = watch_of()
+    validate(watch, 0.5)
+    watch.gaps({}, {"finch": LossSum(4.0, 4.0, 4)}, same_loss)
+    (line,) = watch.lines(20, {LOSS: 0.5})
+    assert line.endswith("loss (in training): finch 0.5")
 
 
 @pytest.mark.parametrize(
