@@ -73,6 +73,7 @@ def _write_files(checkpoint: Path, folder: Path, whole: bool) -> Objective:
             "data_splits": layout.data_splits(state),
             "data_transforms": state.get("data_transforms", {}),
             "data_contigs": layout.data_contigs(state),
+            **layout.beginning(state),
             "versions": state["versions"],
             "exported_with": __version__,
         },

@@ -16,6 +16,7 @@ from spacescale.config import Config, describe_errors
 from spacescale.dataset.manifest import find_species, read_manifest
 from spacescale.errors import UserError
 from spacescale.files import files_below, forget_cached, read_json, sha256, sync_entries, write_json
+from spacescale.model.exports import Beginning
 
 FORMAT, VERSION = "spacescale-checkpoint", 4
 # 2 did not keep the experts that the probe chose; 2 and 3 read windows in another order, so that
@@ -187,6 +188,7 @@ class _State(BaseModel):
     data_splits: dict[str, str | None] = {}
     data_transforms: dict[str, str] = {}  # {} where an earlier spacescale did not keep them
     data_contigs: dict[str, dict[str, _Count]] = {}  # the same
+    began_with: Beginning | None = None  # missing where an earlier spacescale did not keep it
     versions: dict[str, str]
     time: float = 0.0
     run: str = ""
@@ -233,6 +235,15 @@ def data_splits(state: Mapping[str, Any]) -> dict[str, str | None]:
     an earlier spacescale did not keep the hash.
     """
     return dict.fromkeys(state["data_manifests"]) | state.get("data_splits", {})
+
+
+def beginning(trained: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's state or an export's record keeps of what training began with.
+
+    Under `began_with` a `Beginning`, None where it began anew; {} where an earlier spacescale did
+    not keep it.
+    """
+    return {"began_with": trained["began_with"]} if "began_with" in trained else {}
 
 
 def data_contigs(state: Mapping[str, Any]) -> dict[str, dict[str, int]]:

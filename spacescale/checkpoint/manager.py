@@ -51,7 +51,8 @@ class CheckpointManager:
     """Writes a run's checkpoints and keeps the last few and the best.
 
     run_id names the run for ever, lineage the line of steps that it is on (found.py); both are
-    rank 0's to use.
+    rank 0's to use. began_with: the weights that training begins with, a `Beginning`; one that goes
+    on keeps what its checkpoint tells of it.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class CheckpointManager:
         laid_out: dict[str, int],
         model: nn.Module,
         device: torch.device,
+        began_with: dict[str, Any] | None = None,
     ):
         self.folder = layout.checkpoints_folder(output)
         self.objective, self.config, self.data = objective, objective.config, data
@@ -78,6 +80,7 @@ class CheckpointManager:
             numbers = Partitions(engine).num_owned()
             self.host_copy = comm.on_all(lambda: HostCopy(numbers, device.type == "cuda"))
         self.run_id, self.lineage = secrets.token_hex(8), found.begin_line(None)
+        self.beginning: dict[str, Any] = {"began_with": began_with}
 
     def save(
         self,
@@ -216,6 +219,7 @@ class CheckpointManager:
             "data_splits": self.data.split_hashes,
             "data_transforms": self.data.transforms,
             "data_contigs": self.data.contigs,
+            **self.beginning,
             "versions": {
                 "spacescale": __version__,
                 "torch": torch.__version__,
@@ -251,6 +255,7 @@ class CheckpointManager:
         else:
             _set_random_state(random)
         self.lineage = found.begin_line(state)
+        self.beginning = layout.beginning(state)
         if checkpoint.resolve().parent == self.folder.resolve():
             self.run_id = state.get("run") or self.run_id
         return state

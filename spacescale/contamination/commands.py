@@ -6,6 +6,7 @@ import argparse
 
 from spacescale.arguments import path_option
 from spacescale.errors import UserError
+from spacescale.tasks.genome_option import add_genome_option
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,9 +28,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="FASTA, 2bit, or a table with a column `sequence` or `seq`; an .h5 or folder of a "
         "task, or a folder of several",
     )
-    command.add_argument(
-        "--genome", type=path_option, help="FASTA or 2bit, of tasks that give places in it"
-    )
+    add_genome_option(command)
     command.add_argument(
         "--kind", choices=("classes", "labels", "values"), help="of tasks, as for `finetune`"
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,20 +12,16 @@ import numpy as np
 
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.found import find_best
+from spacescale.checkpoint.identity import digest_of
 from spacescale.config import Config
+from spacescale.contamination.gaps import Gaps, Reading, find_gaps
 from spacescale.dataset.loader import open_datasets
 from spacescale.dataset.reader import SpeciesData
 from spacescale.dataset.sampler import SampleOrder
 from spacescale.dataset.schema import Contig
-from spacescale.dataset.species_genome import same_splits
 from spacescale.errors import UserError
 from spacescale.genome.stretches import Stretches
-from spacescale.model.exports import (
-    holds_encoder,
-    is_export,
-    read_encoder_export,
-    read_export,
-)
+from spacescale.model.exports import is_export, read_export
 
 TRAIN, VALID = 0, 1  # kinds of stretches
 _NOTHING = np.empty(0, dtype=np.int64)
@@ -37,17 +31,17 @@ _NOTHING = np.empty(0, dtype=np.int64)
 class Training:
     """What weights tell of their training.
 
-    step: optimiser steps, None where they do not tell. config: of the run, None where the order of
-    its windows is not known; then any training window may have been seen. layout: processes,
-    micro-batch and accumulation. manifests, splits: hashes of each species' data set, None where
-    not known. digest: see `digest_of_weights`, None where not known, or of another step.
+    step: optimiser steps, None where they do not tell. readings: what they were trained on, then
+    what the weights were that they began with, and so on. all_readings: whether these are all.
+    config: of the run, None where the order of its windows is not known; then any training window
+    may have been seen. layout: processes, micro-batch and accumulation. digest: see
+    `digest_of_weights`, None where not known, or of another step.
     """
 
     source: Path
     step: int | None
-    seq_length: int
-    manifests: Mapping[str, str | None]
-    splits: Mapping[str, str | None]
+    readings: Sequence[Reading]
+    all_readings: bool
     config: Config | None = None
     layout: Mapping[str, int] = field(default_factory=dict)
     digest: str | None = None
@@ -60,6 +54,16 @@ class Training:
         name = f"{folder.parent.parent.name}/{folder.name}" if in_run else folder.name
         of_another = in_run and self.step not in (None, layout.step_of(folder))
         return f"{name}, after {self.step:,} steps" if of_another else name
+
+    @property
+    def in_order(self) -> list[str]:
+        """Species whose windows it read in an order that is known.
+
+        Those that it kept without data come first in what it tells.
+        """
+        if self.config is None:
+            return []
+        return list(self.readings[0].manifests)[-len(self.config.data.paths) :]
 
     @property
     def windows_read(self) -> int | None:
@@ -85,14 +89,8 @@ def read_training(path: Path, steps: int | None = None) -> Training:
         payload = read_export(path)
         trained = payload["trained"]
         _require_own_windows(path, trained.get("reads_anywhere", False))
-        training = Training(
-            path,
-            trained["step"],
-            payload["model"]["seq_length"],
-            trained["data_manifests"],
-            layout.data_splits(trained),
-            digest=_digest(trained),
-        )
+        readings = _readings(path, payload["model"]["seq_length"], trained)
+        training = Training(path, trained["step"], *readings, digest=digest_of(trained))
     else:
         training = _of_checkpoint(path, steps)
     if steps is not None and training.config is None:
@@ -114,40 +112,29 @@ def _of_checkpoint(path: Path, steps: int | None) -> Training:
     return Training(
         checkpoint,
         state["step"] if steps is None else steps,
-        config.space.seq_length,
-        state["data_manifests"],
-        layout.data_splits(state),
+        *_readings(checkpoint, config.space.seq_length, state),
         config if same_order else None,
         state["layout"],
-        _digest(state) if steps in (None, state["step"]) else None,
+        digest_of(state) if steps in (None, state["step"]) else None,
     )
 
 
-def digest_of_weights(path: Path) -> str | None:
-    """By what weights are known again, the same for a run, its checkpoint and exports of it.
-
-    Of the step, validation's scores at it, and data and splits; None where nothing is known of
-    data, as of released weights. Raises UserError where `path` is none of them.
-    """
-    if is_export(path):
-        read = read_encoder_export if holds_encoder(path) else read_export
-        return _digest(read(path)["trained"])
-    checkpoint = find_best(path)
-    if checkpoint is None:
-        raise UserError(f"{path}: neither a run folder, a checkpoint nor an export")
-    return _digest(layout.read_state(checkpoint))
-
-
-def _digest(trained: Mapping[str, Any]) -> str | None:
-    """trained: state of a checkpoint, or the record of an export, which keep these alike."""
-    if not any(trained["data_manifests"].values()):
-        return None
-    kept = [trained["step"], trained["metrics"], trained["data_manifests"]]
-    text = json.dumps([*kept, layout.data_splits(trained)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def _readings(
+    source: Path, seq_length: int, trained: Mapping[str, Any]
+) -> tuple[list[Reading], bool]:
+    """What weights were trained on, and those that they began with; and whether this is all."""
+    splits = layout.data_splits(trained)
+    readings = [Reading(str(source), seq_length, trained["data_manifests"], splits)]
+    while began := trained.get("began_with"):
+        name = began["path"]
+        _require_own_windows(f"{source}, which began with {name}", began["reads_anywhere"])
+        kept = began["data_manifests"], began["data_splits"]
+        readings.append(Reading(name, began["seq_length"] or seq_length, *kept))
+        trained = began
+    return readings, "began_with" in trained
 
 
-def _require_own_windows(source: Path, reads_anywhere: bool) -> None:
+def _require_own_windows(source: Path | str, reads_anywhere: bool) -> None:
     """UserError for training that read more than the windows of its data sets."""
     if reads_anywhere:
         raise UserError(
@@ -172,12 +159,13 @@ class SeenWindows:
     """The windows of one species that training read.
 
     times: how often each training window was read, int64 (training windows,); 1 where it is not
-    known. reach: bp that an input reaches beyond its target on either side, its shift included.
+    counted. reach: bp that an input reaches beyond its target on either side, its shift included.
     """
 
     data: SpeciesData
     times: np.ndarray
     reach: int
+    counted: bool
 
     @cached_property
     def _times_of_rows(self) -> np.ndarray:
@@ -225,37 +213,49 @@ class SeenWindows:
         return int(times[in_target].sum()), int(times[in_input].sum()), others
 
 
-def seen_windows(
-    training: Training, paths: Sequence[Path]
-) -> tuple[dict[str, SeenWindows], list[str]]:
-    """The windows that training read, by species, and what is not known of them, in words.
+def seen_windows(training: Training, paths: Sequence[Path]) -> tuple[dict[str, SeenWindows], Gaps]:
+    """The windows that training read, by species, and what that leaves open.
+
+    Of species that it read in an order that is not known, or that the weights read that it began
+    with, all training windows count.
 
     paths: of the data; where they are those of the run, () will do. Raises UserError where data are
     missing or are not those it was trained on.
     """
     datasets = _open(training, paths)
-    notes = [
-        f"{name}: not among the data, so its windows were not searched"
-        for name in training.manifests
-        if name not in datasets
-    ]
-    for name, data in datasets.items():
-        if note := _identity(training, data):
-            notes.append(f"{name}: {note}")
     counts = {name: len(data.rows("train")) for name, data in datasets.items()}
-    config, windows = training.config, training.windows_read
-    if config is None or windows is None:
-        notes.append("in which order windows were read is not known: all training windows count")
-        times = {name: np.ones(count, dtype=np.int64) for name, count in counts.items()}
-        shift_bp = 0
-    else:
-        times = SampleOrder.of_run(config, counts, 1, 1).times_drawn(windows)
-        shift_bp = config.data.shift_bp
+    times, shift_bp = _times_drawn(training, counts)
     found = {}
     for name, data in datasets.items():
-        margin = training.seq_length - data.target_length * data.bin_size
-        found[name] = SeenWindows(data, times[name], margin // 2 + shift_bp)
-    return found, notes
+        readers = [one for one in training.readings if one.was_of(data) is not False]
+        counted = name in times and len(readers) == 1
+        seq_length = max(one.seq_length for one in readers)
+        found[name] = SeenWindows(
+            data,
+            times[name] if counted else np.ones(counts[name], dtype=np.int64),
+            (seq_length - data.target_length * data.bin_size) // 2 + shift_bp,
+            counted,
+        )
+    not_searched, not_known = find_gaps(training.readings, datasets)
+    if not training.all_readings:
+        first = training.readings[-1].source
+        not_known.append(f"whether {first} began with other weights, and what those had read")
+    uncounted = [name for name, windows in found.items() if not windows.counted]
+    return found, Gaps(not_searched, not_known, uncounted)
+
+
+def _times_drawn(
+    training: Training, counts: Mapping[str, int]
+) -> tuple[dict[str, np.ndarray], int]:
+    """How often the run read each training window, by species, and by how many bp it moves them.
+
+    Of species whose order is known alone. counts: of training windows.
+    """
+    config, windows = training.config, training.windows_read
+    if config is None or windows is None:
+        return {}, 0
+    own = {name: count for name, count in counts.items() if name in training.in_order}
+    return SampleOrder.of_run(config, own, 1, 1).times_drawn(windows), config.data.shift_bp
 
 
 def _open(training: Training, paths: Sequence[Path]) -> dict[str, SpeciesData]:
@@ -270,9 +270,11 @@ def _open(training: Training, paths: Sequence[Path]) -> dict[str, SpeciesData]:
             "--data with the folders where the data are now"
         )
     datasets = open_datasets([*paths] or known)
+    for data in datasets.values():
+        _require_read(training, data)
     if config is None:
         return datasets
-    if len(datasets) != len(known):
+    if any(name not in datasets for name in training.in_order):
         raise UserError(
             f"--data holds {', '.join(datasets)}; {training.source} was trained on {len(known)} "
             f"data sets ({', '.join(path.name for path in known)}), and which windows it read "
@@ -282,21 +284,19 @@ def _open(training: Training, paths: Sequence[Path]) -> dict[str, SpeciesData]:
     return dict(sorted(datasets.items(), key=lambda item: places.get(item[0], 0)))
 
 
-def _identity(training: Training, data: SpeciesData) -> str:
-    """What is not known of a data set's identity; UserError where it is another one."""
-    if data.name not in training.manifests:
+def _require_read(training: Training, data: SpeciesData) -> None:
+    """UserError for data that neither training nor the weights that it began with have read."""
+    readers = [one for one in training.readings if data.name in one.manifests]
+    if not readers:
+        names = dict.fromkeys(name for one in training.readings for name in one.manifests)
         raise UserError(
             f"{data.path}: species {data.name!r}; {training.source} was trained on "
-            f"{', '.join(training.manifests) or 'data that it does not name'}"
+            f"{', '.join(names) or 'data that it does not name'}"
         )
-    if data.manifest_hash == training.manifests[data.name]:
-        return ""
-    split = training.splits.get(data.name)
-    if split is None:
-        return "whether these are the windows it was trained on is not known"
-    if not same_splits(split, data.splits_identity(of_bases=False)):
+    # Of a species that a run reads itself its own data are searched.
+    asked = readers[:1] if readers[0] is training.readings[0] else readers
+    if all(one.was_of(data) is False for one in asked):
         raise UserError(
             f"{data.path}: its windows and splits are not those that {training.source} was "
             "trained with; give the data it was trained with"
         )
-    return ""

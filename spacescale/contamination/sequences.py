@@ -15,7 +15,8 @@ from spacescale.errors import UserError
 from spacescale.genome import dna
 from spacescale.predict.sequence_embeddings import read_sequences
 from spacescale.tasks.archive_files import HDF5
-from spacescale.tasks.read_task import holds_task, is_task, read_task, task_name
+from spacescale.tasks.genome_places import Genomes
+from spacescale.tasks.read_task import holds_task, read_task, task_name
 from spacescale.tasks.rows import SPLIT_OF, encode_all
 from spacescale.tasks.split_files import TABLES
 from spacescale.tasks.suites import find_tasks
@@ -39,7 +40,7 @@ class Query:
 
 
 def read_queries(
-    paths: Sequence[Path], genome: Path | None = None, kind: Kind | None = None
+    paths: Sequence[Path], genome: Genomes | None = None, kind: Kind | None = None
 ) -> list[Query]:
     """The sequences of tasks, or of files that are none.
 
@@ -66,18 +67,13 @@ def read_queries(
 
 def _tasks_of(path: Path) -> list[tuple[str, Path]]:
     """Names and places of the tasks of a folder or file; [] for a file that is none."""
-    if not path.is_dir():
-        is_one = form_of(path) in HDF5 or holds_task(path)
-        return [(task_name(path), path)] if is_one else []
-    # Beside a task in the folder itself they are its labels.
-    archives = [] if is_task(path) else [p for p in sorted(path.iterdir()) if form_of(p) in HDF5]
-    found = [(task_name(archive), archive) for archive in archives]
-    if archives and not any(is_task(folder) for folder in path.rglob("*")):
-        return found
-    return [*found, *find_tasks(path).items()]
+    if path.is_dir():
+        return list(find_tasks(path).items())
+    is_one = form_of(path) in HDF5 or holds_task(path)
+    return [(task_name(path), path)] if is_one else []
 
 
-def _of_task(name: str, path: Path, genome: Path | None, kind: Kind | None) -> list[Query]:
+def _of_task(name: str, path: Path, genome: Genomes | None, kind: Kind | None) -> list[Query]:
     task = read_task(path, genome=genome, kind=kind, name=name)
     return [
         Query(task.name, split, name, codes)

@@ -8,6 +8,7 @@ from itertools import groupby
 from textwrap import wrap
 
 from spacescale.console import aligned
+from spacescale.contamination.gaps import Gaps
 from spacescale.contamination.seen import SeenWindows, Training
 from spacescale.contamination.sequences import Hit
 from spacescale.contamination.verdicts import IDENTICAL, Limits, Result, Searched
@@ -19,7 +20,8 @@ def what_was_read(training: Training, seen: dict[str, SeenWindows]) -> str:
     parts = []
     for name, windows in seen.items():
         count, total = int((windows.times > 0).sum()), windows.times.size
-        often = "" if read is None else f", each {windows.times.mean():.3g} times in the mean"
+        mean = f", each {windows.times.mean():.3g} times in the mean"
+        often = mean if windows.counted else ""
         parts.append(f"{name} {count:,} of {total:,} training windows{often}")
     step = "" if training.step is None else f", {training.step:,} steps"
     total = "" if read is None else f", {read:,} windows read"
@@ -66,18 +68,24 @@ def table(
 
 
 def in_words(
-    results: Sequence[Result], by_chance: Sequence[Result], limits: Limits
+    results: Sequence[Result], by_chance: Sequence[Result], limits: Limits, gaps: Gaps
 ) -> Iterator[str]:
-    """What it comes to, and of which splits it may be chance."""
+    """What it comes to, what that leaves open, and of which splits it may be chance."""
     total = len(results)
     same, similar = (
         sum(result.verdict == verdict for result in results) for verdict in ("same", "similar")
     )
+    least = "at least " if gaps.not_searched else ""
     yield (
-        f"{same:,} of {total:,} sequences ({_share(same, total)}) lie in what training read, at "
-        f"an identity of {IDENTICAL:g} or more, and {similar:,} ({_share(similar, total)}) are "
-        f"similar to it, at {limits.identity:g} or more"
+        f"{least}{same:,} of {total:,} sequences ({_share(same, total)}) lie in what training "
+        f"read, at an identity of {IDENTICAL:g} or more, and {least}{similar:,} "
+        f"({_share(similar, total)}) are similar to it, at {limits.identity:g} or more"
     )
+    if gaps.not_searched:
+        yield (
+            f"windows of {', '.join(gaps.not_searched)} were read and not searched: that a "
+            "sequence was not found does not say that it was not seen"
+        )
     backwards = dict(_by_split(by_chance))
     for (task, split), of_split in _by_split(results):
         decoy = backwards[task, split]

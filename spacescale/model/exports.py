@@ -161,6 +161,24 @@ def is_export(folder: Path) -> bool:
     return (folder / SAFETENSORS).is_file() or (folder / SHARD_INDEX).is_file()
 
 
+class Beginning(BaseModel):
+    """The weights that a training began with: where they lay, which, and their training.
+
+    path: as the user named them. digest, step, seq_length: None where they do not tell.
+    reads_anywhere: whether it read windows that are none of the data sets' own. began_with: what
+    they began with themselves; None where it was nothing, and missing where that was not kept.
+    """
+
+    path: str
+    digest: str | None
+    step: int | None
+    seq_length: int | None
+    reads_anywhere: bool
+    data_manifests: dict[str, str | None]
+    data_splits: dict[str, str | None]
+    began_with: Beginning | None = None
+
+
 class _Trained(BaseModel):
     step: int | None
     metrics: dict[str, float | None]
@@ -169,6 +187,7 @@ class _Trained(BaseModel):
     data_splits: dict[str, str | None] = {}
     data_transforms: dict[str, str] = {}
     data_contigs: dict[str, dict[str, int]] = {}
+    began_with: Beginning | None = None  # as in the checkpoint's state
     versions: dict[str, str]
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.compatibility import check_compatible, lay_out
 from spacescale.checkpoint.found import Start, find_start, settle_on
+from spacescale.checkpoint.identity import beginning_of
 from spacescale.checkpoint.manager import CheckpointManager
 from spacescale.config import Config
 from spacescale.dataset.loader import Windows
@@ -127,8 +128,9 @@ def prepare(
     start: Start = comm.on_main(lambda: find_start(output, resume))
     torch.manual_seed(config.run.seed)  # the same weights on every rank, whatever ep_size
     model = objective.build()
+    began_with = None
     if init is not None:
-        _initialise(model, data, objective, old or init, like, start.checkpoint)
+        began_with = _initialise(model, data, objective, init, old, like, start.checkpoint)
     lock = comm.on_main_only(lambda: lock or lock_run(output))
     laid_out = lay_out(deepspeed_config, ep_size)
     record, checkpoint = comm.on_main(lambda: _begin(output, start, config, data, laid_out))
@@ -140,7 +142,9 @@ def prepare(
     in_part = freeze(model, frozen, device)
     torch.manual_seed(config.run.seed + 1 + comm.rank())  # dropout differs between ranks
     engine = build_engine(model, config.optim, deepspeed_config, undecayed=in_part)
-    manager = CheckpointManager(output, objective, data, engine, laid_out, model, device)
+    manager = CheckpointManager(
+        output, objective, data, engine, laid_out, model, device, began_with
+    )
     comm.on_main(manager.require_room)
     trainer = Trainer(engine, objective, data, manager, output, device, stop, record)
     if old is not None:
@@ -160,28 +164,33 @@ def _initialise(
     model: nn.Module,
     data: RunData,
     objective: Objective,
-    init: TrainedModel | Path,
+    init: Path,
+    old: TrainedModel | None,
     like: str | None,
     checkpoint: Path | None,
-) -> None:
-    """Take weights over on every rank alike, or say why not."""
+) -> dict[str, Any] | None:
+    """Take weights over on every rank alike, or say why not; returns what the run keeps of them.
+
+    old: these weights, where they are to stay.
+    """
     if checkpoint is not None:
         logger.info("going on from %s, not from the weights of --init", checkpoint)
-        return
+        return None
 
-    def take() -> list[str]:
+    def take() -> tuple[Path, list[str]]:
         if isinstance(objective, TokensObjective):
-            assert isinstance(init, Path)
             encoder = load_trained_encoder(local_folder(init))
-            return start_from_encoder(model, objective.vocabulary, encoder)
-        old = load_trained(local_folder(init)) if isinstance(init, Path) else init
-        taken = start_from(model, data.tracks, old, like)
-        return taken.lines(objective.config.loss.track_scale)
+            return encoder.source, start_from_encoder(model, objective.vocabulary, encoder)
+        trained = old or load_trained(local_folder(init))
+        taken = start_from(model, data.tracks, trained, like)
+        return trained.source, taken.lines(objective.config.loss.track_scale)
 
-    for line in comm.on_all(take):
+    source, lines = comm.on_all(take)
+    for line in lines:
         logger.info("%s", line)
-    if isinstance(init, TrainedModel):
-        comm.on_main(lambda: prove_start(init, model))
+    if old is not None:
+        comm.on_main(lambda: prove_start(old, model))
+    return comm.on_main(lambda: beginning_of(init, source))
 
 
 def _resolve(

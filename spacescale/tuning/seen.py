@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spacescale.contamination.seen import digest_of_weights
+from spacescale.checkpoint.identity import digest_of_weights
 from spacescale.contamination.sequences import digest_of
 from spacescale.errors import UserError
 from spacescale.genome.text_files import text_lines
@@ -22,6 +22,8 @@ from spacescale.tasks.task import Task
 
 COLUMNS = ("task", "split", "sequence", "verdict")
 DIGESTS = ("sequence_digest", "weights", "weights_digest")  # not in tables of earlier versions
+GAPS = ("not_searched", "not_known")  # the same
+NOT_TOLD = "whether all that it read was searched, as the report is of an earlier version"
 SEEN, UNKNOWN, VALIDATION = ("same", "similar"), "too short", "validation"
 NEITHER = {
     UNKNOWN: "too short to tell",
@@ -36,16 +38,20 @@ class Seen:
     """Of the test sequences of a task: their verdicts, and the rows of those not seen, int64.
 
     Of those too short to tell, and of those that validation has read, neither is said. weights: of
-    which the report is, '' where it does not tell.
+    which the report is, '' where it does not tell. not_searched: species whose windows pretraining
+    read and the report did not search; where there are any, of no sequence it is known that it was
+    not seen, and `unseen` is empty. not_known: what else the report leaves open, in words.
     """
 
     verdicts: Counter[str]
     unseen: np.ndarray
     weights: str = ""
+    not_searched: str = ""
+    not_known: str = ""
 
     @property
     def share(self) -> float:
-        """Of all test sequences that were seen, or their like."""
+        """Of all test sequences that were seen, or their like, as far as was searched."""
         return sum(self.verdicts[verdict] for verdict in SEEN) / sum(self.verdicts.values())
 
     def in_words(self) -> str:
@@ -53,9 +59,17 @@ class Seen:
         same, similar = (self.verdicts[verdict] for verdict in SEEN)
         text = (
             f"pretraining{f' of {self.weights}' if self.weights else ''} has seen "
+            f"{'at least ' if self.not_searched else ''}"
             f"{same + similar:,} of {sum(self.verdicts.values()):,} test "
             f"sequences ({self.share:.1%}): {same:,} the same, {similar:,} similar"
         )
+        if self.not_searched:
+            text += (
+                f"; windows of {self.not_searched} not searched, so that the others may have been "
+                "seen, too, and none counts as not seen"
+            )
+        if self.not_known:
+            text += f"; not known: {self.not_known}"
         for verdict, what in NEITHER.items():
             if count := self.verdicts[verdict]:
                 text += f"; {count:,} are {what}, and count as neither"
@@ -73,18 +87,22 @@ class Told(NamedTuple):
 class Verdicts:
     """Of test splits: (task, name of a sequence) → in file order.
 
-    weights: those that the report is of, as it calls them; '' where it does not.
+    weights: those that the report is of, as it calls them; '' where it does not. not_searched,
+    not_known: as of `Seen`.
     """
 
     rows: dict[tuple[str, str], list[Told]]
     weights: str = ""
+    not_searched: str = ""
+    not_known: str = ""
 
 
 def read_seen(path: Path, weights: Path | None = None) -> Verdicts:
     """Read the verdicts of test splits.
 
     weights: those that are to be scored. Raises UserError for another table, and for a report of
-    other weights where both are known; warns where it does not tell of which sequences it is.
+    other weights where both are known; warns where it does not tell of which sequences it is, or
+    what it did not search.
     """
     rows = csv.reader((line for _, line in text_lines(path, "a report of contamination")),
                       delimiter="\t")  # fmt: skip
@@ -92,22 +110,38 @@ def read_seen(path: Path, weights: Path | None = None) -> Verdicts:
     if missing := [name for name in COLUMNS if name not in header]:
         raise UserError(f"{path}: no column {missing[0]!r}; expected a .tsv of "
                         "`spacescale contamination --out`")  # fmt: skip
-    has_digests = all(name in header for name in DIGESTS)
-    if not has_digests:
+    digests, gaps = _places(header, DIGESTS), _places(header, GAPS)
+    if not digests:
         logger.warning("%s: tells neither its sequences nor its weights, so that only names of "
                        "sequences are compared; make it anew", path)  # fmt: skip
-    task, split, sequence, verdict = (header.index(name) for name in COLUMNS)
-    digests = [header.index(name) for name in DIGESTS if has_digests]
+    if not gaps:
+        logger.warning("%s: does not tell what was not searched of the data that pretraining read; "
+                       "make it anew", path)  # fmt: skip
+    task, split, sequence, verdict = _places(header, COLUMNS)
     found: dict[tuple[str, str], list[Told]] = {}
     named: dict[tuple[str, str], None] = {}  # weights and their digests
+    left_open: dict[tuple[str, str], None] = {}  # not searched, and not known
     for row in rows:
         if row[split] == "test":
             digest, name, of_weights = (row[at] for at in digests) if digests else (None, "", "")
             found.setdefault((row[task], row[sequence]), []).append(Told(row[verdict], digest))
             named[name, of_weights] = None
+            not_searched, not_known = (row[at] for at in gaps) if gaps else ("", NOT_TOLD)
+            left_open[not_searched, not_known] = None
     if weights is not None:
         _require_of(path, list(named), weights)
-    return Verdicts(found, ", ".join(name for name, _ in named))
+    not_searched, not_known = zip(*left_open, strict=True) if left_open else ((), ())
+    return Verdicts(
+        found,
+        ", ".join(name for name, _ in named),
+        ", ".join(filter(None, not_searched)),
+        "; ".join(filter(None, not_known)),
+    )
+
+
+def _places(header: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Where these columns are; [] where one is missing."""
+    return [header.index(name) for name in names] if set(names) <= set(header) else []
 
 
 def _require_of(path: Path, named: Sequence[tuple[str, str]], weights: Path) -> None:
@@ -139,8 +173,15 @@ def seen_of(task: Task, verdicts: Verdicts, source: Path) -> Seen:
             raise UserError(f"{source}: {task.name}'s test sequence {name} was another one "
                             f"({told.digest}, expected {digest_of(codes)}); {anew}")  # fmt: skip
         known.append(told.verdict)
-    unseen = [row for row, verdict in enumerate(known) if verdict not in (*SEEN, *NEITHER)]
-    return Seen(Counter(known), np.array(unseen, dtype=np.int64), verdicts.weights)
+    told_apart = (*SEEN, *NEITHER)
+    unseen = [row for row, verdict in enumerate(known) if verdict not in told_apart]
+    return Seen(
+        Counter(known),
+        np.array([] if verdicts.not_searched else unseen, dtype=np.int64),
+        verdicts.weights,
+        verdicts.not_searched,
+        verdicts.not_known,
+    )
 
 
 def _how_to_make(task: Task) -> str:

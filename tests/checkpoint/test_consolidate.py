@@ -16,6 +16,7 @@ from spacescale import cli
 from spacescale.checkpoint import layout
 from spacescale.checkpoint.consolidate import consolidate, load_model
 from spacescale.checkpoint.convert import convert
+from spacescale.checkpoint.identity import beginning_of
 from spacescale.checkpoint.probe import (
     TOLERANCE,
     Probe,
@@ -168,6 +169,23 @@ def test_convert_takes_the_best_checkpoint_of_a_run(written, tmp_path):
     write_checkpoint(written.run, 9, score=0.4)
     convert(written.run, tmp_path / "export")
     assert read_export(tmp_path / "export")["trained"]["step"] == 7
+
+
+def test_an_export_keeps_what_its_training_began_with(written, tmp_path):
+    """As far as the checkpoint tells; that it began anew is something else than not telling."""
+    began = beginning_of(Path("runs/old"), written.checkpoint)
+    assert "began_with" not in began and began["seq_length"] == MODEL.seq_length
+    for name, kept in {
+        "old": {},
+        "anew": {"began_with": None},
+        "more": {"began_with": began},
+    }.items():
+        seal(written.checkpoint, layout.read_state(written.checkpoint) | kept)
+        convert(written.checkpoint, tmp_path / name)
+        trained = read_export(tmp_path / name)["trained"]
+        assert layout.beginning(trained) == kept
+    again = beginning_of(Path("again"), tmp_path / "more")
+    assert again["path"] == "again" and again["began_with"] == began
 
 
 def test_files_of_an_export_have_the_permissions_that_the_umask_gives(written, tmp_path):

@@ -6,6 +6,9 @@ import sys
 import pytest
 from commands import REPO, SCRIPT, arguments, run, run_here
 
+from spacescale.checkpoint import layout
+from spacescale.checkpoint.found import find_best
+from spacescale.checkpoint.identity import digest_of_weights
 from spacescale.pretrain import parse_arguments
 
 
@@ -33,6 +36,13 @@ def test_a_run_begins_with_weights_of_another(alone, data, tmp_path):
     again = begin(data, output, alone[0], *more, "optim.max_steps=3", "--resume", "auto")
     assert again.returncode == 0, again.stderr
     assert "not from the weights of --init" in again.stdout + again.stderr
+    before = layout.read_state(find_best(alone[0]))
+    for step in (2, 3):  # and it remembers them
+        kept = layout.read_state(layout.checkpoints_folder(output) / layout.step_name(step))
+        began = kept["began_with"]
+        assert (began["path"], began["digest"]) == (str(alone[0]), digest_of_weights(alone[0]))
+        assert began["data_manifests"] == before["data_manifests"]
+        assert (began["step"], began["began_with"]) == (before["step"], None)
 
 
 def test_weights_of_another_shape_are_refused_and_nothing_is_left(alone, data, tmp_path):

@@ -1,4 +1,4 @@
-"""A checkpoint of a run that read some windows of two small species."""
+"""A checkpoint of a run that read some windows of small species."""
 
 import json
 from pathlib import Path
@@ -21,17 +21,27 @@ def genome_of(seed: int) -> list[np.ndarray]:
     return [random.integers(0, 4, bp).astype(np.uint8) for bp in (3_000, 2_000, 1_500)]
 
 
-def checkpoint_of(run: Path, data: Path, step: int, **more) -> Path:
-    """A checkpoint of a run on both species that read PER_STEP windows a step."""
+def checkpoint_of(
+    run: Path,
+    data: Path,
+    step: int,
+    species: tuple[str, ...] = SPECIES,
+    kept: tuple[str, ...] = (),
+    **more,
+) -> Path:
+    """A checkpoint of a run on `species` that read PER_STEP windows a step, and began anew.
+
+    kept: species that it took over and read nothing of, as with --only-new.
+    """
     config = Config().model_dump(mode="json")
     config["model"] |= {
         "seq_length": SEQ_LENGTH,
         "target_length": BINS,
         "num_downsamples": BIN_SIZE.bit_length() - 1,
-        "species": {name: ["dnase_atac"] * 3 for name in SPECIES},
+        "species": {name: ["dnase_atac"] * 3 for name in (*kept, *species)},
     }
-    config["data"] |= {"paths": [str(data / name) for name in SPECIES], "shift_bp": 3}
-    manifests = {name: read_manifest(data / name) for name in SPECIES}
+    config["data"] |= {"paths": [str(data / name) for name in species], "shift_bp": 3}
+    manifests = {name: read_manifest(data / name) for name in (*kept, *species)}
     state = {
         "config": json.loads(Config.model_validate(config).model_dump_json()),
         "layout": {
@@ -43,5 +53,6 @@ def checkpoint_of(run: Path, data: Path, step: int, **more) -> Path:
         },
         "data_manifests": {name: identity for name, (_, identity) in manifests.items()},
         "data_splits": {name: one.split.hash for name, (one, _) in manifests.items()},
+        "began_with": None,
     }
     return write_checkpoint(run, step, 0.5, **(state | more))

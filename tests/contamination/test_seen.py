@@ -10,10 +10,10 @@ from made_up_runs import PER_STEP, SEEDS, SPECIES, checkpoint_of, genome_of
 from small_datasets import SEQ_LENGTH, SPAN, small_windows, write_small_dataset
 
 from spacescale.checkpoint import layout
+from spacescale.checkpoint.identity import digest_of_weights
 from spacescale.contamination.seen import (
     TRAIN,
     VALID,
-    digest_of_weights,
     read_training,
     seen_windows,
 )
@@ -43,8 +43,9 @@ def read_by(run):
 def test_windows_are_those_that_the_ranks_drew(run):
     training = read_training(run)
     assert training.step == 3 and training.windows_read == 12
-    seen, notes = seen_windows(training, [])
-    assert notes == [] and list(seen) == list(SPECIES)
+    seen, gaps = seen_windows(training, [])
+    assert gaps.notes == [] and list(seen) == list(SPECIES)
+    assert all(windows.counted for windows in seen.values())
     counted = read_by(run)
     for name, windows in seen.items():
         rows = windows.data.rows("train")
@@ -104,8 +105,8 @@ def test_data_that_were_moved_are_found_by_data(run, data, tmp_path):
     for name in reversed(SPECIES):
         write_small_dataset(moved / name, genome=genome_of(SEEDS[name]))
     known, _ = seen_windows(read_training(run), [])
-    found, notes = seen_windows(read_training(run), [moved / "moth", moved / "finch"])
-    assert list(found) == list(SPECIES) and not notes
+    found, gaps = seen_windows(read_training(run), [moved / "moth", moved / "finch"])
+    assert list(found) == list(SPECIES) and not gaps.notes
     for name in SPECIES:
         assert found[name].times.tolist() == known[name].times.tolist()
     checkpoint_of(
@@ -141,8 +142,9 @@ def test_of_a_checkpoint_of_another_order_all_windows_count(data, tmp_path):
     (folder / layout.MANIFEST).write_text(json.dumps(manifest))
     training = read_training(folder)
     assert training.windows_read is None
-    seen, notes = seen_windows(training, [data])
-    assert "all training windows count" in notes[-1]
+    seen, gaps = seen_windows(training, [data])
+    assert "all training windows count" in gaps.notes[-1]
+    assert not seen["finch"].counted and gaps.uncounted == list(SPECIES)
     assert seen["finch"].times.tolist() == [1] * 23
     with pytest.raises(UserError, match=r"--steps 5: .* does not tell in which order"):
         read_training(folder, steps=5)
@@ -154,10 +156,12 @@ def test_of_an_export_all_windows_count(data, tmp_path):
     assert training.step == 3 and training.windows_read is None
     with pytest.raises(UserError, match=r"does not tell where its data lie; give --data"):
         seen_windows(training, [])
-    seen, notes = seen_windows(training, [data / "finch"])
+    seen, gaps = seen_windows(training, [data / "finch"])
+    notes = gaps.notes
     assert list(seen) == ["finch"] and seen["finch"].times.tolist() == [1] * 23
     assert seen["finch"].reach == (SEQ_LENGTH - SPAN) // 2
     assert "moth: not among the data" in notes[0] and "all training windows count" in notes[1]
+    assert (gaps.not_searched, gaps.not_known) == (["moth"], [])
 
 
 def export_of(checkpoint, folder):
@@ -165,7 +169,7 @@ def export_of(checkpoint, folder):
     state = layout.read_state(checkpoint)
     folder.mkdir()
     (folder / "model.safetensors").touch()
-    kept = ("step", "metrics", "data_manifests", "data_splits", "versions")
+    kept = ("step", "metrics", "data_manifests", "data_splits", "versions", "began_with")
     trained = {name: state[name] for name in kept}
     payload = {
         "format": "spacescale-model",

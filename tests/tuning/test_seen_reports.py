@@ -16,13 +16,12 @@ VERDICTS = ["same", "similar", "none", "part", "validation", "too short"]
 DIGESTS = {"runs/four": "4444", "exports/four": "4444", "runs/two": "2222", "released": None}
 
 
-def report(path, weights=("four/step-00000003", "4444")):
+def report(path, weights=("four/step-00000003", "4444"), gaps=("", "")):
     test = TASK.splits["test"]
-    rows = [
-        ("task", "split", "sequence", "verdict", "sequence_digest", "weights", "weights_digest")
-    ]
+    columns = ("sequence_digest", "weights", "weights_digest", "not_searched", "not_known")
+    rows = [("task", "split", "sequence", "verdict", *columns)]
     for name, codes, verdict in zip(test.names, test.codes, VERDICTS, strict=True):
-        rows.append((TASK.name, "test", name, verdict, digest_of(codes), *weights))
+        rows.append((TASK.name, "test", name, verdict, digest_of(codes), *weights, *gaps))
     path.write_text("".join("\t".join(row) + "\n" for row in rows))
     return path
 
@@ -38,6 +37,34 @@ def test_a_report_of_these_sequences_is_read(tmp_path, caplog):
     seen = seen_of(TASK, read_seen(path), path)
     assert seen.unseen.tolist() == [2, 3] and not caplog.records
     assert seen.in_words().startswith("pretraining of four/step-00000003 has seen 2 of 6 test")
+
+
+def test_what_was_not_searched_does_not_count_as_not_seen(tmp_path):
+    path = report(tmp_path / "r.tsv", gaps=("human, mouse", "whether these are its windows"))
+    seen = seen_of(TASK, read_seen(path), path)
+    assert seen.unseen.size == 0 and seen.share == pytest.approx(2 / 6)
+    assert seen.in_words().startswith(
+        "pretraining of four/step-00000003 has seen at least 2 of 6 test sequences (33.3%): 1 the "
+        "same, 1 similar; windows of human, mouse not searched, so that the others may have been "
+        "seen, too, and none counts as not seen; not known: whether these are its windows; 1 are "
+    )
+
+
+def test_what_is_not_known_is_told_beside_the_numbers(tmp_path):
+    path = report(tmp_path / "r.tsv", gaps=("", "whether these are its windows"))
+    seen = seen_of(TASK, read_seen(path), path)
+    assert seen.unseen.tolist() == [2, 3] and "has seen 2 of 6" in seen.in_words()
+    assert "; not known: whether these are its windows; " in seen.in_words()
+
+
+def test_a_report_of_an_earlier_version_does_not_tell_what_was_searched(tmp_path, caplog):
+    path = report(tmp_path / "r.tsv")
+    lines = [line.split("\t")[:7] for line in path.read_text().splitlines()]
+    path.write_text("".join("\t".join(line) + "\n" for line in lines))
+    seen = seen_of(TASK, read_seen(path, "runs/four"), path)
+    assert seen.unseen.tolist() == [2, 3]
+    assert "; not known: whether all that it read was searched" in seen.in_words()
+    assert "r.tsv: does not tell what was not searched" in caplog.text
 
 
 def test_a_report_of_other_sequences_of_the_same_names_is_refused(tmp_path):
