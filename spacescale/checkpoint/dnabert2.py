@@ -21,6 +21,9 @@ from spacescale.model.exports import check_weights, is_export, read_weights
 from spacescale.tokens.bpe import MASK, PAD
 from spacescale.tokens.vocabulary import Vocabulary, read_vocabulary
 
+# None that transformers knows: of `bert` its Auto classes make their own BERT, which takes the
+# embeddings of this folder and draws its layers afresh.
+MODEL_TYPE = "mosaic_bert"
 ALIBI_TOKENS = 512  # for which MosaicBERT's code prepares its biases; it makes more when needed
 
 
@@ -47,7 +50,7 @@ def bert_config(config: EncoderConfig, vocabulary: Vocabulary) -> dict[str, Any]
     """Settings of the encoder as MosaicBERT's and DNABERT-2's `config.json` name them."""
     return {
         "architectures": ["BertForMaskedLM"],
-        "model_type": "bert",
+        "model_type": MODEL_TYPE,
         "vocab_size": config.vocab_size,
         "hidden_size": config.dim,
         "num_hidden_layers": config.depth,
