@@ -49,15 +49,19 @@ def share_cores() -> None:
     glibc is told to keep the memory of freed tensors: returning it to the system at every step
     costs a tenth of the time in page faults.
     """
-    local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes_here()))
     if sys.platform == "linux" and not uses_gpu():
         mmap_max, trim_threshold = -4, -1  # names and values of <malloc.h>
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent from musl
         if mallopt is not None:
             mallopt(mmap_max, 0)
             mallopt(trim_threshold, 2**31 - 1)
+
+
+def processes_here() -> int:
+    """How many processes of this run are on this machine, as its launcher tells."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
 
 
 def uses_gpu() -> bool:

@@ -29,7 +29,7 @@ from spacescale.tasks.hdf5_files import open_hdf5
 from spacescale.tasks.loci import named_loci
 from spacescale.tasks.rows import Column, Found, Rows, by_split, encode_all, require_splits
 from spacescale.tasks.split_files import adapter_notes, adapters
-from spacescale.tasks.task import Locus
+from spacescale.tasks.task import Assay, Locus
 
 HDF5 = (".h5", ".hdf5")
 AT_ONCE = 4096  # sequences
@@ -57,11 +57,21 @@ def read_archive(path: Path) -> Found:
         codes = {split: _joined(path, file, chosen, word) for split, word in words.items()}
         numbers = {split: _numbers(path, file, word, codes[split]) for split, word in words.items()}
         loci = {split: _loci(path, file, word, codes[split]) for split, word in words.items()}
-    notes = []
-    if len(chosen) > 1 or next(iter(numbers.values())).ndim == 3:
+    notes, assay = [], _assay_of(chosen, numbers["train"])
+    if len(chosen) > 1 or assay == "splicing":
         notes.append("acceptor and donor side of an exon stand behind each other, with no gap")
-    splits, more = _rows(path, codes, numbers, loci, counted=chosen == ("X",))
-    return Found(splits, notes + more + adapter_notes([c for of in codes.values() for c in of]))
+    splits, more = _rows(path, codes, numbers, loci, assay)
+    adapters_left = adapter_notes([c for of in codes.values() for c in of])
+    return Found(splits, notes + more + adapters_left, assay)
+
+
+def _assay_of(names: tuple[str, ...], targets: np.ndarray) -> Assay:
+    """What was measured, by the names of datasets and the targets of train, (N, C) or (N, C, 2)."""
+    if targets.ndim == 3:
+        return "splicing"
+    if np.isin(targets[~np.isnan(targets)], (0, 1)).all():
+        return "chip"
+    return "insertseq" if names == ("X",) else "lentimpra"
 
 
 def _joined(path: Path, file: Any, names: tuple[str, ...], word: str) -> list[np.ndarray]:
@@ -135,32 +145,29 @@ def _rows(
     codes: dict[str, list[np.ndarray]],
     numbers: dict[str, np.ndarray],
     loci: dict[str, list[Locus]],
-    counted: bool,
+    assay: Assay,
 ) -> tuple[dict[str, Rows], list[str]]:
-    """Rows by split, and notes. counted: whether values are counts of RNA."""
+    """Rows by split, and notes."""
     notes = []
-    train = numbers["train"]
-    splicing = train.ndim == 3
-    zero_or_one = not splicing and bool(np.isin(train[~np.isnan(train)], (0, 1)).all())
-    if counted := counted and not zero_or_one and not splicing:
+    if assay == "insertseq":
         notes.append("the target is log(1 + y) of the first column of Y, as of INSERT-seq")
     groups = _groups(codes)
     found = {}
     for split, values in numbers.items():
         places = [f"{path}: {split} row {row + 1}" for row in range(len(values))]
         offsets = None
-        if splicing:
+        if assay == "splicing":
             values, offsets = values[..., 0], values[..., 1].astype(np.float32)
-        elif counted:
+        elif assay == "insertseq":
             values = np.log1p(values[:, :1])
-        elif zero_or_one and not np.isnan(values).any():
+        elif assay == "chip" and not np.isnan(values).any():
             values = values.astype(np.int64)
-        columns = _columns(values, "label_" if zero_or_one else "value_")
+        columns = _columns(values, "label_" if assay == "chip" else "value_")
         names = [place.partition(": ")[2] for place in places]
         found[split] = Rows(
             codes[split], columns, places, names, groups[split], offsets, loci[split]
         )
-    if splicing:
+    if assay == "splicing":
         tested = _changing(numbers["test"])
         notes.append(
             f"tested on {len(tested)} of {len(numbers['test'])} exons, as in the paper: known in "

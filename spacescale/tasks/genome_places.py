@@ -6,6 +6,7 @@ Places are 0-based half-open; what lies on the minus strand is reverse complemen
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from spacescale.tasks.tables import Table, form_of, read_table, stem_of
 
 # BEND's enhancers have a label for each bin of so many bp; so many labels are no chance.
 BINNED_BP, FEWEST_BINS = 128, 100
+Genomes = Path | Mapping[str, Path]  # one for all, or {class: its own}
 _URL = re.compile(r"^\s*url:\s*(\S+)", re.MULTILINE)
 
 
@@ -34,14 +36,16 @@ def coordinate_files(folder: Path) -> list[Path]:
     return class_files(folder, lambda path: path.is_file() and form_of(path) == ".csv")
 
 
-def read_coordinates(folder: Path, genome: Path | None) -> Found:
+def read_coordinates(folder: Path, genome: Genomes | None) -> Found:
     """Read coordinate_files of Genomic Benchmarks: columns id, region, start, end, strand."""
-    opened = _opened(folder, genome)
+    files_of = class_splits(folder, coordinate_files(folder))
+    classes = dict.fromkeys(class_of(path) for files in files_of.values() for path in files)
+    opened = _opened_for(folder, classes, genome)
     splits = {}
-    for split, files in class_splits(folder, coordinate_files(folder)).items():
+    for split, files in files_of.items():
         gathered = Gathered()
         for path in files:
-            gathered.add(class_of(path), _placed(read_table(path), opened))
+            gathered.add(class_of(path), _placed(read_table(path), opened[class_of(path)]))
         splits[split] = gathered.rows
     return Found(splits)
 
@@ -51,7 +55,7 @@ def bed_files(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if form_of(path) == ".bed"]
 
 
-def read_bend(path: Path, genome: Path | None) -> Found:
+def read_bend(path: Path, genome: Genomes | None) -> Found:
     """Read a .bed with the header `chromosome start end split [label…]`, or the one of a folder.
 
     A cell of `label` may hold the numbers of all labels that are 1, as 0,17 or nothing, which
@@ -73,16 +77,48 @@ def read_bend(path: Path, genome: Path | None) -> Found:
     return Found({split: rows.take(where) for split, where in words.items()})
 
 
-def _opened(path: Path, genome: Path | None) -> OpenGenome:
-    if genome is not None:
-        return open_genome(genome)
-    metadata = path / "metadata.yaml"
-    urls = _URL.findall(metadata.read_text(encoding="utf-8")) if metadata.is_file() else []
-    named = f" ({metadata.name} names {', '.join(dict.fromkeys(urls))})" if urls else ""
-    raise UserError(
-        f"{path} holds places of a genome and no sequences; expected genome=, its FASTA or 2bit "
-        f"file{named}"
-    )
+def _opened_for(
+    folder: Path, classes: Iterable[str], genome: Genomes | None
+) -> dict[str, OpenGenome]:
+    """The genome of each class; UserError where a class has none, or should have its own."""
+    urls = _urls(folder)
+    each = " ".join(f"--genome {name}=FASTA" for name in classes)
+    named = f"metadata.yaml names {', '.join(urls)}"
+    if isinstance(genome, Mapping):
+        if missing := [name for name in classes if name not in genome]:
+            raise UserError(
+                f"{folder}: no genome is given of the class {missing[0]!r}; expected {each}"
+            )
+        return {name: open_genome(genome[name]) for name in classes}
+    # Contigs of two species may have one name, as X has: they would be read from the wrong one.
+    if len(urls) > 1:
+        raise UserError(
+            f"{folder} holds places of {len(urls)} genomes and no sequences; expected {each} "
+            f"({named})"
+        )
+    return dict.fromkeys(classes, _opened(folder, genome, f" ({named})" if urls else ""))
+
+
+def _opened(path: Path, genome: Genomes | None, hint: str = "") -> OpenGenome:
+    """One genome for all; hint: of which, to read after a message."""
+    if isinstance(genome, Mapping):
+        raise UserError(
+            f"{path}: genomes of the classes {', '.join(genome)}; its places are of one genome, "
+            "expected one FASTA or 2bit file"
+        )
+    if genome is None:
+        raise UserError(
+            f"{path} holds places of a genome and no sequences; expected genome=, its FASTA or "
+            f"2bit file{hint}"
+        )
+    return open_genome(genome)
+
+
+def _urls(folder: Path) -> list[str]:
+    """Of the genomes that metadata.yaml names, each once."""
+    metadata = folder / "metadata.yaml"
+    text = metadata.read_text(encoding="utf-8") if metadata.is_file() else ""
+    return list(dict.fromkeys(_URL.findall(text)))
 
 
 def _placed(table: Table, genome: OpenGenome) -> Rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -10,7 +10,14 @@ from typing import get_args
 from spacescale.errors import UserError
 from spacescale.tasks.archive_files import HDF5, read_archive
 from spacescale.tasks.class_files import class_folders, read_class_folders
-from spacescale.tasks.genome_places import bed_files, coordinate_files, read_bend, read_coordinates
+from spacescale.tasks.genome_places import (
+    Genomes,
+    bed_files,
+    coordinate_files,
+    read_bend,
+    read_coordinates,
+)
+from spacescale.tasks.hdf5_files import open_hdf5
 from spacescale.tasks.rows import Found
 from spacescale.tasks.split_files import (
     TABLES,
@@ -22,8 +29,8 @@ from spacescale.tasks.split_files import (
     split_tables,
 )
 from spacescale.tasks.table_rows import read_one_table
-from spacescale.tasks.tables import form_of, read_table
-from spacescale.tasks.target_words import read_targets
+from spacescale.tasks.tables import column_names, form_of
+from spacescale.tasks.target_words import read_targets, target_columns
 from spacescale.tasks.task import SPLITS, Examples, Kind, Task
 from spacescale.tasks.validation_cut import cut_validation
 
@@ -38,7 +45,7 @@ class _Layout:
 
     looks_like: str
     files: Callable[[Path], list[Path]]
-    read: Callable[[Path, Path | None], Found]
+    read: Callable[[Path, Genomes | None], Found]
     needs_genome: bool = False
 
 
@@ -65,7 +72,7 @@ _ARCHIVE = _Layout("an .h5 with x_train", lambda p: [p], lambda p, _: read_archi
 def read_task(
     path: Path | str,
     *,
-    genome: Path | None = None,
+    genome: Genomes | None = None,
     kind: Kind | None = None,
     valid_share: float = 0.1,
     seed: int = 0,
@@ -75,10 +82,12 @@ def read_task(
 
     Layouts (`Task.layout`), files may be .gz:
 
-    - tables: {train, valid or dev or val, test}.csv, .tsv or .parquet, as GUE has them. Columns:
-      sequence or seq; `label` (words, or whole numbers 0…C−1: classes; 0,1,1 in a cell: labels),
-      `label_*` or `label:*` (0 and 1: labels), or value, target, mean_value, `value_*` (values);
-      name and group where they are known. one_table: one such file with a column `split`.
+    - tables: {train, valid or dev or val, test}.csv, .tsv or .parquet, as GUE has them, or shards
+      train-00000-of-00002.parquet of such, also in the folder's data/. Columns: sequence or seq;
+      `label` (words, or whole numbers 0…C−1: classes; 0,1,1 or a list in a cell: labels), `label_*`
+      or `label:*` (0 and 1: labels), or value, target, mean_value, `value_*` (values; several in a
+      cell, too); name and group where they are known. one_table: one such file with a column
+      `split`.
     - fasta: the same in FASTA, headers `>name|label`, as Nucleotide Transformer has them.
     - dream: *_train.txt, *_valid.txt, *_test.txt with seq_id, seq, mean_value.
     - genomic_benchmarks: {train,test}/CLASS.csv.gz with region, start, end, strand.
@@ -89,9 +98,10 @@ def read_task(
     Where sequences lie (`Examples.loci`) is kept of layouts with places, of tables with columns of
     contig, start and end beside the sequence, of headers CONTIG:START-END, and see `archive_files`.
 
-    genome: FASTA or 2bit file, for layouts with places. kind: what the targets are, where the
-    column's name says something else. valid_share, seed: what is cut off train where no file
-    validates, see `cut_validation`. name: else that of the folder or file.
+    genome: FASTA or 2bit file, for layouts with places; of genomic_benchmarks also {class: file}.
+    kind: what the targets are, where the column's name says something else. valid_share, seed: what
+    is cut off train where no file validates, see `cut_validation`. name: else that of the folder or
+    file.
 
     Raises UserError, one line with file, line and value, for what does not fit.
     """
@@ -103,9 +113,9 @@ def read_task(
     meaning = read_targets(found.splits, kind)
     notes = [*found.notes, *meaning.notes]
     if genome is not None and not layout.needs_genome:
-        notes.append(
-            f"the genome {genome.name} was not needed to read sequences: the files hold them"
-        )
+        paths = genome.values() if isinstance(genome, Mapping) else [genome]
+        names = ", ".join(path.name for path in paths)
+        notes.append(f"the genome {names} was not needed to read sequences: the files hold them")
     splits = {
         split: Examples(
             rows.codes,
@@ -114,6 +124,7 @@ def read_task(
             tuple(rows.groups),
             rows.offsets,
             tuple(rows.loci),
+            tuple(rows.places),
         )
         for split, rows in found.splits.items()
     }
@@ -130,33 +141,67 @@ def read_task(
         )
     ordered = {split: splits[split] for split in SPLITS}
     return Task(
-        name or task_name(path), path, layout_name, meaning.kind, meaning.outputs, ordered, notes
-    )
+        name or task_name(path), path, layout_name, meaning.kind, meaning.outputs, ordered, notes,
+        found.assay,
+    )  # fmt: skip
 
 
 def is_task(path: Path) -> bool:
     """Whether a folder is laid out as one of the layouts, or as several."""
-    return path.is_dir() and any(layout.files(path) for layout in _LAYOUTS.values())
+    return path.is_dir() and bool(_files_of(path))
 
 
 def holds_task(file: Path) -> bool:
-    """Whether a file is a whole task: a table with a column `split`, or places with one."""
+    """Whether a file is a whole task: places or a table with a column `split`, or an archive.
+
+    Raises UserError for a table or archive that cannot be read.
+    """
     form = form_of(file)
-    return form == ".bed" or (form in TABLES and read_table(file).find("split") is not None)
+    if form in HDF5:
+        with open_hdf5(file) as datasets:
+            return any(name.endswith("_train") for name in datasets)
+    return form == ".bed" or (form in TABLES and "split" in map(str.lower, column_names(file)))
 
 
 def tasks_below(folder: Path) -> list[Path]:
-    """All folders in and below one that hold a task, in order of their paths.
+    """All folders in and below one that hold a task, and files that are one, in their order.
 
-    Raises UserError where there is none.
+    Files beside those of a task are none of their own. Raises UserError where there is none.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    found = [path for path in sorted([folder, *folder.rglob("*")]) if is_task(path)]
+    found: dict[Path, None] = {}
+    taken: set[Path] = set()
+    for path in sorted([folder, *folder.rglob("*")]):
+        if path.is_dir():
+            files = _files_of(path)
+            if not taken.issuperset(files):  # a folder data/ may be that of the folder above
+                found[path] = None
+            taken.update(files)
+        elif path.parent not in found and _is_one_of_suite(path):
+            found[path] = None
     if not found:
-        expected = ", ".join(one.looks_like for one in _LAYOUTS.values())
+        expected = ", ".join(one.looks_like for one in (*_LAYOUTS.values(), _ONE_TABLE, _ARCHIVE))
         raise UserError(f"{folder} holds no task, nor does a folder below: expected {expected}")
-    return found
+    return list(found)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return [path for layout in _LAYOUTS.values() for path in layout.files(folder)]
+
+
+def _is_one_of_suite(file: Path) -> bool:
+    """Whether a file is a task, and no other table with a column `split`, as one of results.
+
+    What cannot be read counts: its fault is told when it is, and stops no other task.
+    """
+    form = form_of(file)
+    if file.name.startswith(".") or form not in (*TABLES, *HDF5):
+        return False
+    try:
+        return holds_task(file) and (form in HDF5 or bool(target_columns(column_names(file))))
+    except UserError:
+        return True
 
 
 def _layout_of(path: Path) -> tuple[str, _Layout]:

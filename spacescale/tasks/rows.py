@@ -10,7 +10,7 @@ import numpy as np
 
 from spacescale.errors import UserError
 from spacescale.genome.dna import encode, encode_counting
-from spacescale.tasks.task import SPLITS, Locus
+from spacescale.tasks.task import SPLITS, Assay, Locus
 
 Column = list[str] | np.ndarray
 # What files, folders and the cells of a column `split` call the splits of a task.
@@ -58,10 +58,11 @@ def _taken(column: Column, chosen: list[int]) -> Column:
 
 @dataclass(frozen=True)
 class Found:
-    """What a layout has read: {split: rows}, and what is to be told of it."""
+    """What a layout has read: {split: rows}, and what is to be told of it; assay: as in `Task`."""
 
     splits: dict[str, Rows]
     notes: list[str] = field(default_factory=list)
+    assay: Assay | None = None
 
 
 def encode_all(sequences: Sequence[str], places: Sequence[str]) -> list[np.ndarray]:

@@ -2,7 +2,8 @@
 
 So come GUE (train.csv, dev.csv, test.csv with sequence and label), the tasks of Nucleotide
 Transformer (train.fna, test.fna with >name|label), the human sample of DREAM 2022
-(sample_train.txt …) and most tables of one's own.
+(sample_train.txt …), data sets of the Hub (data/train-00000-of-00002.parquet …) and most tables of
+one's own.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from spacescale.tasks.rows import (
     require_splits,
 )
 from spacescale.tasks.table_rows import table_rows
-from spacescale.tasks.tables import form_of, read_table, stem_of
+from spacescale.tasks.tables import form_of, read_shards, read_table, stem_of
 
 TABLES = (".csv", ".tsv", ".parquet")
 FASTAS = (".fa", ".fasta", ".fna")
+_SHARD = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})")  # train-00000-of-00002
 _LETTERS = "ACGTN"
 # lentiMPRA measures elements in both orientations: seq12_F and seq12_Reversed:
 _ORIENTATION = re.compile(r"_(F|R|Reversed):?$")
@@ -37,8 +39,11 @@ _SHORTEST_ADAPTER = 5
 
 
 def split_tables(folder: Path) -> list[Path]:
-    """Tables of a folder that are called after a split."""
-    return _called_after_splits(folder, TABLES, stem_of)
+    """Tables of a folder that are called after a split, and shards of such, also in its data/."""
+    inside = folder / "data"
+    below = _called_after_splits(inside, TABLES, _table_of) if inside.is_dir() else []
+    shards = [path for path in below if _SHARD.fullmatch(stem_of(path))]
+    return _called_after_splits(folder, TABLES, _table_of) + shards
 
 
 def split_fastas(folder: Path) -> list[Path]:
@@ -53,14 +58,14 @@ def dream_files(folder: Path) -> list[Path]:
 
 def read_split_tables(folder: Path) -> Found:
     """Read split_tables: a column `sequence` or `seq`, targets, and perhaps `name` and `group`."""
-    files = _files(folder, split_tables(folder), stem_of)
-    return Found({split: table_rows(read_table(path)) for split, path in files})
+    files = _files(folder, split_tables(folder), _table_of)
+    return Found({split: table_rows(read_shards(paths)) for split, paths in files})
 
 
 def read_split_fastas(folder: Path) -> Found:
     """Read split_fastas: the label of a sequence stands behind the last | of its header."""
     files = _files(folder, split_fastas(folder), stem_of)
-    return Found({split: _fasta_rows(path) for split, path in files})
+    return Found({split: _fasta_rows(path) for split, (path,) in files})
 
 
 def read_dream(folder: Path) -> Found:
@@ -69,12 +74,19 @@ def read_dream(folder: Path) -> Found:
     The two orientations of an element are a group. Adapters at the ends stay, and are told.
     """
     splits = {}
-    for split, path in _files(folder, dream_files(folder), _last_part):
+    for split, (path,) in _files(folder, dream_files(folder), _last_part):
         table = read_table(path)
         names = table.need("seq_id")
         groups = [_ORIENTATION.sub("", name) for name in names]
         splits[split] = replace(table_rows(table), names=names, groups=groups)
     return Found(splits, adapter_notes([one for rows in splits.values() for one in rows.codes]))
+
+
+def _table_of(path: Path) -> str:
+    """The stem of a table's file, or of the table that a file is a shard of."""
+    stem = stem_of(path)
+    shard = _SHARD.fullmatch(stem)
+    return shard[1] if shard else stem
 
 
 def _last_part(path: Path) -> str:
@@ -93,17 +105,36 @@ def _called_after_splits(
 
 def _files(
     folder: Path, files: list[Path], word: Callable[[Path], str]
-) -> Iterator[tuple[str, Path]]:
-    """Pairs of split and file; UserError where a split is missing or has two files."""
-    of_word: dict[str, Path] = {}
+) -> Iterator[tuple[str, list[Path]]]:
+    """Pairs of split and its file, or its shards in order.
+
+    Raises UserError where a split is missing, has two files, or lacks a shard.
+    """
+    of_word: dict[str, list[Path]] = {}
     for path in files:
-        if (other := of_word.setdefault(word(path), path)) != path:
-            raise UserError(
-                f"{folder} has {other.name} and {path.name} for one split; expected one of them"
-            )
+        of_word.setdefault(word(path), []).append(path)
     word_of = by_split(folder, of_word)
     require_splits(folder, word_of, "its files " + ", ".join(path.name for path in files))
-    return ((split, of_word[word]) for split, word in word_of.items())
+    return ((split, _whole(folder, of_word[word])) for split, word in word_of.items())
+
+
+def _whole(folder: Path, files: list[Path]) -> list[Path]:
+    """The one file of a split, or its shards in order; UserError where there is another or none."""
+    first = files[0]
+    wanted = [first]
+    if shard := _SHARD.fullmatch(stem_of(first)):
+        word, _, number = shard.groups()
+        ending = first.name.removeprefix(shard[0])
+        names = [f"{word}-{i:05}-of-{number}{ending}" for i in range(int(number))]
+        wanted = [first.with_name(name) for name in names]
+    if missing := [path for path in wanted if path not in files]:
+        raise UserError(f"{missing[0]} is missing; expected all {len(wanted)} shards of its split")
+    if others := [path for path in files if path not in wanted]:
+        raise UserError(
+            f"{folder} has {first.relative_to(folder)} and {others[0].relative_to(folder)} for one "
+            "split; expected one of them"
+        )
+    return wanted
 
 
 def _fasta_rows(path: Path) -> Rows:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,37 @@ def read_table(path: Path) -> Table:
     return Table(path, dict(zip(header, rows, strict=True)), places)
 
 
+def read_shards(paths: Sequence[Path]) -> Table:
+    """Read the files of a table one behind the other; UserError where their columns differ."""
+    tables = [read_table(path) for path in paths]
+    first = tables[0]
+    for table in tables:
+        if odd := sorted(set(table.columns) ^ set(first.columns)):
+            raise UserError(
+                f"{table.path} has the columns {', '.join(table.columns)}, {first.path.name} has "
+                f"{', '.join(first.columns)}: {odd[0]!r} is in one of them"
+            )
+    columns = {name: [word for table in tables for word in table.columns[name]]
+               for name in first.columns}  # fmt: skip
+    return Table(first.path, columns, [place for table in tables for place in table.places])
+
+
+def column_names(path: Path) -> list[str]:
+    """The names of a table's columns, and no more of it; UserError for what cannot be read."""
+    if form_of(path) == ".parquet":
+        with _open_parquet(path) as file:
+            return list(file.schema_arrow.names)
+    return _header(_cells(path))
+
+
+def _header(numbered: Iterator[tuple[int, list[str]]]) -> list[str]:
+    return [name.strip().lstrip("#") for name in next(numbered, (1, []))[1]]
+
+
 def _text(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
     """Header, columns and places."""
     numbered = _cells(path)
-    header = [name.strip().lstrip("#") for name in next(numbered, (1, []))[1]]
+    header = _header(numbered)
     if not header:
         raise UserError(f"{path} is empty; expected a table with a header")
     rows, places = [], []
@@ -106,7 +134,9 @@ def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
             )
 
 
-def _parquet(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
+@contextmanager
+def _open_parquet(path: Path) -> Iterator[Any]:
+    """A pyarrow.parquet.ParquetFile; UserError where it is none, or pyarrow is not there."""
     try:
         import pyarrow.parquet
     except ImportError:
@@ -114,16 +144,23 @@ def _parquet(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
             f"{path}: Parquet is read by pyarrow: pip install 'spacescale[tasks]', or give a .csv"
         ) from None
     try:
-        table = pyarrow.parquet.ParquetFile(path).read()
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield file
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be read as a Parquet table ({reason})") from error
+
+
+def _parquet(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
+    with _open_parquet(path) as file:
+        table = file.read()
     columns = [[_word(cell) for cell in column.to_pylist()] for column in table.columns]
     places = [f"{path}: row {number}" for number in range(1, table.num_rows + 1)]
     return list(table.column_names), columns, places
 
 
 def _word(cell: Any) -> str:
+    """A list is a word as Python writes it: [0, 1, 1]."""
     if isinstance(cell, bytes):
         return decoded("a cell", cell).strip()
     return "" if cell is None else str(cell).strip()

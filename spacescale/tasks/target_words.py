@@ -23,6 +23,7 @@ _COLUMNS: dict[str, tuple[re.Pattern, tuple[Kind, ...]]] = {
     "value": (re.compile(r"value|mean_value|target|value_.+"), ("values", "labels", "classes")),
 }
 _PREFIX = re.compile(r"(label[_:]|value_)(?=.)", re.IGNORECASE)
+_LIST = re.compile(r"\[(.*)\]", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _MOST_NAMED, _MOST_CLASSES = 10, 20
 
@@ -53,9 +54,9 @@ def read_targets(splits: dict[str, Rows], kind: Kind | None) -> Meaning:
     """
     columns = _same_columns(splits)
     guess, columns = _chosen(splits["train"], columns, kind)
-    if columns == ["label"] and kind != "classes" and _several(splits["train"]):
-        splits, columns = _apart(splits)
-        guess = kind or "labels"
+    if len(columns) == 1 and kind != "classes" and _several(splits["train"].targets[columns[0]]):
+        splits, columns = _apart(splits, columns[0])
+        guess = "labels" if guess == "classes" else guess
     if guess == "classes":
         return _classes(splits, columns)
     read = _zeros_and_ones if guess == "labels" else _matrix
@@ -99,27 +100,41 @@ def _chosen(train: Rows, columns: list[str], kind: Kind | None) -> tuple[Kind, l
     return kind or kinds[0], fitting
 
 
-def _several(train: Rows) -> bool:
-    """Whether the cells of `label` hold several numbers, as 0,1,1."""
-    first = next((word for word in train.targets["label"] if "," in word), "")
-    return bool(first) and all(_NUMBER.fullmatch(part.strip()) for part in first.split(","))
+def _several(cells: Column) -> bool:
+    """Whether cells hold lists, or several numbers as 0,1,1."""
+    if isinstance(cells, np.ndarray):
+        return False
+    first = next((word for word in cells if "," in word or _LIST.fullmatch(word)), "")
+    if _LIST.fullmatch(first):
+        return True
+    return "," in first and all(_NUMBER.fullmatch(part) for part in _parts(first))
 
 
-def _apart(splits: dict[str, Rows]) -> tuple[dict[str, Rows], list[str]]:
-    """Labels such as 0,1,1 in one cell as columns of their own."""
-    width = splits["train"].targets["label"][0].count(",") + 1
-    columns = [f"label_{number}" for number in range(width)]
+def _parts(word: str) -> list[str]:
+    """Of 0,1,1 or a list, as Python ([0, 1, 1]) or NumPy ([0 1 1]) writes it."""
+    if listed := _LIST.fullmatch(word):
+        return re.split(r"\s*,\s*|\s+", listed[1].strip())
+    return [part.strip() for part in word.split(",")]
+
+
+def _apart(splits: dict[str, Rows], column: str) -> tuple[dict[str, Rows], list[str]]:
+    """What cells of one column hold, such as 0,1,1, as columns of their own."""
+    width = len(_parts(splits["train"].targets[column][0]))
+    columns = [f"{column}_{number}" for number in range(width)]
     found = {}
     for split, rows in splits.items():
-        cells = [word.split(",") for word in rows.targets["label"]]
-        for place, row in zip(rows.places, cells, strict=True):
+        words = _words(rows.targets[column])
+        cells = [_parts(word) for word in words]
+        for place, word, row in zip(rows.places, words, cells, strict=True):
             if len(row) != width:
                 raise UserError(
-                    f"{place}: label {','.join(row)!r} has {len(row)} parts, expected {width} as "
-                    "in the first row"
+                    f"{place}: {column} {word!r} has {len(row)} parts, expected {width} as in the "
+                    "first row"
                 )
-        parts = [[word.strip() for word in column] for column in zip(*cells, strict=True)]
-        found[split] = replace(rows, targets=dict(zip(columns, parts, strict=True)))
+        targets: dict[str, Column] = {
+            name: [row[number] for row in cells] for number, name in enumerate(columns)
+        }
+        found[split] = replace(rows, targets=targets)
     return found, columns
 
 

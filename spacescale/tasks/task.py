@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 Kind = Literal["classes", "labels", "values"]
+Assay = Literal["lentimpra", "chip", "splicing", "insertseq"]
 SPLITS = ("train", "valid", "test")
 
 
@@ -34,7 +35,8 @@ class Examples:
     in the file, or FILE:LINE. groups: N words where sequences that belong together, as a place and
     its reverse complement, share one; () where none are known. offsets: of values that are
     differences of log-odds from something known, as of splicing, that, float32 (N, C). loci: N
-    places, of all sequences or () of none.
+    places, of all sequences or () of none. sources: N words, FILE:LINE or file and row, for
+    messages; () of what was read from no file.
     """
 
     codes: list[np.ndarray]
@@ -43,6 +45,7 @@ class Examples:
     groups: tuple[str, ...] = ()
     offsets: np.ndarray | None = None
     loci: tuple[Locus, ...] = ()
+    sources: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -57,6 +60,7 @@ class Examples:
             tuple(self.groups[row] for row in chosen) if self.groups else (),
             None if self.offsets is None else self.offsets[rows],
             tuple(self.loci[row] for row in chosen) if self.loci else (),
+            tuple(self.sources[row] for row in chosen) if self.sources else (),
         )
 
     @property
@@ -71,7 +75,8 @@ class Task:
 
     name: as results call it. outputs: what the C classes, labels or values are called. splits:
     those of SPLITS that the files hold or that were cut off `train`. notes: what was decided where
-    the files left it open, as how validation was cut off; for whoever reads the results.
+    the files left it open, as how validation was cut off; for whoever reads the results. assay:
+    what was measured, of archives of Tang and Koo; chip: ChIP- or eCLIP-seq.
     """
 
     name: str
@@ -81,3 +86,12 @@ class Task:
     outputs: tuple[str, ...]
     splits: dict[str, Examples]
     notes: list[str] = field(default_factory=list)
+    assay: Assay | None = None
+
+    def longest(self) -> tuple[str, int]:
+        """Where the longest sequence stands, with its name, and how long it is, bp."""
+        examples = max(self.splits.values(), key=lambda one: int(one.lengths.max()))
+        row = int(examples.lengths.argmax())
+        place = examples.sources[row] if examples.sources else str(self.path)
+        name = examples.names[row]
+        return place if place.endswith(name) else f"{place}: {name}", len(examples.codes[row])

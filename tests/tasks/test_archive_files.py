@@ -64,6 +64,7 @@ def test_lentimpra(tmp_path, monkeypatch):
     task = read_task(path)
     same(task, codes)
     assert (task.name, task.layout, task.kind) == ("K562_data", "archive", "values")
+    assert task.assay == "lentimpra"
     np.testing.assert_allclose(task.splits["test"].targets, values["test"], rtol=1e-6)
     assert any("adapters are left on" in note for note in task.notes)
     # The other orientation of an element between the same adapters is the same element.
@@ -92,7 +93,7 @@ def test_chip_and_eclip(tmp_path):
     turned = written(tmp_path / "eclip.h5", "X_", "Y_", codes, values, turned=True)
     task = read_task(turned)
     same(task, codes)
-    assert task.kind == "labels" and task.notes == []
+    assert task.kind == "labels" and task.assay == "chip" and task.notes == []
     assert read_task(path, kind="classes").outputs == ("0", "1")
 
 
@@ -111,6 +112,7 @@ def test_insert_seq_is_read_as_logarithms(tmp_path):
     wanted = np.log(values["valid"][:, :1] + 1)
     np.testing.assert_allclose(task.splits["valid"].targets, wanted, rtol=1e-6)
     assert task.outputs == ("value",) and "log(1 + y)" in task.notes[0]
+    assert task.assay == "insertseq"
 
 
 def exons(random, number):
@@ -133,7 +135,7 @@ def test_splicing(tmp_path, halves):
     task = read_task(write(tmp_path / "delta_logit.h5", **arrays))
     same(task, codes | {"test": codes["test"][:-2]})
     train, test = task.splits["train"], task.splits["test"]
-    assert task.kind == "values" and len(task.outputs) == 12
+    assert (task.kind, task.assay, len(task.outputs)) == ("values", "splicing", 12)
     np.testing.assert_allclose(train.targets, values["train"][..., 0], rtol=1e-6)
     assert train.offsets is not None and test.offsets is not None
     np.testing.assert_allclose(test.offsets, values["test"][:-2, :, 1], rtol=1e-6)

@@ -11,6 +11,7 @@ from spacescale.errors import UserError
 from spacescale.genome.sequence_files import read_genome
 from spacescale.tasks.duplicates import Counts, find_duplicates, without_copies
 from spacescale.tasks.read_task import read_task
+from spacescale.tasks.suites import find_tasks
 
 HUMAN = Path(__file__).parents[3] / "shared/data/human_hg38"
 REAL = HUMAN.parent / "_benchmarks"
@@ -74,6 +75,16 @@ def test_genomic_benchmarks_with_sequences(path):
     assert task.outputs == tuple(sorted({row["label"] for row in rows}))
     test = [row["sequence"] for row in rows if row["split"] == "test"]
     assert [letters(codes) for codes in task.splits["test"].codes] == test
+
+
+def test_tables_with_splits_are_a_suite():
+    assert find_tasks(WITH_SEQUENCES) == {path.stem: path for path in WITH_SEQUENCES.glob("*.csv")}
+
+
+def test_human_and_worm_need_a_genome_each(tmp_path):
+    path = write(tmp_path / "human.fa", ">chrX\nACGT\n")
+    with pytest.raises(UserError, match=r"of 2 genomes .*--genome human=FASTA --genome worm=FASTA"):
+        read_task(REAL / "genomic_benchmarks/demo_human_or_worm", genome=path)
 
 
 def test_genomic_benchmarks_need_a_genome():

@@ -9,6 +9,7 @@ from task_files import dna, letters, same_sequences, table, write, write_splits
 
 from spacescale.genome.dna import encode, reverse_complement
 from spacescale.tasks.read_task import read_task
+from spacescale.tasks.task import SPLITS
 
 TRAIN = [(dna(1), 0), (dna(2, 7), 1), (dna(3).lower(), 0)]
 VALID, TEST = [(dna(4), 1)], [(dna(5), 1), (dna(6), 0)]
@@ -51,6 +52,34 @@ def test_a_parquet_table(tmp_path):
     task = read_task(tmp_path)
     require_three_splits(task)
     assert task.splits["test"].names == ["test.parquet: row 1", "test.parquet: row 2"]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".tsv", ".parquet"])
+@pytest.mark.parametrize("folder", ["", "data"])
+def test_shards_are_read_in_order(tmp_path, ending, folder):
+    """As the Hub has them; written here in another order."""
+
+    def shard(split, number, of, rows):
+        path = tmp_path / "set" / folder / f"{split}-{number:05}-of-{of:05}{ending}"
+        if ending != ".parquet":
+            return write(path, table(rows, delimiter="\t" if ending == ".tsv" else ","))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sequences, labels = map(list, zip(*rows, strict=True))
+        pyarrow.parquet.write_table(pyarrow.table({"sequence": sequences, "label": labels}), path)
+
+    for number in (10, *range(10), 11):
+        shard("train", number, 12, [(dna(number), number % 2)])
+    shard("validation", 0, 1, VALID)
+    shard("test", 1, 2, TEST[1:])
+    shard("test", 0, 2, TEST[:1])
+    write(tmp_path / "set/README.md", "not read")
+    task = read_task(tmp_path / "set")
+    assert (task.name, task.layout, list(task.splits)) == ("set", "tables", [*SPLITS])
+    same_sequences(task.splits["train"], [dna(number) for number in range(12)])
+    assert task.splits["train"].targets.tolist() == [0, 1] * 6
+    same_sequences(task.splits["test"], [sequence for sequence, _ in TEST])
+    row = ": row 1" if ending == ".parquet" else ":2"
+    assert task.splits["test"].names == [f"test-{i:05}-of-00002{ending}{row}" for i in (0, 1)]
 
 
 @pytest.mark.parametrize("ending", [".fna", ".fa.gz", ".fasta"])
@@ -119,6 +148,24 @@ def test_places_of_genomic_benchmarks(tmp_path, genome):
     assert test.targets.tolist() == [0, 0, 1, 1, 1]
     assert test.names[0] == "chr1:115-127-" and test.names[2] == "1:23-33+"
     assert len(task.splits["train"]) == 3 and len(task.splits["valid"]) == 2
+
+
+def test_classes_may_have_genomes_of_their_own(tmp_path):
+    """X of the worm is no X of human; its contigs are called otherwise as well."""
+    header, other = ("id", "region", "start", "end", "strand"), dna(98, 60)
+    genomes = {
+        "human": write(tmp_path / "human.fa", f">chrX\n{CONTIG}\n"),
+        "worm": write(tmp_path / "worm.fa", f">X\n{other}\n>IV\n{dna(97, 50)}\n"),
+    }
+    urls = "".join(f"  {name}:\n    url: there/{name}.fa.gz\n" for name in genomes)
+    write(tmp_path / "set/metadata.yaml", f"classes:\n{urls}")
+    for split, start in (("train", 10), ("valid", 20), ("test", 30)):
+        for name, contig in (("human", "chrX"), ("worm", "X")):
+            rows = [("1", contig, start, start + 12, "+")]
+            write(tmp_path / "set" / split / f"{name}.csv.gz", table(rows, header))
+    task = read_task(tmp_path / "set", genome=genomes)
+    assert task.outputs == ("human", "worm")
+    same_sequences(task.splits["test"], [CONTIG[30:42], other[30:42]])
 
 
 def test_a_sequence_a_file(tmp_path):
@@ -196,3 +243,23 @@ def test_a_genome_that_is_not_needed_is_told(tmp_path, genome):
     assert read_task(tmp_path / "a", genome=genome).notes == [
         "the genome genome.fa was not needed to read sequences: the files hold them"
     ]
+    both = {"human": genome, "worm": tmp_path / "worm.fa"}
+    assert read_task(tmp_path / "a", genome=both).notes == [
+        "the genome genome.fa, worm.fa was not needed to read sequences: the files hold them"
+    ]
+
+
+@pytest.mark.parametrize("name", [None, "first"])
+def test_where_each_row_stands_is_kept(tmp_path, name):
+    header = ("sequence", "label", *(["name"] if name else []))
+    for split in ("train", "test"):
+        rows = [(dna(i), i % 2, *([f"{name}{i}"] if name else [])) for i in range(10)]
+        write(tmp_path / f"{split}.csv", table(rows, header))
+    task = read_task(tmp_path, valid_share=0.2)
+    found = {
+        source: codes.tolist()
+        for part in task.splits.values()
+        for source, codes in zip(part.sources, part.codes, strict=True)
+    }
+    assert found == {f"{tmp_path}/{split}.csv:{i + 2}": encode(dna(i)).tolist()
+                     for split in ("train", "test") for i in range(10)}  # fmt: skip

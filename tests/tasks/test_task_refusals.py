@@ -95,6 +95,28 @@ def test_labels_in_one_cell_are_as_many_in_every_row(tmp_path):
     refused(tmp_path, "test.csv:2: label '0,1' has 2 parts, expected 3")
 
 
+def as_parquet(path, labels, first=0):
+    sequences = [dna(first + i) for i in range(len(labels))]
+    path.parent.mkdir(exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.table({"seq": sequences, "label": labels}), path)
+
+
+@pytest.mark.parametrize(
+    "labels, parts",
+    [
+        ([[0, 1, 1], [0, 1]], ("row 2: label '[0, 1]' has 2 parts, expected 3 as in the first",)),
+        ([[0, 1], []], ("row 2: label '[]' has 1 parts, expected 2",)),
+        ([[0, 1], [0, 2]], ("row 2: label_1 '2', expected 0 or 1",)),
+        ([[0.5, 0.1], [1, 0]], ("row 1: label_0 '0.5', expected 0 or 1",)),
+        ([["a", "b"], ["b", "c"]], ("row 1: label_0 \"'a'\", expected a finite number",)),
+    ],
+)
+def test_lists_that_are_no_labels(tmp_path, labels, parts):
+    as_parquet(tmp_path / "train.parquet", labels)
+    as_parquet(tmp_path / "test.parquet", labels[:1])
+    refused(tmp_path, f"{tmp_path}/train.parquet: ", *parts)
+
+
 def test_splits_with_other_targets(tmp_path):
     write_targets(tmp_path, ["value_a", "value_b"], (0, 1))
     write(tmp_path / "test.csv", table([(dna(1), 2)], ("seq", "value_a")))
@@ -197,6 +219,24 @@ def test_two_files_of_one_split(tmp_path):
     refused(tmp_path, "has train.csv and train.tsv for one split")
 
 
+def test_shards_that_are_not_whole(tmp_path):
+    data = tmp_path / "data"
+    as_parquet(data / "train-00000-of-00003.parquet", [0, 1])
+    as_parquet(data / "train-00002-of-00003.parquet", [0, 1], 2)
+    as_parquet(data / "test-00000-of-00001.parquet", [0, 1], 4)
+    refused(tmp_path, f"{data}/train-00001-of-00003.parquet is missing; expected all 3 shards")
+    as_parquet(data / "train-00001-of-00003.parquet", [[0, 1], [1, 1]], 6)
+    refused(tmp_path, "train-00001-of-00003.parquet: row 1: label '[0, 1]' has 2 parts, expected 1")
+    columns = pyarrow.table({"seq": [dna(1)], "value": [0.5]})
+    pyarrow.parquet.write_table(columns, data / "train-00001-of-00003.parquet")
+    refused(tmp_path, "train-00001-of-00003.parquet has the columns seq, value", "'label' is in")
+    (data / "train-00002-of-00003.parquet").unlink()
+    (data / "train-00001-of-00003.parquet").unlink()
+    (data / "train-00000-of-00003.parquet").rename(data / "train-00000-of-00001.parquet")
+    as_parquet(tmp_path / "train.parquet", [0, 1])
+    refused(tmp_path, "train.parquet and data/train-00000-of-00001.parquet for one split")
+
+
 def test_two_layouts_at_once(tmp_path):
     with_train(tmp_path, GOOD)
     write(tmp_path / "test.fna", ">a|0\nACGT\n")
@@ -236,6 +276,26 @@ def test_class_files_of_which_one_has_no_row(tmp_path):
     refused(tmp_path / "set", "train/b.csv: no row below the header", genome=genome)
     (tmp_path / "set/train/b.csv").unlink()
     refused(tmp_path / "set", "test/b.csv:2: class 'b' is in test and not in train", genome=genome)
+
+
+def test_classes_of_several_genomes_that_are_not_given(tmp_path):
+    genome = write(tmp_path / "genome.fa", f">X\n{dna(1, 100)}\n")
+    text = table([(1, "X", 0, 9, "+")], ("id", "region", "start", "end", "strand"))
+    for name in ("train/human", "train/worm", "test/human", "test/worm"):
+        write(tmp_path / "set" / f"{name}.csv", text)
+    each = "expected --genome human=FASTA --genome worm=FASTA"
+    refused(tmp_path / "set", "no genome is given of the class 'worm'", each,
+            genome={"human": genome, "wrom": genome})  # fmt: skip
+    urls = "classes:\n  human:\n    url: a/hg38.fa.gz\n  worm:\n    url: a/ce11.fa.gz\n"
+    write(tmp_path / "set/metadata.yaml", urls)
+    for one in (genome, None):
+        refused(tmp_path / "set", "holds places of 2 genomes", each,
+                "(metadata.yaml names a/hg38.fa.gz, a/ce11.fa.gz)", genome=one)  # fmt: skip
+    rows = [("X", 0, 9, "train", 0), ("X", 3, 20, "test", 1)]
+    header = ("chromosome", "start", "end", "split", "label")
+    path = write(tmp_path / "a.bed", table(rows, header, "\t"))
+    refused(path, "a.bed: genomes of the classes human, worm;", "expected one FASTA or 2bit file",
+            genome={"human": genome, "worm": genome})  # fmt: skip
 
 
 @pytest.mark.parametrize(

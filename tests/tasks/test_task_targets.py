@@ -1,6 +1,8 @@
 """What label columns mean: classes, labels, values, and what a given kind changes."""
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from task_files import dna, table, write
 
@@ -41,6 +43,42 @@ def test_words_may_hold_commas(tmp_path):
     assert read(tmp_path, ["label"], rows, rows[:1]).outputs == ("0", "1")
     assert read(tmp_path, ["label"], rows, rows[:1]).kind == "labels"
     assert read(tmp_path, ["label"], rows, rows[:1], kind="classes").outputs == ("0,1", "1,1")
+
+
+def as_parquet(folder, column, **splits):
+    for number, (split, cells) in enumerate(splits.items()):
+        sequences = [dna(100 * number + i) for i in range(len(cells))]
+        columns = pyarrow.table({"sequence": sequences, column: cells})
+        pyarrow.parquet.write_table(columns, folder / f"{split}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("cells", [
+    ("0,1,1", "1,0,0"), ('"[0, 1, 1]"', '"[1, 0, 0]"'), ("[0,1,1]", "[1,0,0]"),
+    ("[0 1 1]", "[1 0 0]"), ("[0. 1. 1.]", "[1. 0. 0.]"),
+])  # fmt: skip
+def test_a_list_in_a_cell_is_several_labels(tmp_path, cells):
+    rows = [(cell,) for cell in cells]
+    task = read(tmp_path, ["label"], rows, rows[1:])
+    assert (task.kind, task.outputs) == ("labels", ("0", "1", "2"))
+    assert task.splits["train"].targets.tolist() == [[0, 1, 1], [1, 0, 0]]
+    assert task.splits["test"].targets.tolist() == [[1, 0, 0]]
+
+
+def test_a_column_of_lists_is_several_labels_or_values(tmp_path):
+    labels = [[0, 1, 1], [1, None, 0]]
+    task = read_task(as_parquet(tmp_path, "label", train=labels, dev=labels, test=labels[:1]))
+    assert (task.kind, task.outputs) == ("labels", ("0", "1", "2"))
+    np.testing.assert_array_equal(
+        task.splits["valid"].targets, np.float32([[0, 1, 1], [1, np.nan, 0]])
+    )
+    assert task.splits["test"].targets.tolist() == [[0, 1, 1]]
+    values = [[0.5, -2.0], [1.5, 3.0]]
+    for column, kind in (("label", "values"), ("target", None), ("value", None)):
+        as_parquet(tmp_path, column, train=values, dev=values, test=values)
+        task = read_task(tmp_path, kind=kind)
+        assert task.kind == "values" and len(task.outputs) == 2
+        assert task.splits["train"].targets.tolist() == values
 
 
 def test_several_labels(tmp_path):
