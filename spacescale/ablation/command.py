@@ -30,11 +30,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         help="one more arm: the first again, with other seeds")  # fmt: skip
     parser.add_argument("--lr", type=float, nargs="+", default=[], metavar="RATE",
                         help="of several the one that validates best with the first seed, for each "
-                        "arm by itself (default: the preset's)")  # fmt: skip
+                        "arm by itself (default: the preset's, a third of it and three times it); "
+                        "a single one is tuned for none")  # fmt: skip
     parser.add_argument("--equal", choices=("steps", "flops"), default="steps",
                         help="what all arms get the same of (default: %(default)s)")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=1, metavar="N",
-                        help="runs at once, each on its share of cores or GPUs")  # fmt: skip
+                        help="runs at once, each on its share of cores or GPUs; with --only and "
+                        "--slurm a run has all of its machine")  # fmt: skip
     parser.add_argument("--deepspeed", type=path_option, default=Path("ds_configs/zero2_moe.json"),
                         help="DeepSpeed's JSON (default: %(default)s)")  # fmt: skip
     parser.add_argument("--both-strands", action="store_true", help="as in evaluate")
@@ -63,9 +65,10 @@ def run(args: argparse.Namespace) -> int:
     plan = read_plan(args)
     keep_settings(plan)
     if args.slurm:
-        print(slurm.script(plan, [word for word in sys.argv[1:] if word != "--slurm"]))
+        print(slurm.script(plan, sys.argv[1:]))
         return 0
-    work = Work(plan, shares(args.jobs))
+    alone = args.only is not None or args.tables  # nothing runs beside it
+    work = Work(plan, shares(1 if alone else args.jobs))
     if args.only is not None:
         work.make_one(args.only)
     elif not args.tables:

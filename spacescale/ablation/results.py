@@ -214,6 +214,21 @@ def remarks(arms: Sequence[ArmResult], comparison: Comparison) -> list[str]:
             f"{NULL}: {arms[0].name} again, with other seeds; {held} of {len(null)} intervals hold "
             "0, of which 95 in 100 should"
         )
+    return found + _of_rates(arms)
+
+
+def _of_rates(arms: Sequence[ArmResult]) -> list[str]:
+    """Whose rate was not tuned; and of whom a better one may lie beyond those tried."""
+    found, untuned = [], [arm.name for arm in arms if not arm.tried]
+    if len(untuned) == len(arms):
+        found.append("one rate, tuned for no arm")
+    elif untuned:
+        found.append(f"one rate, not tuned as those of the others: {', '.join(untuned)}")
+    for arm in arms:
+        tried = [float(rate) for rate in arm.tried]
+        for limit, end in ((min, "smallest"), (max, "largest")):
+            if len(tried) > 1 and f"{arm.rate:g}" == f"{limit(tried):g}":
+                found.append(f"{arm.name}: the {end} rate of those tried was chosen, {arm.rate:g}")
     return found
 
 

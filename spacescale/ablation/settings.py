@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from spacescale.ablation.arms import SET_APART, read_arms, require_free
 from spacescale.ablation.costs import Costed, cost_arms
 from spacescale.ablation.plan import Member, Plan, with_null
 from spacescale.ablation.runs import Recipe
 from spacescale.errors import UserError
+
+FACTORS = (1 / 3, 1, 3)  # of the preset's rate: what is tried where no rate is given
 
 
 def read_plan(args: argparse.Namespace) -> Plan:
@@ -28,7 +31,10 @@ def read_plan(args: argparse.Namespace) -> Plan:
         require_free(arm.overrides, taken, f"--arms {arm.name}")
     data = [folder.resolve() for folder in args.data]
     costed = cost_arms(arms, args.preset, args.overrides, data, args.equal)
-    members = tuple(_member(one, args.lr, args.seeds) for one in costed)
+    members = tuple(
+        Member(one, _rates(one, args.lr, args.overrides), tuple(range(args.seeds)))
+        for one in costed
+    )
     evaluate = ["--both-strands"] * args.both_strands
     evaluate += ["--baseline", args.baseline] if args.baseline else []
     recipe = Recipe(
@@ -37,6 +43,11 @@ def read_plan(args: argparse.Namespace) -> Plan:
     return Plan(args.out.resolve(), recipe, with_null(members) if args.null else members)
 
 
-def _member(costed: Costed, rates: list[float], seeds: int) -> Member:
-    own = tuple(dict.fromkeys(rates)) or (costed.config.optim.lr,)
-    return Member(costed, own, tuple(range(seeds)))
+def _rates(costed: Costed, given: Sequence[float], overrides: Sequence[str]) -> tuple[float, ...]:
+    """Those given; else some around the preset's, or that alone which an override sets."""
+    if given:
+        return tuple(dict.fromkeys(given))
+    rate = costed.config.optim.lr
+    if any(one.startswith("optim.lr=") for one in (*overrides, *costed.arm.overrides)):
+        return (rate,)
+    return tuple(float(f"{factor * rate:.3g}") for factor in FACTORS)  # as folders name them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,10 +15,10 @@ OPTIONS = "ABLATE_SBATCH"  # the variable with options of sbatch
 def script(plan: Plan, words: Sequence[str]) -> str:
     """Bash that submits the runs that choose rates, those that are compared, and the tables.
 
-    words: of the command, without --slurm. Each step waits for the end of the one before: failed
-    runs are named by the tables.
+    words: of the command. Each step waits for the end of the one before: failed runs are named by
+    the tables.
     """
-    command = [sys.executable, "-m", "spacescale.cli", *words]
+    command = [sys.executable, "-m", "spacescale.cli", *_of_a_task(words)]
     trials, slots = len(plan.all_trials()), len(plan.slots())
     lines = [
         "#!/bin/bash",
@@ -40,3 +41,11 @@ def script(plan: Plan, words: Sequence[str]) -> str:
         f'echo "submitted: {"rates $rates, " if trials else ""}runs $runs, tables $tables"',
     ]
     return "\n".join(lines)
+
+
+def _of_a_task(words: Sequence[str]) -> list[str]:
+    """Words of the command without --slurm, and without --jobs: a task has its node to itself."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--slurm", action="store_true")
+    parser.add_argument("--jobs")
+    return parser.parse_known_args(words)[1]

@@ -27,24 +27,33 @@ def draw_logo(path: Path, contributions: np.ndarray, start: int, title: str, lab
     lines = -(-length // BASES_A_LINE)
     figure = Figure(figsize=(12, 0.8 + LINE_INCHES * lines), layout="constrained")
     axes = figure.subplots(lines, 1, squeeze=False, sharey=True)[:, 0]
-    glyphs = {letter: TextPath((0, 0), letter, size=1, prop=_FONT) for letter in COLOURS}
     for line, ax in enumerate(axes):
         first = line * BASES_A_LINE
-        for at in range(first, min(first + BASES_A_LINE, length)):
-            for row, letter in enumerate(COLOURS):
-                if contributions[row, at]:
-                    _draw(ax, glyphs[letter], letter, start + at, float(contributions[row, at]))
-        ax.axhline(0, color="#555", linewidth=0.6)
+        draw_letters(ax, contributions[:, first : first + BASES_A_LINE], start + first)
         ax.set_xlim(start + first, start + first + min(BASES_A_LINE, max(length, 20)))
-        ax.ticklabel_format(axis="x", useOffset=False, style="plain")
-        ax.spines[["top", "right"]].set_visible(False)
         ax.set_ylabel(label, fontsize=8)
-    lowest, highest = min(contributions.min(), 0.0), max(contributions.max(), 0.0)
-    margin = 0.05 * (highest - lowest) or 1.0
-    axes[0].set_ylim(lowest - margin, highest + margin)
+    axes[0].set_ylim(*limits(contributions))
     axes[0].set_title(title, fontsize=10, loc="left")
     axes[-1].set_xlabel("position, bp (0-based)", fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+def draw_letters(ax: Axes, contributions: np.ndarray, start: int) -> None:
+    """Draw contributions, as of `draw_logo`, into axes; their limits are left to the caller."""
+    for letter, of_base in zip(COLOURS, contributions, strict=True):
+        glyph = TextPath((0, 0), letter, size=1, prop=_FONT)
+        for at in np.flatnonzero(of_base).tolist():
+            _draw(ax, glyph, letter, start + at, float(of_base[at]))
+    ax.axhline(0, color="#555", linewidth=0.6)
+    ax.ticklabel_format(axis="x", useOffset=False, style="plain")
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def limits(contributions: np.ndarray) -> tuple[float, float]:
+    """Of an axis that holds 0 and all contributions."""
+    lowest, highest = min(contributions.min(), 0.0), max(contributions.max(), 0.0)
+    margin = 0.05 * (highest - lowest) or 1.0
+    return lowest - margin, highest + margin
 
 
 def _draw(ax: Axes, glyph: TextPath, letter: str, x: float, height: float) -> None:

@@ -124,7 +124,7 @@ def attribution_maps(
 ) -> dict[str, list[np.ndarray]]:
     """Maps float32 (L,) of rows, by model and method."""
     found: dict[str, list[np.ndarray]] = {
-        f"{model.name}, {method}": [] for model in models for method in MAPS
+        f"{model.name}, {method}": [] for method in MAPS for model in models
     }
     for row in tqdm(rows, unit="sequence", desc="explaining", disable=None, leave=False):
         codes = examples.codes[row]
@@ -149,14 +149,23 @@ class Agreement:
     undefined: int
 
 
-def agreements(maps: Mapping[str, Sequence[np.ndarray]], groups: Sequence[str]) -> list[Agreement]:
-    """Of every pair of maps of the same sequences; those of one group are drawn together."""
-    found = []
-    for first, second in combinations(maps, 2):
-        pairs = zip(maps[first], maps[second], strict=True)
-        values = np.array([_pearson(*pair) for pair in pairs])
-        found.append(Agreement(first, second, *_mean(values, groups), int(np.isnan(values).sum())))
-    return found
+Pairs = dict[tuple[str, str], np.ndarray]
+
+
+def pearson_of(maps: Mapping[str, Sequence[np.ndarray]]) -> Pairs:
+    """Of every pair of maps: of each sequence, float64 (N,); NaN where one of both is constant."""
+    return {
+        (first, second): np.array([*map(_pearson, maps[first], maps[second])])
+        for first, second in combinations(maps, 2)
+    }
+
+
+def agreements(pearson: Pairs, groups: Sequence[str]) -> list[Agreement]:
+    """Of every pair of maps; sequences of one group are drawn together."""
+    return [
+        Agreement(*pair, *_mean(values, groups), int(np.isnan(values).sum()))
+        for pair, values in pearson.items()
+    ]
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> float:
@@ -216,35 +225,32 @@ def global_importance(
     return found
 
 
-def attribution_lines(
-    number: int, found: Sequence[Agreement], importances: Sequence[Importance]
-) -> list[str]:
-    """Both as tables in Markdown. number: of sequences."""
-    lines: list[str] = []
-    if found:
-        lines += [
-            f"Attributions of {number} test sequences: corrected gradient × input, and mutations "
-            "of every base.",
-            "",
-            "| map | and map | Pearson, mean over sequences | 95 % interval | undefined |",
-            "|---|---|---|---|---|",
-        ]
-    for one in found:
-        lines.append(
+def agreement_lines(number: int, found: Sequence[Agreement]) -> list[str]:
+    """As a table in Markdown. number: of sequences."""
+    return [
+        f"Attributions of {number} test sequences: corrected gradient × input, and mutations "
+        "of every base.",
+        "",
+        "| map | and map | Pearson, mean over sequences | 95 % interval | undefined |",
+        "|---|---|---|---|---|",
+        *(
             f"| {one.first} | {one.second} | {one.mean:.3f} | {one.interval.low:.3f} to "
             f"{one.interval.high:.3f} | {one.undefined or ''} |"
-        )
-    if importances:
-        lines += [
-            *([""] if lines else []),
-            f"What a pattern adds in the middle of {SHUFFLES} shuffled test sequences:",
-            "",
-            "| pattern | model | mean difference | 95 % interval |",
-            "|---|---|---|---|",
-        ]
-    for one in importances:
-        lines.append(
+            for one in found
+        ),
+    ]
+
+
+def importance_lines(found: Sequence[Importance]) -> list[str]:
+    """As a table in Markdown."""
+    return [
+        f"What a pattern adds in the middle of {SHUFFLES} shuffled test sequences:",
+        "",
+        "| pattern | model | mean difference | 95 % interval |",
+        "|---|---|---|---|",
+        *(
             f"| {one.pattern} | {one.model} | {one.mean:+.3f} | {one.interval.low:+.3f} to "
             f"{one.interval.high:+.3f} |"
-        )
-    return lines
+            for one in found
+        ),
+    ]

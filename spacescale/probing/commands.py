@@ -36,16 +36,18 @@ def add_options(probe: argparse.ArgumentParser) -> None:
     probe.add_argument("--heads", nargs="+", choices=("ridge", "mlp", "cnn"),
                        default=["ridge", "mlp", "cnn"], help="default: all")  # fmt: skip
     probe.add_argument("--head-of", choices=("lentimpra", "chip", "splicing", "insertseq"),
-                       help="whose networks (default: lentimpra for values, chip for classes and "
-                       "labels)")  # fmt: skip
+                       help="whose networks (default: of an .h5 of Tang and Koo its own, else "
+                       "lentimpra for values, chip for classes and labels)")  # fmt: skip
     probe.add_argument("--beside", nargs="*", metavar="METHOD", help="what the probes are held "
                        "against (default: all): 'one-hot, cnn', 'one-hot, ResidualBind', "
                        "'dinucleotides, mlp', 'random weights'")  # fmt: skip
     probe.add_argument("--metric", help="of validation and tables (default: MCC, AUROC or "
                        "Pearson, by kind; Spearman for splicing)")  # fmt: skip
+    probe.add_argument("--seen", type=path_option, metavar="REPORT", help="table of `spacescale "
+                       "contamination` of this task: scores without what was seen")  # fmt: skip
     probe.add_argument("--attribute", type=int, default=0, metavar="N", help="also compare which "
                        "bases the best probe and the one-hot CNN rest N test sequences on, such as "
-                       "500; 3 passes a base")  # fmt: skip
+                       "500; 3 passes a base; keeps the maps and draws some")  # fmt: skip
     probe.add_argument("--patterns", nargs="+", default=[], metavar="BASES", help="also say what "
                        "each adds in the middle of shuffled sequences")  # fmt: skip
     probe.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")

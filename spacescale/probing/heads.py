@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, max_pool1d, silu
 
-HeadOf = Literal["lentimpra", "chip", "splicing", "insertseq"]
-HEADS_OF: tuple[HeadOf, ...] = get_args(HeadOf)
+from spacescale.tasks.task import Assay
+
+HEADS_OF: tuple[Assay, ...] = get_args(Assay)
 Build = Callable[[tuple[int, ...], int], nn.Module]
 
 
@@ -36,12 +37,12 @@ class Recipe:
     weight_decay: float = 0.0
 
 
-def mlp(of: HeadOf) -> Recipe:
+def mlp(of: Assay) -> Recipe:
     """Two hidden layers on a vector of each sequence."""
     return Recipe(_mlp, 1e-4 if of in ("lentimpra", "insertseq") else 1e-3, 512)
 
 
-def cnn(of: HeadOf, embedded: bool) -> Recipe:
+def cnn(of: Assay, embedded: bool) -> Recipe:
     """The convolutions of a task. embedded: on features, not on one-hot bases."""
     if of == "lentimpra":
         build = _lentimpra(embedded)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from pathlib import Path
 
-import numpy as np
 import torch
 
 from spacescale.errors import UserError
@@ -15,20 +14,14 @@ from spacescale.genome.open_genome import open_genome
 from spacescale.model.exports import local_folder
 from spacescale.model.hybrid import space_alone
 from spacescale.predict.trained_model import load_trained
-from spacescale.probing.attribution import (
-    agreements,
-    attribution_lines,
-    attribution_maps,
-    explain_network,
-    explain_probe,
-    global_importance,
-)
+from spacescale.probing.explain import explain
 from spacescale.probing.run import BESIDE, ProbePlan, ProbeRun
 from spacescale.tasks.duplicates import find_duplicates
 from spacescale.tasks.loci import in_genome
 from spacescale.tasks.read_task import read_task
 from spacescale.tuning.pretrained import PretrainedSpace, weights_digest
 from spacescale.tuning.rows import Rows, file_name
+from spacescale.tuning.seen import read_seen, seen_of
 from spacescale.tuning.settings import chosen_beside, require_metric
 from spacescale.tuning.starts import with_species
 from spacescale.tuning.table import describe, table_of, task_lines
@@ -42,7 +35,9 @@ def probe(args: argparse.Namespace) -> str:
     Raises UserError for options, files or sequences that do not fit.
     """
     plan = plan_of(args)
+    verdicts = read_seen(args.seen, args.weights) if args.seen else None
     task = read_task(args.task, genome=args.genome, kind=args.kind)
+    seen = None if verdicts is None else seen_of(task, verdicts, args.seen)
     if plan.genome is not None:
         task = in_genome(task, plan.genome)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -50,36 +45,12 @@ def probe(args: argparse.Namespace) -> str:
     for line in describe(task, find_duplicates(task)):
         logger.info("%s", line)
     run.run()
-    lines = task_lines(table_of(run.task, run.rows, run.names, plan.seeds))
-    if args.attribute or args.patterns:
-        lines += ["", *explain(run, args.attribute, args.patterns)]
+    lines = task_lines(table_of(run.task, run.rows, run.names, plan.seeds, seen))
+    name = file_name(plan.pretrained.name)
+    lines += explain(run, args.attribute, args.patterns, name)
     text = "\n".join(lines)
-    write_text(args.out / task.name / f"{file_name(plan.pretrained.name)}.md", text + "\n")
+    write_text(run.rows.folder / f"{name}.md", text + "\n")
     return text
-
-
-def explain(run: ProbeRun, number: int, patterns: Sequence[str]) -> list[str]:
-    """Hold the probe of the table's first line and the one-hot CNN against each other.
-
-    Both are fitted once more with the first seed. number: of test sequences, drawn at random.
-    """
-    task, seed, name = run.task, run.plan.seeds[0], run.names[0]
-    source, head = run.probe_of(name)
-    trunk, test = run.trunk(source, 0), task.splits["test"]
-    with run.features(trunk) as (positions, means):
-        probe = run.fit_probe(head, positions, means, seed).network
-    cnn = run.fit(*run.on_bases("one-hot, cnn"), seed).network
-    models = [
-        explain_probe(
-            name, task.kind, trunk.of_split(test), probe, head == "cnn", run.longest, run.as_is
-        ),
-        explain_network("one-hot, cnn", task.kind, cnn, run.longest, run.device),
-    ]
-    rows = np.random.default_rng(0).permutation(len(test))[:number]
-    maps = attribution_maps(models, test, rows.tolist())
-    found = agreements(maps, [test.groups[row] for row in rows] if test.groups else ())
-    importances = global_importance(models, test, patterns) if patterns else []
-    return attribution_lines(len(rows), found if number else [], importances)
 
 
 def plan_of(args: argparse.Namespace) -> ProbePlan:
@@ -91,8 +62,8 @@ def plan_of(args: argparse.Namespace) -> ProbePlan:
             raise UserError(f"--{name} {getattr(args, name)}: at least one is needed")
     if args.attribute < 0:
         raise UserError(f"--attribute {args.attribute}: expected 0 or more sequences")
-    if "genome" in args.feed and args.genome is None:
-        raise UserError("--feed genome: expected --genome, the FASTA or 2bit that places are of")
+    if "genome" in args.feed and not isinstance(args.genome, Path):
+        raise UserError("--feed genome: expected --genome, the one FASTA or 2bit of all places")
     trained = load_trained(local_folder(args.weights))
     space = space_alone(trained.model)
     species = with_species(space, args.species, args.like, str(trained.source))

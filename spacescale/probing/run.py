@@ -28,10 +28,10 @@ from spacescale.probing.features import (
 )
 from spacescale.probing.feeding import Feed, Feeder
 from spacescale.probing.fit import RIDGE, FittedHead, fit_head, fit_ridge
-from spacescale.probing.heads import HeadOf, Recipe, cnn, mlp, residual_bind
+from spacescale.probing.heads import Recipe, cnn, mlp, residual_bind
 from spacescale.tasks.duplicates import find_duplicates
 from spacescale.tasks.scores import main_metric
-from spacescale.tasks.task import Task
+from spacescale.tasks.task import Assay, Task
 from spacescale.tuning.batches import Reader
 from spacescale.tuning.cost import longest_fitting, tuning_cost
 from spacescale.tuning.encoding import Bases
@@ -51,9 +51,10 @@ BESIDE = (*ON_BASES, RANDOM)
 class ProbePlan:
     """What is probed, and how.
 
-    head_of: whose networks, None for what fits the task. window: bp that fed sequences are filled
-    up to. draws: of flanks. beside: of BESIDE. metric: None for the task's own. genome: that
-    sequences are fed in, where one of the feeds asks for it.
+    head_of: whose networks, None for those of the task's assay or, where none is known, of its
+    kind. window: bp that fed sequences are filled up to. draws: of flanks. beside: of BESIDE.
+    metric: None for the task's own. genome: that sequences are fed in, where one of the feeds asks
+    for it.
     """
 
     pretrained: PretrainedSpace
@@ -61,7 +62,7 @@ class ProbePlan:
     feeds: tuple[Feed, ...]
     heads: tuple[Head, ...]
     seeds: tuple[int, ...]
-    head_of: HeadOf | None
+    head_of: Assay | None
     window: int
     draws: int
     beside: tuple[str, ...]
@@ -94,11 +95,9 @@ class ProbeRun:
 
     def __post_init__(self) -> None:
         task = self.task
-        splicing = task.splits["train"].offsets is not None
-        self.head_of: HeadOf = self.plan.head_of or (
-            "splicing" if splicing else "lentimpra" if task.kind == "values" else "chip"
-        )
-        metric = self.plan.metric or ("spearman" if splicing else None)
+        of_kind = "lentimpra" if task.kind == "values" else "chip"
+        self.head_of: Assay = self.plan.head_of or task.assay or of_kind
+        metric = self.plan.metric or ("spearman" if task.assay == "splicing" else None)
         self.ledger = Ledger(task, self.rows, main_metric(task.kind, metric))
         lengths = {n for part in task.splits.values() for n in part.lengths.tolist()}
         self.longest = max(lengths)
@@ -155,9 +154,10 @@ class ProbeRun:
 
         if needed(shown) > (available := memory_bytes(self.device)):
             fits = longest_fitting(needed, available, config.bin_size, shown)
+            place = self.task.longest()[0] if shown == self.longest else self.task.path
             raise UserError(
-                f"{self.task.path}: features of {shown:,} bp need {needed(shown) / 2**30:.1f} GiB "
-                f"at least; there are {available / 2**30:.1f}. Expected {fits:,} bp at most, of "
+                f"{place}: features of {shown:,} bp need {needed(shown) / 2**30:.1f} GiB at least; "
+                f"there are {available / 2**30:.1f}. Expected {fits:,} bp at most, of "
                 f"{'sequences' if alone else 'sequences and --window'}"
             )
 
@@ -210,25 +210,29 @@ class ProbeRun:
 
     def _missing(self, source: Source, seeds: tuple[int, ...]) -> list[tuple[Head, int, str]]:
         """Heads, seeds and keys of which there is no row yet."""
-        plan, found = self.plan, []
-        for head in plan.heads:
-            facts = {
-                "weights": plan.pretrained.digest if source.start == "pretrained" else "random",
-                **plan.pretrained.facts,
-                "metric": self.ledger.metric,
-                "source": [source.layer, source.feed],
-                "window": plan.window if source.feed != "alone" else None,
-                "draws": plan.draws if source.feed == "shuffled" else None,
-                **({"genome": _genome_facts(plan.genome)} if source.feed == "genome" else {}),
-                "head": [head, self.head_of],
-            }
-            key = self.ledger.key(facts)
+        found = []
+        for head in self.plan.heads:
+            key = self.ledger.key(self.facts(source, head))
             # Ridge regression has no seed of its own; fresh weights have.
             with_seed = head != "ridge" or source.start == "random"
             for seed in seeds if with_seed else seeds[:1]:
                 if not self.rows.find(source.method(head), seed, key):
                     found.append((head, seed, key))
         return found
+
+    def facts(self, source: Source, head: Head) -> dict[str, Any]:
+        """What a probe is made with, besides the task and a seed."""
+        plan = self.plan
+        return {
+            "weights": plan.pretrained.digest if source.start == "pretrained" else "random",
+            **plan.pretrained.facts,
+            "metric": self.ledger.metric,
+            "source": [source.layer, source.feed],
+            "window": plan.window if source.feed != "alone" else None,
+            "draws": plan.draws if source.feed == "shuffled" else None,
+            **({"genome": _genome_facts(plan.genome)} if source.feed == "genome" else {}),
+            "head": [head, self.head_of],
+        }
 
     def trunk(self, source: Source, weights_seed: int) -> Trunk:
         """The frozen model of a source. weights_seed: of fresh ones."""

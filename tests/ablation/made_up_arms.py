@@ -27,7 +27,7 @@ def options(tmp_path, **changes):
                 write_small_dataset(tmp_path / "data" / name)
     values = {
         "overrides": SHAPE, "arms": ["moe-dense"], "data": [tmp_path / "data"],
-        "out": tmp_path / "out", "preset": "space_demo", "seeds": 3, "null": False, "lr": [],
+        "out": tmp_path / "out", "preset": "space_demo", "seeds": 3, "null": False, "lr": [2e-3],
         "equal": "steps", "jobs": 1, "deepspeed": REPO / DEEPSPEED_JSON, "both_strands": False,
         "baseline": None, "slurm": False, "only": None, "tables": False,
     }  # fmt: skip

@@ -3,12 +3,15 @@
 import argparse
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 from made_up_arms import SHAPE, leave_training, make_plan, options
 
 from spacescale.ablation import slurm
 from spacescale.ablation.command import add_options
+from spacescale.ablation.command import run as ablate
+from spacescale.ablation.jobs import shares
 from spacescale.ablation.runs import environment, evaluate_command, train_command
 from spacescale.ablation.settings import read_plan
 from spacescale.ablation.work import Work
@@ -37,10 +40,22 @@ def test_runs_of_a_plan(tmp_path):
     assert plan.compared(full, 1).folder == tmp_path / "out" / "full" / "lr0.002-seed1"
 
 
+def test_without_rates_each_arm_has_three_to_choose_from(tmp_path):
+    """Those around the preset's; where an override sets one, that alone."""
+    plan = make_plan(tmp_path, arms=["full", "mine=optim.lr=3e-4"], lr=[], null=True)
+    around = (6.67e-4, 2e-3, 6e-3)
+    assert [member.rates for member in plan.members] == [around, (3e-4,), around]
+    assert [run.folder.name for run in plan.all_trials()[:3]] == [
+        "lr0.000667-seed0", "lr0.002-seed0", "lr0.006-seed0"
+    ]  # fmt: skip
+    plan = make_plan(tmp_path, lr=[], overrides=[*SHAPE, "optim.lr=1e-3"], out=tmp_path / "one")
+    assert [member.rates for member in plan.members] == [(1e-3,), (1e-3,)]
+
+
 def test_one_rate_needs_no_trial(tmp_path):
-    plan = make_plan(tmp_path, arms=["full", "mine=optim.lr=3e-4"])
+    plan = make_plan(tmp_path, lr=[3e-4])
     assert plan.all_trials() == []
-    assert [plan.rate_of(member)[0] for member in plan.members] == [2e-3, 3e-4]
+    assert [plan.rate_of(member)[0] for member in plan.members] == [3e-4, 3e-4]
 
 
 def test_a_loss_chooses_the_least(tmp_path):
@@ -131,11 +146,19 @@ def test_single_runs_are_counted(tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("rates", [[], [1e-3, 2e-3]])
+@pytest.mark.parametrize("alone", [{"only": 1}, {"tables": True}])
+def test_what_runs_alone_has_the_whole_machine(tmp_path, monkeypatch, alone):
+    """Whatever --jobs says, be it that of another machine."""
+    monkeypatch.setattr("spacescale.ablation.work.Work", work := Mock())
+    ablate(options(tmp_path, jobs=10_000, **alone))
+    assert work.call_args.args[1] == shares(1)
+
+
+@pytest.mark.parametrize("rates", [[1e-3], [1e-3, 2e-3]])
 def test_the_script_for_slurm(tmp_path, rates):
     """Bash takes it; each array holds the runs of its step, and waits for the one before."""
     plan = make_plan(tmp_path, lr=rates, seeds=2)
-    words = ["ablate", "--arms", 'my=loss.species_weight={"a b": 1}']
+    words = ["ablate", "--jobs", "8", "--arms", 'my=loss.species_weight={"a b": 1}', "--slurm"]
     text = slurm.script(plan, words)
     sbatch = tmp_path / "sbatch"
     sbatch.write_text(
@@ -150,7 +173,7 @@ def test_the_script_for_slurm(tmp_path, rates):
     command = (
         f"{sys.executable} -m spacescale.cli ablate --arms 'my=loss.species_weight={{\"a b\": 1}}'"
     )
-    if rates:
+    if len(rates) > 1:
         assert done.stdout == "submitted: rates 1, runs 2, tables 3\n"
         assert "--array=1-4 --wrap" in told[0]
         assert f"--array=5-8 --dependency=afterany:1 --wrap=exec {command} --only" in told[1]

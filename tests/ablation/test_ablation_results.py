@@ -5,6 +5,8 @@ import json
 import pytest
 from made_up_arms import leave_scores, leave_training, make_plan
 
+from spacescale.ablation.compare import Comparison
+from spacescale.ablation.results import ArmResult, remarks
 from spacescale.ablation.work import Work
 from spacescale.errors import UserError
 
@@ -28,7 +30,7 @@ def test_a_report(made):
     assert lines[0].split()[:2] == ["arm", "parameters"]
     assert [line.split()[0] for line in lines[1:4]] == ["full", "dense_encoder", "null"]
     assert "0.2" in lines[1] and lines[3].endswith("2, 3")
-    assert "5 of 5 intervals hold 0" in text
+    assert "5 of 5 intervals hold 0" in text and "one rate, tuned for no arm" in text
     moth = next(i for i, line in enumerate(lines) if line.startswith("moth"))
     assert lines[moth + 3].split() == ["(ridge)", "0.200", "-0.300", "[-0.350,", "-0.250]"]
     found = json.loads((made.out / "results.json").read_text())
@@ -40,10 +42,36 @@ def test_a_report(made):
     assert found["arms"][2]["runs"].keys() == {"2", "3"}
     markdown = (made.out / "results.md").read_text()
     assert "| moth | cage | 1 | full |" in markdown
+    assert "one rate, tuned for no arm.\n" in markdown
     assert "- `dense_encoder`: `model.species_num_experts=0`\n" in markdown
     drawn = {path.name for path in (made.out / "figures").iterdir()}
     experts = {f"experts_{name}.png" for name in STRENGTHS}
     assert drawn == {"differences.png", "tracks.png", "mutual_information.png", *experts}
+
+
+TUNED = {"0.001": 0.1, "0.002": 0.3, "0.003": 0.2}
+OF_RATES = [
+    ([(1e-3, {}), (1e-3, {})], ["one rate, tuned for no arm"]),
+    ([(2e-3, TUNED), (2e-3, {})], ["one rate, not tuned as those of the others: dense_encoder"]),
+    ([(2e-3, TUNED), (2e-3, TUNED)], []),
+    (
+        [(1e-3, TUNED), (3e-3, TUNED)],
+        ["full: the smallest rate of those tried was chosen, 0.001",
+         "dense_encoder: the largest rate of those tried was chosen, 0.003"],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("of_arms", "expected"), OF_RATES)
+def test_what_is_said_of_rates(tmp_path, of_arms, expected):
+    plan = make_plan(tmp_path, seeds=2)
+    arms = []
+    for member, (rate, tried) in zip(plan.members, of_arms, strict=True):
+        runs = [plan.run(member, rate, seed) for seed in member.seeds]
+        for run in runs:
+            leave_scores(run)
+        arms.append(ArmResult(member.costed, rate, tried, runs))
+    assert remarks(arms, Comparison({}, {}, [])) == expected
 
 
 def test_one_arm_alone_has_scores_and_no_differences(tmp_path):

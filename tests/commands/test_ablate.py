@@ -57,8 +57,9 @@ def test_killed_midway_it_goes_on_to_its_tables(data, tmp_path):
     out = tmp_path / "out"
     broken = "broken=optim.lr=1e30,run.max_nonfinite_steps=1"
     command = words(
-        data, out, "--seeds=2", "--null", "--equal=flops", "--arms", "moe-dense", broken
-    )
+        data, out, "optim.lr=2e-3", "--seeds=2", "--null", "--equal=flops", "--arms", "moe-dense",
+        broken,
+    )  # fmt: skip
     log = tmp_path / "first.txt"
     with log.open("w") as text:
         process = subprocess.Popen(

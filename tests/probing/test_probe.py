@@ -14,6 +14,7 @@ from small_tasks import motif_task
 from spacescale.cli import build_parser
 from spacescale.errors import UserError
 from spacescale.genome.dna import encode, reverse_complement
+from spacescale.probing import explain as explaining
 from spacescale.probing import run as probing
 from spacescale.probing.commands import add_options
 from spacescale.probing.heads import Recipe
@@ -139,7 +140,8 @@ def test_what_no_memory_holds_is_refused_with_what_does(plan, tmp_path, monkeypa
     config = plan.pretrained.space.config
     limit = tuning_cost(config, "head", bp - 16, 1, on_gpu=False).total
     monkeypatch.setattr(probing, "memory_bytes", lambda device: limit)
-    message = f"features of {bp} bp need .* Expected {bp - 16} bp at most"
+    longest = rf": {task.splits['train'].names[0]}" if bp < WINDOW else ""
+    message = f"^{task.path}{longest}: features of {bp} bp need .* Expected {bp - 16} bp at most"
     with pytest.raises(UserError, match=message):
         run.run()
     assert not run.rows.rows
@@ -166,6 +168,12 @@ def test_heads_fit_the_task(plan, tmp_path):
     for kind, of in (("values", "lentimpra"), ("classes", "chip"), ("labels", "chip")):
         task = motif_task(kind, (8, 8, 8))
         assert ProbeRun(task, plan, Rows(tmp_path), torch.device("cpu")).head_of == of
+    for assay, metric in (("insertseq", "pearson"), ("splicing", "spearman")):
+        task = replace(motif_task("values", (8, 8, 8)), assay=assay)
+        run = ProbeRun(task, plan, Rows(tmp_path), torch.device("cpu"))
+        assert run.head_of == assay and run.ledger.metric == metric
+        asked = ProbeRun(task, replace(plan, head_of="chip"), run.rows, run.device)
+        assert asked.head_of == "chip"
 
 
 REFUSED = [
@@ -177,6 +185,10 @@ REFUSED = [
     (["--species", "finch", "--draws", "0"], "--draws 0: at least one"),
     (["--species", "finch", "--attribute", "-1"], "--attribute -1: expected 0 or more"),
     (["--species", "finch", "--feed", "genome"], "--feed genome: expected --genome"),
+    (
+        ["--species", "finch", "--feed", "genome", "--genome", "a=a.fa"],
+        "expected --genome, the one",
+    ),
     (["--species", "finch", "--window", "50"], "--window 50: expected a multiple of the bins of 8"),
 ]
 
@@ -186,7 +198,7 @@ def weights(tmp_path_factory):
     return write_export(tmp_path_factory.mktemp("weights") / "tiny")
 
 
-def test_the_command_probes_and_explains(weights, tmp_path, capsys):
+def test_the_command_probes_and_explains(weights, tmp_path, capsys, monkeypatch):
     task = tmp_path / "motifs"
     task.mkdir()
     random = np.random.default_rng(0)
@@ -196,18 +208,39 @@ def test_the_command_probes_and_explains(weights, tmp_path, capsys):
             text = "".join(random.choice(list("ACGT"), 30))
             rows.append(f"{text[:10] + 'GATTACA' + text[17:] if i % 2 else text},{i % 2 + i / 100}")
         (task / f"{split}.csv").write_text("\n".join(rows) + "\n")
-    args = build_parser().parse_args(
-        [*("probe", "--weights", str(weights), "--species", "finch", "--task", str(task)),
-         *("--out", str(tmp_path / "out"), "--seeds", "1", "--heads", "ridge", "--feed", "alone"),
-         *("--beside", "--attribute", "3", "--patterns", "GATTACA", "--device", "cpu")]
-    )  # fmt: skip
-    args.run(args)
-    text = capsys.readouterr().out
-    assert text == (tmp_path / "out" / "motifs" / "tiny.md").read_text()
+    rows = [f"motifs\ttest\ttest.csv:{i + 2}\t{'same' if i < 4 else 'none'}" for i in range(16)]
+    (tmp_path / "seen.tsv").write_text("\n".join(["task\tsplit\tsequence\tverdict", *rows, ""]))
+    words = [
+        *("probe", "--weights", str(weights), "--species", "finch", "--task", str(task)),
+        *("--out", str(tmp_path / "out"), "--seeds", "1", "--heads", "ridge", "--feed", "alone"),
+        *("--beside", "--attribute", "3", "--device", "cpu", "--seen", str(tmp_path / "seen.tsv")),
+    ]
+
+    def said(*more):
+        args = build_parser().parse_args([*words, *more])
+        args.run(args)
+        return capsys.readouterr().out
+
+    text, folder = said("--patterns", "GATTACA"), tmp_path / "out" / "motifs"
+    assert text == (folder / "tiny.md").read_text()
+    assert "not seen (12) |" in text and "has seen 4 of 16 test sequences" in text
     probe = "tiny pointwise alone, ridge"
     assert f"| {probe} | 1 | " in text and "Attributions of 3 test sequences" in text
     assert f"| {probe}, gradient | one-hot, cnn, mutations | " in text
     assert f"| GATTACA | {probe} | " in text and "| GATTACA | one-hot, cnn | " in text
+    assert "[tiny-maps.npz](tiny-maps.npz)" in text and "](tiny-maps.png)" in text
+    assert (folder / "tiny-maps.png").stat().st_size > 10_000
+    with np.load(folder / "tiny-maps.npz") as kept:
+        assert kept["values"].shape == (4, 3, 30) and kept["maps"][0] == f"{probe}, gradient"
+
+    def fitted(run):
+        raise AssertionError("fitted again")
+
+    monkeypatch.setattr(explaining, "_fitted", fitted)
+    again = said()
+    assert again.rstrip() == text[: text.index("What a pattern adds")].rstrip()
+    with pytest.raises(AssertionError, match="fitted again"):
+        said("--attribute", "4")
 
 
 def test_the_command_feeds_places_of_a_genome(weights, tmp_path, capsys):
@@ -232,6 +265,7 @@ def test_the_command_feeds_places_of_a_genome(weights, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "| tiny pointwise genome, ridge | 1 | " in text
     assert "genome: in their places in genome.fa, on their strand, to 128 bp, N beyond" in text
+    assert "seen in pretraining: not looked at" in text
     (task / "test.csv").write_text((task / "test.csv").read_text().replace("1,2200,", "1,2201,"))
     args = build_parser().parse_args([*words, "--out", str(tmp_path / "other")])
     with pytest.raises(UserError, match=r"test.csv:2: .*another sequence at chr1:2201-2230 \(\+\)"):

@@ -16,14 +16,15 @@ from spacescale.genome.open_genome import OpenGenome
 from spacescale.probing.attribution import (
     Explained,
     agreements,
-    attribution_lines,
     attribution_maps,
     explain_network,
     explain_probe,
     global_importance,
     gradient_map,
+    importance_lines,
     mutation_map,
     one_number,
+    pearson_of,
 )
 from spacescale.probing.features import Trunk, write_features
 from spacescale.probing.feeding import Feeder
@@ -120,7 +121,7 @@ def test_agreement_is_pearson_per_sequence_and_its_mean():
     first, other = torch.randn(4, 30), torch.randn(4, 30)
     models = [scorer("a", first), scorer("b", first + 1.5), scorer("c", other)]
     maps = attribution_maps(models, found, range(12))
-    pairs = {(one.first, one.second): one for one in agreements(maps, ())}
+    pairs = {(one.first, one.second): one for one in agreements(pearson_of(maps), ())}
     assert pairs["a, gradient", "a, mutations"].mean == pytest.approx(1, abs=1e-5)
     assert pairs["a, gradient", "b, mutations"].mean == pytest.approx(1, abs=1e-5)
     one = pairs["a, gradient", "c, gradient"]
@@ -128,14 +129,15 @@ def test_agreement_is_pearson_per_sequence_and_its_mean():
                       zip(maps["a, gradient"], maps["c, gradient"], strict=True)])  # fmt: skip
     assert one.mean == pytest.approx(wanted, abs=1e-5)
     assert one.interval.low < one.mean < one.interval.high and one.undefined == 0
-    together = {(p.first, p.second): p for p in agreements(maps, ["x"] * 6 + ["y"] * 6)}
+    of_groups = agreements(pearson_of(maps), ["x"] * 6 + ["y"] * 6)
+    together = {(p.first, p.second): p for p in of_groups}
     wide = together["a, gradient", "c, gradient"].interval
     assert wide != one.interval
 
 
 def test_constant_maps_do_not_count():
     maps = {"a": [np.zeros(5), np.arange(5.0)], "b": [np.arange(5.0), np.arange(5.0)]}
-    (one,) = agreements(maps, ())
+    (one,) = agreements(pearson_of(maps), ())
     assert one.mean == pytest.approx(1) and one.undefined == 1
 
 
@@ -150,7 +152,7 @@ def test_a_pattern_adds_what_it_is_worth_in_the_middle():
     hit, miss = global_importance(models, found, ["GATTACA", "CCCCCCC"])
     assert hit.mean == pytest.approx(2.5, abs=0.05) and hit.interval.low > 2.4
     assert miss.mean == pytest.approx(0, abs=0.05)
-    lines = attribution_lines(0, [], [hit])
+    lines = importance_lines([hit])
     assert lines[-1].startswith("| GATTACA | counts | +2.5")
     with pytest.raises(UserError, match="longer than a sequence of 35 bp"):
         global_importance(models, found, ["A" * 36])
