@@ -16,9 +16,9 @@ from spacescale.tuning.options import add_model_and_task_options
 
 def add_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
     """The options of `finetune`, or, of several tasks, of `suite`."""
-    add_model_and_task_options(parser, "runs/finetune")
+    add_model_and_task_options(parser, "runs/finetune", several)
     if several:
-        parser.add_argument("suite", type=path_option, help="folder with a folder per task")
+        parser.add_argument("suite", type=path_option, help="folder of tasks")
         parser.add_argument("--tasks", nargs="+", help="only those, by name or pattern")
     else:
         parser.add_argument("--task", type=path_option, required=True,
@@ -41,6 +41,8 @@ def add_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
                           "tokens 3e-5 3e-4 1e-3)")  # fmt: skip
     learning.add_argument("--head-lr", type=float, default=1e-3, help="of the last layer, at "
                           "least (default: %(default)s)")  # fmt: skip
+    learning.add_argument("--species-lr", type=float, help="of the token and gates of a --species "
+                          "that the weights do not know (default: as the last layer)")  # fmt: skip
     learning.add_argument("--epochs", type=int, default=10, help="default: %(default)s")
     learning.add_argument("--patience", type=int, default=0, help="epochs without a better "
                           "validation score that end training (default: never)")  # fmt: skip

@@ -103,9 +103,33 @@ TASK_FAULTS = {
     ),
     "a new species stays as it began beside adapters": Fault(
         "spacescale/tuning/sequence_model.py",
-        'trunk.taught if mode == "lora" else',
+        'trunk.taught if mode != "head" else',
         "frozenset() if mode else",
         (f"{NEW_SPECIES}::test_only_its_own_rows_count_as_trained",),
+    ),
+    "a new species learns as slowly as what was pretrained": Fault(
+        "spacescale/tuning/fit.py",
+        "**dict.fromkeys(model.taught, of_species),",
+        "",
+        (NEW_SPECIES, "-k", "rate_of_their_own"),
+    ),
+    "the last pattern that fits says which species": Fault(
+        "spacescale/tuning/words_by_task.py",
+        "for pattern, word in patterns if",
+        "for pattern, word in patterns[::-1] if",
+        ("tests/tuning/test_suite_species.py", "-k", "first_pattern"),
+    ),
+    "p is corrected for the tasks of the last command alone": Fault(
+        "spacescale/tuning/suite.py",
+        "self.results | self.others.tables(run.names, plan.fractions)",
+        "self.results",
+        ("tests/tuning/test_kept_tables.py", "-k", "some_tasks"),
+    ),
+    "a task whose controls are half made counts as finished": Fault(
+        "spacescale/tuning/kept_tables.py",
+        'len(rows) == 1 and "seed" not in rows[0].settings',
+        "len(rows) == 1",
+        ("tests/tuning/test_kept_tables.py", "-k", "not_finished"),
     ),
     "what lies behind the layer is handed to the optimiser": Fault(
         "spacescale/tuning/space_trunk.py",
@@ -154,10 +178,22 @@ TASK_FAULTS = {
         SEEN, "places.get(item[0], 0)", "0", ("tests/contamination/test_seen.py",)
     ),
     "other data are taken for those of the run": Fault(
-        SEEN,
-        "if not same_splits(split, data.splits_identity(of_bases=False)):",
-        "if False:",
+        "spacescale/contamination/gaps.py",
+        "same_splits(split, data.splits_identity(of_bases=False))",
+        "True",
         ("tests/contamination/test_seen.py",),
+    ),
+    "what was not searched counts as not seen": Fault(
+        "spacescale/tuning/seen.py",
+        "[] if verdicts.not_searched else unseen",
+        "unseen",
+        ("tests/tuning/test_seen_reports.py",),
+    ),
+    "weights forget what they began with when they are resumed": Fault(
+        "spacescale/checkpoint/manager.py",
+        "self.beginning = layout.beginning(state)",
+        "pass",
+        ("tests/commands/test_init.py",),
     ),
     "sequences are searched on one strand": Fault(
         SEARCH,

@@ -88,9 +88,13 @@ def fit(
         math.ceil(settings.min_steps / settings.epochs),
     )
     steps = order.steps * settings.epochs
+    of_species = (settings.species_lr or settings.head_lr) / settings.head_lr
     optim = OptimConfig(
         lr=settings.head_lr,
-        lr_factors={model.trunk.name: settings.lr / settings.head_lr},
+        lr_factors={  # the first that fits
+            **dict.fromkeys(model.taught, of_species),
+            model.trunk.name: settings.lr / settings.head_lr,
+        },
         weight_decay=settings.weight_decay,
         max_steps=steps,
         warmup_steps=round(settings.warmup * steps),
@@ -160,7 +164,10 @@ class _Fit:
         return mean
 
     def _diverged(self, number: int, what: str) -> Diverged:
-        rates = f"{self.settings.lr:g} and {self.settings.head_lr:g}"
+        settings = self.settings
+        rates = f"{settings.lr:g} and {settings.head_lr:g}"
+        if self.model.taught:
+            rates += f", of the species {settings.species_lr or settings.head_lr:g}"
         return Diverged(
             f"{self.task.name}, epoch {number + 1}: {what} not finite; take a lower learning rate "
             f"than {rates}"

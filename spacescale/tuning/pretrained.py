@@ -32,7 +32,7 @@ from spacescale.tuning.settings import (
     Pool,
     TuningSettings,
 )
-from spacescale.tuning.space_trunk import SpaceTrunk, require_adaptable
+from spacescale.tuning.space_trunk import SpaceTrunk, require_adaptable, require_taught
 from spacescale.tuning.starts import Start, starting_space, with_species
 from spacescale.tuning.trunk import Trunk
 from spacescale.tuning.vocabulary_choice import Overlap, overlap
@@ -136,7 +136,8 @@ class PretrainedSpace(Pretrained):
     def trunk(self, start: Start, settings: TuningSettings) -> SpaceTrunk:
         """Of the layer and pool of the settings."""
         space = starting_space(self.space, self.species, self.like, start, settings.seed)
-        return SpaceTrunk(space, self.species, settings.layer, settings.pool, self.teaches)
+        is_new = self.teaches and start == "pretrained"  # of fresh weights everything is
+        return SpaceTrunk(space, self.species, settings.layer, settings.pool, is_new)
 
     def cost(
         self, mode: Mode, length: int, batch: int, lora_rank: int, gpus: int, on_gpu: bool
@@ -222,49 +223,87 @@ class PretrainedEncoder(Pretrained):
         return encoder_tuning_cost(self.encoder.config, self.part, mode, *sizes, on_gpu=on_gpu)
 
 
-def load_pretrained(args: argparse.Namespace) -> Pretrained:
-    """The weights that options name. Raises UserError for options that make no sense for them."""
+@dataclass(frozen=True)
+class Weights:
+    """What --weights names, as it was read.
+
+    name, digest: as of a Pretrained. source: where it lies. vocabulary: of an encoder of tokens.
+    """
+
+    name: str
+    model: Space | Encoder
+    digest: str
+    source: Path
+    vocabulary: Vocabulary | None = None
+
+    @property
+    def species(self) -> list[str]:
+        """Those that pretraining knew."""
+        return list(self.model.species) if isinstance(self.model, Space) else []
+
+
+def load_weights(args: argparse.Namespace) -> Weights:
+    """Read the weights that options name. Raises UserError for what is none."""
     path = local_folder(args.weights)
     name = args.name or args.weights.resolve().name
-    return (_encoder if holds_tokens(path) else _space)(args, path, name)
-
-
-def _space(args: argparse.Namespace, path: Path, name: str) -> PretrainedSpace:
+    if holds_tokens(path):
+        encoder = load_trained_encoder(path)
+        digest = weights_digest(encoder.model)
+        return Weights(name, encoder.model, digest, path, encoder.vocabulary)
     trained = load_trained(path)
+    space = space_alone(trained.model)
+    return Weights(name, space, weights_digest(space), trained.source)
+
+
+def pretrained_of(weights: Weights, args: argparse.Namespace, task: str) -> Pretrained:
+    """What the options make of weights for a task, so named in messages.
+
+    Raises UserError for options that make no sense for them.
+    """
+    if isinstance(weights.model, Encoder):
+        return _encoder(weights, weights.model, args)
+    return _space(weights, weights.model, args, task)
+
+
+def _space(weights: Weights, space: Space, args: argparse.Namespace, task: str) -> PretrainedSpace:
+    source = weights.source
     if args.vocabulary is not None:
-        raise UserError(f"--vocabulary {args.vocabulary}: {path} reads bases, not tokens")
+        raise UserError(f"--vocabulary {args.vocabulary}: {source} reads bases, not tokens")
     if args.pool == "cls":
         raise UserError("--pool cls: there are mean, sum, max; [CLS] is a token of encoders")
-    space = space_alone(trained.model)
-    species = with_species(space, args.species, args.like, str(trained.source))
-    if args.layer is not None and args.layer not in space.layers:
-        raise UserError(f"--layer {args.layer}: there are {', '.join(space.layers)}")
+    species = with_species(space, args.species, args.like, str(source), task)
+    layer = args.layer or PretrainedSpace.layer
+    if layer not in space.layers:
+        raise UserError(f"--layer {layer}: there are {', '.join(space.layers)}")
     if args.mode == "lora":
-        require_adaptable(space, args.layer or PretrainedSpace.layer)
+        require_adaptable(space, layer)
     if args.mode == "head" and species not in space.species:
         raise UserError(
-            f"--species {species}: --mode head learns nothing of a species that {trained.source} "
+            f"--species {species}: --mode head learns nothing of a species that {source} "
             f"does not know; expected {', '.join(space.species)}, or --mode lora or full"
         )
-    return PretrainedSpace(name, space, weights_digest(space), species, args.like)
+    if args.species_lr is not None:
+        require_taught(space, species, layer, f"--species-lr {args.species_lr:g}")
+    return PretrainedSpace(weights.name, space, weights.digest, species, args.like)
 
 
-def _encoder(args: argparse.Namespace, path: Path, name: str) -> PretrainedEncoder:
+def _encoder(weights: Weights, encoder: Encoder, args: argparse.Namespace) -> PretrainedEncoder:
+    source, vocabulary = weights.source, weights.vocabulary
+    assert vocabulary is not None, "read with the encoder"
     for option, value, why in (
         ("--species", args.species, "knows no species"),
         ("--like", args.like, "knows no species"),
+        ("--species-lr", args.species_lr, "knows no species"),
         ("--layer", args.layer, "gives features of its last layer alone"),
         ("--live-batchnorm", args.live_batchnorm, "has no BatchNorm"),
         ("--shift", args.shift, "has no words for the unknown bases at the ends of what is moved"),
     ):
         if value:
-            raise UserError(f"{option}: {path} is an encoder of tokens, which {why}")
-    trained = load_trained_encoder(path)
-    names, wanted = trained.vocabulary.names, args.vocabulary or AUTO
+            raise UserError(f"{option}: {source} is an encoder of tokens, which {why}")
+    names, wanted = vocabulary.names, args.vocabulary or AUTO
     if wanted not in (AUTO, *names):
-        raise UserError(f"--vocabulary {wanted}: {path} knows {' and '.join(names)}")
-    digest = weights_digest(trained.model)
-    return PretrainedEncoder(name, trained.model, digest, trained.vocabulary, wanted)
+        raise UserError(f"--vocabulary {wanted}: {source} knows {' and '.join(names)}")
+    return PretrainedEncoder(weights.name, encoder, weights.digest, vocabulary, wanted)
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""What was published of tasks: their sizes, the paper's value, the best of its rivals.
+"""What was published of tasks: sizes, the paper's value and protocol, the best of its rivals.
 
 Of SPACE (arXiv 2506.01833) on the revised Nucleotide Transformer tasks, GUE and Genomic Benchmarks.
 Those values come from other weights, settings and, in part, other protocols: a reference, no rival.
@@ -14,6 +14,19 @@ from spacescale.tasks.scores import METRICS
 from spacescale.tasks.task import Task
 
 VALUES = Path(__file__).with_name("published.json")
+_ALL = "all weights, sum over positions, live BatchNorm"
+PROTOCOLS = {  # of SPACE on each suite, as its paper and its script state them
+    "Nucleotide Transformer, revised": f"{_ALL}; as printed, rate 5e-5, batches of 8, 3 epochs, "
+    "ten-fold cross-validation with early stopping, median of ten; its script has ten random "
+    "tenths of train for validation (seeds 0 to 9), no weight decay, and tests the last state",
+    "GUE": f"{_ALL}; as printed, 10,000 steps of 32, rate chosen for each task on validation; its "
+    "script has seed 0 alone, weight decay 0.01 (covid: 14,000 steps of 16), and tests the best of "
+    "every 200 steps by validation MCC",
+    "Genomic Benchmarks": f"{_ALL}, sequences filled up to the longest of a split; as printed, "
+    "rate and batch chosen for each task on validation, 3 epochs; its script has rate 5e-5, "
+    "batches of 32, ten random tenths of train for validation (seeds 0 to 9), and tests the lowest "
+    "validation loss",
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,11 @@ class Published:
     space: float | None
     best_other: float
     best_other_model: str
+
+    @property
+    def protocol(self) -> str:
+        """How SPACE's value came about."""
+        return PROTOCOLS[self.suite]
 
     def in_words(self, task: Task) -> str:
         """What to hold a table beside, and whether it is of the same sequences."""

@@ -15,7 +15,7 @@ import torch
 
 from spacescale.errors import UserError
 from spacescale.parallel import comm
-from spacescale.planning.measure import memory_bytes
+from spacescale.planning.measure import memory_bytes, processes_sharing
 from spacescale.tasks.baseline import Fit
 from spacescale.tasks.cnn import fit_cnn, passes_of
 from spacescale.tasks.scores import main_metric
@@ -41,6 +41,7 @@ from spacescale.tuning.sequence_model import SequenceModel
 from spacescale.tuning.settings import Mode, Strands, TuningSettings, different_rates
 from spacescale.tuning.starts import Start
 from spacescale.tuning.tuned_model import save_tuned
+from spacescale.tuning.vocabulary_choice import shares_line
 
 SIMPLE: dict[str, Fit] = {
     "majority": fit_majority,
@@ -144,10 +145,29 @@ class TaskRun:
         if settings.metric is None and (of_suite := metric_of_suite(self.task)):
             self.plan = replace(self.plan, settings=replace(settings, metric=of_suite))
         metric = main_metric(self.task.kind, self.plan.settings.metric)
-        self.pretrained = self.plan.pretrained.of_task(self.task)
-        self.task = replace(self.task, notes=[*self.task.notes, *self.pretrained.notes])
+        self.readings = self._readings()
+        self.pretrained = self.readings[self.plan.fractions[-1], self.plan.seeds[0]]
+        self.task = replace(self.task, notes=[*self.task.notes, *self._notes_of_readings()])
         self.ledger = Ledger(self.task, self.rows, metric)
         self._read: tuple[object, Readers] | None = None  # of which weights, and how
+
+    def _readings(self) -> dict[tuple[float, int], Pretrained]:
+        """What is fine-tuned, as the sequences of each share and seed decide how it reads them."""
+        pretrained, seeds = self.plan.pretrained, self.plan.seeds
+        found: dict[tuple[float, int], Pretrained] = {}
+        for fraction in self.plan.fractions:
+            drawn = seeds if fraction != WHOLE else seeds[:1]  # of each seed the whole is the same
+            read = {s: pretrained.of_task(part_of(self.task, fraction, s).task) for s in drawn}
+            found |= {(fraction, s): read.get(s, read[seeds[0]]) for s in seeds}
+        return found
+
+    def _notes_of_readings(self) -> list[str]:
+        """What is said of how sequences are read; of shares that decide apart, which how."""
+        notes = self.pretrained.notes
+        if all(one.notes == notes for one in self.readings.values()):
+            return notes
+        chosen = {at: one.choices["vocabulary"] for at, one in self.readings.items()}
+        return [shares_line(chosen)]
 
     @property
     def names(self) -> list[str]:
@@ -179,14 +199,17 @@ class TaskRun:
     def require_memory(self) -> None:
         """Raise UserError where the longest sequences of a batch need more memory than is there."""
         settings, pretrained = self.plan.settings, self.pretrained
+        kinds = {str(one.choices.get("vocabulary")): one for one in self.readings.values()}
         modes: set[Mode] = {method.settings.mode for method in methods(self.plan)}
-        longest = max(int(examples.lengths.max()) for examples in self.task.splits.values())
-        available, world = memory_bytes(self.device), comm.world_size()
+        place, longest = self.task.longest()
+        available = memory_bytes(self.device) / processes_sharing(self.device)
+        world = comm.world_size()
 
         def needed(batch: int, length: int = longest) -> float:
             sizes = (length, batch, settings.lora_rank, world)
             on_gpu = self.device.type == "cuda"
-            return max(pretrained.cost(mode, *sizes, on_gpu).total for mode in modes)
+            costs = (one.cost(m, *sizes, on_gpu) for one in kinds.values() for m in modes)
+            return max(cost.total for cost in costs)
 
         batch = settings.batch_size
         if needed(batch) <= available:
@@ -203,9 +226,9 @@ class TaskRun:
                 "and leave scratch out of --beside"
             )
         raise UserError(
-            f"{self.task.path}: {settings.batch_size} sequences of {longest:,} bp a step need "
+            f"{place}: {settings.batch_size} sequences of {longest:,} bp a step need "
             f"{needed(settings.batch_size) / 2**30:.1f} GiB on each of {world} processes at least; "
-            f"there are {available / 2**30:.1f}. Take {cure}"
+            f"there are {available / 2**30:.1f} for each. Take {cure}"
         )
 
     def run(self) -> None:
@@ -240,37 +263,46 @@ class TaskRun:
         facts = {"chosen": baseline.settings}
         self.ledger.add(name, seed, key, found, seconds, facts, part=part)
 
-    def _facts(self, method: Method) -> dict[str, Any]:
+    def _chooser(self, fraction: float, seed: int) -> int:
+        """The first seed whose share is read as that of this one: rates and strands are its."""
+        facts = self.readings[fraction, seed].facts
+        return next(s for s in self.plan.seeds if self.readings[fraction, s].facts == facts)
+
+    def _facts(self, method: Method, fraction: float, seed: int) -> dict[str, Any]:
         """What a row of a method is made with."""
-        plan, pretrained = self.plan, self.pretrained
-        # Rows without it were made when adapters alone learnt.
-        taught = pretrained.teaches and method.settings.mode == "lora"
+        plan, pretrained = self.plan, self.readings[fraction, seed]
+        of_method = asdict(method)
+        # Rows without it hold from before it was a setting, but of a species that is learnt.
+        species_lr = of_method["settings"].pop("species_lr")
+        learnt = pretrained.teaches and method.start == "pretrained"
         return {
-            **asdict(method),
-            **({"taught": True} if taught else {}),
+            **of_method,
+            **({"species_lr": species_lr} if learnt else {}),
             "weights": pretrained.digest if method.start == "pretrained" else "",
             **pretrained.facts,
             "rates": plan.lrs,
             "strands": plan.strands,
-            "chosen with": plan.seeds[0],
+            "chosen with": self._chooser(fraction, seed),
             "deepspeed": {name: self.deepspeed_config.get(name) for name in DECIDES_NUMBERS},
         }
 
     def _fit_all(self, method: Method) -> None:
-        """Train with every seed and fraction; of each fraction the first seed makes the choices."""
-        plan, facts = self.plan, self._facts(method)
+        """Train with every seed and fraction, each with the choices of its `_chooser`."""
+        plan = self.plan
         open_choices = _Choices(method.different(plan.lrs), plan.strands, {}, {})
-        choices = dict.fromkeys(plan.fractions, open_choices)
+        choices: dict[tuple[float, int], _Choices] = {}
         for seed, fraction in itertools.product(plan.seeds, plan.fractions):
             part = part_of(self.task, fraction, seed)
-            key = self.ledger.key(facts | part.facts)
+            key = self.ledger.key(self._facts(method, fraction, seed) | part.facts)
             row = comm.on_main(lambda of=(seed, key): self._find(method, *of))
+            at = fraction, self._chooser(fraction, seed)
             if row is None:
-                choices[fraction] = self._train(method, part, seed, key, choices[fraction])
+                known = choices.get(at, open_choices)
+                choices[at] = self._train(method, part, seed, key, known)
             else:
                 made: dict[str, Any] = row.settings
                 strands: Strands = made["strands"]
-                choices[fraction] = _Choices(
+                choices[at] = _Choices(
                     (made["rate"],), (strands,), made["tried"], made["tried_strands"]
                 )
 
@@ -323,22 +355,24 @@ class TaskRun:
         return fits
 
     def _fit(self, start: Start, part: Part, settings: TuningSettings) -> _Trained:
-        task = self.task
-        trunk = self.pretrained.trunk(start, settings)
+        task, pretrained = self.task, self.readings[part.fraction, settings.seed]
+        trunk = pretrained.trunk(start, settings)
         torch.manual_seed(settings.seed)
         model = SequenceModel(trunk, len(task.outputs))
         if start == "random" and settings.mode == "head":
             trunk.measure_statistics(reader_of(task, "train", model, False))
-        readers = dict(self._readers(model, start, settings))
+        readers = dict(self._readers(model, start, settings, pretrained.facts))
         readers["train"] = readers["train"].take(part.rows)
         torch.manual_seed(settings.seed + 1 + comm.rank())  # dropout differs between ranks
         fitted = fit(model, part.task, readers, settings, self.deepspeed_config, self.device)
         return _Trained(model, fitted, readers)
 
-    def _readers(self, model: SequenceModel, start: Start, settings: TuningSettings) -> Readers:
+    def _readers(
+        self, model: SequenceModel, start: Start, settings: TuningSettings, facts: dict[str, Any]
+    ) -> Readers:
         """How whole splits are read; features of the same weights are computed but once."""
         seed = settings.seed if start == "random" else None
-        weights = (start, settings.mode, settings.strands, seed)
+        weights = (start, settings.mode, settings.strands, seed, facts)
         if self._read is None or self._read[0] != weights:
             self._read = weights, readers_of(self.task, model, settings, self.device)
         return self._read[1]
@@ -355,13 +389,14 @@ class TaskRun:
     ) -> None:
         (rate,), (strands,) = choices.rates, choices.strands
         settings, model = method.with_choice(rate, strands, seed), trained.model
+        pretrained = self.readings[part.fraction, seed]
         fitted = trained.fitted
         criterion = Criterion.of(part.task, settings.class_weights)
         reader = trained.readers["test"]
         found = answers(model, reader, criterion, settings.both_strands, self.device)
         facts = {
             **asdict(settings),
-            **self.pretrained.choices,
+            **pretrained.choices,
             **part.facts,
             "rate": rate,
             "tried": choices.tried,
@@ -383,7 +418,7 @@ class TaskRun:
                     reader.encoding,
                     self.task,
                     settings.both_strands,
-                    facts | {"weights": self.pretrained.digest},
+                    facts | {"weights": pretrained.digest},
                 )
             self.ledger.add(method.name, seed, key, found, seconds, facts, part=part)
 

@@ -64,7 +64,7 @@ def choose_trained(model: SequenceModel, mode: Mode, lora_rank: int, live_batchn
     which only `full` can have. Raises UserError where adapters would change no feature.
     """
     trunk, module = model.trunk, model.trunk.module
-    taught = trunk.taught if mode == "lora" else frozenset()
+    taught = trunk.taught if mode != "head" else frozenset()
     module.requires_grad_(mode == "full")
     if mode == "lora":
         _add_adapters(trunk, lora_rank)

@@ -25,7 +25,8 @@ class TuningSettings:
     """How a pretrained model learns a task.
 
     mode: what is trained, see `choose_trained`. lr: peak rate of what was pretrained, head_lr of
-    what is new. batch_size: sequences per step over all processes. epochs: at most; patience: after
+    the new layers, species_lr of the token and gates of a new species (head_lr by default).
+    batch_size: sequences per step over all processes. epochs: at most; patience: after
     so many without a better validation score training ends, 0 for never. min_steps: of all epochs
     together, each of which is several passes over sequences that are few. shift_bp: at most, to
     either side. strands: "both" trains on sequences as they are or turned, as chance has it, and
@@ -38,6 +39,7 @@ class TuningSettings:
     pool: Pool = "mean"
     lr: float = 3e-4
     head_lr: float = HEAD_RATE
+    species_lr: float | None = None
     weight_decay: float = 0.01
     batch_size: int = 32
     epochs: int = 10
@@ -63,9 +65,9 @@ class TuningSettings:
         return self.mode == "head" and not self.shift_bp
 
     def __post_init__(self) -> None:
-        for name in ("lr", "head_lr", "batch_size", "epochs", "lora_rank"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name}={getattr(self, name)}: must be above 0")
+        for name in ("lr", "head_lr", "species_lr", "batch_size", "epochs", "lora_rank"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise UserError(f"{name}={value}: must be above 0")
         for name in ("weight_decay", "patience", "min_steps", "shift_bp"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name}={getattr(self, name)}: must not be negative")

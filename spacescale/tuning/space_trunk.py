@@ -110,6 +110,23 @@ def require_adaptable(space: Space, layer: str) -> None:
         )
 
 
+def require_taught(space: Space, species: str, layer: str, option: str) -> None:
+    """Raise UserError where features of a layer rest on no token and gates of a new species.
+
+    option: that makes no sense then, with its value.
+    """
+    if species in space.species:
+        raise UserError(
+            f"{option} is for a --species that the weights do not know, which learns a token and "
+            f"gates of its own; they know {', '.join(space.species)}"
+        )
+    if not _sees_species(layer):
+        raise UserError(
+            f"{option}: --layer {layer} lies before the transformer, which alone has a token and "
+            "gates of the species"
+        )
+
+
 def _sees_species(layer: str) -> bool:
     """Whether a layer is of the transformer or behind it."""
     return layer.startswith(("transformer.", "pointwise"))

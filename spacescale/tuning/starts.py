@@ -20,11 +20,13 @@ Start = Literal["pretrained", "random"]
 SEQUENCES_MEASURED, BASES_MEASURED = 512, 2**19  # at the most; 1,024 bp of each
 
 
-def with_species(space: Space, species: str | None, like: str | None, source: str) -> str:
+def with_species(
+    space: Space, species: str | None, like: str | None, source: str, task: str = "the task"
+) -> str:
     """The species whose token and gates a task is learnt with, of those that a model knows.
 
-    Raises UserError where there is a choice and none is made, for an unknown one, or for a `like`
-    that would change nothing.
+    task: as messages name it. Raises UserError where there is a choice and none is made, for an
+    unknown one, or for a `like` that would change nothing.
     """
     known = list(space.species)
     if like is not None and (species is None or species in known):
@@ -36,7 +38,7 @@ def with_species(space: Space, species: str | None, like: str | None, source: st
     if species is None and len(known) == 1:
         return known[0]
     if species is None:
-        raise UserError(f"{source} knows {', '.join(known)}: say which one the task is of")
+        raise UserError(f"{source} knows {', '.join(known)}: say which one {task} is of")
     if species not in known and like is None:
         raise UserError(
             f"{source}: no species {species!r}{nearest(species, known)}; it knows "

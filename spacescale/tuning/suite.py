@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from spacescale.tasks.suites import find_tasks
 from spacescale.tasks.task import Task
 from spacescale.tuning.curve import curve_lines, draw_curve
 from spacescale.tuning.fractions import parse_fractions
-from spacescale.tuning.pretrained import load_pretrained
+from spacescale.tuning.kept_tables import KeptTables
+from spacescale.tuning.pretrained import Weights, load_weights, pretrained_of
 from spacescale.tuning.rows import Rows, file_name
 from spacescale.tuning.run import BESIDE, Plan, TaskRun
 from spacescale.tuning.seen import Seen, Verdicts, read_seen, seen_of
@@ -37,6 +38,7 @@ from spacescale.tuning.settings import (
     require_metric,
 )
 from spacescale.tuning.table import TaskTable, describe, suite_lines, table_of, task_lines
+from spacescale.tuning.words_by_task import words_by_task
 
 DEEPSPEED: dict[str, Any] = {
     "gradient_clipping": 1.0,
@@ -73,23 +75,31 @@ def tune(args: argparse.Namespace, device: torch.device) -> Tuned:
     Of several tasks those that fail are named and passed over. Raises UserError, on all ranks
     alike, for options, and for a single task.
     """
-    plan, deepspeed_config = comm.on_all(lambda: (plan_of(args), deepspeed_of(args)))
-    several = getattr(args, "suite", None)
-    folders = comm.on_all(
-        lambda: find_tasks(several, args.tasks) if several else {task_name(args.task): args.task}
+    tasks, wanted = comm.on_all(lambda: tasks_of(args))
+    plans, deepspeed_config = comm.on_all(
+        lambda: (plans_of(args, list(tasks), list(wanted)), deepspeed_of(args))
     )
     verdicts = comm.on_all(lambda: read_seen(args.seen, args.weights) if args.seen else None)
-    work = _Work(args, plan, deepspeed_config, device, verdicts)
-    if len(folders) == 1:
-        work.make(*next(iter(folders.items())))
-        return Tuned("\n".join(lines_of(work.results)), [], 1)
+    work = _Work(args, tasks, plans, deepspeed_config, device, verdicts)
+    if len(wanted) == 1:
+        work.make(*next(iter(wanted.items())))
+        return Tuned(work.text, [], 1)
     failed: dict[str, str] = {}
     for step in (work.check, work.make):  # what cannot be read is said before hours of training
-        for name, path in folders.items():
+        for name, path in wanted.items():
             if name not in failed and (why := _failure(step, name, path)):
                 failed[name] = why
     failures = [f"{name}: {why}" for name, why in failed.items()]
-    return Tuned("\n".join(lines_of(work.results)), failures, len(folders))
+    return Tuned(work.text, failures, len(wanted))
+
+
+def tasks_of(args: argparse.Namespace) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Name → folder: of all tasks of a suite, and of those that are to be made."""
+    suite = getattr(args, "suite", None)
+    if suite is None:
+        alone = {task_name(args.task): args.task}
+        return alone, alone
+    return find_tasks(suite), find_tasks(suite, args.tasks)
 
 
 def _failure(step: Callable[[str, Path], None], name: str, path: Path) -> str | None:
@@ -111,44 +121,67 @@ def _failure(step: Callable[[str, Path], None], name: str, path: Path) -> str | 
 
 @dataclass
 class _Work:
-    """The tasks of a command, one after the other; every rank calls each method."""
+    """The tasks of a command, one after the other; every rank calls each method.
+
+    tasks: all of the suite; those of `plans` are to be made. text: on rank 0, tables of those that
+    are, by this command or by others of the same weights.
+    """
 
     args: argparse.Namespace
-    plan: Plan
+    tasks: dict[str, Path]
+    plans: dict[str, Plan]
     deepspeed_config: dict[str, Any]
     device: torch.device
     verdicts: Verdicts | None
-    results: list[list[TaskTable]] = field(default_factory=list)
+    results: dict[str, list[TaskTable]] = field(default_factory=dict)
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        others = {name: path for name, path in self.tasks.items() if name not in self.plans}
+        digest = next(iter(self.plans.values())).pretrained.digest
+        self.others = KeptTables(others, self.args.out, digest, self._read_kept)
 
     def check(self, name: str, path: Path) -> None:
         """Raise UserError for what can be told of a task without training."""
-        comm.on_all(lambda: main_metric(read_task_of(path, self.args, name).kind, self.args.metric))
+        comm.on_all(lambda: main_metric(self._read(name, path).kind, self.args.metric))
 
     def make(self, name: str, path: Path) -> None:
         """Make the rows of a task that are not there yet, and its tables."""
-        task = comm.on_all(lambda: read_task_of(path, self.args, name))
+        task = comm.on_all(lambda: self._read(name, path))
         seen = comm.on_all(lambda: self._look_up(task))
         rows = comm.on_all(lambda: Rows(self.args.out / task.name))
-        run = TaskRun(task, self.plan, rows, self.deepspeed_config, self.device)
+        run = TaskRun(task, self.plans[name], rows, self.deepspeed_config, self.device)
         comm.on_main_only(lambda: _tell(run))
         run.run()
         comm.on_main_only(lambda: self._add(run, seen))
+
+    def _read(self, name: str, path: Path) -> Task:
+        return read_task_of(path, self.args, name)
+
+    def _read_kept(self, name: str, path: Path) -> tuple[Task, Seen | None]:
+        task = self._read(name, path)
+        try:
+            return task, self._look_up(task)
+        except UserError:  # a report may be of the tasks of this command alone
+            return task, None
 
     def _look_up(self, task: Task) -> Seen | None:
         return None if self.verdicts is None else seen_of(task, self.verdicts, self.args.seen)
 
     def _add(self, run: TaskRun, seen: Seen | None) -> None:
-        plan, results = self.plan, self.results
+        plan, chosen = run.plan, run.pretrained.choices
         kept = (run.task, run.rows, run.names, plan.seeds, seen)
-        chosen = run.pretrained.choices
-        results.append([table_of(*kept, fraction, chosen) for fraction in plan.fractions])
+        tables = [table_of(*kept, fraction, chosen) for fraction in plan.fractions]
+        self.results[run.task.name] = tables
         # Called after the model: tables of others may stand in the same folder.
-        model, folder, lines = file_name(run.names[0]), run.rows.folder, lines_of_task(results[-1])
+        model, folder, lines = file_name(run.names[0]), run.rows.folder, lines_of_task(tables)
         curve = folder / f"{model}.png"
-        if len(plan.fractions) > 1 and draw_curve(curve, results[-1]):
+        if len(plan.fractions) > 1 and draw_curve(curve, tables):
             lines = [f"![score by share of the training labels]({curve.name})", "", *lines]
         write_text(folder / f"{model}.md", "\n".join(lines))
-        write_text(self.args.out / f"{model}.md", "\n".join([*lines_of(results), ""]))
+        found = self.results | self.others.tables(run.names, plan.fractions)
+        self.text = "\n".join(lines_of([found[name] for name in self.tasks if name in found]))
+        write_text(self.args.out / f"{model}.md", f"{self.text}\n")
 
 
 def _tell(run: TaskRun) -> None:
@@ -169,8 +202,37 @@ def lines_of_task(tables: list[TaskTable]) -> list[str]:
     return curve + [line for table in tables for line in [*task_lines(table), ""]]
 
 
-def plan_of(args: argparse.Namespace) -> Plan:
-    """What is to be trained on each task. Raises UserError for options that do not fit."""
+def plans_of(
+    args: argparse.Namespace, tasks: Sequence[str], wanted: Sequence[str]
+) -> dict[str, Plan]:
+    """The plan of each wanted task; of a suite they differ in species.
+
+    tasks: all there are, so that a pattern may be of some that are not wanted. Raises UserError as
+    `plan_of` and `words_by_task`.
+    """
+    if getattr(args, "suite", None) is None:
+        return {name: plan_of(args) for name in wanted}
+    species = words_by_task("--species", args.species, tasks)
+    weights = load_weights(args)
+    new = [name for name in tasks if species[name] not in (None, *weights.species)]
+    # What is of new species alone is for their tasks; where there is none, plan_of refuses it.
+    of_new = new or tasks
+    like = words_by_task("--like", args.like, of_new)
+    plans = {}
+    for name in wanted:
+        values = {"species": species[name], "like": like.get(name)}
+        values["species_lr"] = args.species_lr if name in of_new else None
+        plans[name] = plan_of(argparse.Namespace(**{**vars(args), **values}), weights, name)
+    return plans
+
+
+def plan_of(
+    args: argparse.Namespace, weights: Weights | None = None, task: str = "the task"
+) -> Plan:
+    """What is to be trained on a task, so named in messages; weights: where they are read already.
+
+    Raises UserError for options that do not fit.
+    """
     beside = chosen_beside(args.beside, BESIDE)
     require_metric(args.metric)
     fractions = parse_fractions(args.fractions)
@@ -179,7 +241,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         seeds = SEEDS if args.fractions is None else SEEDS_OF_FRACTIONS
     if seeds < 1:
         raise UserError(f"--seeds {seeds}: at least one is needed")
-    pretrained = load_pretrained(args)
+    pretrained = pretrained_of(weights or load_weights(args), args, task)
     rates = tuple(args.lr or pretrained.rates)
     strands: tuple[Strands, ...] = STRANDS if args.strands == "auto" else (args.strands,)
     settings = TuningSettings(
@@ -188,6 +250,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         pool=args.pool or pretrained.pool,
         lr=rates[0],
         head_lr=args.head_lr,
+        species_lr=args.species_lr,
         weight_decay=args.weight_decay,
         batch_size=args.batch,
         epochs=args.epochs,

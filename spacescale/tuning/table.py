@@ -28,6 +28,10 @@ POOLED = {
     "max": "maximum over positions",
     "cls": "[CLS]",
 }
+NOT_LOOKED_AT = (
+    "share of test sequences seen in pretraining: not looked at (`spacescale contamination`, then "
+    "--seen)"
+)
 NAMES = {"mcc": "MCC", "macro_f1": "macro-F1", "auroc": "AUROC", "auprc": "AUPRC"}
 
 
@@ -55,8 +59,9 @@ class Line:
 class TaskTable:
     """The results of one task; the first line is the model that was asked for.
 
-    num: sequences by split. fraction: percent of the training labels that were used. of_model: what
-    is pooled of the model, and which epoch was kept.
+    That is of pretrained weights. num: sequences by split. fraction: percent of the training labels
+    that were used. of_model: what is pooled of the model, and which epoch was kept; recipe: how it
+    was trained.
     """
 
     task: Task
@@ -67,6 +72,7 @@ class TaskTable:
     lines: list[Line]
     fraction: float = WHOLE
     of_model: str = ""
+    recipe: str = ""
 
     @property
     def title(self) -> str:
@@ -131,8 +137,8 @@ def table_of(
                 [*_of_seeds(of), *_of_choices(of[0].settings)],
             )
         )
-    of_model = _in_words({**(chosen or {}), **first.settings}, metric)
-    return TaskTable(task, metric, first.num, first.num_unique, seen, lines, fraction, of_model)
+    words = _in_words({**(chosen or {}), **first.settings}, metric), _recipe(first.settings)
+    return TaskTable(task, metric, first.num, first.num_unique, seen, lines, fraction, *words)
 
 
 def _of_seeds(rows: Sequence[Row]) -> list[str]:
@@ -162,6 +168,46 @@ def _in_words(settings: Mapping[str, Any], metric: str) -> str:
     if "like" in settings:
         words += f" begun as {settings['like']}"
     return f"{words}, the epoch best on validation ({NAMES.get(metric, metric.capitalize())})"
+
+
+def _recipe(settings: Mapping[str, Any]) -> str:
+    """How a fine-tuned model was trained; '' of rows that do not tell."""
+    if not {"tried", "min_steps", "live_batchnorm"} <= settings.keys():
+        return ""
+    both, patience = settings["strands"] == "both", settings["patience"]
+    tried = " (either tried)" if len(settings["tried_strands"]) > 1 else ""
+    words = [
+        POOLED.get(settings["pool"], settings["pool"]),
+        f"{settings['epochs']} epochs of batches of {settings['batch_size']}",
+        f"{settings['min_steps']} steps at least",
+        *_rates(settings),
+        f"weight decay {settings['weight_decay']:g}",
+        f"{'live' if settings['live_batchnorm'] else 'frozen'} BatchNorm",
+        ("both strands" if both else "one strand") + tried,
+        f"shift {settings['shift_bp']} bp",
+        f"{'' if settings['class_weights'] else 'no '}class weights",
+        f"early stopping after {patience} epochs" if patience else "no early stopping",
+    ]
+    if "vocabulary" in settings:  # encoders of tokens have none
+        words.remove("frozen BatchNorm")
+    return ", ".join(words)
+
+
+def _rates(settings: Mapping[str, Any]) -> list[str]:
+    """Peak learning rates: of what was pretrained, of the last layer, of a new species."""
+    tried, of_head = settings["tried"], f"last layer {settings['head_lr']:g}"
+    if settings["mode"] == "head":
+        return [of_head + (f" (best of {len(tried)} rates)" if tried else "")]
+    chosen = f" (of {', '.join(f'{float(rate):g}' for rate in tried)})" if tried else ""
+    rates = [f"rate {settings['rate']:g}{chosen}", of_head]
+    if "like" in settings and "species_lr" in settings:
+        rates.append(f"new species {settings['species_lr'] or settings['head_lr']:g}")
+    return rates
+
+
+def seen_note(seen: Seen | None) -> str:
+    """What is to be said below a table of pretrained weights of what they have seen."""
+    return NOT_LOOKED_AT if seen is None else seen.in_words()
 
 
 def _of_choices(settings: Mapping[str, Any]) -> list[str]:
@@ -206,11 +252,13 @@ def task_lines(table: TaskTable) -> list[str]:
             f"{f'{line.less.p:.3f}' if line.less else ''} | {line.seconds:.0f} |"
         )
     remarks = [f"{line.method}: {remark}" for line in table.lines for remark in line.remarks]
-    notes = [*task.notes, *([table.seen.in_words()] if table.seen else [])]
+    notes = [*task.notes, seen_note(table.seen)]
     if table.of_model:
         notes.append(f"{table.lines[0].method}: {table.of_model}")
     if (known := published(task)) is not None:
-        notes.append(known.in_words(task))
+        notes += [known.in_words(task), f"SPACE's protocol: {known.protocol}"]
+    if table.recipe:
+        notes.append(f"ours: {table.recipe}")
     return [*found, "", *(f"- {text}" for text in [*notes, *remarks])]
 
 

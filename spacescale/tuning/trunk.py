@@ -32,8 +32,8 @@ class Trunk(ABC):
 
     module: what has its parameters; name: how it is called in a `SequenceModel` and its files.
     unused: with what the names of parameters begin on which features do not depend. width: F.
-    taught: parameters with a row for each species, of which adapters alone would leave that of a
-    new one as it began: they learn beside them.
+    taught: parameters with a row for each species, of which that of a new one begins as another's:
+    it learns beside adapters, too, and with a rate of its own.
     """
 
     name: ClassVar[str]

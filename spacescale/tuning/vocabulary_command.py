@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from spacescale.arguments import path_option
+from spacescale.tasks.genome_option import add_genome_option
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -17,8 +18,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     command.add_argument("--vocabulary", type=path_option, required=True,
                          help="folder of data_prep/vocabulary.py, or tokenizer.json of a published "
                          "BPE")  # fmt: skip
-    command.add_argument("--genome", type=path_option, help="FASTA or 2bit, of tasks that give "
-                         "places instead of sequences")  # fmt: skip
+    add_genome_option(command)
     command.add_argument("--kind", choices=("classes", "labels", "values"),
                          help="what the targets are, where a table leaves it open")  # fmt: skip
     command.set_defaults(run=_choose)

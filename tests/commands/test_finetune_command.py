@@ -13,6 +13,7 @@ from small_encoders import write_encoder
 
 from spacescale.errors import UserError
 from spacescale.finetune import add_options
+from spacescale.planning.measure import processes_sharing
 from spacescale.tasks.read_task import read_task
 from spacescale.tuning.cost import tuning_cost
 from spacescale.tuning.rows import Rows
@@ -141,7 +142,8 @@ def test_what_no_memory_holds_is_refused_with_what_would_fit(weights, tmp_path, 
     run = TaskRun(task, plan, Rows(tmp_path), {}, torch.device("cpu"))
     run.require_memory()
     monkeypatch.setattr("spacescale.tuning.run.memory_bytes", lambda device: 4 * 2**20)
-    with pytest.raises(UserError, match=r"64 sequences of 40 bp a step need .*Take --batch \d+"):
+    message = r"train\.csv:2: 64 sequences of 40 bp a step need .*Take --batch \d+"
+    with pytest.raises(UserError, match=message):
         run.require_memory()
     config = plan.pretrained.space.config
     enough = tuning_cost(config, "full", 16, 1, 8, 1, "fp32", False).total
@@ -149,6 +151,27 @@ def test_what_no_memory_holds_is_refused_with_what_would_fit(weights, tmp_path, 
     message = "Take sequences of 16 bp at most with --batch 1, or --mode lora or head, and leave"
     with pytest.raises(UserError, match=message):
         run.require_memory()
+
+
+@pytest.mark.parametrize("variable", ["LOCAL_WORLD_SIZE", "LOCAL_SIZE"])
+def test_processes_share_a_machine_and_the_longest_sequence_is_named(
+    variable, weights, tmp_path, monkeypatch
+):
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    words = ["--weights", str(weights), "--task", "x", "--species", "finch", "--batch", "64"]
+    plan = plan_of(parser.parse_args(words))
+    folder = write_task(tmp_path / "motifs", 32)
+    with (folder / "dev.csv").open("a") as file:
+        file.write(f"{'ACGTAG' * 8},1\n")
+    run = TaskRun(read_task(folder), plan, Rows(tmp_path), {}, torch.device("cpu"))
+    enough = plan.pretrained.cost("full", 48, 64, 8, 1, False).total
+    monkeypatch.setattr("spacescale.tuning.run.memory_bytes", lambda device: enough)
+    run.require_memory()
+    monkeypatch.setenv(variable, "2")
+    with pytest.raises(UserError, match=r"motifs/dev\.csv:34: 64 sequences of 48 bp a step"):
+        run.require_memory()
+    assert [processes_sharing(torch.device(name)) for name in ("cpu", "cuda")] == [2, 1]
 
 
 def test_a_species_folder_is_no_task(weights, tmp_path):

@@ -100,7 +100,7 @@ def test_the_command_draws_the_curve_and_goes_on_after_a_stop(tmp_path):
     command += ["--out", tmp_path / "out", "--beside", "majority", "random frozen"]
     done = run(*command)
     assert done.returncode == 0, done.stderr
-    assert "motifs: read as bpe tokens: of the" in done.stderr
+    assert "choose: bpe with 25 % (seeds 0, 1), 100 % (seeds 0, 1)" in done.stderr
     assert "### motifs: MCC by share of the training labels" in done.stdout
     assert "| | 25 % (16) | 100 % (64) |" in done.stdout
     assert "### motifs, 25 % of the training labels" in done.stdout

@@ -62,11 +62,38 @@ def test_only_its_own_rows_count_as_trained():
     assert not known.taught and new.taught == set(OF_SPECIES)
 
 
-@pytest.mark.parametrize("pretrained, mode, taught", [
-    (NEW, "lora", True), (NEW, "full", False), (KNOWN, "lora", False),
+@pytest.mark.parametrize("pretrained, mode, learnt", [
+    (NEW, "lora", True), (NEW, "full", True), (KNOWN, "lora", False),
 ])  # fmt: skip
-def test_rows_made_before_it_learnt_are_made_again(pretrained, mode, taught, tmp_path):
+def test_rows_made_before_it_had_a_rate_are_made_again(pretrained, mode, learnt, tmp_path):
+    """Rows of known species, and of fresh weights, hold: they are told apart by the same facts."""
     settings = replace(LORA, mode=mode)
-    plan = Plan(pretrained, settings, (1e-3,), ("one",), (0,), ())
+    plan = Plan(pretrained, settings, (1e-3,), ("one",), (0,), ("scratch",))
     run = TaskRun(motif_task(sizes=(8, 4, 4)), plan, Rows(tmp_path), {}, CPU)
-    assert run._facts(methods(plan)[0]).get("taught", False) == taught
+    tuned, scratch = (run._facts(method, 100.0, 0) for method in methods(plan))
+    assert ("species_lr" in tuned, "species_lr" in scratch) == (learnt, False)
+    assert "species_lr" not in tuned["settings"]
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+@pytest.mark.parametrize("given, rate", [(None, 2e-3), (0.1, 0.1)])
+def test_its_token_and_gates_have_a_rate_of_their_own(mode, given, rate, monkeypatch):
+    """By default that of the head; Adam's first step is as long as the rate."""
+    settings = replace(LORA, mode=mode, lr=1e-4, head_lr=2e-3, species_lr=given, batch_size=16)
+    settings = replace(settings, warmup=0.0, weight_decay=0.0)
+    monkeypatch.setattr("spacescale.tuning.fit.learning_rate", lambda step, optim: optim.lr)
+    task, model = motif_task(sizes=(16, 8, 8)), SequenceModel(NEW.trunk("pretrained", settings), 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    config = resolve_deepspeed_config(DEEPSPEED, "a test", settings.batch_size)
+    fit(model, task, readers_of(task, model, settings, CPU), settings, config, CPU)
+    after = model.state_dict()
+    expected = dict.fromkeys(OF_SPECIES, rate) | {"head.weight": 2e-3}
+    if mode == "full":
+        expected["space.transformer.0.attention.to_v.weight"] = 1e-4
+    for name, step in expected.items():
+        moved = float((after[name] - before[name]).abs().max())
+        assert moved == pytest.approx(step, rel=0.02), name
+
+
+def test_of_fresh_weights_no_species_is_newer_than_the_rest():
+    assert NEW.trunk("pretrained", LORA).taught and not NEW.trunk("random", LORA).taught

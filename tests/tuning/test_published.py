@@ -6,11 +6,12 @@ from pathlib import Path
 
 from small_tasks import motif_task
 
-from spacescale.tuning.published import VALUES, metric_of_suite, published
+from spacescale.tuning.published import PROTOCOLS, VALUES, metric_of_suite, published
 
 
 def test_every_value_is_a_share_and_every_task_is_there_once():
     rows = json.loads(VALUES.read_text())
+    assert {row["suite"] for row in rows} == PROTOCOLS.keys()
     names = [(row["suite"], row["task"]) for row in rows]
     assert len(names) == len(set(names)) == 55
     values = [row[key] for row in rows for key in ("space", "best_other") if row[key] is not None]
@@ -24,6 +25,8 @@ def test_other_sizes_are_told():
     text = known.in_words(task)
     assert "published (GUE), mcc: SPACE 0.792, best of its rivals 0.781" in text
     assert text.endswith("the suite has 4,904 train sequences, here are 4,000")
+    assert known.protocol.startswith("all weights, sum over positions, live BatchNorm; as printed")
+    assert "10,000 steps of 32" in known.protocol
     assert published(replace(task, name="mine")) is None
     marks = replace(task, name="H3K4me1", path=Path("GUE/EMP/H3K4me1"))
     of_yeast = published(marks)

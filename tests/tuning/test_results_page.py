@@ -1,6 +1,7 @@
 """The page of several models on the same tasks (benchmarks/downstream.py)."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,10 @@ def test_what_was_seen_and_what_it_took(page, tmp_path):
     assert " | 25.0% | " in yeast and " | – | – | – | – |" in fine
     low, high = majority.split(" | ")[4].strip("[]").split(", ")
     assert majority.startswith("| motifs | majority | 4 |") and float(low) <= float(high)
+    one = results[0]
+    part = replace(one.seen["yeast, full"], not_searched="human")
+    of_part = downstream.details([replace(one, seen=one.seen | {"yeast, full": part})])
+    assert " | ≥ 25.0% | " in of_part[2]
     *_, minutes = downstream.sizes(results)[-1].strip("| ").split(" | ")
     assert minutes == "24"  # majority and CNN are in both folders
     downstream.draw(results, tmp_path / "page.png")

@@ -1,6 +1,6 @@
 """Tables of results: who is compared with whom, over which sequences."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,8 @@ from spacescale.tasks.seeds import DrawnScores
 from spacescale.tuning import rows as rows_module
 from spacescale.tuning.rows import Row, Rows
 from spacescale.tuning.seen import read_seen, seen_of
-from spacescale.tuning.table import suite_lines, table_of, task_lines
+from spacescale.tuning.settings import TuningSettings
+from spacescale.tuning.table import NOT_LOOKED_AT, suite_lines, table_of, task_lines
 
 TASK = motif_task(sizes=(8, 8, 200))
 NUM = {split: len(found) for split, found in TASK.splits.items()}
@@ -140,6 +141,60 @@ def test_what_the_model_reads_out_is_said(tmp_path, kept, chosen, said):
     assert said in line
     (bare,) = [table_of(TASK, rows, ["k_mers", "model"], range(3), chosen=chosen)]
     assert not bare.of_model
+
+
+TRAINED = asdict(TuningSettings(epochs=8, min_steps=300, lr=1e-3, strands="both")) | {
+    "best_epoch": 3, "rate": 1e-3, "tried": {"0.0003": 0.1, "0.001": 0.2},
+    "tried_strands": {"one": 0.2, "both": 0.3},
+}  # fmt: skip
+OURS = (
+    "- ours: mean over positions, 8 epochs of batches of 32, 300 steps at least, rate 0.001 (of "
+    "0.0003, 0.001), last layer 0.001, weight decay 0.01, frozen BatchNorm, both strands (either "
+    "tried), shift 0 bp, no class weights, no early stopping"
+)
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({}, {}),
+    ({"pool": "sum", "shift_bp": 3, "class_weights": True, "patience": 4, "live_batchnorm": True},
+     {"mean over": "sum over", "frozen Batch": "live Batch", "shift 0": "shift 3",
+      "no class": "class", "no early stopping": "early stopping after 4 epochs"}),
+    ({"strands": "one", "tried_strands": {}, "tried": {}},
+     {"both strands (either tried)": "one strand", " (of 0.0003, 0.001)": ""}),
+    ({"mode": "head", "head_lr": 0.01},
+     {"rate 0.001 (of 0.0003, 0.001), last layer 0.001": "last layer 0.01 (best of 2 rates)"}),
+    ({"like": "finch"}, {"last layer 0.001": "last layer 0.001, new species 0.001"}),
+    ({"like": "finch", "species_lr": 0.02},
+     {"last layer 0.001": "last layer 0.001, new species 0.02"}),
+    ({"vocabulary": "bpe", "pool": "cls"},
+     {"mean over positions": "[CLS]", ", frozen BatchNorm": ""}),
+])  # fmt: skip
+def test_how_the_model_was_trained_is_one_line(tmp_path, changes, words):
+    rows = rows_with(tmp_path, model=180, k_mers=120)
+    rows.rows[0] = replace(rows.rows[0], settings=TRAINED | changes)
+    expected = OURS
+    for was, is_now in words.items():
+        assert was in expected
+        expected = expected.replace(was, is_now)
+    lines = task_lines(table_of(TASK, rows, ["model", "k_mers"], range(3)))
+    assert [line for line in lines if line.startswith("- ours")] == [expected]
+
+
+def test_the_published_protocol_stands_by_the_published_value(tmp_path):
+    task = replace(TASK, name="prom_core_tata", layout="tables")
+    lines = task_lines(table_of(task, rows_with(tmp_path, model=180), ["model"], range(3)))
+    at = next(i for i, line in enumerate(lines) if line.startswith("- published (GUE), mcc: "))
+    assert lines[at + 1].startswith("- SPACE's protocol: all weights, sum over positions, live Ba")
+    assert not any("protocol" in line for line in lines[:at])
+
+
+def test_that_leakage_was_not_looked_at_is_said(tmp_path):
+    rows, note = rows_with(tmp_path, model=180), f"- {NOT_LOOKED_AT}"
+    assert note in task_lines(table_of(TASK, rows, ["model"], range(3)))
+    path = report(tmp_path / "r.tsv", ["none"] * 200)
+    seen = seen_of(TASK, read_seen(path), path)
+    lines = task_lines(table_of(TASK, rows, ["model"], range(3), seen))
+    assert note not in lines and f"- {seen.in_words()}" in lines
 
 
 def test_a_damaged_line_is_named(tmp_path):
