@@ -230,11 +230,18 @@ def details(results: Sequence[Results]) -> list[str]:
             made = one.rows[name][0].settings
             cells = [str(len(line.scores)), mean_sd(line.scores)]
             cells += [f"[{line.interval.low:.3f}, {line.interval.high:.3f}]", f"{line.unique:.3f}"]
-            cells.append(f"{one.seen[name].share:.1%}" if name in one.seen else "–")
+            cells.append(_share(one.seen.get(name)))
             cells.append("–" if line.unseen is None else f"{line.unseen:.3f}")
             cells += [f"{made['rate']:g}" if "rate" in made else "–", made.get("strands", "–")]
             lines.append(_row(one.task.name, name, *cells))
     return lines
+
+
+def _share(seen: Seen | None) -> str:
+    """Of test sequences that were seen: as far as pretraining's windows were searched."""
+    if seen is None:
+        return "–"
+    return f"{'≥ ' if seen.not_searched else ''}{seen.share:.1%}"
 
 
 def draw(results: Sequence[Results], path: Path) -> None:

@@ -13,11 +13,12 @@ random promoters and their expression (github.com/de-Boer-Lab/random-promoter-dr
 GUE/EMP the sequences of yeast's histone marks (histone_probe.py).
 
 Each arm is a run of `spacescale/pretrain.py` in OUT/ARM-SEED; a run that was stopped goes on.
-`table` prints means over seeds and their standard deviations; whether Pearson is within 0.01 of
-that of profiles, and single hidden bases are told better than by counts; and the decision, of three
-seeds at least: the arm stays if its Pearson is at most 0.005 below that of profiles, and the area
-for Reb1 sites or the partial correlation on promoters is above that of profiles (who knows no
-hidden bases is at chance in the former) and of the shuffled control, each by more than two standard
+`table` prints means over seeds and their standard deviations, of promoters also the 95 % interval
+over these (means of the seeds' ends, in brackets); whether Pearson is within 0.01 of that of
+profiles, and single hidden bases are told better than by counts; and the decision, of three seeds
+at least: the arm stays if its Pearson is at most 0.005 below that of profiles, and the area for
+Reb1 sites or the partial correlation on promoters is above that of profiles (who knows no hidden
+bases is at chance in the former) and of the shuffled control, each by more than two standard
 deviations.
 """
 
@@ -28,7 +29,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from hybrid_measures import MEASURES, NAMES, measure
+from hybrid_measures import INTERVALS, MEASURES, NAMES, measure
 from scripts import ROOT, pretrain, run_script
 
 from spacescale.files import write_json
@@ -85,7 +86,8 @@ def train(args: argparse.Namespace) -> None:
             pretrain(
                 args.out / f"{arm}-{seed}", steps,
                 "--deepspeed", "ds_configs/zero2_moe.json", "--preset", "space_tiny",
-                "--data", args.out / "data/yeast", f"run.seed={seed}",
+                "--data", args.out / "data/yeast", *(args.relatives if ARMS[arm] else []),
+                f"run.seed={seed}",
                 f"optim.warmup_steps={min(100, steps // 10)}",
                 "data.global_batch_size=4", "data.micro_batch_size=4",
                 f"run.valid_every={every}", f"run.save_every={every}", *ARMS[arm], *args.overrides,
@@ -128,7 +130,7 @@ def table(out: Path) -> str:
         "|---" * (len(NAMES) + 2) + "|",
     ]
     for arm, values in of_arm.items():
-        cells = [_cell(values[name]) for name in NAMES]
+        cells = [_cell(values, name) for name in NAMES]
         lines.append(f"| {arm} | {len(values['seed'])} | " + " | ".join(cells) + " |")
     for arm in of_arm:
         if arm not in (PLAIN, CONTROL):
@@ -143,16 +145,17 @@ def _measured(out: Path, arm: str) -> dict[str, np.ndarray]:
     if not found:
         return {}
     runs = [json.loads(text) | {"seed": seed} for seed, text in found]
-    names = ("seed", "steps", *NAMES)
+    names = ("seed", "steps", *NAMES, *(end for both in INTERVALS.values() for end in both))
     return {n: np.array([run.get(n, np.nan) for run in runs], dtype=float) for n in names}
 
 
-def _cell(values: np.ndarray) -> str:
-    known = values[~np.isnan(values)]
+def _cell(values: dict[str, np.ndarray], name: str) -> str:
+    known = values[name][~np.isnan(values[name])]
     if not len(known):
         return "–"
     spread = f" ± {known.std(ddof=1):.4f}" if len(known) > 1 else ""
-    return f"{known.mean():.4f}{spread}"
+    ends = [f"{values[end].mean():.4f}" for end in INTERVALS.get(name, ())]
+    return f"{known.mean():.4f}{spread}" + (f" [{', '.join(ends)}]" if ends else "")
 
 
 def decision(of_arm: dict[str, dict[str, np.ndarray]], arm: str) -> str:
@@ -215,9 +218,11 @@ def main() -> None:
     parser.add_argument("--longer", type=float, default=1.3, help="of profiles_longer, × steps")
     parser.add_argument("--valid-every", type=int, default=300)
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES))
+    of_relatives = "folders of genome.py: bases that all arms but those of profiles learn, too"
+    parser.add_argument("--relatives", nargs="+", type=Path, default=[], help=of_relatives)
     parser.add_argument("--sites", type=int, default=0, help="at most so many Reb1 sites; 0: all")
-    parser.add_argument("--promoters", type=int, default=500, help="so many of DREAM's")
-    parser.add_argument("--reporters", type=int, default=10, help="genes they are put before")
+    parser.add_argument("--promoters", type=int, default=2000, help="so many of DREAM's; 0: all")
+    parser.add_argument("--reporters", type=int, default=20, help="genes they are put before")
     parser.add_argument("overrides", nargs="*", help="section.field=value of all arms")
     args = parser.parse_intermixed_args()
     args.out = args.out.resolve()
