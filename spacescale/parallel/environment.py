@@ -7,9 +7,11 @@ import sys
 
 from spacescale.errors import UserError
 from spacescale.parallel import launcher
-from spacescale.parallel.comm import NotMet, free_port
+from spacescale.parallel.comm import NotMet
 
 DEFAULT_PORT = "29500"
+# The system finds one as the store opens: one that was looked up before may be taken by then.
+ANY_PORT = "0"
 
 
 def launch_environment() -> str:
@@ -38,7 +40,7 @@ def launch_environment() -> str:
     env.setdefault("LOCAL_RANK", "0")
     env.setdefault("WORLD_SIZE", "1")
     env.setdefault("MASTER_ADDR", "127.0.0.1")
-    env.setdefault("MASTER_PORT", str(free_port()) if env["WORLD_SIZE"] == "1" else DEFAULT_PORT)
+    env.setdefault("MASTER_PORT", ANY_PORT if env["WORLD_SIZE"] == "1" else DEFAULT_PORT)
     _check_numbers()
     _check_sizes(started)
     return source

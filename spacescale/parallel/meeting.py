@@ -120,7 +120,9 @@ class Meeting:
 
     def _serve(self) -> Store:
         try:
-            return self._store(is_master=True)
+            store = self._store(is_master=True)
+            os.environ["MASTER_PORT"] = str(store.port)  # one process leaves it to the system
+            return store
         except DistNetworkError as error:
             if "EADDRINUSE" not in str(error):
                 raise
@@ -157,7 +159,7 @@ class Meeting:
             return False
         return True
 
-    def _store(self, is_master: bool) -> Store:
+    def _store(self, is_master: bool) -> TCPStore:
         return TCPStore(
             self.host,
             self.port,

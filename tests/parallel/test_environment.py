@@ -66,6 +66,7 @@ def test_a_launcher_under_srun_counts_its_own_processes(launch):
 
 def test_plain_python_is_one_process(launch):
     assert launch() == 1
+    assert os.environ["MASTER_PORT"] == "0"  # free when it is opened, not before
 
 
 # ---- mpirun and srun ----------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Ranks that cannot meet say why; here they are threads of one process."""
 
+import os
 import socket
 import threading
 from dataclasses import replace
@@ -30,6 +31,15 @@ def rank(monkeypatch):
 
     cards = []
     return make
+
+
+def test_one_process_takes_a_port_that_the_system_finds(rank):
+    alone = rank(0, 1, port=0)
+    store = alone.run()
+    port = int(os.environ["MASTER_PORT"])
+    assert port > 0 and store.check(["missing"]) is False
+    with pytest.raises(NotMet, match=f"port {port} is taken"):
+        rank(0, 1, port=port).run()
 
 
 def outcomes(*ranks):
