@@ -97,7 +97,7 @@ def check_compatible(
             )
             raise UserError(
                 f"{checkpoint}: the data set of {name!r} is not the one it was trained on "
-                f"(manifest {before[:12]}, now {now[:12]}){splits}; "
+                f"(manifest {_short(before)}, now {_short(now)}){splits}; "
                 "resume with the same, or start anew with another --output"
             )
     _check_layout(checkpoint, state["layout"], laid_out)
@@ -144,6 +144,10 @@ def _check_layout(checkpoint: Path, saved: dict[str, int], now: dict[str, int]) 
 def _describe_layout(laid_out: dict[str, int]) -> str:
     words = "{world_size} processes, expert parallel {ep_size}, ZeRO-{zero_stage}"
     return words.format(**laid_out)
+
+
+def _short(manifest: str | None) -> str:
+    return manifest[:12] if manifest else "not known"
 
 
 def _check_settings(checkpoint: Path, saved: Config, now: Config) -> None:

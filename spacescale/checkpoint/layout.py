@@ -184,7 +184,7 @@ class _State(BaseModel):
     best_score: float | None
     config: dict[str, Any]
     layout: _Layout
-    data_manifests: dict[str, str]
+    data_manifests: dict[str, str | None]  # None of species kept from imported weights
     data_splits: dict[str, str | None] = {}
     data_transforms: dict[str, str] = {}  # {} where an earlier spacescale did not keep them
     data_contigs: dict[str, dict[str, _Count]] = {}  # the same

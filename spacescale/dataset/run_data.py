@@ -19,7 +19,7 @@ class KeptSpecies:
     """
 
     tracks: Mapping[str, list[Track]] = field(default_factory=dict)
-    manifest_hashes: Mapping[str, str] = field(default_factory=dict)
+    manifest_hashes: Mapping[str, str | None] = field(default_factory=dict)
     split_hashes: Mapping[str, str] = field(default_factory=dict)
     transforms: Mapping[str, str] = field(default_factory=dict)
     contigs: Mapping[str, dict[str, int]] = field(default_factory=dict)
@@ -48,8 +48,8 @@ class RunData:
         return {**self.kept.tracks, **read}
 
     @property
-    def manifest_hashes(self) -> dict[str, str]:
-        """Species → SHA-256 of manifest.json: the identity of its data set."""
+    def manifest_hashes(self) -> dict[str, str | None]:
+        """Species → SHA-256 of manifest.json: the identity of its data set, None if not known."""
         read = {name: data.manifest_hash for name, data in self.datasets.items()}
         return {**self.kept.manifest_hashes, **read}
 

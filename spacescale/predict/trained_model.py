@@ -38,7 +38,7 @@ class TrainedModel:
     source: Path
     scale_name: TrackScaleName
     tracks: dict[str, list[Track]]
-    data_manifests: dict[str, str]  # identity of each species' data set
+    data_manifests: dict[str, str | None]  # identity of each species' data set, where known
     data_splits: dict[str, str | None]  # and the hash of its splits, where it is known
     data_transforms: dict[str, str]  # of coverage to targets, where they are known
     data_paths: list[Path]  # where they lay; [] for an export
@@ -135,11 +135,14 @@ class TrainedModel:
 
 
 def splits_of(
-    data: SpeciesGenome, manifests: Mapping[str, str], splits: Mapping[str, str | None]
+    data: SpeciesGenome,
+    manifests: Mapping[str, str | None],
+    splits: Mapping[str, str | None],
 ) -> Splits:
     """Say whether the data are split as those a model was trained on.
 
-    manifests, splits: species → identity of its data in training, and hash of their splits.
+    manifests, splits: species → identity of its data in training, and hash of their splits, None
+    where they are not known.
     """
     if data.manifest_hash == manifests.get(data.name):
         return "as trained"

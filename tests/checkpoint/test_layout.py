@@ -30,6 +30,13 @@ def test_an_untouched_checkpoint_verifies_and_its_manifest_lists_every_file(chec
     assert manifest["files"]["weights.pt"]["bytes"] == 200
 
 
+def test_species_of_imported_weights_have_no_manifest(tmp_path):
+    folder = tmp_path / "run/checkpoints/step-00000003"
+    folder.mkdir(parents=True)
+    seal(folder, state_of(3) | {"data_manifests": {"wren": None, "moth": "f00"}})
+    assert layout.read_state(folder)["data_manifests"] == {"wren": None, "moth": "f00"}
+
+
 def rewrite(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
