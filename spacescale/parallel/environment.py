@@ -10,7 +10,8 @@ from spacescale.parallel import launcher
 from spacescale.parallel.comm import NotMet
 
 DEFAULT_PORT = "29500"
-# The system finds one as the store opens: one that was looked up before may be taken by then.
+# The system finds one as the store opens: one that was looked up before may be taken by then. It
+# stays 0 for a later run in this process, for the same reason.
 ANY_PORT = "0"
 
 

@@ -120,9 +120,7 @@ class Meeting:
 
     def _serve(self) -> Store:
         try:
-            store = self._store(is_master=True)
-            os.environ["MASTER_PORT"] = str(store.port)  # one process leaves it to the system
-            return store
+            return self._store(is_master=True)
         except DistNetworkError as error:
             if "EADDRINUSE" not in str(error):
                 raise
