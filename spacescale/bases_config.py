@@ -107,6 +107,11 @@ class BasesConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> BasesConfig:
+        if self.schedule == "joint" and self.first_steps:
+            raise ValueError(
+                f"bases.first_steps={self.first_steps}: with bases.schedule=joint bases count "
+                "alone in no step; leave it out, or take first+joint"
+            )
         if self.span_min > self.span_max:
             raise ValueError(
                 f"bases.span_min={self.span_min} exceeds span_max={self.span_max}; set both"

@@ -84,12 +84,13 @@ def test_the_mean_share_of_masked_windows():
         ("bases.rate=1", "bases.rate=1: Input should be less than 1"),
         ("bases.schedule=last", "bases.schedule='last': Input should be 'joint', 'first'"),
         ("bases.lambda=1", "section 'bases' has no field 'lambda'"),
+        ("bases.schedule=joint bases.first_steps=3", "steps=3: with bases.schedule=joint bases co"),
         ("objective=bases", "objective='bases': Input should be 'profiles'"),
     ],
 )
 def test_a_bad_value_is_named(override, message):
     with pytest.raises(UserError, match=message):
-        build_config("space_demo", [override])
+        build_config("space_demo", override.split())
 
 
 def test_bases_cannot_count_alone_for_longer_than_the_run():

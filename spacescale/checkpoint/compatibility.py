@@ -13,8 +13,8 @@ from spacescale.config import Config, LossConfig, RunConfig
 from spacescale.dataset.run_data import RunData
 from spacescale.dataset.species_genome import same_splits
 from spacescale.errors import UserError
+from spacescale.objectives import objective_of
 from spacescale.parallel import comm
-from spacescale.space_config import ModelConfig
 
 # What a resumed run may change without a word, and what it may change but hears about. Everything
 # else shapes the model, the optimiser's state or the order of the data.
@@ -81,12 +81,8 @@ def check_compatible(
             f"{checkpoint}: objective was {saved.objective}, is now {config.objective}; resume "
             "with the same"
         )
-    if isinstance(saved.model, ModelConfig):
-        _check_species(checkpoint, saved.model.species, config.space.species)
-        _check_owners(checkpoint, saved.model, config.space)
-    else:
-        _check_vocabulary(checkpoint, saved, config)
-        _check_names(checkpoint, state["data_manifests"], data.manifest_hashes)
+    _check_names(checkpoint, state["data_manifests"], data.manifest_hashes)
+    objective_of(config).require_same(checkpoint, saved)
     _check_settings(checkpoint, saved, config)
     _check_first_steps(checkpoint, saved, config)
     for name, now in data.manifest_hashes.items():
@@ -176,57 +172,9 @@ def _check_first_steps(checkpoint: Path, saved: Config, now: Config) -> None:
         )
 
 
-def _check_owners(checkpoint: Path, saved: ModelConfig, now: ModelConfig) -> None:
-    """Their order counts, which `_check_settings` does not see."""
-    if list(saved.own_experts.items()) != list(now.own_experts.items()):
-        raise UserError(
-            f"{checkpoint}: model.own_experts was {saved.own_experts}, is now {now.own_experts}; "
-            "resume with the same"
-        )
-
-
-def _check_vocabulary(checkpoint: Path, saved: Config, now: Config) -> None:
-    if saved.mlm.vocabularies != now.mlm.vocabularies:
-        raise UserError(
-            f"{checkpoint}: mlm.vocabularies was {list(saved.mlm.vocabularies)}, is now "
-            f"{list(now.mlm.vocabularies)}; resume with the same"
-        )
-    before, after = saved.mlm.vocabulary_sha256, now.mlm.vocabulary_sha256
-    if before != after:
-        raise UserError(
-            f"{checkpoint}: {now.mlm.vocabulary} is not the vocabulary it was trained with (sha256 "
-            f"{before[:12]}, now {after[:12]}), which lies in its folder `vocabulary`; resume with "
-            f"mlm.vocabulary={checkpoint / 'vocabulary'}"
-        )
-
-
 def _check_names(checkpoint: Path, saved: Iterable[str], data: Iterable[str]) -> None:
     """Species must be the same in the same order, by which windows are drawn."""
     if list(saved) != list(data):
         raise UserError(
             f"{checkpoint}: holds species {', '.join(saved)}; the data are of {', '.join(data)}"
         )
-
-
-def _check_species(
-    checkpoint: Path,
-    saved: dict[str, tuple[str, ...]],
-    data: dict[str, tuple[str, ...]],
-) -> None:
-    _check_names(checkpoint, saved, data)
-    for name, assays in data.items():
-        if len(assays) != len(saved[name]):
-            raise UserError(
-                f"{checkpoint}: species {name!r} has {len(saved[name])} tracks there, "
-                f"but {len(assays)} in the data"
-            )
-        if assays != saved[name]:
-            index = next(
-                i
-                for i, pair in enumerate(zip(assays, saved[name], strict=True))
-                if pair[0] != pair[1]
-            )
-            raise UserError(
-                f"{checkpoint}: track {index} of species {name!r} was {saved[name][index]!r}, "
-                f"in the data it is {assays[index]!r}"
-            )

@@ -116,6 +116,14 @@ class Objective(ABC):
         as many times the micro-batch.
         """
 
+    @abstractmethod
+    def require_same(self, checkpoint: Path, saved: Config) -> None:
+        """Raise UserError for a checkpoint whose model this one cannot take the place of.
+
+        saved: the checkpoint's configuration, of the same objective and species. Settings that can
+        be compared one by one are, for all objectives alike: here is what these do not show.
+        """
+
     # ---- During a run ---------------------------------------------------------------------------
 
     @abstractmethod

@@ -113,6 +113,17 @@ class ProfilesObjective(Objective):
         replaces = data.on_damaged == "replace"
         return dict(datasets), order, rank, length, data.roll_targets_windows, replaces
 
+    def require_same(self, checkpoint: Path, saved: Config) -> None:
+        """Raise UserError where tracks, their order or owners of experts are others."""
+        before, now = saved.space, self.config.space
+        _require_same_tracks(checkpoint, before.species, now.species)
+        # Their order counts, which the settings' comparison does not see.
+        if list(before.own_experts.items()) != list(now.own_experts.items()):
+            raise UserError(
+                f"{checkpoint}: model.own_experts was {before.own_experts}, is now "
+                f"{now.own_experts}; resume with the same"
+            )
+
     def begin(self, datasets: Datasets, device: torch.device) -> None:
         """Take scales and weights of all tracks; reads some windows if tracks are balanced."""
         self.datasets, self.device = datasets, device
@@ -281,3 +292,21 @@ def _announce_attention(
     like = torch.empty(0, device=device, dtype=dtype)
     kernel = attention_kernel(layer, config.num_tokens, like)
     logger.info("attention by torch's %s kernel in %s", kernel, str(dtype).removeprefix("torch."))
+
+
+def _require_same_tracks(
+    checkpoint: Path, saved: Mapping[str, tuple[str, ...]], data: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Species are the same already; their tracks must be, in the same order."""
+    for name, assays in data.items():
+        if len(assays) != len(saved[name]):
+            raise UserError(
+                f"{checkpoint}: species {name!r} has {len(saved[name])} tracks there, but "
+                f"{len(assays)} in the data"
+            )
+        for index, (before, now) in enumerate(zip(saved[name], assays, strict=True)):
+            if before != now:
+                raise UserError(
+                    f"{checkpoint}: track {index} of species {name!r} was {before!r}, in the data "
+                    f"it is {now!r}"
+                )

@@ -127,6 +127,22 @@ class TokensObjective(Objective):
         sizes = micro_batch_size, rank, world_size
         return TokenWindows(datasets, self.vocabulary, self.config, *sizes)
 
+    def require_same(self, checkpoint: Path, saved: Config) -> None:
+        """Raise UserError where the vocabulary is another, wherever it lies."""
+        before, now = saved.mlm, self.config.mlm
+        if before.vocabularies != now.vocabularies:
+            raise UserError(
+                f"{checkpoint}: mlm.vocabularies was {list(before.vocabularies)}, is now "
+                f"{list(now.vocabularies)}; resume with the same"
+            )
+        if before.vocabulary_sha256 != now.vocabulary_sha256:
+            kept = checkpoint / "vocabulary"
+            raise UserError(
+                f"{checkpoint}: {now.vocabulary} is not the vocabulary it was trained with (sha256 "
+                f"{before.vocabulary_sha256[:12]}, now {now.vocabulary_sha256[:12]}), which lies "
+                f"in its folder `vocabulary`; resume with mlm.vocabulary={kept}"
+            )
+
     def begin(self, datasets: Datasets, device: torch.device) -> None:
         """Take the sequences that are scored: of species that have any."""
         self.datasets, self.device = datasets, device
