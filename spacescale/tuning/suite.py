@@ -95,11 +95,14 @@ def tune(args: argparse.Namespace, device: torch.device) -> Tuned:
 
 def tasks_of(args: argparse.Namespace) -> tuple[dict[str, Path], dict[str, Path]]:
     """Name → folder: of all tasks of a suite, and of those that are to be made."""
-    suite = getattr(args, "suite", None)
-    if suite is None:
+    if not _is_suite(args):
         alone = {task_name(args.task): args.task}
         return alone, alone
-    return find_tasks(suite), find_tasks(suite, args.tasks)
+    return find_tasks(args.suite), find_tasks(args.suite, args.tasks)
+
+
+def _is_suite(args: argparse.Namespace) -> bool:
+    return "suite" in args
 
 
 def _failure(step: Callable[[str, Path], None], name: str, path: Path) -> str | None:
@@ -181,7 +184,8 @@ class _Work:
         write_text(folder / f"{model}.md", "\n".join(lines))
         found = self.results | self.others.tables(run.names, plan.fractions)
         self.text = "\n".join(lines_of([found[name] for name in self.tasks if name in found]))
-        write_text(self.args.out / f"{model}.md", f"{self.text}\n")
+        if _is_suite(self.args):  # a single task must not take the place of the table over tasks
+            write_text(self.args.out / f"{model}.md", f"{self.text}\n")
 
 
 def _tell(run: TaskRun) -> None:

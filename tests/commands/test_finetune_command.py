@@ -70,7 +70,7 @@ def test_the_table_holds_the_model_and_all_that_it_has_to_beat(tuned):
         "scratch",
         "random frozen",
     )
-    table = (folder / "out" / "tiny_full.md").read_text()
+    table = (folder / "out" / "motifs" / "tiny_full.md").read_text()
     lines = [line for line in table.splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[0][2:] for line in lines[1:]] == [*methods]
     assert table.strip() in done.stdout

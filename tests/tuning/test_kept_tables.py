@@ -45,6 +45,11 @@ def test_a_command_on_some_tasks_keeps_the_others_in_the_table(tmp_path, monkeyp
     assert text.index("### a") < text.index("### b") and "### c" not in text
     of_training = "- ours: mean over positions, 1 epochs of batches of 4, 0 steps at least, "
     assert text.count(of_training) == text.count("test sequences seen in pretraining: not") == 2
+    alone = argparse.ArgumentParser()
+    finetune.add_options(alone)
+    words = ["--task", tmp_path / "suite" / "a", *words[1:]]
+    assert finetune.run(alone.parse_args([*map(str, words)])) == 0
+    assert (tmp_path / "out" / "tiny_full.md").read_text() == text  # not of this task alone
 
 
 def keep(task, out, seeds, key="key", methods=METHODS):
