@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -244,6 +244,22 @@ def beginning(trained: Mapping[str, Any]) -> dict[str, Any]:
     not keep it.
     """
     return {"began_with": trained["began_with"]} if "began_with" in trained else {}
+
+
+def beginnings(trained: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The `Beginning` of a checkpoint's state or an export's record, that of it, and so on."""
+    while trained := trained.get("began_with") or {}:
+        yield trained
+
+
+def describe_beginning(began: Mapping[str, Any]) -> str:
+    """A `Beginning` in words for people, without its path: steps, and species with their data."""
+    data = began["data_manifests"]
+    of = ", ".join(
+        f"{name} ({hash_[:12] if hash_ else 'data not known'})" for name, hash_ in data.items()
+    )
+    step = "an unknown step" if began["step"] is None else f"step {began['step']:,}"
+    return f"{step}, of {of}"
 
 
 def data_contigs(state: Mapping[str, Any]) -> dict[str, dict[str, int]]:

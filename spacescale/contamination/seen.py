@@ -125,7 +125,7 @@ def _readings(
     """What weights were trained on, and those that they began with; and whether this is all."""
     splits = layout.data_splits(trained)
     readings = [Reading(str(source), seq_length, trained["data_manifests"], splits)]
-    while began := trained.get("began_with"):
+    for began in layout.beginnings(trained):
         name = began["path"]
         _require_own_windows(f"{source}, which began with {name}", began["reads_anywhere"])
         kept = began["data_manifests"], began["data_splits"]

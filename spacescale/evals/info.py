@@ -120,7 +120,7 @@ def _encoder_lines(
         loss, hit = (state["metrics"].get(f"valid/{kind}/{name}") for kind in ("loss", "accuracy"))
         if loss is not None and hit is not None:
             lines.append(f"validation   {name}: loss {loss:.3f}, accuracy {hit:.3f}")
-    return [*lines, _made_with(state)]
+    return [*lines, *_history(state)]
 
 
 def _model_lines(
@@ -139,7 +139,16 @@ def _model_lines(
         score = scores.get(f"valid/pearson_log1p/{name}")
         if score is not None:
             lines.append(f"validation   {name}: Pearson (log1p) {score:.3f}")
-    return [*lines, _made_with(state)]
+    return [*lines, *_history(state)]
+
+
+def _history(state: Mapping[str, Any]) -> list[str]:
+    """The weights that training began with, those that these began with …, and versions."""
+    began = [
+        f"began with   {one['path']}: {layout.describe_beginning(one)}"
+        for one in layout.beginnings(state)
+    ]
+    return [*began, _made_with(state)]
 
 
 def _made_with(state: Mapping[str, Any]) -> str:

@@ -109,8 +109,8 @@ def unigram_loss(
 ) -> float:
     """Nats per hidden token of a split by how often each word stands in training sequence.
 
-    Every word is counted once more than it was found. NaN without training sequence. most: of the
-    sequences that are scored, at most.
+    Every word is counted once more than it was found. NaN without training sequence, and where the
+    split has none without too many N. most: of the sequences that are scored, at most.
     """
     if "train" not in genome.bases_of_splits():
         return math.nan
@@ -123,4 +123,4 @@ def unigram_loss(
     shares = counts / counts.sum()
     scored = scored_rows(genome, split, maker, most)
     logs = [np.log(shares[row.labels[row.labels != IGNORED]]) for row in scored]
-    return float(-np.concatenate(logs).mean())
+    return float(-np.concatenate(logs).mean()) if logs else math.nan

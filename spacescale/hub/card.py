@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from spacescale import __version__
+from spacescale.checkpoint.layout import beginnings, describe_beginning
 from spacescale.genome.aliases import shorten
 
 SCALES = {
@@ -140,7 +141,13 @@ def _training(trained: dict[str, Any]) -> list[str]:
     for name, manifest in trained.get("data_manifests", {}).items():
         rows.append(f"| {name} | `{manifest}` | `{splits.get(name)}` |")
     held_out = "What was held out is what these splits call valid and test.\n"
-    return [*lines, "\n".join(rows) + "\n", held_out, *_recorded(trained)]
+    return [*lines, "\n".join(rows) + "\n", held_out, *beginning(trained), *_recorded(trained)]
+
+
+def beginning(trained: dict[str, Any]) -> list[str]:
+    """The weights that training began with, and those that they began with, if any is known."""
+    began = ", which began with weights of ".join(map(describe_beginning, beginnings(trained)))
+    return [f"It began with weights of {began}.\n"] if began else []
 
 
 def _recorded(trained: dict[str, Any]) -> list[str]:

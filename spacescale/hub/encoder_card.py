@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spacescale import __version__
+from spacescale.hub.card import beginning
 
 WORDS = {"bpe": "byte pairs", "kmer": "overlapping k-mers"}
 LIMITS = (
@@ -48,6 +49,7 @@ def encoder_card(config: dict[str, Any], parameters: int, checksums: dict[str, s
         f"- {model['depth']} layers of {model['dim']} channels and {model['heads']} heads, ALiBi: "
         f"rows may be of any length, those of training had up to {mlm['max_tokens']} tokens",
         f"- trained for {trained['step']:,} steps\n",
+        *beginning(trained),
         LIMITS + "\n",
         "## Scores of its last validation\n",
         "| score | value |",

@@ -82,6 +82,19 @@ def test_a_run_is_described_by_its_latest_checkpoint(run):
     assert lines[5:] == OF_THE_MODEL
 
 
+def test_weights_that_training_began_with_are_named(export):
+    payload = json.loads((export / "config.json").read_text())
+    old = {"path": "/old", "digest": "d" * 12, "step": 1000, "seq_length": 2048}
+    old |= {"reads_anywhere": False, "data_manifests": {"finch": "a" * 64}, "data_splits": {}}
+    older = {**old, "path": "/older", "step": None, "data_manifests": {"moth": None}}
+    payload["trained"]["began_with"] = {**old, "began_with": older}
+    (export / "config.json").write_text(json.dumps(payload))
+    assert describe(export).splitlines()[-3:-1] == [
+        "began with   /old: step 1,000, of finch (aaaaaaaaaaaa)",
+        "began with   /older: an unknown step, of moth (data not known)",
+    ]
+
+
 def test_a_checkpoint_names_the_best_of_its_run(run):
     write_checkpoint(run, 30, score=0.5)
     lines = describe(run / "checkpoints" / "step-00000040").splitlines()

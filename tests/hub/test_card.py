@@ -85,6 +85,21 @@ def test_losses_come_from_the_runs_own_records(run, tmp_path):
     assert "| training loss | 0.3750" in (tmp_path / "again" / "README.md").read_text()
 
 
+def test_weights_that_training_began_with_are_told_without_their_path(run, tmp_path, monkeypatch):
+    assert "It began with" not in converted(run, tmp_path / "anew")
+    old = {"path": "/home/me/old", "digest": None, "step": None, "seq_length": None,
+           "reads_anywhere": False, "data_splits": {}, "data_manifests": {"moth": None},
+           }  # fmt: skip
+    began = {**old, "step": 10, "data_manifests": {"finch": "d" * 64}, "began_with": old}
+    monkeypatch.setitem(TRAINED, "began_with", began)
+    card = converted(run, tmp_path / "hub")
+    assert (
+        "It began with weights of step 10, of finch (dddddddddddd), which began with weights of "
+        "an unknown step, of moth (data not known).\n"
+    ) in card
+    assert "/home" not in card
+
+
 def test_scores_of_another_step_are_not_called_this_ones(run, tmp_path, monkeypatch):
     monkeypatch.setitem(TRAINED, "metrics", {"step": 10, "valid/loss": 0.5})
     (run / "metrics.jsonl").unlink()

@@ -1,5 +1,6 @@
 """Scores of tokens: of rows that are made when they are asked for, of which none is kept."""
 
+import math
 import weakref
 from dataclasses import astuple
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from small_genomes import small_genome
 from small_vocabularies import UNION
 
+from spacescale.dataset.genome_windows import GenomeWindows
 from spacescale.dataset.token_windows import RowMaker, collate, scored_rows
 from spacescale.evals.token_evaluation import unigram_loss
 from spacescale.mlm_config import MlmConfig
@@ -109,3 +111,14 @@ def test_a_unigram_s_loss_is_that_of_all_rows_at_once(genome, name):
 def test_a_unigram_keeps_no_row(genome, still_there):
     unigram_loss(genome, "valid", MAKERS["kmer"])
     assert len(still_there) > 40 and max(still_there) <= 2  # one of each split
+
+
+def test_a_split_of_unknown_bases_alone_has_no_score(genome, monkeypatch):
+    tiles = GenomeWindows.tiles
+
+    def unknown(self, most):
+        return tiles(self, most) if self.split == "train" else iter(())  # all have too many N
+
+    monkeypatch.setattr(GenomeWindows, "tiles", unknown)
+    (score,) = score_split(model, genome, "valid", {"bpe": MAKERS["bpe"]}, 4, CPU).values()
+    assert math.isnan(score.loss) and math.isnan(unigram_loss(genome, "valid", MAKERS["bpe"]))
