@@ -31,7 +31,8 @@ from spacescale.tasks.tables import form_of, read_shards, read_table, stem_of
 
 TABLES = (".csv", ".tsv", ".parquet")
 FASTAS = (".fa", ".fasta", ".fna")
-_SHARD = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})")  # train-00000-of-00002
+# train-00000-of-00002, behind which earlier versions of the Hub's library put a hash.
+_SHARD = re.compile(r"(?P<word>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})(-[0-9a-f]{16})?")
 _LETTERS = "ACGTN"
 # lentiMPRA measures elements in both orientations: seq12_F and seq12_Reversed:
 _ORIENTATION = re.compile(r"_(F|R|Reversed):?$")
@@ -123,18 +124,32 @@ def _whole(folder: Path, files: list[Path]) -> list[Path]:
     first = files[0]
     wanted = [first]
     if shard := _SHARD.fullmatch(stem_of(first)):
-        word, _, number = shard.groups()
-        ending = first.name.removeprefix(shard[0])
-        names = [f"{word}-{i:05}-of-{number}{ending}" for i in range(int(number))]
-        wanted = [first.with_name(name) for name in names]
-    if missing := [path for path in wanted if path not in files]:
-        raise UserError(f"{missing[0]} is missing; expected all {len(wanted)} shards of its split")
+        shards = _shards_like(first, shard["count"], files)
+        numbers = [f"{number:05}" for number in range(int(shard["count"]))]
+        if missing := [number for number in numbers if number not in shards]:
+            name = f"{shard['word']}-{missing[0]}-of-{shard['count']}"
+            raise UserError(
+                f"{first.with_name(name)}{first.name.removeprefix(shard[0])} is missing; expected "
+                f"all {len(numbers)} shards of its split"
+            )
+        wanted = [shards[number] for number in numbers]
     if others := [path for path in files if path not in wanted]:
         raise UserError(
             f"{folder} has {first.relative_to(folder)} and {others[0].relative_to(folder)} for one "
             "split; expected one of them"
         )
     return wanted
+
+
+def _shards_like(first: Path, count: str, files: list[Path]) -> dict[str, Path]:
+    """By number, those files that are shards of as many, of the same form and folder."""
+    found: dict[str, Path] = {}
+    for path in files:
+        shard = _SHARD.fullmatch(stem_of(path))
+        place = path.parent, form_of(path)
+        if shard and shard["count"] == count and place == (first.parent, form_of(first)):
+            found.setdefault(shard["number"], path)
+    return found
 
 
 def _fasta_rows(path: Path) -> Rows:

@@ -1,5 +1,7 @@
 """Every layout, from files of a few lines."""
 
+import zlib
+
 import h5py
 import numpy as np
 import pyarrow
@@ -56,11 +58,16 @@ def test_a_parquet_table(tmp_path):
 
 @pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".tsv", ".parquet"])
 @pytest.mark.parametrize("folder", ["", "data"])
-def test_shards_are_read_in_order(tmp_path, ending, folder):
+@pytest.mark.parametrize("has_hash", [False, True])
+def test_shards_are_read_in_order(tmp_path, ending, folder, has_hash):
     """As the Hub has them; written here in another order."""
 
+    def name(split, number, of):
+        suffix = f"-{zlib.crc32(bytes([number])):016x}" if has_hash else ""
+        return f"{split}-{number:05}-of-{of:05}{suffix}{ending}"
+
     def shard(split, number, of, rows):
-        path = tmp_path / "set" / folder / f"{split}-{number:05}-of-{of:05}{ending}"
+        path = tmp_path / "set" / folder / name(split, number, of)
         if ending != ".parquet":
             return write(path, table(rows, delimiter="\t" if ending == ".tsv" else ","))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +86,7 @@ def test_shards_are_read_in_order(tmp_path, ending, folder):
     assert task.splits["train"].targets.tolist() == [0, 1] * 6
     same_sequences(task.splits["test"], [sequence for sequence, _ in TEST])
     row = ": row 1" if ending == ".parquet" else ":2"
-    assert task.splits["test"].names == [f"test-{i:05}-of-00002{ending}{row}" for i in (0, 1)]
+    assert task.splits["test"].names == [f"{name('test', i, 2)}{row}" for i in (0, 1)]
 
 
 @pytest.mark.parametrize("ending", [".fna", ".fa.gz", ".fasta"])
