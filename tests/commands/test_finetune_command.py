@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from commands import BIN, REPO, SPACESCALE, run
+from commands import REPO, SPACESCALE, deepspeed_launcher, run
 from small_encoders import write_encoder
 
 from spacescale.errors import UserError
@@ -198,22 +198,25 @@ def test_a_task_that_is_none_leaves_nothing(weights, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("of", ["profiles", "tokens"])
 def test_two_processes_learn_what_one_does(of, weights, tmp_path):
-    """The gradient is that of the whole batch, also where the shares are uneven."""
+    """The gradient is that of the whole batch, also where the shares are uneven.
+
+    Of one epoch: which of several is kept may hang on the last digits.
+    """
     task = write_task(tmp_path / "motifs")
     if of == "profiles":
-        common = ["--weights", weights, "--species", "finch"]
+        common, apart = ["--weights", weights, "--species", "finch"], 2e-3
     else:  # with a head without dropout, which would be another one in each process
-        common = ["--weights", write_encoder(tmp_path / "tiny"), "--pool", "mean"]
-    common += ["--task", task, "--seeds", 1, "--beside", "--epochs", 3, "--batch", 15]
+        common, apart = ["--weights", write_encoder(tmp_path / "tiny"), "--pool", "mean"], 1e-5
+    common += ["--task", task, "--seeds", 1, "--beside", "--epochs", 1, "--batch", 15]
     common += ["--lr", 3e-3, "--patience", 0, "--min-steps", 0]
     scores = []
     for number in (1, 2):
         out = tmp_path / f"{number}"
-        launch = [BIN / "deepspeed", "--num_gpus", number, "spacescale/finetune.py"]
+        launch = [*deepspeed_launcher(number), "spacescale/finetune.py"]
         done = run(*launch, *common, "--out", out)
         assert done.returncode == 0, done.stderr
         scores.append(np.load(out / "motifs" / "answers" / "tiny_full-0.npy"))
-    np.testing.assert_allclose(scores[1], scores[0], atol=2e-3)
+    np.testing.assert_allclose(scores[1], scores[0], atol=apart)
 
 
 @pytest.mark.slow
@@ -311,7 +314,7 @@ def test_two_processes_share_batches_of_several_lengths(weights, tmp_path):
     words += ["--epochs", 3, "--min-steps", 0, "--batch", 15, "--beside", "scratch"]
     found = []
     for number in (1, 2):
-        launch = [BIN / "deepspeed", "--num_gpus", number, "spacescale/finetune.py"]
+        launch = [*deepspeed_launcher(number), "spacescale/finetune.py"]
         done = run(*launch, *words, "--out", tmp_path / f"{number}", timeout=200)
         assert done.returncode == 0, done.stderr
         found.append(np.load(tmp_path / f"{number}" / "mixed" / "answers" / "scratch-0.npy"))

@@ -6,7 +6,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from commands import BIN, MANY_RUNS, REPO, SPACESCALE, run, run_here
+from commands import MANY_RUNS, REPO, SPACESCALE, deepspeed_launcher, run, run_here
 from task_files import dna, table, write, write_splits
 
 from spacescale.genome.dna import encode, reverse_complement
@@ -160,7 +160,7 @@ def test_a_test_split_of_copies_and_weights_that_are_here(command, more, name, w
 @pytest.mark.slow
 def test_splits_of_fewer_sequences_than_processes(weights, tmp_path):
     """One sequence validates and one tests; of train each process needs one."""
-    launch = [BIN / "deepspeed", "--num_gpus", 2, "spacescale/finetune.py"]
+    launch = [*deepspeed_launcher(), "spacescale/finetune.py"]
     task = splits(tmp_path / "task", dev=GOOD[:1], test=GOOD[1:2])
     done = run(*launch, *words(weights, task, tmp_path / "out"), *FINETUNE, "random frozen")
     assert done.returncode == 0, done.stderr

@@ -106,9 +106,14 @@ def arguments(data, output, *more):
     return ["--deepspeed", DEEPSPEED_JSON, "--data", data, "--output", output, *TINY, *more]
 
 
+def deepspeed_launcher(processes=2):
+    """The beginning of a command under DeepSpeed's launcher, at a port of its own."""
+    return [BIN / "deepspeed", "--num_gpus", processes, "--master_port", free_port()]
+
+
 def deepspeed_command(*rest):
     """The launcher's command for two processes."""
-    return [BIN / "deepspeed", "--num_gpus", "2", "--master_port", free_port(), SCRIPT, *rest]
+    return [*deepspeed_launcher(), SCRIPT, *rest]
 
 
 def start_pair(*rest, of_rank=([], []), script=SCRIPT):

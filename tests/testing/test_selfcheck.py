@@ -11,7 +11,7 @@ from pathlib import Path
 import faults_in_training
 import pytest
 import torch
-from commands import BIN, run
+from commands import deepspeed_launcher, run
 
 from spacescale.config import DataConfig
 from spacescale.errors import UserError
@@ -36,7 +36,6 @@ from spacescale.train.signals import StopRequest
 
 REPO = Path(__file__).parents[2]
 ZERO_2 = REPO / "ds_configs" / "zero2_moe.json"
-LAUNCHER = (BIN / "deepspeed", "--num_gpus", "2")
 TRAINING = {
     "losses",
     "routing sums: MI, z, CV",
@@ -205,11 +204,12 @@ def test_one_process_gets_a_page_and_figures_and_leaves_nothing_else(tmp_path):
 @pytest.mark.slow
 def test_the_command_under_a_launcher(tmp_path):
     page = tmp_path / "page.md"
-    done = run(*LAUNCHER, "spacescale/selfcheck.py", "--deepspeed", ZERO_2, "--output", page)
+    words = [*deepspeed_launcher(), "spacescale/selfcheck.py", "--deepspeed", ZERO_2]
+    done = run(*words, "--output", page)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("\nholds ") == 12
     assert "2 on " in page.read_text()
-    bad = run(*LAUNCHER, "spacescale/selfcheck.py", "--deepspeed", ZERO_2, "parallel.ep_size=3")
+    bad = run(*words, "parallel.ep_size=3")
     assert bad.returncode != 0
     assert bad.stderr.count("error: parallel.ep_size=3 must divide") == 1
     assert "Traceback" not in bad.stderr
