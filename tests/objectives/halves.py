@@ -82,6 +82,9 @@ class HalvesObjective(Objective):
         order = SampleOrder.of_run(self.config, counts, micro_batch_size, world_size)
         return TrainingWindows(datasets, order, rank, LENGTH, 0)
 
+    def require_same(self, checkpoint: Path, saved: Config) -> None:
+        pass  # its settings are all there is
+
     def begin(self, datasets: Any, device: torch.device) -> None:
         self.datasets, self.device = datasets, device
 

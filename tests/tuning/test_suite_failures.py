@@ -2,7 +2,6 @@
 
 import argparse
 
-import pytest
 from small_models import write_export
 from task_files import dna, table, write, write_splits
 
@@ -35,13 +34,7 @@ def run_suite(tmp_path, *options):
     return finetune.run(parser.parse_args([str(word) for word in words]))
 
 
-@pytest.fixture
-def stay(monkeypatch):
-    """DeepSpeed keeps its first groups for ever: no test leaves them."""
-    monkeypatch.setattr(comm, "leave", lambda: None)
-
-
-def test_the_others_are_made_and_all_failures_named(tmp_path, stay, capsys):
+def test_the_others_are_made_and_all_failures_named(tmp_path, capsys):
     status = run_suite(tmp_path, "--class-weights", "--beside", "majority")
     out, err = capsys.readouterr()
     assert status == 2
@@ -54,7 +47,7 @@ def test_the_others_are_made_and_all_failures_named(tmp_path, stay, capsys):
     assert (tmp_path / "out" / "c_good" / "rows.jsonl").is_file()
 
 
-def test_a_single_task_fails_as_it_is(tmp_path, stay, capsys):
+def test_a_single_task_fails_as_it_is(tmp_path, capsys):
     status = run_suite(tmp_path, "--class-weights", "--tasks", "b*")
     assert status == 2
     assert "error: b_values: class weights need classes" in capsys.readouterr().err
