@@ -37,7 +37,7 @@ from spacescale.model import moe
 from spacescale.model.experts import StackedExperts
 from spacescale.model.moe import RoutedExperts
 from spacescale.parallel import comm, expert_parallel
-from spacescale.parallel.engine import init_distributed
+from spacescale.parallel.engine import init_distributed, leave
 from spacescale.parallel.expert_parallel import ExpertParallelExperts
 from spacescale.testing.ranks import run_ranks
 
@@ -58,7 +58,7 @@ def main() -> None:
         init_distributed()
         sizes = [ep for ep in args.ep if comm.world_size() % ep == 0]
         found = {ep: summarise(gathered(measure(args, ep))) for ep in sizes}
-        comm.leave()
+        leave()
     else:
         found = {ep: summarise(run_ranks(measure, ep, args, ep)) for ep in args.ep}
     if comm.is_main():

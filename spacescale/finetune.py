@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Run `finetune` or `suite` as parsed, in this process of the run."""
     from spacescale.parallel import comm
-    from spacescale.parallel.engine import init_distributed
+    from spacescale.parallel.engine import init_distributed, leave
     from spacescale.tuning.suite import tune
 
     console.prepare(goes_on=True)
@@ -135,9 +135,9 @@ def run(args: argparse.Namespace) -> int:
     except UserError as error:
         if comm.is_main() or isinstance(error, comm.NotMet):
             print(f"error: {error}", file=sys.stderr, flush=True)
-        comm.leave()
+        leave()
         return 2
-    comm.leave()
+    leave()
     return 0
 
 

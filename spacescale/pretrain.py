@@ -108,13 +108,14 @@ def settings_of_run(preset: str, overrides: list[str]) -> RunConfig:
 def refuse(error: UserError, stop: StopRequest) -> int:
     """Say once what every rank has found wrong; returns the exit status."""
     from spacescale.parallel import comm
+    from spacescale.parallel.engine import leave
 
     if comm.is_main():
         print(f"error: {error}", file=sys.stderr, flush=True)
         if stop.record is not None:
             with contextlib.suppress(OSError):
                 stop.record.end("failed", error=str(error))
-    comm.leave()
+    leave()
     return 2
 
 
@@ -139,7 +140,7 @@ def main(arguments: list[str]) -> int:
     from spacescale.overrides import build_config
     from spacescale.parallel import comm
     from spacescale.parallel.agreement import require_agreement
-    from spacescale.parallel.engine import init_distributed
+    from spacescale.parallel.engine import init_distributed, leave
     from spacescale.parallel.watch import Watch
     from spacescale.presets import DEFAULT_PRESET, EMBEDDED_PRESET
     from spacescale.testing.embedded_data import embedded_data
@@ -174,7 +175,7 @@ def main(arguments: list[str]) -> int:
         run.trainer.manager.while_waiting = watch.note_progress
         stop.training = True
         run.trainer.fit(run.first_step)
-        comm.leave()
+        leave()
     return 0
 
 

@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
 def run(args: argparse.Namespace, stop: StopRequest) -> int:
     """Join the other processes and check; returns the exit status."""
     from spacescale.parallel import comm
-    from spacescale.parallel.engine import init_distributed
+    from spacescale.parallel.engine import init_distributed, leave
     from spacescale.parallel.watch import Watch
     from spacescale.testing.certify import certify
 
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace, stop: StopRequest) -> int:
             return 2
         except UserError as error:
             return refuse(error, stop)
-        comm.leave()
+        leave()
     return 0 if certificate.holds else FAILED
 
 

@@ -1,4 +1,4 @@
-"""One thread for each test process and what it starts, one process group, a private Slurm."""
+"""One thread for each test process and what it starts, and a private Slurm."""
 
 import os
 import shutil
@@ -6,26 +6,12 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
 # Such small work only waits for more. Read by torch and NumPy when they are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 SLURM = ("slurmctld", "slurmd", "munged", "sbatch", "srun")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def process_group() -> Iterator[None]:
-    """Commands that run in the tests' process stay in its process group.
-
-    DeepSpeed keeps its first groups for ever, so that nothing can train there once one has left.
-    """
-    from spacescale.parallel import comm  # after OMP_NUM_THREADS is set
-
-    with mock.patch.object(comm, "leave", lambda: None):
-        yield
-    comm.leave()
 
 
 @pytest.fixture(scope="session")

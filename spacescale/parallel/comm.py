@@ -253,13 +253,3 @@ def _run_together(work: Callable[[], T], num_taking_part: int) -> T:
             raise OtherRankEnds(text)
         raise OtherRankFailed(text) if failure is None else UserError(text)
     return result  # pyright: ignore[reportReturnType]
-
-
-def leave() -> None:
-    """Leave the process group before the interpreter ends.
-
-    NCCL asks for it, and gloo needs it: its thread may still drop the last Python tensor of a
-    collective, which aborts a process whose interpreter has begun to end.
-    """
-    if dist.is_initialized():
-        dist.destroy_process_group()

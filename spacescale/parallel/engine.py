@@ -75,6 +75,18 @@ def init_distributed(
     return device
 
 
+def leave() -> None:
+    """Leave the process group, before the interpreter ends or another run joins one of its own.
+
+    NCCL asks for it, and gloo needs it: its thread may still drop the last Python tensor of a
+    collective, which aborts a process whose interpreter has begun to end.
+    """
+    if deepspeed.comm.is_initialized():
+        deepspeed.comm.destroy_process_group()  # with the groups that DeepSpeed keeps
+    elif torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def _take_gpu(device: torch.device) -> None:
     torch.cuda.set_device(device)
     # DeepSpeed takes the GPU's number from here, and wants the two to agree.

@@ -13,7 +13,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from spacescale.parallel import comm
+from spacescale.parallel import engine
 
 
 def outcome(main, arguments):
@@ -31,7 +31,7 @@ def outcome(main, arguments):
 
 if __name__ == "__main__":
     os._exit = sys.exit  # what is no refusal must not end the cases after it
-    leave, comm.leave = comm.leave, lambda: None  # DeepSpeed keeps its first groups for ever
+    leave, engine.leave = engine.leave, lambda: None  # the ranks meet once for all calls
     main = importlib.import_module(sys.argv[1]).main
     calls, outcomes = map(Path, sys.argv[2:])
     outcomes.write_text(json.dumps([outcome(main, call) for call in json.loads(calls.read_text())]))

@@ -1,5 +1,7 @@
 """What fine-tuning learns of a made-up task, what it keeps, and that it says so honestly."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from small_tasks import motif_task
 from tiny_models import tiny_model
 
 from spacescale.errors import UserError
-from spacescale.parallel.engine import init_distributed, resolve_deepspeed_config
+from spacescale.parallel.engine import init_distributed, leave, resolve_deepspeed_config
 from spacescale.tasks.scores import score
 from spacescale.tuning.criterion import Criterion
 from spacescale.tuning.fit import answers, fit, reader_of, readers_of
@@ -160,3 +162,12 @@ def test_a_loss_that_is_not_finite_ends_it():
 def test_rates_that_train_alike_are_tried_once(mode, rates, different):
     method = Method("m", "random", TuningSettings(mode=mode, head_lr=1e-3))
     assert method.different(rates) == different
+
+
+def test_a_run_learns_in_a_process_that_another_has_left_its_group():
+    task = motif_task()
+    learn(task, dataclasses.replace(SETTINGS, epochs=1))
+    leave()
+    init_distributed()
+    _, fitted = learn(task, dataclasses.replace(SETTINGS, epochs=1))
+    assert len(fitted.epochs) == 1
