@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slurm soak lint format types imports docs check clean
+.PHONY: help demo test test-long test-slurm soak lint format types imports docs check clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -24,6 +24,9 @@ demo: $(INSTALLED)  ## simulate genomes, pretrain a small model on them, show wh
 
 test: $(INSTALLED)  ## the default tests (CPU)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-long: $(INSTALLED)  ## whole runs in several processes, killed ones among them (CPU)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'long and not slow'
 
 test-slurm: $(INSTALLED)  ## the jobs of slurm/, really training, on a private Slurm (CPU)
 	@PATH=$$PATH:/usr/sbin; for program in slurmctld slurmd munged sbatch; do \
@@ -52,7 +55,7 @@ imports: $(INSTALLED)  ## the floors: which part may import which
 docs: $(INSTALLED)  ## guides and API reference as a site, site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-check: lint types imports docs test  ## all of the above
+check: lint types imports docs test test-long  ## all of the above
 
 clean:  ## remove caches and build products; keeps $(VENV) and runs
 	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

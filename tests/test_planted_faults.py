@@ -18,6 +18,7 @@ REPO = Path(__file__).parents[1]
 FAULTS = TRAINING_FAULTS | EVALUATION_FAULTS | HUB_FAULTS | TASK_FAULTS | TOKEN_FAULTS
 FAULTS |= BASES_FAULTS
 COPIED = ("spacescale", "tests", "data_prep", "ds_configs", "pyproject.toml")
+WITH_LONG = "not slow and not gpu and not slurm"
 PASSED, FAILED = 0, 1  # exit statuses of pytest; others are of tests that did not run
 
 
@@ -42,7 +43,8 @@ def copy(tmp_path_factory):
 def run(folder: Path, tests: tuple[str, ...]) -> subprocess.CompletedProcess:
     # Without bytecode: that of the file as it was would pass for the changed one's.
     here = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    options = ("-x", "-q", "-p", "no:cacheprovider", "-m", WITH_LONG)
+    command = [sys.executable, "-m", "pytest", *options, *tests]
     return subprocess.run(
         command, cwd=folder, env=os.environ | here, capture_output=True, text=True, check=False
     )

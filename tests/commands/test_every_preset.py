@@ -19,6 +19,8 @@ from spacescale.planning.report import as_text
 from spacescale.presets import PRESETS as ALL_PRESETS
 from spacescale.testing.ranks import run_ranks
 
+pytestmark = pytest.mark.long
+
 # Those of tokens: tests/objectives/test_tokens.py.
 PRESETS = [p for p in ALL_PRESETS if ALL_PRESETS[p].get("objective", "profiles") == "profiles"]
 WITHOUT_EXPERTS = {"enformer", "space_dense_encoder", "space_dense_no_species"}

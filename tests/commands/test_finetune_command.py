@@ -237,6 +237,7 @@ def rows_of(folder):
     return [json.loads(line) for line in (folder / "rows.jsonl").open()]
 
 
+@pytest.mark.long
 def test_another_species_shape_or_lost_file_makes_new_rows(weights, tmp_path):
     """What a row depends on is in its key; what it needs beside it is looked for."""
     task = write_task(tmp_path / "motifs", 32)
@@ -254,6 +255,7 @@ def test_another_species_shape_or_lost_file_makes_new_rows(weights, tmp_path):
     assert config["species"] == "perch"
 
 
+@pytest.mark.long
 def test_a_rate_that_diverges_is_passed_over(weights, tmp_path):
     task = write_task(tmp_path / "motifs", 32)
     words = ["--weights", weights, "--task", task, "--species", "finch", "--seeds", 1, "--beside"]

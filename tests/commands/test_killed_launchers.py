@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 NUM_MOMENTS = 20
 ENDED_S = 60  # what it takes on a busy machine: DeepSpeed's launcher first has to start
 

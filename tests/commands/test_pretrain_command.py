@@ -339,6 +339,7 @@ def stopped(data, tmp_path_factory):
     return output, ranks, texts
 
 
+@pytest.mark.long
 def test_a_signal_to_one_rank_saves_and_ends_all_ranks_well(stopped):
     output, ranks, texts = stopped
     assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(texts)
@@ -355,6 +356,7 @@ def test_a_signal_to_one_rank_saves_and_ends_all_ranks_well(stopped):
 # ---- Steps that are not finite ------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_one_bad_window_is_logged_with_step_and_rank_and_survived(stopped):
     output, _, texts = stopped
     said = "step 2: loss not finite on rank 1; the step was skipped"
@@ -368,6 +370,7 @@ def test_one_bad_window_is_logged_with_step_and_rank_and_survived(stopped):
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
+@pytest.mark.long
 def test_three_bad_steps_in_a_row_end_the_run(data, tmp_path):
     rows = {name: d.rows("train") for name, d in open_datasets([data]).items()}
     poisoned = poison(data, tmp_path / "shards", rows)
@@ -388,6 +391,7 @@ def assert_finite_statistics(checkpoint):
     assert all(tensor.isfinite().all() for tensor in buffers.values())
 
 
+@pytest.mark.long
 def test_an_overflow_on_one_rank_leaves_no_trace_in_the_statistics(data, tmp_path):
     output = tmp_path / "run"
     fault = {"FAULT": "hidden overflow", "FAULT_RANK": "1"}
@@ -408,6 +412,7 @@ def test_an_overflow_on_one_rank_leaves_no_trace_in_the_statistics(data, tmp_pat
     convert(output, tmp_path / "export")
 
 
+@pytest.mark.long
 def test_a_run_goes_back_and_survives_an_overflow_there(finished, data, tmp_path):
     """In one process, from the third step of a run of two; its sixth overflows."""
     output, config = tmp_path / "run", tmp_path / "deepspeed.json"
@@ -440,6 +445,7 @@ def test_plain_python_trains_one_process(alone):
     assert latest(output) == "step-00000003"
 
 
+@pytest.mark.long
 def test_without_data_and_console_the_embedded_genomes_are_made_and_trained_on(tmp_path):
     tiny = [*TINY[1:], "optim.max_steps=3", "data.micro_batch_size=1", "run.valid_windows=1"]
     reader, console = os.pipe()

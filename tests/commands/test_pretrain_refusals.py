@@ -25,6 +25,8 @@ from commands import (
     swap_held_out_moths,
 )
 
+pytestmark = pytest.mark.long
+
 GOOD_JSON = {"gradient_clipping": 0.2, "zero_optimization": {"stage": 2, "overlap_comm": False}}
 
 

@@ -11,6 +11,8 @@ from running import FAULTY, SOON_S
 
 from spacescale.checkpoint.found import find_checkpoint
 
+pytestmark = pytest.mark.long
+
 
 def check(run, codes, message):
     """All codes tell of a failure, and one line says which rank failed and why."""

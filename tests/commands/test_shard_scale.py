@@ -15,6 +15,8 @@ import pyBigWig
 import pytest
 from commands import BIN, DATA_PREP, REPO, run_here
 
+pytestmark = pytest.mark.long
+
 SCRIPT = DATA_PREP / "shard.py"
 NUM_TRACKS = 24
 LENGTHS = {"chrI": 40_000, "chrII": 20_000, "chrIII": 20_000}

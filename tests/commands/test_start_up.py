@@ -13,6 +13,8 @@ from commands import BIN, DEEPSPEED_JSON, REPO, SCRIPT, arguments, environment, 
 
 from spacescale.parallel.comm import free_port
 
+pytestmark = pytest.mark.long
+
 MPIRUN = shutil.which("mpirun", path=os.pathsep.join((str(BIN), os.environ["PATH"])))
 SOON_S = 4  # a busy machine; alone it takes less than 0.1 s
 

@@ -2,9 +2,12 @@
 
 import sys
 
+import pytest
 from commands import DATA_PREP, SCRIPT, arguments, run, run_here
 
 from spacescale.metrics.writer import read_metrics
+
+pytestmark = pytest.mark.long
 
 TIMED = ("speed/", "time")
 

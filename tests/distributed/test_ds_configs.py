@@ -98,6 +98,7 @@ def losses(folder):
     return means
 
 
+@pytest.mark.long
 def test_every_configuration_trains_and_gives_the_same_losses(losses):
     expected = losses["zero2_moe", "fp32", 1]
     for (name, precision, whole), found in losses.items():
@@ -106,6 +107,7 @@ def test_every_configuration_trains_and_gives_the_same_losses(losses):
     assert losses["zero2_moe", "bf16", 1] != expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name, precision, whole", CASES)
 def test_every_configuration_saves_what_converts(losses, folder, tmp_path, name, precision, whole):
     found = convert(folder / f"{name}-{precision}-{whole}", tmp_path / "export")

@@ -70,7 +70,12 @@ def parameters(world: int, curves: list[Case], rest: list[Case], *marks) -> list
 SPANNING = [
     one
     for world, curves in CURVES.items()
-    for one in parameters(world, curves, [case for case in cases(world) if case not in curves])
+    for one in parameters(
+        world,
+        curves,
+        [case for case in cases(world) if case not in curves],
+        *([pytest.mark.long] if world == 4 else []),
+    )
 ]
 OTHER_CURVES = [
     one

@@ -7,6 +7,8 @@ from uneven_species import MICRO_STEPS, Case, fresh_model, in_one_process, on_th
 
 from spacescale.testing.ranks import run_ranks
 
+pytestmark = pytest.mark.long
+
 EVERY = [
     Case(*values, recompute=recompute)
     for recompute in (False, True)

@@ -25,6 +25,7 @@ def gradients(compiled: bool, autocast: bool, **changes) -> dict[str, Tensor]:
     return found | {name: loss.detach() for name, loss in losses.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "autocast, tolerance", [(False, 1e-5), pytest.param(True, 2e-2, marks=pytest.mark.slow)]
 )

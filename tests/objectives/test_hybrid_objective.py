@@ -186,6 +186,7 @@ def test_an_evaluation_tells_perplexity_beside_counts(folder, agreements):
     assert scores["model"]["perplexity"] == pytest.approx(4, abs=0.4)
 
 
+@pytest.mark.long
 def test_two_processes_train_as_one_does(folder, agreements):
     run_ranks(two_processes, 2, folder)
     one = logged(folder / "few-1")

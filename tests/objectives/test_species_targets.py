@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from small_datasets import small_targets, small_windows, write_small_dataset
 
 from spacescale.config import LossConfig
 from spacescale.dataset.reader import SpeciesData
 from spacescale.objectives import species_targets
-from tests.helpers.small_datasets import small_targets, small_windows, write_small_dataset
 
 TRAIN = [window.split == "train" for window in small_windows()]
 

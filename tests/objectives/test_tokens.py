@@ -197,6 +197,7 @@ def test_what_is_about_tracks_refuses_it_in_one_line(ran, folder):
     assert not holds_tokens(folder / "data")
 
 
+@pytest.mark.long
 def test_evaluation_of_a_run_is_that_of_its_validation(ran, folder, tmp_path):
     """Of the same sequences, with the same tokens hidden; an export says the same."""
     text = evaluate_tokens(folder / "stopped-2", [], tmp_path / "run", "valid", 3, False)

@@ -77,6 +77,7 @@ def test_it_goes_on_exactly_where_it_was_stopped(folder, agreements):
     assert repr(logged(folder / "halted")) == repr(logged(folder / "both"))
 
 
+@pytest.mark.long
 def test_two_processes_train_as_one_does(folder, agreements):
     run_ranks(two_processes, 2, folder)
     one = logged(folder / "pairs-1")

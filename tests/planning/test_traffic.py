@@ -181,6 +181,7 @@ def counted(request):
     }
 
 
+@pytest.mark.long
 def test_planned_traffic_is_counted_in_real_steps(counted):
     world, found = counted
     for case, sent in found.items():

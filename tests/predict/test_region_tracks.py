@@ -19,6 +19,7 @@ def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.long
 def test_two_processes_write_the_bytes_of_one(fasta, tmp_path):
     model = Predictor.load(write_export(tmp_path / "weights"), "finch", "cpu", batch_size=2)
     request = Request(fasta, REGIONS, ["cage", "*3"], unit="stored", both_strands=True)

@@ -17,6 +17,8 @@ from spacescale.prepare.importers.import_dataset import ImportOptions, import_da
 from spacescale.prepare.importers.source import ImportSource
 from spacescale.prepare.importers.space_hdf5 import SpaceHdf5
 
+pytestmark = pytest.mark.long
+
 IMPORT = "spacescale.prepare.importers.import_dataset"
 SHARDS = "spacescale.prepare.shards"
 WORK = "spacescale.prepare.work_folder"

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from slurm_jobs import Job, make_project_with_stand_in
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = "slurm/pretrain_8xA40.sh"
 RANKS = 8

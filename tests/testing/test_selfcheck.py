@@ -161,6 +161,7 @@ def two_ranks(tmp_path_factory):
     return first
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_training_is_found(fault, two_ranks):
     holds = {check.name: check.holds for check in two_ranks[fault]}
@@ -170,16 +171,19 @@ def test_a_fault_in_training_is_found(fault, two_ranks):
     assert {name for name in hold if not holds[name]} == set()
 
 
+@pytest.mark.long
 def test_heads_swapped_in_the_conversion_are_found(two_ranks):
     (check,) = two_ranks["swapped_heads"]
     assert not check.holds
     assert "differs from the checkpoint's own predictions" in check.where
 
 
+@pytest.mark.long
 def test_sound_training_on_two_ranks_is_certified(two_ranks):
     assert_all_hold(two_ranks["sound"])
 
 
+@pytest.mark.long
 def test_every_objective_is_certified_by_a_model_of_its_own(tmp_path):
     found, _ = run_ranks(check_objectives, 2, tmp_path)
     assert_all_hold(found["bases"])

@@ -13,6 +13,8 @@ from spacescale.objectives.profiles import warn_of_single_species
 from spacescale.overrides import build_config
 from spacescale.testing.ranks import run_ranks
 
+pytestmark = pytest.mark.long
+
 RELATIVE = 1e-4
 
 

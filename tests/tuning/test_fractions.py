@@ -93,6 +93,7 @@ def write_task(folder):
     return folder
 
 
+@pytest.mark.long
 def test_the_command_draws_the_curve_and_goes_on_after_a_stop(tmp_path):
     weights, task = write_encoder(tmp_path / "tiny"), write_task(tmp_path / "motifs")
     command = [SPACESCALE, "finetune", "--weights", weights, "--task", task, "--epochs", 1]

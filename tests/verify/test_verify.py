@@ -65,6 +65,7 @@ def test_sound_datasets_have_no_findings(copy):
     assert verify(copy) == {copy: []}
 
 
+@pytest.mark.long
 def test_of_200_flipped_bits_all_are_found_and_named(copy):
     """The files take turns, so that the small ones are hit as often as the large ones."""
     rng = np.random.default_rng(0)
