@@ -19,8 +19,8 @@ from spacescale.errors import UserError
 from spacescale.genome.file_kinds import refuse_other_kinds
 
 _GZIP = b"\x1f\x8b"
-# A longer line is no line of a table: a binary file or a whole sequence.
-_LONGEST_LINE = 1 << 20
+# Characters. Tables of tasks hold sequences; a longer line is a chromosome, or of a binary file.
+LONGEST_LINE = 1 << 24
 # The mark of UTF-32 begins with that of UTF-16.
 _ENCODINGS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -81,6 +81,7 @@ def split_cells(
     doubled inside. Raises UserError where a cell begins with a quote and does not end with one
     in the same line; broken_quotes_stay: such a line is split at its tabs, its quotes being text.
     """
+    csv.field_size_limit(LONGEST_LINE)  # by default 131,072: less than long sequences
     try:
         return next(csv.reader([line], delimiter=delimiter, strict=True), [])
     except csv.Error as error:
@@ -122,9 +123,16 @@ def _lines(path: Path, what: str, kinds: Collection[str] = ()) -> Iterator[tuple
             refuse_other_kinds(path, what, {"gzip", *kinds}, inside=kinds)
             for number, content in enumerate(_as_utf8(file), start=1):
                 line = content.rstrip(b"\r\n")
-                if len(line) > _LONGEST_LINE or b"\0" in line:
-                    hint = "; if it is UTF-16, save it as UTF-8" if b"\0" in line else ""
-                    raise UserError(f"{path}:{number}: this is no text file, expected {what}{hint}")
+                if b"\0" in line:
+                    raise UserError(
+                        f"{path}:{number}: this is no text file, expected {what}; if it is UTF-16, "
+                        "save it as UTF-8"
+                    )
+                if len(line) > LONGEST_LINE:
+                    raise UserError(
+                        f"{path}:{number}: a line of more than {LONGEST_LINE:,} characters, "
+                        f"expected {what}"
+                    )
                 if b"\r" in line:
                     raise UserError(
                         f"{path}:{number}: a carriage return in the line: line ends of several "
@@ -140,19 +148,19 @@ def _lines(path: Path, what: str, kinds: Collection[str] = ()) -> Iterator[tuple
 
 
 def _as_utf8(file: gzip.GzipFile | io.BufferedReader) -> Iterator[bytes]:
-    """Yield lines; one longer than _LONGEST_LINE in pieces, of which the first is too long."""
+    """Yield lines; one longer than LONGEST_LINE in pieces, of which the first is too long."""
     start = file.peek(io.DEFAULT_BUFFER_SIZE)
     encoding = next((name for mark, name in _ENCODINGS.items() if start.startswith(mark)), None)
     if encoding is None and re.search(rb"\r(?!\n|$)", start):
         encoding = "latin-1"  # any bytes pass through it unchanged
     if encoding is None:
-        line = file.readline(_LONGEST_LINE + 1).removeprefix(codecs.BOM_UTF8)
+        line = file.readline(LONGEST_LINE + 1).removeprefix(codecs.BOM_UTF8)
         while line:
             yield line
-            line = file.readline(_LONGEST_LINE + 1)
+            line = file.readline(LONGEST_LINE + 1)
         return
     text = io.TextIOWrapper(file, encoding=encoding)  # pyright: ignore[reportArgumentType]
     back = "latin-1" if encoding == "latin-1" else "utf-8"
-    for number, line in enumerate(iter(lambda: text.readline(_LONGEST_LINE + 1), "")):
+    for number, line in enumerate(iter(lambda: text.readline(LONGEST_LINE + 1), "")):
         content = line.encode(back)
         yield content if number else content.removeprefix(codecs.BOM_UTF8)

@@ -6,7 +6,6 @@ from 1 and Alt `-` where the base is deleted; Coefficient is the log2 effect on 
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 from spacescale.errors import UserError
 from spacescale.genome.aliases import shorten, suggest
 from spacescale.genome.dna import N, encode
-from spacescale.genome.text_files import text_lines
+from spacescale.genome.text_files import split_cells, text_lines
 
 COLUMNS = (
     "Chrom", "Pos", "Ref", "Alt", "Barcodes", "Coefficient", "pValue", "Element", "Release",
@@ -128,7 +127,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     for number, line in lines:
         if not line.strip():
             continue
-        cells = next(csv.reader([line], delimiter="\t"))
+        cells = split_cells(f"{path}:{number}", line)
         if len(cells) != len(columns):
             raise UserError(f"{path}:{number}: {len(cells)} cells; the header has {len(columns)}")
         rows.append((number, dict(zip(columns, cells, strict=True))))

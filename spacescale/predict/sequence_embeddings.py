@@ -15,7 +15,7 @@ from spacescale.errors import UserError
 from spacescale.files import new_files
 from spacescale.genome.dna import encode
 from spacescale.genome.sequence_files import read_genome
-from spacescale.genome.text_files import text_lines
+from spacescale.genome.text_files import LONGEST_LINE, text_lines
 from spacescale.predict.genomes import genome_for
 from spacescale.predict.predictor import Predictor
 from spacescale.predict.regions import bases, read_places
@@ -23,7 +23,6 @@ from spacescale.predict.regions import bases, read_places
 Pool = Literal["mean", "max", "sum", "none"]
 TABLES = (".csv", ".tsv")
 COLUMN = "sequence"
-LONGEST_CELL = 2**24  # letters
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def read_sequences(path: Path) -> list[Named]:
 
 def _from_table(path: Path) -> Iterator[Named]:
     lines = text_lines(path, "a table of sequences")
-    csv.field_size_limit(LONGEST_CELL)
+    csv.field_size_limit(LONGEST_LINE)
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"
     rows = csv.reader((line for _, line in lines), delimiter=delimiter)
     header = next(rows, [])

@@ -3,7 +3,13 @@ import gzip
 import pytest
 
 from spacescale.errors import UserError
-from spacescale.genome.text_files import numbered_lines, text_lines, whole_number
+from spacescale.genome.text_files import (
+    LONGEST_LINE,
+    numbered_lines,
+    split_cells,
+    text_lines,
+    whole_number,
+)
 
 BED = "# a comment\nchr1\t0\t5\n\ntrack name=x\nchr2\t5\t9\n"
 
@@ -40,6 +46,16 @@ def test_what_cannot_be_read_is_named(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         list(text_lines(path, "the table"))
+
+
+def test_long_sequences_stand_in_tables_and_chromosomes_do_not(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('"' + "ACGT" * 50_000 + '",1\n' + "A" * (LONGEST_LINE + 1) + "\n")
+    lines = text_lines(path, "a table of sequences")
+    cells = split_cells("t.csv:1", next(lines)[1], delimiter=",")
+    assert cells == ["ACGT" * 50_000, "1"]
+    with pytest.raises(UserError, match=r"t.csv:2: a line of more than 16,777,216 characters, exp"):
+        next(lines)
 
 
 def test_a_contig_called_par1_is_no_parquet(tmp_path):
