@@ -25,9 +25,9 @@ from pathlib import Path
 from statistics import mean
 
 from spacescale.evals.figures import colour_of, new_figure, save, tidy
-from spacescale.tasks.duplicates import find_duplicates
+from spacescale.tasks.duplicates import copied, find_duplicates
 from spacescale.tasks.read_task import read_task
-from spacescale.tasks.resampling import holm
+from spacescale.tasks.resampling import Difference, holm
 from spacescale.tasks.seeds import mean_sd
 from spacescale.tasks.task import Task
 from spacescale.tuning.fractions import WHOLE
@@ -36,19 +36,23 @@ from spacescale.tuning.published import published
 from spacescale.tuning.rows import Row, Rows
 from spacescale.tuning.run import BESIDE, CONTROLS
 from spacescale.tuning.seen import Seen, Verdicts, read_seen, seen_of
-from spacescale.tuning.table import NAMES, Line, table_of
+from spacescale.tuning.table import NAMES, Line, table_of, verdict
 
 TUNED = re.compile(r".+, (full|lora|head)")
 
 
 @dataclass(frozen=True)
 class Results:
-    """One task. lines, rows: of each method, models first. seen: of models with a report."""
+    """One task. lines, rows: of each method, models first. seen: of models with a report.
+
+    controls: by model and method, what the control of its shape is called.
+    """
 
     task: Task
     lines: dict[str, Line]
     rows: dict[str, list[Row]]
     seen: dict[str, Seen]
+    controls: dict[tuple[str, str], str]
 
     @property
     def metric(self) -> str:
@@ -62,8 +66,7 @@ class Results:
 
     def control(self, name: str, model: str) -> str:
         """What the method of this name is called that has the model's shape."""
-        own = _as_model(name, model)
-        return own if own in self.lines else name
+        return self.controls.get((model, name), name)
 
 
 def results_of(
@@ -77,6 +80,7 @@ def results_of(
     lines: dict[str, Line] = {}
     kept: dict[str, list[Row]] = {}
     seen: dict[str, Seen] = {}
+    controls: dict[tuple[str, str], str] = {}
     for out in there:
         rows = Rows(out / task.name)
         rows.rows = [row for row in rows.rows if row.fraction == fraction]
@@ -88,8 +92,10 @@ def results_of(
         if twice := lines.keys() & set(models):
             sys.exit(f"error: {', '.join(twice)} of {task.name} stands in several --out")
         for method in [*models, *(name for name in BESIDE if name in methods)]:
-            of_shape = out != outs[0] and method in CONTROLS
-            name = _as_model(method, models[0]) if of_shape else method
+            name = method
+            if out != outs[0] and method in CONTROLS:
+                name = f"{method} as {_weights(models[0])}"
+                controls |= {(model, method): name for model in models}
             if name in lines:
                 continue
             report = reports.get(_weights(method)) if method in models else None
@@ -99,11 +105,7 @@ def results_of(
             seeds = sorted({row.seed for row in kept[name]})
             lines[name] = table_of(task, rows, [method], seeds, seen.get(name), fraction).lines[0]
     order = sorted(lines, key=lambda name: not TUNED.fullmatch(name))
-    return Results(task, {name: lines[name] for name in order}, kept, seen)
-
-
-def _as_model(method: str, model: str) -> str:
-    return f"{method} as {_weights(model)}"
+    return Results(task, {name: lines[name] for name in order}, kept, seen, controls)
 
 
 def require_one_recipe(rows: Rows) -> None:
@@ -172,6 +174,7 @@ def differences(
     """Each model, and each method of `also`, less each of the others, on every task, once a pair.
 
     p by Holm over the tasks of a pair. Controls are those of the model's shape, where there are.
+    Where the verdict is another one without copies, both stand there.
     """
     lines = [*_head("model", "less", "task", "difference", "p, all tasks", "")]
     told: set[tuple[str, str]] = set()
@@ -182,26 +185,35 @@ def differences(
                 continue
             told.add((name, other))
             pairs = [
-                (one.task.name, one.lines[name].drawn.less(one.lines[second].drawn))
+                (one.task.name, one.lines[name], one.lines[second])
                 for one in results
                 if name in one.lines and (second := one.control(other, name)) in one.lines
             ]
-            p_values = holm([less.p for _, less in pairs])
-            for (task, less), p in zip(pairs, p_values, strict=True):
-                verdict = "not distinguishable"
-                if p < 0.05:
-                    verdict = "better" if less.value > 0 else "worse"
+            whole = [line.drawn.less(second.drawn) for _, line, second in pairs]
+            unique = [_less_without_copies(line, second) for _, line, second in pairs]
+            p_values = holm([less.p for less in whole])
+            p_unique = holm([1.0 if less is None else less.p for less in unique])
+            for (task, *_), less, p, alone, p_alone in zip(
+                pairs, whole, p_values, unique, p_unique, strict=True
+            ):
                 interval = f"[{less.interval.low:+.3f}, {less.interval.high:+.3f}]"
-                cells = f"{less.value:+.3f} {interval}", f"{p:.3f}", verdict
-                lines.append(_row(name, other, task, *cells))
+                cells = f"{less.value:+.3f} {interval}", f"{p:.3f}"
+                lines.append(_row(name, other, task, *cells, verdict((less, p), (alone, p_alone))))
     return lines
+
+
+def _less_without_copies(line: Line, other: Line) -> Difference | None:
+    """None where every test sequence is in another split, too."""
+    if line.drawn_unique is None or other.drawn_unique is None:
+        return None
+    return line.drawn_unique.less(other.drawn_unique)
 
 
 def sizes(results: Sequence[Results]) -> list[str]:
     """What each task holds, what is there twice, the hash of all, and what it took in all.
 
     suite: its training and test sequences, where they are known. copies: of test and of valid in
-    train; answers: training sequences with two of them.
+    train, those of the same element among them; answers: training sequences with two of them.
     """
     splits = ("train", "valid", "test")
     copies = ("test in train", "valid in train", "two answers")
@@ -212,8 +224,9 @@ def sizes(results: Sequence[Results]) -> list[str]:
         known, twice = published(one.task), find_duplicates(one.task)
         of_suite = (known.train, known.test) if known else ()
         numbers.append(", ".join("–" if n is None else f"{n:,}" for n in of_suite) or "–")
+        train = one.task.splits["train"]
         numbers += [
-            str(twice.between["train", split].rows.either_strand) for split in ("test", "valid")
+            str(int(copied(one.task.splits[split], [train]).sum())) for split in ("test", "valid")
         ]
         numbers.append(str(twice.within["train"].contradictory.either_strand))
         minutes = sum(row.seconds for row in all_rows) / 60

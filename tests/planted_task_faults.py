@@ -209,9 +209,21 @@ TASK_FAULTS = {
     ),
     "N is the same as N": Fault(
         "spacescale/contamination/alignment.py",
-        "(first == second) & (first != dna.N)",
-        "first == second",
+        "steps[_either_unknown(first, second)] = 0",
+        "",
         ("tests/contamination/test_alignment.py",),
+    ),
+    "N in a copy is a difference": Fault(
+        "spacescale/contamination/alignment.py",
+        "_UNKNOWN * (cells >= _ANY_SCORE)",
+        "_MISMATCH",
+        ("tests/contamination/test_report.py",),
+    ),
+    "what was seen in part counts as not seen": Fault(
+        "spacescale/tuning/seen.py",
+        "told_apart = (*SEEN, *NEITHER)",
+        "told_apart = (*SEEN, UNKNOWN, VALIDATION)",
+        ("tests/tuning/test_seen_reports.py",),
     ),
     "any aligned part of a sequence is enough": Fault(
         "spacescale/contamination/verdicts.py",

@@ -22,7 +22,7 @@ _COLUMNS = (
     "task", "split", "sequence", "bp", "verdict", "identity", "aligned_bp", "species", "place",
     "strand", "seen_as", "times_in_target", "times_in_input", "other_splits", "valid_identity",
     "valid_aligned_bp", "valid_place", "sequence_digest", "weights", "weights_digest",
-    "not_searched", "not_known",
+    "not_searched", "not_known", "limits",
 )  # fmt: skip
 
 
@@ -43,7 +43,8 @@ def contamination(
     share of sequences read backwards that are found in the same way. By digests in the table
     `finetune --seen` knows sequences and weights again, and by the columns `not_searched` (species
     whose windows training read and whose data were not given) and `not_known` what a verdict
-    `none` does not rule out; both are the same in every row.
+    `none` does not rule out, and by `limits` from where on a sequence counted; these are the same
+    in every row.
 
     Recall by the default limits, 200 copies each of stretches of the yeast genome (12 Mb), either
     strand, searched in all of it: all at identities of 1 and 0.95; at 0.8 by substitutions 99.5 %
@@ -65,7 +66,7 @@ def contamination(
     results, by_chance = results[: len(queries)], results[len(queries) :]
     if out is not None:
         with new_files(out) as (part,):
-            _write(part, out, results, searched, training, gaps)
+            _write(part, out, results, searched, training, gaps, limits)
     lines = [what_was_read(training, seen), *gaps.notes]
     lines += ["", *table(results, by_chance, searched, limits), ""]
     lines += in_words(results, by_chance, limits, gaps)
@@ -79,6 +80,7 @@ def _write(
     searched: Searched,
     training: Training,
     gaps: Gaps,
+    limits: Limits,
 ) -> None:
     table = table_of(out)(part, _COLUMNS)
     for result in results:
@@ -89,6 +91,7 @@ def _write(
         cells += [valid.identity, valid.aligned_bp, place] if valid else [None] * 3
         cells += [digest_of(query.codes), training.name, training.digest]
         cells += [", ".join(gaps.not_searched) or None, "; ".join(gaps.not_known) or None]
+        cells.append(limits.in_words())
         table.add(cells)
     table.close()
 

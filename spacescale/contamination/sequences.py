@@ -107,9 +107,9 @@ def cut(codes: np.ndarray) -> list[np.ndarray]:
 class Hit:
     """Where a sequence, or its like, lies.
 
-    identity: share of equal bases in the aligned columns, gaps included. aligned_bp: bases of the
-    sequence that are aligned. chunk, start, end: where the best piece lies, and the others that lie
-    beside it in the same chunk; as `Found` counts.
+    identity: share of equal bases in the aligned columns, gaps included and N left aside.
+    aligned_bp: bases of the sequence that are aligned, N left aside. chunk, start, end: where the
+    best piece lies, and the others that lie beside it in the same chunk; as `Found` counts.
     """
 
     identity: float
@@ -152,7 +152,7 @@ def _best_pieces(
 ) -> np.ndarray:
     for identity in identities:
         chosen = _pieces_alike(found, rows, identity)
-        if (found.first_end - found.first_start)[chosen].sum() >= least_bp and chosen.size:
+        if found.aligned_bp[chosen].sum() >= least_bp and chosen.size:
             return chosen
     return rows
 
@@ -181,7 +181,7 @@ def _join(found: Found, rows: np.ndarray, length: int) -> Hit:
     )
     return Hit(
         identity=float(found.matched[rows].sum() / found.columns[rows].sum()),
-        aligned_bp=int((found.first_end - found.first_start)[rows].sum()),
+        aligned_bp=int(found.aligned_bp[rows].sum()),
         chunk=int(found.chunk[best]),
         start=int(start[beside].min()),
         end=int(end[beside].max()),

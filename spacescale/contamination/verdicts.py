@@ -39,6 +39,10 @@ class Limits:
             if not 0 < (value := getattr(self, name)) <= 1:
                 raise UserError(f"--{name} {value:g}: must be above 0, and 1 at most")
 
+    def in_words(self) -> str:
+        """The same, as the table of sequences has it."""
+        return f"identity of {self.identity:g} over {self.cover:g} of a sequence"
+
 
 DEFAULT_LIMITS = Limits()
 

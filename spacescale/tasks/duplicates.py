@@ -98,19 +98,23 @@ def find_duplicates(task: Task) -> DuplicateReport:
     )
 
 
-def without_copies(task: Task) -> np.ndarray:
-    """Rows of test, int64 in their order, of which no other split has a copy.
+def copied(examples: Examples, others: Sequence[Examples]) -> np.ndarray:
+    """Of which rows the others hold a copy, bool (N,).
 
     A copy is the same sequence, its reverse complement, or one of the same group.
     """
-    others = [examples for split, examples in task.splits.items() if split != "test"]
-    test = task.splits["test"]
-    *seen, asked = sequence_numbers([*others, test], strands=True)
-    copied = np.isin(asked, np.concatenate(seen))
-    if test.groups:
+    *seen, asked = sequence_numbers([*others, examples], strands=True)
+    found = np.isin(asked, np.concatenate(seen))
+    if examples.groups:
         groups = {group for one in others for group in one.groups}
-        copied |= np.array([group in groups for group in test.groups])
-    return np.flatnonzero(~copied)
+        found |= np.array([group in groups for group in examples.groups])
+    return found
+
+
+def without_copies(task: Task) -> np.ndarray:
+    """Rows of test, int64 in their order, of which no other split has a copy (`copied`)."""
+    others = [examples for split, examples in task.splits.items() if split != "test"]
+    return np.flatnonzero(~copied(task.splits["test"], others))
 
 
 def _counted(same: tuple[int, int, int], either: tuple[int, int, int]) -> Duplicates:

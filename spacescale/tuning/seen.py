@@ -14,6 +14,7 @@ import numpy as np
 
 from spacescale.checkpoint.identity import digest_of_weights
 from spacescale.contamination.sequences import digest_of
+from spacescale.contamination.verdicts import DEFAULT_LIMITS
 from spacescale.errors import UserError
 from spacescale.genome.text_files import text_lines
 from spacescale.model.exports import local_folder
@@ -23,9 +24,11 @@ from spacescale.tasks.task import Task
 COLUMNS = ("task", "split", "sequence", "verdict")
 DIGESTS = ("sequence_digest", "weights", "weights_digest")  # not in tables of earlier versions
 GAPS = ("not_searched", "not_known")  # the same
+LIMITS = ("limits",)  # the same
 NOT_TOLD = "whether all that it read was searched, as the report is of an earlier version"
-SEEN, UNKNOWN, VALIDATION = ("same", "similar"), "too short", "validation"
+SEEN, PART, UNKNOWN, VALIDATION = ("same", "similar"), "part", "too short", "validation"
 NEITHER = {
+    PART: "alike in part, or less alike",
     UNKNOWN: "too short to tell",
     VALIDATION: "in windows that chose the checkpoint",
 }
@@ -37,10 +40,12 @@ logger = logging.getLogger(__name__)
 class Seen:
     """Of the test sequences of a task: their verdicts, and the rows of those not seen, int64.
 
-    Of those too short to tell, and of those that validation has read, neither is said. weights: of
-    which the report is, '' where it does not tell. not_searched: species whose windows pretraining
-    read and the report did not search; where there are any, of no sequence it is known that it was
-    not seen, and `unseen` is empty. not_known: what else the report leaves open, in words.
+    Of those of which a part was seen, those too short to tell, and those that validation has read,
+    neither is said. weights: of which the report is, '' where it does not tell. not_searched:
+    species whose windows pretraining read and the report did not search; where there are any, of no
+    sequence it is known that it was not seen, and `unseen` is empty. not_known: what else the
+    report leaves open, in words. limits: from where on a sequence counts as seen, '' of the default
+    ones.
     """
 
     verdicts: Counter[str]
@@ -48,6 +53,7 @@ class Seen:
     weights: str = ""
     not_searched: str = ""
     not_known: str = ""
+    limits: str = ""
 
     @property
     def share(self) -> float:
@@ -63,6 +69,8 @@ class Seen:
             f"{same + similar:,} of {sum(self.verdicts.values()):,} test "
             f"sequences ({self.share:.1%}): {same:,} the same, {similar:,} similar"
         )
+        if self.limits:
+            text += f" (the report counts from an {self.limits} on)"
         if self.not_searched:
             text += (
                 f"; windows of {self.not_searched} not searched, so that the others may have been "
@@ -88,13 +96,14 @@ class Verdicts:
     """Of test splits: (task, name of a sequence) → in file order.
 
     weights: those that the report is of, as it calls them; '' where it does not. not_searched,
-    not_known: as of `Seen`.
+    not_known, limits: as of `Seen`.
     """
 
     rows: dict[tuple[str, str], list[Told]]
     weights: str = ""
     not_searched: str = ""
     not_known: str = ""
+    limits: str = ""
 
 
 def read_seen(path: Path, weights: Path | None = None) -> Verdicts:
@@ -110,7 +119,7 @@ def read_seen(path: Path, weights: Path | None = None) -> Verdicts:
     if missing := [name for name in COLUMNS if name not in header]:
         raise UserError(f"{path}: no column {missing[0]!r}; expected a .tsv of "
                         "`spacescale contamination --out`")  # fmt: skip
-    digests, gaps = _places(header, DIGESTS), _places(header, GAPS)
+    digests, gaps, limits = (_places(header, names) for names in (DIGESTS, GAPS, LIMITS))
     if not digests:
         logger.warning("%s: tells neither its sequences nor its weights, so that only names of "
                        "sequences are compared; make it anew", path)  # fmt: skip
@@ -121,6 +130,7 @@ def read_seen(path: Path, weights: Path | None = None) -> Verdicts:
     found: dict[tuple[str, str], list[Told]] = {}
     named: dict[tuple[str, str], None] = {}  # weights and their digests
     left_open: dict[tuple[str, str], None] = {}  # not searched, and not known
+    counted: dict[str, None] = {}  # limits other than the default ones
     for row in rows:
         if row[split] == "test":
             digest, name, of_weights = (row[at] for at in digests) if digests else (None, "", "")
@@ -128,6 +138,7 @@ def read_seen(path: Path, weights: Path | None = None) -> Verdicts:
             named[name, of_weights] = None
             not_searched, not_known = (row[at] for at in gaps) if gaps else ("", NOT_TOLD)
             left_open[not_searched, not_known] = None
+            counted.update({row[at]: None for at in limits if row[at] != DEFAULT_LIMITS.in_words()})
     if weights is not None:
         _require_of(path, list(named), weights)
     not_searched, not_known = zip(*left_open, strict=True) if left_open else ((), ())
@@ -136,6 +147,7 @@ def read_seen(path: Path, weights: Path | None = None) -> Verdicts:
         ", ".join(name for name, _ in named),
         ", ".join(filter(None, not_searched)),
         "; ".join(filter(None, not_known)),
+        ", ".join(counted),
     )
 
 
@@ -181,6 +193,7 @@ def seen_of(task: Task, verdicts: Verdicts, source: Path) -> Seen:
         verdicts.weights,
         verdicts.not_searched,
         verdicts.not_known,
+        verdicts.limits,
     )
 
 

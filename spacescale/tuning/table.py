@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from spacescale.tasks.duplicates import DuplicateReport
+from spacescale.tasks.duplicates import DuplicateReport, copied, without_copies
 from spacescale.tasks.resampling import Difference, Interval, holm
 from spacescale.tasks.scores import main_score
 from spacescale.tasks.seeds import DrawnScores, mean_sd
-from spacescale.tasks.task import Task
+from spacescale.tasks.task import Examples, Task
 from spacescale.tuning.fractions import WHOLE
 from spacescale.tuning.published import published
 from spacescale.tuning.rows import Row, Rows
@@ -32,6 +32,7 @@ NOT_LOOKED_AT = (
     "share of test sequences seen in pretraining: not looked at (`spacescale contamination`, then "
     "--seen)"
 )
+ALPHA = 0.05  # below it p says that there is a difference
 NAMES = {"mcc": "MCC", "macro_f1": "macro-F1", "auroc": "AUROC", "auprc": "AUPRC"}
 
 
@@ -41,7 +42,9 @@ class Line:
 
     scores: of each seed; drawn: the same with test sequences drawn again. interval: of their mean,
     over test sequences and seeds. unique: the mean of the test sequences that occur nowhere else,
-    unseen: of those that pretraining has not seen. less: the model asked for less this method.
+    drawn_unique: these drawn again, None where there are none; unseen: of those that pretraining
+    has not seen. less, less_unique: the model asked for less this method, of all and of those that
+    occur nowhere else.
     """
 
     method: str
@@ -49,8 +52,10 @@ class Line:
     drawn: DrawnScores
     interval: Interval
     unique: float
+    drawn_unique: DrawnScores | None
     unseen: float | None
     less: Difference | None
+    less_unique: Difference | None
     seconds: float
     remarks: list[str]
 
@@ -87,6 +92,11 @@ class TaskTable:
         return NAMES.get(self.metric, self.metric.capitalize())
 
     @property
+    def has_copies(self) -> bool:
+        """Whether other splits hold sequences of test."""
+        return self.num_unique < self.num["test"]
+
+    @property
     def best_other(self) -> Line | None:
         """Of all the rest that which is best on the test split itself: the hardest to beat."""
         return max(self.lines[1:], key=lambda line: mean(line.scores), default=None)
@@ -110,13 +120,17 @@ def table_of(
     first = by_method[methods[0]][0]
     metric = first.metric
     answers = {name: [rows.answers(row) for row in of] for name, of in by_method.items()}
-    drawn = {
-        name: DrawnScores.of(task.kind, test.targets, of, metric, test.groups)
-        for name, of in answers.items()
-    }
+    drawn = {name: _drawn(task, test, of, metric) for name, of in answers.items()}
+    without = drawn
+    if len(unique := without_copies(task)) < len(test):
+        without = {
+            name: _drawn(task, test.take(unique), [one[unique] for one in of], metric)
+            for name, of in answers.items()
+            if len(unique)
+        }
     lines = []
     for name, of in by_method.items():
-        less, unseen = None, None
+        less, less_unique, unseen = None, None, None
         if seen is not None and len(seen.unseen):
             rest = test.targets[seen.unseen]
             unseen = mean(
@@ -124,6 +138,7 @@ def table_of(
             )
         if name != methods[0]:
             less = drawn[methods[0]].less(drawn[name])
+            less_unique = without[methods[0]].less(without[name]) if without else None
         lines.append(
             Line(
                 name,
@@ -131,14 +146,20 @@ def table_of(
                 drawn[name],
                 drawn[name].interval(),
                 mean(row.unique[metric] for row in of),
+                without.get(name),
                 unseen,
                 less,
+                less_unique,
                 mean(row.seconds for row in of),
                 [*_of_seeds(of), *_of_choices(of[0].settings)],
             )
         )
     words = _in_words({**(chosen or {}), **first.settings}, metric), _recipe(first.settings)
     return TaskTable(task, metric, first.num, first.num_unique, seen, lines, fraction, *words)
+
+
+def _drawn(task: Task, test: Examples, answers: Sequence[np.ndarray], metric: str) -> DrawnScores:
+    return DrawnScores.of(task.kind, test.targets, answers, metric, test.groups)
 
 
 def _of_seeds(rows: Sequence[Row]) -> list[str]:
@@ -252,6 +273,13 @@ def task_lines(table: TaskTable) -> list[str]:
             f"{f'{line.less.p:.3f}' if line.less else ''} | {line.seconds:.0f} |"
         )
     remarks = [f"{line.method}: {remark}" for line in table.lines for remark in line.remarks]
+    if differ := [line for line in table.lines if line.less_unique and table.has_copies]:
+        without = [
+            f"{line.method} {_difference(line.less_unique)}, p {line.less_unique.p:.3f}"
+            for line in differ
+            if line.less_unique
+        ]
+        remarks.insert(0, f"{table.lines[0].method} less, without copies: {'; '.join(without)}")
     notes = [*task.notes, seen_note(table.seen)]
     if table.of_model:
         notes.append(f"{table.lines[0].method}: {table.of_model}")
@@ -269,38 +297,57 @@ def suite_lines(tables: Sequence[TaskTable]) -> list[str]:
     that could have been chosen.
     """
     compared = [(t, t.best_other) for t in tables if t.best_other is not None]
-    p_values = holm([_p_of_best(other, len(t.lines) - 1) for t, other in compared])
+    rivals = [len(table.lines) - 1 for table, _ in compared]
+    p_values = holm(
+        [_p_of_best(other.less, of) for (_, other), of in zip(compared, rivals, strict=True)]
+    )
+    without = holm(
+        [_p_of_best(other.less_unique, of) for (_, other), of in zip(compared, rivals, strict=True)]
+    )
     found = [
         "| task | metric | model | best of the others | difference | p, all tasks | |",
         "|---|---|---|---|---|---|---|",
     ]
-    for (table, other), p in zip(compared, p_values, strict=True):
-        difference = other.less
-        verdict = "not distinguishable"
-        if difference is not None and p < 0.05:
-            verdict = "better" if difference.value > 0 else "worse"
+    for (table, other), p, p_unique in zip(compared, p_values, without, strict=True):
         found.append(
             f"| {table.title} | {NAMES.get(table.metric, table.metric)} | "
             f"{mean_sd(table.lines[0].scores)} | {other.method} {mean_sd(other.scores)} | "
-            f"{_difference(difference)} | {p:.3f} | {verdict} |"
+            f"{_difference(other.less)} | {p:.3f} | "
+            f"{verdict((other.less, p), (other.less_unique, p_unique))} |"
         )
     return found
 
 
-def _p_of_best(other: Line, rivals: int) -> float:
-    if other.less is None:
+def verdict(whole: tuple[Difference | None, float], unique: tuple[Difference | None, float]) -> str:
+    """What a difference and its p say, and where they say something else without copies, both."""
+    said, without = _said(*whole), _said(*unique)
+    if said == without:
+        return said
+    return f"{said}; without copies {without} ({_difference(unique[0])}, p {unique[1]:.3f})"
+
+
+def _said(difference: Difference | None, p: float) -> str:
+    if difference is None or p >= ALPHA:
+        return "not distinguishable"
+    return "better" if difference.value > 0 else "worse"
+
+
+def _p_of_best(less: Difference | None, rivals: int) -> float:
+    if less is None:
         return 1.0
-    return other.less.p if other.less.value > 0 else min(1.0, rivals * other.less.p)
+    return less.p if less.value > 0 else min(1.0, rivals * less.p)
 
 
 def describe(task: Task, report: DuplicateReport) -> list[str]:
     """What is to be known of a task before it is believed."""
     lines = [f"{task.name}: {note}" for note in task.notes]
-    for (first, second), both in report.between.items():
-        if both.rows.either_strand:
+    for first, second in report.between:
+        examples, other = task.splits[second], task.splits[first]
+        if number := int(copied(examples, [other]).sum()):
+            element = ", or their elements are" if examples.groups else ""
             lines.append(
-                f"{task.name}: {both.rows.either_strand} of {len(task.splits[second])} {second} "
-                f"sequences are in {first}, too"
+                f"{task.name}: {number} of {len(examples)} {second} sequences are in "
+                f"{first}, too{element}"
             )
     contradictory = report.within["train"].contradictory.either_strand
     if contradictory:

@@ -24,7 +24,7 @@ def best_score(first, second, width):
     cells = {}
     for i, base in enumerate(first):
         for j in range(max(i, 0), min(i + 2 * width + 1, len(second))):
-            step = MATCH if base == second[j] != dna.N else MISMATCH
+            step = 0 if dna.N in (base, second[j]) else MATCH if base == second[j] else MISMATCH
             cells[i, j] = max(
                 0,
                 cells.get((i - 1, j - 1), 0) + step,
@@ -34,7 +34,8 @@ def best_score(first, second, width):
     return max(cells.values())
 
 
-def pairs(identity, count=12, length=60):
+def pairs(identity, count=12, length=60, unknown=0.0):
+    """Copies with edits, `unknown` of both sequences N."""
     random = np.random.default_rng(1)
     first, second = [], []
     for seed in range(count):
@@ -42,26 +43,32 @@ def pairs(identity, count=12, length=60):
         copy = altered(genome[WIDTH : WIDTH + length], identity, True, random)
         first.append(np.resize(np.append(copy, [dna.N] * length), length))
         second.append(genome)
+        for one in (first[-1], genome):
+            one[random.random(one.size) < unknown] = dna.N
     return np.array(first, dtype=np.uint8), np.array(second, dtype=np.uint8)
 
 
+@pytest.mark.parametrize("unknown", [0, 0.2])
 @pytest.mark.parametrize("identity", [1.0, 0.9, 0.75])
-def test_scores_are_those_of_smith_and_waterman(identity):
-    first, second = pairs(identity)
+def test_scores_are_those_of_smith_and_waterman(identity, unknown):
+    first, second = pairs(identity, unknown=unknown)
     expected = [best_score(*pair, WIDTH) for pair in zip(first, second, strict=True)]
     assert align(first, second, WIDTH).score.tolist() == expected
 
 
+@pytest.mark.parametrize("unknown", [0, 0.2])
 @pytest.mark.parametrize("identity", [1.0, 0.9, 0.75])
-def test_what_a_score_is_made_of_adds_up(identity):
-    found = align(*pairs(identity), WIDTH)
+def test_what_a_score_is_made_of_adds_up(identity, unknown):
+    found = align(*pairs(identity, unknown=unknown), WIDTH)
+    assert found.unknown.any() == (unknown > 0)
     bases = found.first_end - found.first_start + found.second_end - found.second_start
+    bases -= 2 * found.unknown
     gaps = 2 * found.columns - bases
     mismatched = found.columns - gaps - found.matched
     assert (gaps >= 0).all() and (mismatched >= 0).all()
     scores = MATCH * found.matched + MISMATCH * mismatched + GAP * gaps
     assert scores.tolist() == found.score.tolist()
-    assert identity == 1 or gaps.any()
+    assert identity == 1 or unknown or gaps.any()
 
 
 def test_places_are_those_of_the_copy():
@@ -72,6 +79,16 @@ def test_places_are_those_of_the_copy():
     assert found.first_start.tolist() == [0, 0] and found.first_end.tolist() == [80, 77]
     assert found.second_start.tolist() == [8, 8] and found.second_end.tolist() == [88, 88]
     assert found.matched.tolist() == [80, 77] and found.columns.tolist() == [80, 80]
+
+
+def test_n_in_a_copy_is_left_aside():
+    genome = random_genome(100 + 2 * WIDTH)
+    copy = genome[WIDTH : WIDTH + 100].copy()
+    copy[:10] = copy[30:70] = dna.N
+    found = align(copy[None], genome[None], WIDTH)
+    assert (found.matched, found.columns, found.unknown) == (50, 50, 40)
+    assert (found.first_start, found.first_end, found.aligned_bp) == (10, 100, 50)
+    assert ungapped_scores(copy[None], genome[None, WIDTH:-WIDTH]) == 50
 
 
 def test_n_matches_nothing():
@@ -86,7 +103,7 @@ def test_ungapped_scores_are_the_best_of_all_stretches():
     second = second[:, WIDTH:-WIDTH]
     expected = []
     for a, b in zip(first, second, strict=True):
-        steps = np.where((a == b) & (a != dna.N), 1, -1)
+        steps = np.where((a == dna.N) | (b == dna.N), 0, np.where(a == b, 1, -1))
         stretches = [steps[i:j].sum() for i in range(60) for j in range(i, 61)]
         expected.append(max(stretches))
     assert ungapped_scores(first, second).tolist() == expected

@@ -12,9 +12,9 @@ from small_datasets import SPAN
 from spacescale import cli
 from spacescale.contamination import verdicts
 from spacescale.contamination.report import contamination
-from spacescale.contamination.seen import read_training, seen_windows
-from spacescale.contamination.sequences import decoys, read_queries
-from spacescale.contamination.verdicts import Limits
+from spacescale.contamination.seen import TRAIN, read_training, seen_windows
+from spacescale.contamination.sequences import Query, decoys, read_queries
+from spacescale.contamination.verdicts import DEFAULT_LIMITS, Limits, Searched, judge
 from spacescale.errors import UserError
 from spacescale.genome import dna
 from spacescale.tasks.read_task import read_task
@@ -102,6 +102,24 @@ def test_the_table_tells_what_each_sequence_is(run, benchmark, tmp_path, capsys,
     printed = capsys.readouterr().out
     assert "2 of 8 sequences (25.0 %) lie in what training read" in printed
     assert "1 (12.5 %) are similar" in printed
+
+
+@pytest.mark.parametrize("unknown", [10, 20, 40, 60, 70])
+@pytest.mark.parametrize("scattered", [False, True])
+def test_a_copy_is_the_same_however_many_of_its_bases_are_unknown(run, scattered, unknown):
+    searched = Searched(seen_windows(read_training(run), [])[0])
+    read = next(
+        one
+        for one in searched.seen["finch"].stretches()
+        if one.kind == TRAIN and one.end - one.start >= 180
+    )
+    copy = read.data.bases(read.contig, read.start, read.start + 180).copy()
+    places = np.random.default_rng(1).permutation(180) if scattered else np.arange(60, 180)
+    copy[places[: unknown // 2 if scattered else unknown]] = dna.N
+    (result,) = judge([Query("task", "test", "copy", copy)], searched, DEFAULT_LIMITS)
+    assert result.verdict == "same" and result.train is not None
+    assert result.train.identity == 1
+    assert result.train.aligned_bp == pytest.approx(np.count_nonzero(copy != dna.N), abs=10)
 
 
 def test_what_lies_between_targets_was_read_as_context(run, tmp_path):

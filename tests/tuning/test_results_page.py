@@ -111,3 +111,13 @@ def test_what_was_seen_and_what_it_took(page, tmp_path):
     assert minutes == "24"  # majority and CNN are in both folders
     downstream.draw(results, tmp_path / "page.png")
     assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_all_models_of_a_folder_share_its_controls(page, tmp_path):
+    downstream, _ = page
+    task = read_task(write_task(tmp_path / "motifs"))
+    keep_rows(task, tmp_path / "a", {"yeast, full": 0.8, "scratch": 0.6})
+    keep_rows(task, tmp_path / "b", {"fine, full": 1.0, "fine_live, full": 0.9, "scratch": 0.75})
+    one = downstream.results_of([tmp_path / "a", tmp_path / "b"], tmp_path / "motifs", {})
+    assert one.control("scratch", "fine_live, full") == "scratch as fine"
+    assert one.control("scratch", "yeast, full") == "scratch"

@@ -7,6 +7,7 @@ import pytest
 from small_tasks import motif_task
 
 from spacescale.contamination.sequences import digest_of
+from spacescale.contamination.verdicts import DEFAULT_LIMITS, Limits
 from spacescale.errors import UserError
 from spacescale.tuning import seen as seen_module
 from spacescale.tuning.seen import read_seen, seen_of
@@ -16,12 +17,21 @@ VERDICTS = ["same", "similar", "none", "part", "validation", "too short"]
 DIGESTS = {"runs/four": "4444", "exports/four": "4444", "runs/two": "2222", "released": None}
 
 
-def report(path, weights=("four/step-00000003", "4444"), gaps=("", "")):
+def report(path, weights=("four/step-00000003", "4444"), gaps=("", ""), limits=DEFAULT_LIMITS):
     test = TASK.splits["test"]
-    columns = ("sequence_digest", "weights", "weights_digest", "not_searched", "not_known")
+    columns = (
+        "sequence_digest",
+        "weights",
+        "weights_digest",
+        "not_searched",
+        "not_known",
+        "limits",
+    )
     rows = [("task", "split", "sequence", "verdict", *columns)]
     for name, codes, verdict in zip(test.names, test.codes, VERDICTS, strict=True):
-        rows.append((TASK.name, "test", name, verdict, digest_of(codes), *weights, *gaps))
+        rows.append(
+            (TASK.name, "test", name, verdict, digest_of(codes), *weights, *gaps, limits.in_words())
+        )
     path.write_text("".join("\t".join(row) + "\n" for row in rows))
     return path
 
@@ -35,7 +45,7 @@ def made_up_weights(monkeypatch):
 def test_a_report_of_these_sequences_is_read(tmp_path, caplog):
     path = report(tmp_path / "r.tsv")
     seen = seen_of(TASK, read_seen(path), path)
-    assert seen.unseen.tolist() == [2, 3] and not caplog.records
+    assert seen.unseen.tolist() == [2] and not caplog.records
     assert seen.in_words().startswith("pretraining of four/step-00000003 has seen 2 of 6 test")
 
 
@@ -47,14 +57,23 @@ def test_what_was_not_searched_does_not_count_as_not_seen(tmp_path):
         "pretraining of four/step-00000003 has seen at least 2 of 6 test sequences (33.3%): 1 the "
         "same, 1 similar; windows of human, mouse not searched, so that the others may have been "
         "seen, too, and none counts as not seen; not known: whether these are its windows; 1 are "
+        "alike in part, or less alike, and count as neither; 1 are too short"
     )
 
 
 def test_what_is_not_known_is_told_beside_the_numbers(tmp_path):
     path = report(tmp_path / "r.tsv", gaps=("", "whether these are its windows"))
     seen = seen_of(TASK, read_seen(path), path)
-    assert seen.unseen.tolist() == [2, 3] and "has seen 2 of 6" in seen.in_words()
+    assert seen.unseen.tolist() == [2] and "has seen 2 of 6" in seen.in_words()
     assert "; not known: whether these are its windows; " in seen.in_words()
+
+
+def test_other_limits_are_told_beside_the_numbers(tmp_path):
+    path = report(tmp_path / "r.tsv", limits=Limits(identity=1.0, cover=1.0))
+    words = seen_of(TASK, read_seen(path), path).in_words()
+    assert "1 similar (the report counts from an identity of 1 over 1 of a sequence on)" in words
+    path = report(tmp_path / "default.tsv")
+    assert "the report counts" not in seen_of(TASK, read_seen(path), path).in_words()
 
 
 def test_a_report_of_an_earlier_version_does_not_tell_what_was_searched(tmp_path, caplog):
@@ -62,7 +81,7 @@ def test_a_report_of_an_earlier_version_does_not_tell_what_was_searched(tmp_path
     lines = [line.split("\t")[:7] for line in path.read_text().splitlines()]
     path.write_text("".join("\t".join(line) + "\n" for line in lines))
     seen = seen_of(TASK, read_seen(path, "runs/four"), path)
-    assert seen.unseen.tolist() == [2, 3]
+    assert seen.unseen.tolist() == [2]
     assert "; not known: whether all that it read was searched" in seen.in_words()
     assert "r.tsv: does not tell what was not searched" in caplog.text
 
@@ -82,7 +101,7 @@ def test_a_report_without_digests_is_warned_of(tmp_path, caplog):
     lines = [line.split("\t")[:4] for line in path.read_text().splitlines()]
     path.write_text("".join("\t".join(line) + "\n" for line in lines))
     seen = seen_of(TASK, read_seen(path, "runs/two"), path)
-    assert seen.unseen.tolist() == [2, 3] and seen.weights == ""
+    assert seen.unseen.tolist() == [2] and seen.weights == ""
     assert "r.tsv: tells neither its sequences nor its weights" in caplog.text
 
 

@@ -7,13 +7,15 @@ import pytest
 from small_tasks import motif_task
 
 from spacescale.errors import UserError
+from spacescale.tasks.duplicates import find_duplicates
 from spacescale.tasks.scores import score
 from spacescale.tasks.seeds import DrawnScores
 from spacescale.tuning import rows as rows_module
+from spacescale.tuning.ledger import Ledger
 from spacescale.tuning.rows import Row, Rows
 from spacescale.tuning.seen import read_seen, seen_of
 from spacescale.tuning.settings import TuningSettings
-from spacescale.tuning.table import NOT_LOOKED_AT, suite_lines, table_of, task_lines
+from spacescale.tuning.table import NOT_LOOKED_AT, describe, suite_lines, table_of, task_lines
 
 TASK = motif_task(sizes=(8, 8, 200))
 NUM = {split: len(found) for split, found in TASK.splits.items()}
@@ -220,6 +222,42 @@ def test_the_model_is_held_against_the_best_of_the_rest(tmp_path):
     assert suite_lines([worse])[-1].endswith("| worse |")
 
 
+def test_a_difference_that_rests_on_copies_is_told_without_them(tmp_path):
+    """The model knows what train holds, too, and guesses the rest as the other method does."""
+    copies, test = 80, TASK.splits["test"]
+    train = replace(TASK.splits["train"], codes=test.codes[:copies], names=test.names[:copies],
+                    targets=TRUTH[:copies])  # fmt: skip
+    task = replace(TASK, splits=TASK.splits | {"train": train})
+    ledger = Ledger(task, Rows(tmp_path), "mcc")
+    for seed in range(3):
+        guessed = np.random.default_rng(seed).permutation(TRUTH)
+        knowing = np.concatenate([TRUTH[:copies], guessed[copies:]])
+        for method, decided in (("model", knowing), ("other", guessed)):
+            ledger.add(method, seed, "k", np.eye(2, dtype=np.float32)[decided], 1.0, {})
+    table = table_of(task, Rows(tmp_path), ["model", "other"], range(3))
+    less, without = table.lines[1].less, table.lines[1].less_unique
+    assert less is not None and less.value > 0.2 and less.p < 0.01
+    assert without is not None and without.value == 0
+    assert any(line.startswith("- model less, without copies: other +0.000 [")
+               for line in task_lines(table))  # fmt: skip
+    assert "| better; without copies not distinguishable (+0.000 [" in suite_lines([table])[-1]
+    assert f"motifs: {copies} of 200 test sequences are in train, too" in describe(
+        task, find_duplicates(task)
+    )
+
+
+def test_elements_in_another_orientation_are_copies():
+    test, train = TASK.splits["test"], TASK.splits["train"]
+    of_test = tuple(f"e{row}" for row in range(len(test)))
+    of_train = tuple(f"e{row + 195}" for row in range(len(train)))
+    splits = TASK.splits | {
+        "test": replace(test, groups=of_test), "train": replace(train, groups=of_train),
+    }  # fmt: skip
+    task = replace(TASK, splits=splits)
+    told = "motifs: 5 of 200 test sequences are in train, too, or their elements are"
+    assert told in describe(task, find_duplicates(task))
+
+
 def drawn(predictions):
     return DrawnScores.of("classes", TRUTH, predictions, "mcc")
 
@@ -253,7 +291,7 @@ def report(path, verdicts, task="motifs"):
 
 
 def test_scores_without_what_pretraining_has_seen(tmp_path):
-    path = report(tmp_path / "r.tsv", ["same"] * 3 + ["similar"] * 7 + ["none", "part"] * 95)
+    path = report(tmp_path / "r.tsv", ["same"] * 3 + ["similar"] * 7 + ["none"] * 190)
     seen = seen_of(TASK, read_seen(path), path)
     assert seen.unseen.tolist() == list(range(10, 200))
     assert "seen 10 of 200 test sequences (5.0%): 3 the same, 7 similar" in seen.in_words()
