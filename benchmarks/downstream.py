@@ -9,7 +9,8 @@ weights of each shape need an --out of their own, and the controls of all but th
 after their models. --fraction takes the rows of that share of the training labels. --less names
 what the models, and methods of --also, are compared with.
 
-Reports of `spacescale contamination` on all the tasks are given by the names of weights.
+Reports of `spacescale contamination` on all the tasks are given by the names of weights. With
+--not-seen models that have one are also compared on what neither has seen.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from itertools import zip_longest
 from pathlib import Path
 from statistics import mean
+
+import numpy as np
 
 from spacescale.evals.figures import colour_of, new_figure, save, tidy
 from spacescale.tasks.duplicates import copied, find_duplicates
 from spacescale.tasks.read_task import read_task
 from spacescale.tasks.resampling import Difference, holm
-from spacescale.tasks.seeds import mean_sd
+from spacescale.tasks.seeds import DrawnScores, mean_sd
 from spacescale.tasks.task import Task
 from spacescale.tuning.fractions import WHOLE
 from spacescale.tuning.ledger import digest_of
@@ -43,14 +46,16 @@ TUNED = re.compile(r".+, (full|lora|head)")
 
 @dataclass(frozen=True)
 class Results:
-    """One task. lines, rows: of each method, models first. seen: of models with a report.
+    """One task. lines, rows, answers: of each method, models first; answers (N, C) of each seed.
 
-    controls: by model and method, what the control of its shape is called.
+    seen: of models with a report. controls: by model and method, what the control of its shape is
+    called.
     """
 
     task: Task
     lines: dict[str, Line]
     rows: dict[str, list[Row]]
+    answers: dict[str, list[np.ndarray]]
     seen: dict[str, Seen]
     controls: dict[tuple[str, str], str]
 
@@ -68,6 +73,21 @@ class Results:
         """What the method of this name is called that has the model's shape."""
         return self.controls.get((model, name), name)
 
+    def drawn_not_seen(self, *models: str) -> list[DrawnScores]:
+        """Of models with reports, on the test sequences that none of them has seen."""
+        rows = reduce(np.intersect1d, [self.seen[model].unseen for model in models])
+        test = self.task.splits["test"].take(rows)
+        return [
+            DrawnScores.of(
+                self.task.kind,
+                test.targets,
+                [one[rows] for one in self.answers[model]],
+                self.metric,
+                test.groups,
+            )
+            for model in models
+        ]
+
 
 def results_of(
     outs: Sequence[Path], path: Path, reports: Mapping[str, Path], fraction: float = WHOLE
@@ -79,6 +99,7 @@ def results_of(
         sys.exit(f"error: {task.name}: no rows in {', '.join(map(str, outs))}")
     lines: dict[str, Line] = {}
     kept: dict[str, list[Row]] = {}
+    answers: dict[str, list[np.ndarray]] = {}
     seen: dict[str, Seen] = {}
     controls: dict[tuple[str, str], str] = {}
     for out in there:
@@ -102,10 +123,11 @@ def results_of(
             if report is not None:
                 seen[name] = seen_of(task, _verdicts(report), report)
             kept[name] = [row for row in rows.rows if row.method == method]
+            answers[name] = [rows.answers(row) for row in kept[name]]
             seeds = sorted({row.seed for row in kept[name]})
             lines[name] = table_of(task, rows, [method], seeds, seen.get(name), fraction).lines[0]
     order = sorted(lines, key=lambda name: not TUNED.fullmatch(name))
-    return Results(task, {name: lines[name] for name in order}, kept, seen, controls)
+    return Results(task, {name: lines[name] for name in order}, kept, answers, seen, controls)
 
 
 def require_one_recipe(rows: Rows) -> None:
@@ -199,6 +221,26 @@ def differences(
                 interval = f"[{less.interval.low:+.3f}, {less.interval.high:+.3f}]"
                 cells = f"{less.value:+.3f} {interval}", f"{p:.3f}"
                 lines.append(_row(name, other, task, *cells, verdict((less, p), (alone, p_alone))))
+    return lines
+
+
+def differences_not_seen(results: Sequence[Results], others: Sequence[str]) -> list[str]:
+    """Each model less each of the others on what neither has seen, of those with reports.
+
+    p by Holm over the tasks of a pair.
+    """
+    lines = [*_head("model", "less", "task", "not seen by either", "difference", "p, all tasks")]
+    for other in others:
+        for name in _methods(results):
+            tasks = [one for one in results if name != other and {name, other} <= one.seen.keys()]
+            pairs = [one.drawn_not_seen(name, other) for one in tasks]
+            found = [mine.less(theirs) for mine, theirs in pairs]
+            p_values = holm([less.p for less in found])
+            for one, less, p in zip(tasks, found, p_values, strict=True):
+                number = np.intersect1d(one.seen[name].unseen, one.seen[other].unseen).size
+                interval = f"[{less.interval.low:+.3f}, {less.interval.high:+.3f}]"
+                cells = f"{number:,}", f"{less.value:+.3f} {interval}", f"{p:.3f}"
+                lines.append(_row(name, other, one.task.name, *cells))
     return lines
 
 
@@ -305,13 +347,19 @@ def main() -> None:
         "--seen", nargs="*", default=[], metavar="NAME=REPORT", type=named_report,
         help="of weights called NAME",
     )  # fmt: skip
+    parser.add_argument(
+        "--not-seen", action="store_true", help="compare also what neither of two models has seen"
+    )
     parser.add_argument("--fraction", type=float, default=WHOLE, help="percent of the labels")
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
     reports = dict(args.seen)
     results = [results_of(args.out, path, reports, args.fraction) for path in args.tasks]
     compared = differences(results, args.less, args.also)
-    for part in (sizes(results), scores(results), compared, details(results)):
+    parts = [sizes(results), scores(results), compared, details(results)]
+    if args.not_seen:
+        parts.append(differences_not_seen(results, args.less))
+    for part in parts:
         print("\n".join([*part, ""]))
     if args.figure:
         draw(results, args.figure)

@@ -10,6 +10,7 @@ from small_tasks import motif_task
 
 from spacescale.genome.dna import decode
 from spacescale.tasks.read_task import read_task
+from spacescale.tasks.scores import score
 from spacescale.tuning.ledger import Ledger
 from spacescale.tuning.rows import Rows
 
@@ -111,6 +112,22 @@ def test_what_was_seen_and_what_it_took(page, tmp_path):
     assert minutes == "24"  # majority and CNN are in both folders
     downstream.draw(results, tmp_path / "page.png")
     assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_models_are_compared_on_what_neither_has_seen(page):
+    downstream, results = page
+    ours = results[0]
+    all_but_ten = replace(ours.seen["yeast, full"], unseen=np.arange(40, 120))
+    both = replace(ours, seen=ours.seen | {"fine, full": all_but_ten})
+    (line,) = downstream.differences_not_seen([both], ["yeast, full"])[2:]
+    assert line.startswith("| fine, full | yeast, full | motifs | 80 | +0.")
+    truth = both.task.splits["test"].targets[40:]
+    expected = [
+        np.mean([score("classes", truth, one[40:])["mcc"] for one in both.answers[name]])
+        for name in ("fine, full", "yeast, full")
+    ]
+    assert f"| {expected[0] - expected[1]:+.3f} [" in line
+    assert len(downstream.differences_not_seen(results, ["yeast, full"])) == 2
 
 
 def test_all_models_of_a_folder_share_its_controls(page, tmp_path):
