@@ -35,8 +35,9 @@ def export_bend(
     Raises UserError for labels that are not known, which BEND has no sign for.
     """
     paths = []
+    labels_of = {split: _labels(task.kind, one) for split, one in task.splits.items()}
     for split, examples in task.splits.items():
-        labels = _labels(task.kind, examples)
+        labels = labels_of[split]
         for number, first in enumerate(range(0, len(examples), chunk)):
             path = out / f"{split}_{number}.tar.gz"
             rows = range(first, min(first + chunk, len(examples)))

@@ -130,9 +130,12 @@ def read_task(
     }
     if "valid" not in splits:
         whole = len(splits["train"])
-        splits["train"], splits["valid"] = cut_validation(
-            splits["train"], meaning.kind, valid_share, seed
-        )
+        try:
+            splits["train"], splits["valid"] = cut_validation(
+                splits["train"], meaning.kind, valid_share, seed
+            )
+        except UserError as error:
+            raise UserError(f"{path}: no file validates, and {error}") from None
         of_each = ", of each class" if meaning.kind == "classes" else ""
         notes.append(
             f"no file validates: {len(splits['valid'])} of {whole} training sequences were cut off "

@@ -95,7 +95,7 @@ def _chosen(train: Rows, columns: list[str], kind: Kind | None) -> tuple[Kind, l
         raise UserError(f"{place}: no column of targets; expected {', '.join(_COLUMNS)} or target")
     if kind is None and len(found) > 1:
         names = " and ".join(repr(fitting[0]) for _, fitting in found.values())
-        raise UserError(f"{place}: columns {names} are targets of several kinds; give kind=")
+        raise UserError(f"{place}: columns {names} are targets of several kinds; give --kind")
     kinds, fitting = min(found.values(), key=lambda one: one[0].index(kind or one[0][0]))
     return kind or kinds[0], fitting
 
@@ -174,7 +174,7 @@ def _fault(word: str, numbers: bool) -> str:
         other = "numbers" if numbers else "words"
         return f" among {other}; expected {other} only, or whole numbers 0…C−1"
     if numbers and not word.isdecimal():
-        return ", expected whole numbers 0…C−1; kind='values' reads other numbers"
+        return ", expected whole numbers 0…C−1; --kind values reads other numbers"
     return ""
 
 

@@ -110,6 +110,17 @@ def changed(codes: np.ndarray, shift: int = 0, flip: bool = False) -> np.ndarray
     return dna.reverse_complement(codes) if flip else codes
 
 
+def steps_of_pass(sequences: int, batch_size: int) -> int:
+    """How many batches are made of so many sequences; what is left over is not read."""
+    return max(1, sequences // batch_size)
+
+
+def steps_of_epoch(sequences: int, batch_size: int, least_steps: int) -> int:
+    """Those of as many passes over the sequences as make least_steps."""
+    steps = steps_of_pass(sequences, batch_size)
+    return steps * max(1, math.ceil(least_steps / steps))
+
+
 @dataclass(frozen=True)
 class TrainingOrder:
     """Batches of an epoch: a pure function of (seed, epoch), whatever the number of processes.
@@ -126,17 +137,17 @@ class TrainingOrder:
 
     @property
     def _steps_of_pass(self) -> int:
-        return max(1, len(self.reader.examples) // self.batch_size)
+        return steps_of_pass(len(self.reader.examples), self.batch_size)
 
     @property
     def passes(self) -> int:
         """Over all sequences in an epoch; of each another part is left over."""
-        return max(1, math.ceil(self.least_steps / self._steps_of_pass))
+        return self.steps // self._steps_of_pass
 
     @property
     def steps(self) -> int:
         """Of an epoch."""
-        return self.passes * self._steps_of_pass
+        return steps_of_epoch(len(self.reader.examples), self.batch_size, self.least_steps)
 
     def epoch(self, number: int, rank: int, world: int) -> Iterator[Batch]:
         """This process's share of each batch of an epoch."""

@@ -8,6 +8,7 @@ trunk keeps nothing at all: its largest part is there for a moment.
 from __future__ import annotations
 
 import argparse
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,15 +30,18 @@ from spacescale.planning.plan import Precision
 from spacescale.planning.species import with_species
 from spacescale.space_config import ModelConfig, Stage
 from spacescale.tokens.vocabulary import Name
+from spacescale.tuning.batches import steps_of_epoch
 from spacescale.tuning.encoder_trunk import ADAPTED, EncoderTrunk
 from spacescale.tuning.encoding import max_tokens
 from spacescale.tuning.settings import (
     HEAD_RATE,
+    MIN_STEPS,
     RATES_OF_ENCODERS,
     RATES_OF_SPACE,
     SEEDS,
     STRANDS,
     Mode,
+    TuningSettings,
     different_rates,
 )
 from spacescale.tuning.space_trunk import ADAPTED_OF_EXPERTS, PREDICTING
@@ -275,13 +279,24 @@ def cost_lines(
         "TFLOP/s; short sequences reach less of that rate",
     ]
     if sequences is not None:
-        steps = max(1, sequences // cost.batch)
-        lines.append(
-            f"one epoch of one training, {steps:,} steps over {sequences:,} sequences: "
-            f"{steps * seconds / 60:.2f} minutes; by default a method takes "
-            f"{_trainings(cost.mode, rates)}"
-        )
+        lines.append(_time(cost, sequences, seconds, rates))
     return lines
+
+
+def _time(cost: TuningCost, sequences: int, seconds: float, rates: Sequence[float]) -> str:
+    """What `finetune` computes by default; seconds: of a step."""
+    by_default = f"by default a method takes {_trainings(cost.mode, rates)}"
+    if cost.mode == "head":
+        minutes = sequences / cost.batch * seconds / 60
+        return (
+            f"features of {sequences:,} sequences: {minutes:.2f} minutes, once for each of "
+            f"{len(STRANDS)} strands; the last layer is trained on them in memory; {by_default}"
+        )
+    steps = steps_of_epoch(sequences, cost.batch, math.ceil(MIN_STEPS / TuningSettings.epochs))
+    return (
+        f"one epoch of one training, {steps:,} steps over {sequences:,} sequences: "
+        f"{steps * seconds / 60:.2f} minutes; {by_default}"
+    )
 
 
 def _trainings(mode: Mode, rates: Sequence[float]) -> str:

@@ -16,7 +16,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 POOLS: tuple[Pool, ...] = get_args(Pool)
 STRANDS: tuple[Strands, ...] = get_args(Strands)
 # Where options say nothing:
-SEEDS, SEEDS_OF_FRACTIONS, HEAD_RATE = 5, 3, 1e-3
+SEEDS, SEEDS_OF_FRACTIONS, HEAD_RATE, MIN_STEPS = 5, 3, 1e-3, 300
 RATES_OF_SPACE, RATES_OF_ENCODERS = (1e-4, 3e-4, 1e-3, 3e-3), (3e-5, 3e-4, 1e-3)
 
 

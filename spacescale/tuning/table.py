@@ -18,7 +18,7 @@ from spacescale.tasks.scores import main_score
 from spacescale.tasks.seeds import DrawnScores, mean_sd
 from spacescale.tasks.task import Examples, Task
 from spacescale.tuning.fractions import WHOLE
-from spacescale.tuning.published import published
+from spacescale.tuning.published import metric_of_suite, published
 from spacescale.tuning.rows import Row, Rows
 from spacescale.tuning.seen import Seen
 
@@ -199,7 +199,8 @@ def _recipe(settings: Mapping[str, Any]) -> str:
     tried = " (either tried)" if len(settings["tried_strands"]) > 1 else ""
     words = [
         POOLED.get(settings["pool"], settings["pool"]),
-        f"{settings['epochs']} epochs of batches of {settings['batch_size']}",
+        f"{settings['epochs']} {'epoch' if settings['epochs'] == 1 else 'epochs'} of batches of "
+        f"{settings['batch_size']}",
         f"{settings['min_steps']} steps at least",
         *_rates(settings),
         f"weight decay {settings['weight_decay']:g}",
@@ -284,6 +285,8 @@ def task_lines(table: TaskTable) -> list[str]:
     if table.of_model:
         notes.append(f"{table.lines[0].method}: {table.of_model}")
     if (known := published(task)) is not None:
+        if metric_of_suite(task) == table.metric:
+            notes.append(f"{metric}, as {known.suite} scores its task of this name (--metric)")
         notes += [known.in_words(task), f"SPACE's protocol: {known.protocol}"]
     if table.recipe:
         notes.append(f"ours: {table.recipe}")

@@ -57,8 +57,8 @@ def test_classes_are_numbers_and_unknown_labels_are_refused(tmp_path):
     found = read([tmp_path / "a" / "train_0.tar.gz"])
     assert [labels.tolist() for *_, labels in found] == [[0], [1], [2], [0], [1]]
     task = task_of()
-    task.splits["train"].targets[3, 1] = np.nan
-    with pytest.raises(UserError, match="place 3: a label that is not known"):
+    task.splits["test"].targets[0, 1] = np.nan
+    with pytest.raises(UserError, match="place 2: a label that is not known"):
         export_bend(predictor(), task, tmp_path / "b")
     assert not (tmp_path / "b").exists()
 

@@ -37,7 +37,7 @@ def with_train(folder, rows, **others):
     [
         ("3", ("label '3', but none is 2; expected 0…C−1 without a gap",)),
         ("-1", ("label '-1', expected whole numbers 0…C−1",)),
-        ("0.5", ("label '0.5', expected whole numbers 0…C−1; kind='values'",)),
+        ("0.5", ("label '0.5', expected whole numbers 0…C−1; --kind values",)),
         ("1.0", ("label '1.0', expected whole numbers",)),
         ("", ("label '', expected a class",)),
         ("nan", ("label 'nan', expected a class",)),

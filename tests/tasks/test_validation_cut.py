@@ -91,6 +91,14 @@ def test_too_few_sequences_to_cut():
         cut_validation(examples([dna(1), dna(2)]), "values", 0.1, seed=0)
 
 
+def test_a_task_that_is_too_small_to_cut_is_named(tmp_path):
+    for split in ("train", "test"):
+        lines = "".join(f"{dna(i)},{i}\n" for i in range(2))
+        (tmp_path / f"{split}.csv").write_text("sequence,label\n" + lines)
+    with pytest.raises(UserError, match=f"{tmp_path}: no file validates, and valid_share 0.1 of 2"):
+        read_task(tmp_path)
+
+
 def test_a_task_tells_what_was_cut(tmp_path):
     rows = [(dna(i), i % 2) for i in range(40)]
     write_splits(tmp_path, train=rows, test=rows[:2])

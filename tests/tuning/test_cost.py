@@ -1,7 +1,10 @@
 """The planned cost of a fine-tuning beside what is counted in one."""
 
 import argparse
+import math
 import re
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from spacescale.finetune import add_options
 from spacescale.model.space import Space
 from spacescale.planning.machine import named_machine
 from spacescale.planning.measure import addresses, counting_kept, flop_counter
+from spacescale.tuning.batches import Reader, TrainingOrder
 from spacescale.tuning.cost import (
     OF_PRETRAINING,
     cost_lines,
@@ -24,7 +28,7 @@ from spacescale.tuning.cost import (
 )
 from spacescale.tuning.pretrained import PretrainedEncoder, PretrainedSpace
 from spacescale.tuning.sequence_model import SequenceModel, choose_trained
-from spacescale.tuning.settings import HEAD_RATE
+from spacescale.tuning.settings import HEAD_RATE, MIN_STEPS, TuningSettings
 from spacescale.tuning.space_trunk import SpaceTrunk
 
 MODES = ("full", "lora", "head")
@@ -135,6 +139,7 @@ def test_how_many_trainings_a_method_takes(of, mode, trainings):
     parser = argparse.ArgumentParser()
     add_options(parser)
     assert parser.get_default("head_lr") == HEAD_RATE
+    assert parser.get_default("min_steps") == MIN_STEPS
 
 
 def planned(*options):
@@ -153,4 +158,25 @@ def test_options_of_a_pretraining_are_refused(option):
 
 def test_a_finetuning_is_planned_with_its_own_options():
     found = planned("--finetune", "full", "--gpus", "2", "--batch", "8", "--sequences", "80")
-    assert "4 sequences of 4 bins" in found and "10 steps over 80 sequences" in found
+    assert "4 sequences of 4 bins" in found and "30 steps over 80 sequences" in found
+
+
+@pytest.mark.parametrize("sequences", [1, 100, 300, 900, 1000, 30_000])
+def test_an_epoch_is_planned_with_the_steps_that_training_makes(sequences):
+    options = TuningSettings(min_steps=MIN_STEPS)
+    least = math.ceil(options.min_steps / options.epochs)
+    reader = SimpleNamespace(examples=range(sequences))
+    steps = TrainingOrder(cast(Reader, reader), options.batch_size, 0, least_steps=least).steps
+    cost = tuning_cost(tiny_config(), "full", 500, options.batch_size)
+    line = cost_lines(cost, named_machine("a40"), sequences, PretrainedSpace.rates)[-1]
+    assert f"training, {steps:,} steps over {sequences:,} sequences: " in line
+
+
+def test_features_of_a_frozen_trunk_are_computed_once():
+    cost = tuning_cost(tiny_config(), "head", 500, 32)
+    machine = named_machine("a40", tflops=1e-6)
+    line = cost_lines(cost, machine, 3200, PretrainedSpace.rates)[-1]
+    minutes = 100 * cost.flops / 1e6 / 60
+    assert line.startswith(
+        f"features of 3,200 sequences: {minutes:.2f} minutes, once for each of 2"
+    )
