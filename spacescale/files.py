@@ -147,6 +147,13 @@ def sync_entries(folder: Path) -> None:
 # --- folders ---
 
 
+def require_absent(*targets: Path) -> None:
+    """Raise UserError for what exists; for work that is long to be refused before it begins."""
+    for target in targets:
+        if target.exists():
+            raise UserError(f"{target}: already exists; choose another --out")
+
+
 @contextmanager
 def new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     """Give an empty sibling folder that becomes `target` on success and vanishes otherwise.
@@ -155,8 +162,8 @@ def new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     after an error. Raises UserError when `target` exists and is not to be replaced, its parent
     cannot be written, or the disk is full.
     """
-    if target.exists() and not replace:
-        raise UserError(f"{target}: already exists; choose another --out")
+    if not replace:
+        require_absent(target)
     folder = target.with_name(f".{target.name}{PARTIAL}-{os.getpid()}")
     with made_parents(target), failed_writes_explained(target.parent):
         make_folder(folder)
@@ -175,9 +182,7 @@ def new_files(*targets: Path) -> Iterator[list[Path]]:
     All lie in one folder; the first takes its name last. Raises UserError when one exists, and as
     `new_folder`.
     """
-    for target in targets:
-        if target.exists():
-            raise UserError(f"{target}: already exists; choose another --out")
+    require_absent(*targets)
     parts = [t.with_name(f".{t.name}{PARTIAL}-{os.getpid()}") for t in targets]
     with made_parents(targets[0]), failed_writes_explained(targets[0].parent):
         try:

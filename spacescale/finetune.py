@@ -49,9 +49,9 @@ def add_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
     learning.add_argument("--min-steps", type=int, default=300, help="of all epochs together, also "
                           "of the CNN: each is several passes over sequences that are few "
                           "(default: %(default)s)")  # fmt: skip
-    learning.add_argument("--metric", help="that chooses the epoch (default: MCC, AUROC or "
-                          "Pearson, by kind; of tasks that are called as those of GUE or Genomic "
-                          "Benchmarks, theirs)")  # fmt: skip
+    learning.add_argument("--metric", help="the score, which chooses rate, strands and epoch "
+                          "on validation (default: MCC, AUROC or Pearson, by kind; of tasks that "
+                          "are called as those of GUE or Genomic Benchmarks, theirs)")  # fmt: skip
     learning.add_argument("--batch", type=int, default=32, help="sequences a step, of all "
                           "processes (default: %(default)s)")  # fmt: skip
     learning.add_argument("--weight-decay", type=float, default=0.01)

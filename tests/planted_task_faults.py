@@ -139,8 +139,8 @@ TASK_FAULTS = {
     ),
     "an epoch has the steps of one GPU's share": Fault(
         "spacescale/tuning/cost.py",
-        "sequences // cost.batch",
-        "sequences // cost.sequences",
+        "steps_of_epoch(sequences, cost.batch,",
+        "steps_of_epoch(sequences, cost.sequences,",
         ("tests/tuning/test_cost.py",),
     ),
     "a task goes on though another process has ended": Fault(

@@ -11,7 +11,7 @@ from spacescale.contamination.sequences import Hit, decoys, digest_of, read_quer
 from spacescale.contamination.summary import in_words, table, what_was_read
 from spacescale.contamination.verdicts import DEFAULT_LIMITS, Limits, Result, Searched, judge
 from spacescale.errors import UserError
-from spacescale.files import new_files
+from spacescale.files import new_files, require_absent
 from spacescale.model.exports import local_folder
 from spacescale.predict.tables import require_table_name, table_of
 from spacescale.tasks.genome_places import Genomes
@@ -55,6 +55,7 @@ def contamination(
     """
     if out is not None:
         require_table_name(out)
+        require_absent(out)
     queries = read_queries(sequences, genome, kind)
     if not queries:
         raise UserError(f"{', '.join(map(str, sequences))}: no sequence")

@@ -289,8 +289,8 @@ def _time(cost: TuningCost, sequences: int, seconds: float, rates: Sequence[floa
     if cost.mode == "head":
         minutes = sequences / cost.batch * seconds / 60
         return (
-            f"features of {sequences:,} sequences: {minutes:.2f} minutes, once for each of "
-            f"{len(STRANDS)} strands; the last layer is trained on them in memory; {by_default}"
+            f"features of {sequences:,} sequences: {minutes:.2f} minutes for a strand, 3 or 4 "
+            f"times as both are tried; trainings read them from memory, uncounted; {by_default}"
         )
     steps = steps_of_epoch(sequences, cost.batch, math.ceil(MIN_STEPS / TuningSettings.epochs))
     return (

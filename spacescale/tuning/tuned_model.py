@@ -188,8 +188,8 @@ def load_tuned(folder: Path) -> TunedModel:
 
 def write_answers(tuned: TunedModel, sequences: Sequence[Named], out: Path) -> None:
     """A table of the answers to named sequences: name, then a column for each output."""
-    found = tuned.answers([one.codes for one in sequences])
     with new_files(out) as (part,), part.open("w", newline="") as file:
+        found = tuned.answers([one.codes for one in sequences])
         rows = csv.writer(file, delimiter="\t", lineterminator="\n")
         rows.writerow(["name", *tuned.outputs])
         for one, values in zip(sequences, found, strict=True):

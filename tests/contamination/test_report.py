@@ -248,3 +248,6 @@ def test_limits_are_shares(limits):
 def test_the_name_of_the_table_is_looked_at_first(tmp_path):
     with pytest.raises(UserError, match=r"--out .*r\.csv: expected a name that ends with"):
         contamination(tmp_path / "nothing", [tmp_path / "none"], out=tmp_path / "r.csv")
+    (tmp_path / "r.tsv").touch()
+    with pytest.raises(UserError, match=r"r\.tsv: already exists; choose another --out"):
+        contamination(tmp_path / "nothing", [tmp_path / "none"], out=tmp_path / "r.tsv")

@@ -82,7 +82,11 @@ def write_targets(folder, header, cells, test=None):
         (["value"], ("1e60",), ("train.csv:2: value '1e60', expected a finite number",)),
         (["value"], ("",), ("train.csv:2: value is known of no sequence in train",)),
         (["score"], (1,), ("train.csv:2: no column of targets; expected label",)),
-        (["label", "value"], (0, 1), ("'label' and 'value' are targets of several kinds",)),
+        (
+            ["label", "value"],
+            (0, 1),
+            ("'label' and 'value' are targets of several kinds; give --kind",),
+        ),
     ],
 )
 def test_targets_that_cannot_be_read(tmp_path, header, cells, parts):

@@ -140,6 +140,7 @@ def test_how_many_trainings_a_method_takes(of, mode, trainings):
     add_options(parser)
     assert parser.get_default("head_lr") == HEAD_RATE
     assert parser.get_default("min_steps") == MIN_STEPS
+    assert parser.get_default("epochs") == TuningSettings.epochs
 
 
 def planned(*options):
@@ -172,11 +173,10 @@ def test_an_epoch_is_planned_with_the_steps_that_training_makes(sequences):
     assert f"training, {steps:,} steps over {sequences:,} sequences: " in line
 
 
-def test_features_of_a_frozen_trunk_are_computed_once():
+def test_features_of_a_frozen_trunk_are_timed_for_a_strand():
     cost = tuning_cost(tiny_config(), "head", 500, 32)
     machine = named_machine("a40", tflops=1e-6)
     line = cost_lines(cost, machine, 3200, PretrainedSpace.rates)[-1]
     minutes = 100 * cost.flops / 1e6 / 60
-    assert line.startswith(
-        f"features of 3,200 sequences: {minutes:.2f} minutes, once for each of 2"
-    )
+    assert line.startswith(f"features of 3,200 sequences: {minutes:.2f} minutes for a strand, 3 or")
+    assert "epoch" not in line

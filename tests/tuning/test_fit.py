@@ -115,6 +115,22 @@ def test_seeds_rates_and_shares_have_the_features_of_the_same_weights(tmp_path, 
     assert not np.allclose(first, second)
 
 
+def test_trying_strands_runs_a_frozen_trunk_three_or_four_times(tmp_path, monkeypatch):
+    """As `plan --finetune head` says: one, both, and one again if that is chosen."""
+    settings = TuningSettings(mode="head", epochs=1, batch_size=16)
+    pretrained = PretrainedSpace("tiny", tiny_model(), "digest", "finch", None)
+    plan = Plan(pretrained, settings, (1e-3, 1e-2), ("one", "both"), (0, 1, 2), ())
+    calls, features = [], SequenceModel.features
+    monkeypatch.setattr(
+        SequenceModel, "features", lambda self, x: calls.append(len(x)) or features(self, x)
+    )
+    rows = Rows(tmp_path)
+    config = resolve_deepspeed_config(DEEPSPEED, "a test", 16)
+    TaskRun(motif_task(sizes=(32, 16, 16)), plan, rows, config, CPU).run()
+    again = rows.rows[0].settings["strands"] == "one"
+    assert sum(calls) == 64 * (3 + again)
+
+
 def test_rare_classes_count_as_much_as_frequent_ones():
     task = motif_task()
     targets = task.splits["train"].targets.copy()

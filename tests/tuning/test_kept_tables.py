@@ -41,7 +41,7 @@ def test_a_command_on_some_tasks_keeps_the_others_in_the_table(tmp_path, capsys)
     overview = [line for line in text.splitlines() if line.startswith(("| a |", "| b |", "| c |"))]
     assert [line[:5] for line in overview] == ["| a |", "| b |"]
     assert text.index("### a") < text.index("### b") and "### c" not in text
-    of_training = "- ours: mean over positions, 1 epochs of batches of 4, 0 steps at least, "
+    of_training = "- ours: mean over positions, 1 epoch of batches of 4, 0 steps at least, "
     assert text.count(of_training) == text.count("test sequences seen in pretraining: not") == 2
     alone = argparse.ArgumentParser()
     finetune.add_options(alone)
