@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 from spacescale.checkpoint.weight_files import write_imported
@@ -13,6 +14,8 @@ from spacescale.overrides import build_config
 from spacescale.presets import EMBEDDED_PRESET
 from spacescale.space_config import ModelConfig
 from spacescale.testing.embedded_data import embedded_data
+
+pytestmark = pytest.mark.long
 
 TOUR = Path(__file__).parents[1] / "docs" / "tour.ipynb"
 

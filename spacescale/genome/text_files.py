@@ -21,6 +21,7 @@ from spacescale.genome.file_kinds import refuse_other_kinds
 _GZIP = b"\x1f\x8b"
 # Characters. Tables of tasks hold sequences; a longer line is a chromosome, or of a binary file.
 LONGEST_LINE = 1 << 24
+_LONGEST_CELL = 1 << 17  # of tables that hold none
 # The mark of UTF-32 begins with that of UTF-16.
 _ENCODINGS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -73,15 +74,20 @@ def decoded(place: str, line: bytes) -> str:
 
 
 def split_cells(
-    place: str, line: str, broken_quotes_stay: bool = False, delimiter: str = "\t"
+    place: str,
+    line: str,
+    broken_quotes_stay: bool = False,
+    delimiter: str = "\t",
+    longest: int = _LONGEST_CELL,
 ) -> list[str]:
     """Split a line of a table at its tabs; quotes around a cell, as Excel, R and pandas add, go.
 
     A quote inside a cell that begins with none is itself (5" of rain). A cell in quotes has them
     doubled inside. Raises UserError where a cell begins with a quote and does not end with one
-    in the same line; broken_quotes_stay: such a line is split at its tabs, its quotes being text.
+    in the same line, or is longer than `longest`; broken_quotes_stay: such a line is split at its
+    tabs, its quotes being text.
     """
-    csv.field_size_limit(LONGEST_LINE)  # by default 131,072: less than long sequences
+    csv.field_size_limit(longest)
     try:
         return next(csv.reader([line], delimiter=delimiter, strict=True), [])
     except csv.Error as error:

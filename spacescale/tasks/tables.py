@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spacescale.errors import UserError
-from spacescale.genome.text_files import decoded, split_cells, text_lines
+from spacescale.genome.text_files import LONGEST_LINE, decoded, split_cells, text_lines
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".bed": "\t"}
 
@@ -128,7 +128,7 @@ def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
         if line.strip():
             yield (
                 number,
-                split_cells(f"{path}:{number}", line, delimiter=delimiter)
+                split_cells(f"{path}:{number}", line, delimiter=delimiter, longest=LONGEST_LINE)
                 if '"' in line
                 else line.split(delimiter),
             )

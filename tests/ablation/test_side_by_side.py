@@ -77,9 +77,10 @@ time.sleep(600)
 def test_ctrl_c_ends_all_and_lets_them_save(tmp_path):
     """As Ctrl-C reaches a command: a process of its own, told by a signal."""
     code = f"""
-import os, sys
+import os, signal, sys
 from pathlib import Path
 from spacescale.ablation.jobs import Jobs, Share
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
 work = Jobs([Share((), None)] * 2)
 slow = [sys.executable, "-c", {SLOW!r}]
 try:

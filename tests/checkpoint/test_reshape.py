@@ -28,6 +28,8 @@ from spacescale.checkpoint import compatibility, layout
 from spacescale.checkpoint.convert import convert
 from spacescale.testing.ranks import run_ranks
 
+pytestmark = pytest.mark.long
+
 RELATIVE = 1e-4
 STEPS, MORE_STEPS = 6, 20  # after the checkpoint; lost moments show in the second
 ORIGINS = [Layout(2, 1, 1), Layout(2, 2, 2), Layout(2, 2, 3)]

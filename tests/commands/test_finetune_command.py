@@ -183,6 +183,7 @@ def test_a_species_folder_is_no_task(weights, tmp_path):
         read_task_of(args.task, args)
 
 
+@pytest.mark.long
 def test_a_task_that_is_none_leaves_nothing(weights, tmp_path):
     (tmp_path / "task").mkdir()
     done = run(

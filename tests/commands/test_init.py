@@ -25,6 +25,7 @@ def first_loss(folder):
     return next(row["train/loss"] for row in map(json.loads, lines) if row["step"] == 1)
 
 
+@pytest.mark.long
 def test_a_run_begins_with_weights_of_another(alone, data, tmp_path):
     output = tmp_path / "run"
     more = ["optim.max_steps=2", "optim.warmup_steps=1", "run.valid_every=2", "run.save_every=2"]

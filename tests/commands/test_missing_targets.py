@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pyBigWig
+import pytest
 from commands import SCRIPT, SPACESCALE, arguments, make_data, run, run_here
 
 from spacescale.dataset.reader import SpeciesData
@@ -31,6 +32,7 @@ def cut_first_track(species):
         cut_coverage(species.targets.parent / first.file)
 
 
+@pytest.mark.long
 def test_a_run_learns_from_what_was_measured(tmp_path):
     data = make_data(tmp_path, cut_first_track, with_missing=["finch"])
     with_missing = SpeciesData.open(data / "finch")

@@ -163,6 +163,7 @@ def test_info_describes_the_run(finished):
         assert f"{species:<12} {tracks} tracks: " in done.stdout
 
 
+@pytest.mark.long
 def test_evaluate_writes_tables_and_figures_of_the_test_windows(finished):
     output, _ = finished
     done = run(SPACESCALE, "evaluate", output)
@@ -208,6 +209,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.long
 def test_converted_weights_load_without_deepspeed_and_predict_the_same(finished, tmp_path):
     output, _ = finished
     done = run(SPACESCALE, "convert", output, "--out", tmp_path / "export")
@@ -233,6 +235,7 @@ def test_converted_weights_load_without_deepspeed_and_predict_the_same(finished,
 # ---- Stopping and going on ----------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_resumed_run_ends_with_bit_identical_weights_under_another_launcher(
     finished, data, tmp_path
 ):

@@ -135,6 +135,7 @@ def turned(letters):
     return "".join("ACGTN"[code] for code in reverse_complement(encode(letters)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command, more, name", [
     ("finetune", [*FINETUNE, "majority", "--mode", "head"], "tiny, head"),
     ("probe", PROBE, "tiny pointwise alone, ridge"),

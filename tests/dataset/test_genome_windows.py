@@ -190,6 +190,7 @@ def test_tiles_lie_apart_forward_and_in_order(genome):
     assert tiles[8] == ("chrI", 800, 900, False)
 
 
+@pytest.mark.long
 def test_reader_processes_read_the_same_windows(genome):
     windows = GenomeWindows(genome, "train", CHOICE)
     small = pickle.dumps(windows)

@@ -144,6 +144,7 @@ def test_only_training_windows_are_read(datasets):
         assert len(rows) > 10
 
 
+@pytest.mark.long
 def test_worker_processes_change_nothing(datasets):
     training = windows(datasets)
     alone = list(training_batches(training, 3, 9, num_workers=0, pin_memory=False))
@@ -154,6 +155,7 @@ def test_worker_processes_change_nothing(datasets):
         assert_equal(one, training[step])
 
 
+@pytest.mark.long
 def test_reader_processes_are_new_ones_that_requests_to_stop_do_not_reach(datasets):
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     batches = training_batches(windows(datasets), 0, 9, num_workers=2, pin_memory=False)
@@ -221,6 +223,7 @@ def test_a_damaged_window_is_named_by_a_worker_process_too(datasets, folder, tmp
     assert re.fullmatch(rf"{tmp_path}/copy/finch/\S+: row \d+ \(\w+:\d+-\d+\) .*", str(own.value))
 
 
+@pytest.mark.long
 def test_a_damaged_window_is_replaced_alike_wherever_it_is_read(datasets, folder, tmp_path):
     row = int(windows(datasets)[0]["finch"].rows[0])
     datasets = damaged_copy(folder, tmp_path, row)

@@ -55,6 +55,7 @@ def test_every_window_is_the_same_bit_for_bit(source, tmp_path, codec):
     after.verify()
 
 
+@pytest.mark.long
 def test_repetition_and_workers_change_no_byte(source, exported, tmp_path):
     again = export_webdataset(source, tmp_path / "tiny", windows_per_shard=11, workers=2)
     names = [*SpeciesData.open(exported).manifest.files, "manifest.json"]
@@ -99,6 +100,7 @@ def batches_of(data: SpeciesData, world_size: int, rank: int, num_workers: int, 
     return list(training_batches(windows, 0, steps, num_workers, pin_memory=False))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_equal_those_of_the_zarr_form(source, exported, num_workers):
     ours = batches_of(SpeciesData.open(exported), 1, 0, num_workers, steps=20)

@@ -1,7 +1,8 @@
 """Runs in 1, 2 and 4 processes equal the plain model in one, for every ZeRO stage and EP size.
 
-The default tier follows the losses of two cases over all steps, and of the others over the first
-few; `-m slow` follows the others that keep activations over all. Every case prints a line at the
+The default tier follows the losses of a case over all steps, and of others over the first few; the
+long one a case in two processes over all, and those in four over the first few; `-m slow` follows
+the others that keep activations over all. Every case prints a line at the
 end of the run.
 """
 
@@ -53,8 +54,8 @@ def ran():
     return run_once
 
 
-# Number of processes → the cases whose whole curves the default tier follows. Four processes share
-# few cores: a minute for one curve.
+# Number of processes → the cases whose whole curves are followed first, by the default tier and by
+# the long one. Four processes share few cores: a minute for one curve.
 CURVES = {1: [Case(1, 1, False)], 2: [Case(3, 2, False)], 4: []}
 
 
@@ -68,14 +69,10 @@ def parameters(world: int, curves: list[Case], rest: list[Case], *marks) -> list
 
 
 SPANNING = [
-    one
-    for world, curves in CURVES.items()
-    for one in parameters(
-        world,
-        curves,
-        [case for case in cases(world) if case not in curves],
-        *([pytest.mark.long] if world == 4 else []),
-    )
+    *parameters(1, CURVES[1], [case for case in cases(1) if case not in CURVES[1]]),
+    *parameters(2, [], cases(2)),
+    *parameters(2, CURVES[2], [], pytest.mark.long),
+    *parameters(4, CURVES[4], cases(4), pytest.mark.long),
 ]
 OTHER_CURVES = [
     one

@@ -52,8 +52,11 @@ def test_long_sequences_stand_in_tables_and_chromosomes_do_not(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text('"' + "ACGT" * 50_000 + '",1\n' + "A" * (LONGEST_LINE + 1) + "\n")
     lines = text_lines(path, "a table of sequences")
-    cells = split_cells("t.csv:1", next(lines)[1], delimiter=",")
+    line = next(lines)[1]
+    cells = split_cells("t.csv:1", line, delimiter=",", longest=LONGEST_LINE)
     assert cells == ["ACGT" * 50_000, "1"]
+    with pytest.raises(UserError, match=r"t.csv:1: not a line of a table \(field larger"):
+        split_cells("t.csv:1", line.replace('"', ""), delimiter=",")
     with pytest.raises(UserError, match=r"t.csv:2: a line of more than 16,777,216 characters, exp"):
         next(lines)
 

@@ -79,6 +79,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.long
 def test_it_needs_nothing_of_ours(hub_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     out = tmp_path / "tracks.pt"

@@ -70,6 +70,7 @@ def test_a_push_is_one_commit_that_loads_by_its_name(hub, hub_folder, tmp_path, 
         Space.from_pretrained("lab/none")
 
 
+@pytest.mark.long
 def test_the_command_converts_and_pushes(exported, tmp_path):
     """A process of its own, which has all from its environment."""
     hub = StandIn()

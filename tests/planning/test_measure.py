@@ -9,6 +9,8 @@ from spacescale.planning.measure import measure
 from spacescale.planning.plan import make_plan
 from spacescale.planning.states import Layout
 
+pytestmark = pytest.mark.long
+
 ASSAYS = ("cage", "dnase_atac", "histone_chip", "tf_chip")
 ALL_STAGES = '["stem", "conv_tower", "transformer", "pointwise", "decoder"]'
 ALONE = Layout(gpus=1, zero_stage=0, ep_size=1)

@@ -31,7 +31,10 @@ WINDOWS = {"human": (45, 10, 10), "mouse": (28, 13, 13)}
 NUM_TRACKS = {"human": 74, "mouse": 32}
 NUM_STRANDED = {"human": 54, "mouse": 30}
 
-pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason=f"the real data sets are not in {REAL}")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not REAL.is_dir(), reason=f"the real data sets are not in {REAL}"),
+]
 
 
 @pytest.fixture(scope="module", params=["human", "mouse"])

@@ -198,6 +198,7 @@ def weights(tmp_path_factory):
     return write_export(tmp_path_factory.mktemp("weights") / "tiny")
 
 
+@pytest.mark.long
 def test_the_command_probes_and_explains(weights, tmp_path, capsys, monkeypatch):
     task = tmp_path / "motifs"
     task.mkdir()

@@ -143,6 +143,7 @@ def lengths_of(assembly):
     return {row[0]: int(row[1]) for row in rows if row[1].isdigit()}
 
 
+@pytest.mark.long
 @needs_metadata
 @pytest.mark.parametrize("species, assembly, count", [("human", "hg38", 55_497),
                                                       ("mouse", "mm10", 49_369)])  # fmt: skip

@@ -80,6 +80,7 @@ def test_a_seed_gives_the_same_bits():
     assert np.abs(one - other).max() > 1e-3
 
 
+@pytest.mark.long
 def test_few_sequences_are_read_until_they_are_learnt():
     assert [cnn.passes_of(n, 300) for n in (49, 640, 1920, 5000)] == [30, 3, 1, 1]
     task = motif_task(sizes=(96, 200, 300))
@@ -90,6 +91,7 @@ def test_few_sequences_are_read_until_they_are_learnt():
     assert few < 0.2 and more > 0.4
 
 
+@pytest.mark.long
 def test_a_motif_is_found_and_shuffled_labels_are_not():
     began = time.process_time()
     for shuffled in (False, True):
@@ -121,6 +123,7 @@ def copies_task(kind, seed=0):
     return task_of(kind, splits, ("one", "other", "noise"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "metric"), [("labels", "auroc"), ("values", "pearson")])
 def test_labels_and_values_that_are_partly_known(kind, metric):
     task = copies_task(kind)

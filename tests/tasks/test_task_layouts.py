@@ -11,6 +11,7 @@ from task_files import dna, letters, same_sequences, table, write, write_splits
 
 from spacescale.genome.dna import encode, reverse_complement
 from spacescale.tasks.read_task import read_task
+from spacescale.tasks.tables import read_table
 from spacescale.tasks.task import SPLITS
 
 TRAIN = [(dna(1), 0), (dna(2, 7), 1), (dna(3).lower(), 0)]
@@ -270,3 +271,8 @@ def test_where_each_row_stands_is_kept(tmp_path, name):
     }
     assert found == {f"{tmp_path}/{split}.csv:{i + 2}": encode(dna(i)).tolist()
                      for split in ("train", "test") for i in range(10)}  # fmt: skip
+
+
+def test_long_sequences_stand_in_quotes(tmp_path):
+    (tmp_path / "t.csv").write_text(f'sequence,label\n"{"ACGT" * 50_000}",1\n')
+    assert read_table(tmp_path / "t.csv").columns["sequence"] == ["ACGT" * 50_000]

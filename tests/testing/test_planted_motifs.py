@@ -76,6 +76,7 @@ class Oracle(Predictor):
         return self.in_means(batch).numpy()[..., rows]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tool", ["predict", "score-variants", "attribute"])
 def test_the_truth_is_found_by(tool, tmp_path):
     found = TOOLS[tool](Oracle(untrained(), "moth", "cpu"), tmp_path)

@@ -193,6 +193,7 @@ def test_every_objective_is_certified_by_a_model_of_its_own(tmp_path):
     assert holds["share of the norm left by clipping"]
 
 
+@pytest.mark.long
 def test_one_process_gets_a_page_and_figures_and_leaves_nothing_else(tmp_path):
     (holds,) = run_ranks(certify_twice, 1, tmp_path)
     assert holds == [True, False]

@@ -103,6 +103,7 @@ TRAINED = {
 OWN_TRAINED = {f"transformer.0.moe.mixture.experts.{name}" for name in ("w1", "w2", "w3")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", each([*ADDED, *OWN]))
 def test_old_species_get_the_same_bits_and_new_ones_learn(folder_of, run):
     folder = folder_of(run)

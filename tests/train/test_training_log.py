@@ -10,6 +10,8 @@ from spacescale.metrics.history import read_history, runs
 from spacescale.metrics.writer import read_metrics
 from spacescale.testing.ranks import run_ranks
 
+pytestmark = pytest.mark.long
+
 SPECIES = ("finch", "moth", "perch")
 
 
